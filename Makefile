@@ -1,0 +1,34 @@
+# make demo: set up and run the demo sweep.   make test: set up and run every test and check.
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+
+demo: .venv/.ready
+	$(BIN)/muon sweep run search_spaces/demo.yaml
+	$(BIN)/muon report demo -o report
+
+test: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+check: test
+
+# Each prints what it measured, the rival beside it, and the goal; exit 1 when short of it.
+bench: .venv/.ready
+	set -e; for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+.venv/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
+		{ echo "make: installing failed; a package registry must be reachable (pip's own settings are used)"; exit 1; }
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

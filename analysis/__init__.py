@@ -1,0 +1,1 @@
+from analysis.tables import open_store as open_store

@@ -1,0 +1,99 @@
+"""Captions and text descriptions of figures, every number computed from the data that is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from analysis.figures.curves import Curves
+from analysis.figures.heatmap import Heatmap, Panel
+from analysis.verdicts import signed
+
+
+def describe_curves(info: Curves, file: str) -> str:
+    """Kind and axes, range, the end of every arm's mean, what is not drawn, and where the values are."""
+    what = f"{info.metric} minus {info.baseline} at the same seed" if info.is_difference else f"{info.metric}"
+    last = int(info.seeds["tokens"].max())  # type: ignore[arg-type]
+    parts = [
+        f"Line chart of {what} ({info.unit}) against training tokens, 0 to {last:,}; "
+        f"the left panel shows all of it, the right panel the last half on its own scale.",
+        *(_arm_text(info, arm) for arm, _ in info.arms),
+    ]
+    if info.dropped:
+        parts.append(f"{_count(info.dropped, 'value')} not finite and not drawn.")
+    return " ".join([*parts, f"Values: {file}."])
+
+
+def curves_caption(info: Curves) -> str:
+    """What the lines are."""
+    over = "the arm's runs that are done or running, at steps all of them reached"
+    lines = f"Thin lines are single seeds; thick lines are the mean over {over}."
+    if not info.is_difference:
+        return f"{info.metric} during training. {lines}"
+    band = " Bands are pointwise 95 % Student t intervals of the mean, drawn for three seeds or more."
+    return f"{info.metric} minus that of {info.baseline}, paired by seed; the line at 0 is no difference. {lines}{band}"
+
+
+def describe_heatmap(info: Heatmap, file: str) -> str:
+    """Kind and axes, shared scale, each panel's median, lowest and missing cells, and where the values are."""
+    layers, steps = len(info.layers), len(info.steps)
+    parts = [
+        f"Heatmaps of {info.metric}, {info.projection} projection, {_count(layers, 'layer')} by "
+        f"{_count(steps, 'step')} ({info.steps[0]:,} to {info.steps[-1]:,}), "
+        f"{_count(len(info.panels), 'arm')} at seed {info.seed}.",
+        f"Shared scale {_number(info.low)} to {_number(info.high)} over {_count(info.panels_on_scale, 'panel')}; "
+        f"{100 * info.clipped:.1f} % clipped.",
+        *(_panel_text(info, panel) for panel in info.panels),
+    ]
+    return " ".join([*parts, f"Values: {file}."])
+
+
+def heatmap_caption(info: Heatmap) -> str:
+    """What a cell is, and the scale."""
+    peak = "maximum" if info.metric.endswith("_peak") else "mean"
+    cell = "" if info.bin_size == 1 else f" A column is the {peak} of {info.bin_size} measured steps."
+    return (
+        f"{info.metric} of the {info.projection} matrices by layer (0 is the first) and step, seed {info.seed}.{cell} "
+        f"One scale for all {_count(info.panels_on_scale, 'panel')} of this report, {_number(info.low)} to "
+        f"{_number(info.high)}, the 1st to 99th percentile; {100 * info.clipped:.1f} % of the cells lie beyond it and "
+        "take its end colours. Grey is missing."
+    )
+
+
+def _arm_text(info: Curves, arm: str) -> str:
+    means = info.means.filter(pl.col("arm") == arm)
+    runs = info.seeds.filter(pl.col("arm") == arm)["run_id"].n_unique()
+    if means.is_empty():
+        return f"{arm}: {_count(runs, 'run')}, none done or running, so there is no mean."
+    end = means.row(-1, named=True)
+    value = signed(end["mean"], 4) if info.is_difference else f"{end['mean']:.4f}"
+    text = f"{arm}: {value} at step {end['step']:,} (n = {end['n']}"
+    if info.is_difference and end["low"] is not None:
+        text += f", 95 % t interval {signed(end['low'], 4)} to {signed(end['high'], 4)}"
+    lost = f"; {_count(runs - end['n'], 'run')} not in the mean" if runs > end["n"] else ""
+    return f"{text}){lost}."
+
+
+def _panel_text(info: Heatmap, panel: Panel) -> str:
+    if panel.run_id is None:
+        return f"{panel.arm}: no rows."
+    rows = info.rows.filter((pl.col("arm") == panel.arm) & pl.col("value").is_finite())
+    missing = int(np.isnan(panel.cells).sum())
+    gone = f"; {_count(missing, 'cell')} missing" if missing else ""
+    if rows.is_empty():
+        return f"{panel.arm}: no finite value{gone}."
+    medians = rows.group_by("step").agg(pl.col("value").median()).sort("step")
+    first, last = medians.row(0), medians.row(-1)
+    lowest = rows.sort("value", "step", "layer").row(0, named=True)
+    return (
+        f"{panel.arm}: median {_number(first[1])} at step {first[0]:,} and {_number(last[1])} at step {last[0]:,}; "
+        f"lowest {_number(lowest['value'])} at layer {lowest['layer']}, step {lowest['step']:,}{gone}."
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -1,0 +1,48 @@
+"""Renders a chart to static SVG that stands alone in a page: titled, described, without scripts, offline."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from analysis.figures.style import vega_config
+
+VEGA_LITE = "6.4"
+AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart
+Rows = list[dict[str, Any]]
+
+
+def to_svg(chart: AnyChart, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
+    """SVG text of `chart`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
+    spec = chart.to_dict()
+    spec["config"] = vega_config()
+    spec["datasets"] = datasets  # after to_dict, which would validate every row
+    return _describe(_own_ids(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), name), name, title, description)
+
+
+def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background: str = "#ffffff") -> bytes:
+    """PNG bytes of an SVG from `to_svg`, with the colour and background that a page would lend it."""
+    opaque = svg.replace("currentColor", colour).replace(
+        "</desc>", f'</desc><rect width="100%" height="100%" fill="{background}"/>', 1
+    )
+    png = vl_convert.svg_to_png(opaque, scale=scale)
+    assert isinstance(png, bytes)
+    return png
+
+
+def _own_ids(svg: str, name: str) -> str:
+    """Vega counts gradients and clips from 0 in every figure; on one page a figure would take another's."""
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    return re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+
+
+def _describe(svg: str, name: str, title: str, description: str) -> str:
+    """Vega-Lite drops descriptions on the way to SVG, so they are put in here."""
+    labels = f'role="img" aria-labelledby="{name}-title {name}-desc"'
+    texts = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
+    return re.sub(r"<svg ([^>]*)>", lambda match: f"<svg {labels} {match[1]}>{texts}", svg, count=1)

@@ -1,0 +1,104 @@
+"""Questions to the result tables: LazyFrame in, LazyFrame out, no I/O."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+
+from muon_core.tables import LAYERS, SERIES
+
+At = Literal["final", "best"]
+COUNTED = ("done", "running")
+"""Statuses of the runs that a mean curve is over."""
+DERIVED = {
+    "effective_rank_share": pl.col("effective_rank") / pl.min_horizontal("rows", "cols"),
+    "stable_rank_share": pl.col("stable_rank") / pl.min_horizontal("rows", "cols"),
+}
+"""Layer metrics computed from columns: ranks as a share of full rank, to compare matrices of different shape."""
+DERIVED_UNITS = {name: f"{name.removesuffix('_share')} / min(rows, cols)" for name in DERIVED}
+_NOT_MEASURED = {"run_id", "attempt", "seq", "step", "tokens", "layer", "projection", "rows", "cols"}
+
+
+def metric_table(metric: str) -> str:
+    """Name of the table that holds `metric` of a whole run, `val` or `train`. Raises ValueError naming the metrics."""
+    names = {column: table for table in ("train", "val") for column in SERIES[table].columns}
+    names = {column: table for column, table in names.items() if column not in _NOT_MEASURED}
+    if metric not in names:
+        raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(names)}")
+    return names[metric]
+
+
+def metric_unit(metric: str) -> str:
+    """Unit or definition of a column of `val`, `train` or `layers`, as its table states it."""
+    columns = {name: unit for table in SERIES.values() for name, (_, unit) in table.columns.items()}
+    return (columns | DERIVED_UNITS)[metric]
+
+
+def layer_metrics() -> list[str]:
+    """What `layer_cells` can show."""
+    return [name for name in LAYERS.columns if name not in _NOT_MEASURED] + list(DERIVED)
+
+
+def value_per_run(
+    series: pl.LazyFrame, metric: str, *, at: At = "final", goal: Literal["min", "max"] = "min"
+) -> pl.LazyFrame:
+    """`run_id`, `step`, `value`: `metric` at a run's last row that has one, or its best finite row."""
+    rows = series.select("run_id", "step", value=pl.col(metric)).drop_nulls("value").unique()
+    if at == "best":
+        rows = rows.filter(pl.col("value").is_finite()).sort("value", "step", descending=[goal == "max", False])
+        return rows.group_by("run_id", maintain_order=True).first()
+    return rows.sort("step").group_by("run_id", maintain_order=True).last()
+
+
+def curves(series: pl.LazyFrame, members: pl.LazyFrame, metric: str) -> pl.LazyFrame:
+    """`metric` over time for every run of `members` (`run_id`, `arm`, `optimizer`, `seed`, `status`), sorted."""
+    rows = series.select("run_id", "step", "tokens", value=pl.col(metric)).drop_nulls("value").unique()
+    who = members.select("run_id", "arm", "optimizer", "seed", "status")
+    return who.join(rows, on="run_id", how="inner").sort("arm", "seed", "run_id", "step")
+
+
+def mean_over_seeds(curves: pl.LazyFrame) -> pl.LazyFrame:
+    """Mean and sample deviation of `value` over the seeds of an arm, at the steps all of its counted runs reached.
+
+    Runs that diverged, failed or were stopped do not count: a mean that loses a seed half way would jump. `sd` is null
+    for one seed; `n` counts the seeds.
+    """
+    arm = ["arm", "optimizer"]
+    rows = curves.filter(pl.col("status").is_in(COUNTED)).with_columns(seeds=pl.col("run_id").n_unique().over(arm))
+    points = rows.group_by(*arm, "step").agg(
+        tokens=pl.col("tokens").max(),
+        mean=pl.col("value").mean(),
+        sd=pl.col("value").std(),
+        n=pl.len(),
+        seeds=pl.col("seeds").first(),
+    )
+    return points.filter(pl.col("n") == pl.col("seeds")).drop("seeds").sort(*arm, "step")
+
+
+def difference_to_baseline(curves: pl.LazyFrame, baseline: str) -> pl.LazyFrame:
+    """`value` minus the baseline arm's at the same seed and step, for the other arms, in the columns of `curves`."""
+    is_baseline = pl.col("arm") == baseline
+    counted = curves.filter(is_baseline & pl.col("status").is_in(COUNTED))
+    base = counted.group_by("seed", "step").agg(baseline=pl.col("value").mean())
+    pairs = curves.filter(~is_baseline).join(base, on=["seed", "step"], how="inner")
+    difference = pairs.with_columns(value=pl.col("value") - pl.col("baseline")).drop("baseline")
+    return difference.sort("arm", "seed", "run_id", "step")
+
+
+def layer_cells(layers: pl.LazyFrame, run_ids: list[str], metric: str) -> pl.LazyFrame:
+    """Cells of layer x step heatmaps: `run_id`, `projection`, `layer`, `step`, `value` of the runs, sorted."""
+    if metric not in layer_metrics():
+        raise ValueError(f"unknown layer metric {metric!r}; choose one of {', '.join(layer_metrics())}")
+    value = DERIVED.get(metric, pl.col(metric))
+    cells = layers.filter(pl.col("run_id").is_in(run_ids)).select("run_id", "projection", "layer", "step", value=value)
+    return cells.unique().sort("run_id", "projection", "layer", "step")
+
+
+def shared_scale(cells: pl.LazyFrame, low: float = 0.01, high: float = 0.99) -> pl.LazyFrame:
+    """One colour scale over all `cells`: `low`, `high` quantiles of the finite values, `clipped` the share beyond."""
+    value = pl.col("value")
+    finite = cells.filter(value.is_finite())
+    bounds = finite.with_columns(low=value.quantile(low, "nearest"), high=value.quantile(high, "nearest"))
+    clipped = (value < pl.col("low")) | (value > pl.col("high"))
+    return bounds.select(pl.col("low").first(), pl.col("high").first(), clipped=clipped.mean())

@@ -1,0 +1,80 @@
+"""Writes a sweep's report: one page that needs no network and no script, its data as CSV, its numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import jinja2
+import polars as pl
+
+from analysis.report.figures import Figure, curve_figures, heatmap_figures
+from analysis.report.numbers import arms_frame, report_numbers
+from analysis.report.texts import RUN_COLUMNS, definitions, provenance, run_rows
+from analysis.summary import Summary, members_of, summarize_members
+from analysis.tables import Store
+from analysis.verdicts import arm_cells, counts_text, sentence
+
+_WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
+
+
+def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Path:
+    """Write index.html, report.json and data/*.csv of a sweep's view to `folder`; returns the page's path.
+
+    Args:
+        metric: the layer metric of the heatmaps.
+
+    Raises:
+        ValueError for a view of no sweep, an unknown metric, or a folder that cannot be written.
+    """
+    members = members_of(view)
+    summary = summarize_members(view, members)
+    heatmaps = heatmap_figures(view, members, metric)
+    curves = curve_figures(view, members, summary)
+    page = _page(view, members, summary, curves, heatmaps, metric)
+    numbers = report_numbers(summary, members, [*curves, *heatmaps])
+    tables = {name: frame for figure in [*curves, *heatmaps] for name, frame in figure.tables.items()}
+    tables |= {"data/arms.csv": arms_frame(summary), "data/runs.csv": members}
+    root = Path(folder)
+    try:
+        (root / "data").mkdir(parents=True, exist_ok=True)
+        for name, frame in tables.items():
+            frame.write_csv(root / name)
+        (root / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (root / "index.html").write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"cannot write a report to {root}: {error.strerror or error}; choose another folder"
+        ) from error
+    return root / "index.html"
+
+
+def _page(
+    view: Store, members: pl.DataFrame, summary: Summary, curves: list[Figure], heatmaps: list[Figure], metric: str
+) -> str:
+    here = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    assert view.record is not None
+    cells = [arm_cells(arm, summary) for arm in summary.arms]
+    better = "lower" if summary.goal == "min" else "higher"
+    return environment.get_template("report.html").render(
+        css=(here / "report.css").read_text(encoding="utf-8"),
+        summary=summary,
+        counts=counts_text(summary.counts),
+        sentences=[sentence(arm, summary) for arm in summary.arms],
+        table_caption=f"{summary.at.capitalize()} {summary.metric} ({summary.unit}; {better} is better) of each arm, "
+        f"and its difference to {summary.baseline or 'no baseline'}, paired by seed, with 95 % t intervals.",
+        arm_columns=[(name, name not in _WORDS) for name in (cells[0] if cells else ())],
+        arm_rows=[list(row.values()) for row in cells],
+        curves=curves,
+        heatmaps=heatmaps,
+        layer_metric=metric,
+        definitions=definitions(summary, metric),
+        run_columns=RUN_COLUMNS,
+        run_rows=run_rows(members),
+        provenance=provenance(view.record, members, view.storage.url),
+        spec=json.dumps(view.record.spec, indent=2, ensure_ascii=False),
+    )

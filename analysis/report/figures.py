@@ -1,0 +1,63 @@
+"""The figures of a report: drawn, described, and with the data they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from analysis import queries
+from analysis.figures.curves import Curves, curves_info, difference_info, draw_curves
+from analysis.figures.describe import curves_caption, describe_curves, describe_heatmap, heatmap_caption
+from analysis.figures.heatmap import Heatmap, draw_heatmap, heatmaps_info
+from analysis.figures.svg import to_svg
+from analysis.summary import Summary
+from analysis.tables import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a page; `tables` are its data by file name, the first being what the description points to."""
+
+    name: str
+    title: str
+    caption: str
+    description: str
+    svg: str
+    tables: dict[str, pl.DataFrame]
+
+    @property
+    def file(self) -> str:
+        """Where the values lie, relative to the page."""
+        return next(iter(self.tables))
+
+
+def curve_figures(view: Store, members: pl.DataFrame, summary: Summary) -> list[Figure]:
+    """The primary metric during training, and its difference to the baseline; those that have rows."""
+    metric = summary.metric
+    series = view.table(queries.metric_table(metric))
+    infos = {metric: curves_info(series, members, metric, summary.baseline)}
+    if summary.baseline is not None:
+        infos[f"{metric}_difference"] = difference_info(series, members, metric, summary.baseline)
+    return [_curve_figure(name, info) for name, info in infos.items() if info.seeds.height]
+
+
+def heatmap_figures(view: Store, members: pl.DataFrame, metric: str) -> list[Figure]:
+    """One figure for each projection that has rows, all on one scale."""
+    return [_heatmap_figure(info) for info in heatmaps_info(view.layers, members, metric)]
+
+
+def _curve_figure(name: str, info: Curves) -> Figure:
+    title = f"{info.metric} minus {info.baseline}, paired by seed" if info.is_difference else info.metric
+    tables = {f"data/{name}.csv": info.seeds, f"data/{name}_means.csv": info.means}
+    description = describe_curves(info, next(iter(tables)))
+    svg = to_svg(*draw_curves(info), name=name, title=title, description=description)
+    return Figure(name, title, curves_caption(info), description, svg, tables)
+
+
+def _heatmap_figure(info: Heatmap) -> Figure:
+    name, title = f"{info.metric}_{info.projection}", f"{info.projection} projection, seed {info.seed}"
+    file = f"data/{name}_s{info.seed}.csv"
+    description = describe_heatmap(info, file)
+    svg = to_svg(*draw_heatmap(info), name=name, title=f"{info.metric}, {title}", description=description)
+    return Figure(name, title, heatmap_caption(info), description, svg, {file: info.rows})

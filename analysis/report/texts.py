@@ -1,0 +1,114 @@
+"""The words and tables of a report: definitions, provenance, a row for each run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import polars as pl
+
+from analysis import queries
+from analysis.summary import Summary
+from analysis.tables import SweepRecord
+from analysis.verdicts import DASH, seconds_text
+
+Pairs = list[tuple[str, str]]
+
+RUN_COLUMNS = (
+    ("run", False),
+    ("arm", False),
+    ("seed", True),
+    ("status", False),
+    ("final val_loss", True),
+    ("steps", True),
+    ("wall", True),
+    ("attempts", True),
+    ("error", False),
+)
+"""Heading, and whether the column holds numbers."""
+
+
+def definitions(summary: Summary, layer_metric: str) -> Pairs:
+    """What each quantity on the page means."""
+    return [
+        ("val_loss", "Mean cross-entropy in nats per token of predicting each next token of the validation files."),
+        ("val_accuracy", "Share of validation tokens whose most probable prediction is exactly right."),
+        (
+            "difference, %",
+            "Candidate minus baseline at the same seed, averaged over the seeds both finished. The per cent are "
+            "100 (exp(mean of ln(candidate / baseline)) − 1).",
+        ),
+        (
+            "95 % interval",
+            "Student t over the paired seeds, n − 1 degrees of freedom. One seed has no interval. Bootstrap intervals "
+            "are not used: with three seeds they cover far less than they say.",
+        ),
+        (
+            "verdict",
+            "lower or higher if p < 0.05 in the paired t test of the log ratio, adjusted by Holm for the number of "
+            "arms tested; else not resolved, which is no claim that the arms are equal.",
+        ),
+        ("pair corr.", "Correlation of candidate and baseline over seeds, from three pairs on: what pairing gains."),
+        ("seeds", "Runs done of runs asked for. Means are over done runs; the others are named with the verdict."),
+        (layer_metric, f"{queries.metric_unit(layer_metric)}. {_LAYER_NOTES.get(layer_metric, '')}".strip()),
+    ]
+
+
+_LAYER_NOTES = {
+    "effective_rank": "Entropy is -sum p log p over all singular values of the weight, p = s / sum s. It is at most "
+    "min(rows, cols), which is smaller for k and v than for q and o under grouped-query attention.",
+}
+
+
+def provenance(record: SweepRecord, members: pl.DataFrame, url: str) -> Pairs:
+    """Where the numbers come from and how to make this page again."""
+    spec_hash = hashlib.sha256(json.dumps(record.spec, sort_keys=True).encode()).hexdigest()
+    ended = members["ended_at"].drop_nulls().sort().dt.strftime("%Y-%m-%d %H:%M:%S UTC")
+    columns = {
+        "Commit": "commit",
+        "Uncommitted changes": "diff_hash",
+        "Device": "device",
+        "Environment": "environment_json",
+        "Data": "data_hash",
+        "Workers": "world_size",
+    }
+    return [
+        ("Store", url),
+        ("Sweep spec", f"sha256 {spec_hash}"),
+        *((term, _values(members[column])) for term, column in columns.items()),
+        ("Newest result", ended[-1] if len(ended) else DASH),
+        ("Make again", f"muon report {record.name} -o FOLDER"),
+    ]
+
+
+def run_rows(members: pl.DataFrame) -> list[list[str]]:
+    """Cells of the runs table, in the order of `RUN_COLUMNS`."""
+    return [
+        [
+            row["run_id"],
+            row["arm"],
+            _cell(row["seed"]),
+            row["status"],
+            DASH if row["final_val_loss"] is None else f"{row['final_val_loss']:.4f}",
+            _cell(row["steps"]),
+            seconds_text(row["wall_s"]),
+            _cell(row["attempts"]),
+            last_line(row["error"]),
+        ]
+        for row in members.iter_rows(named=True)
+    ]
+
+
+def last_line(text: str | None) -> str:
+    """The last line that is not blank: of a traceback, the exception."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def _cell(value: int | None) -> str:
+    return DASH if value is None else f"{value:,}"
+
+
+def _values(column: pl.Series) -> str:
+    """The different values of a column over the runs that were started."""
+    return "; ".join(str(value) for value in column.drop_nulls().unique(maintain_order=True)) or DASH

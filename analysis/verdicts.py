@@ -1,0 +1,133 @@
+"""Says in one sentence what the data supports about an arm, and no more."""
+
+from __future__ import annotations
+
+from analysis.statistics import PairedComparison
+from analysis.summary import ArmSummary, Summary
+
+SHORT_UNITS = {"nats per token": "nats"}
+DASH = "–"
+_LOST = ("diverged", "failed", "stopped", "running", "missing")
+
+
+def sentence(arm: ArmSummary, summary: Summary) -> str:
+    """Direction, effect, interval, n and adjusted p of one arm, or why there is none; then the seeds that are lost."""
+    return f"{arm.arm}: {_finding(arm, summary)}{_lost(arm)}."
+
+
+def arm_cells(arm: ArmSummary, summary: Summary) -> dict[str, str]:
+    """The cells of an arm in a table, by column name; a dash where there is nothing."""
+    found, unit = arm.comparison, SHORT_UNITS.get(summary.unit, "")
+    return {
+        "arm": arm.arm,
+        "block": arm.block,
+        "role": arm.role,
+        "seeds": f"{arm.counts['done']}/{arm.planned}",
+        summary.metric: DASH if arm.mean is None else f"{arm.mean:.4f}",
+        f"difference {unit}".strip(): _with_interval(found.difference, found.difference_interval, 4) if found else DASH,
+        "%": signed(found.percent, 2) if found else DASH,
+        "95 % interval, %": interval_text(found.percent_interval, 2) if found and found.percent_interval else DASH,
+        "better": f"{found.better} of {found.n}" if found else DASH,
+        "p (Holm)": DASH if arm.adjusted_p is None else f"{arm.adjusted_p:.2g}",
+        "pair corr.": DASH if not found or found.correlation is None else signed(found.correlation, 2),
+        "wall": seconds_text(arm.wall_s),
+        "verdict": arm.verdict,
+    }
+
+
+def signed(value: float, decimals: int) -> str:
+    """`value` with its sign, a true minus: `+0.0582`, `−1.73`."""
+    return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def interval_text(interval: tuple[float, float], decimals: int) -> str:
+    """`−2.69 to −0.76`."""
+    return f"{signed(interval[0], decimals)} to {signed(interval[1], decimals)}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """`19.2 s`, `12.3 min` or `5.1 h`; a dash for None."""
+    if seconds is None:
+        return DASH
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min")):
+        if seconds < limit:
+            return f"{seconds / divisor:.1f} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def counts_text(counts: dict[str, int]) -> str:
+    """`10 done, 1 failed, 1 missing`."""
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_rank) if count) or "no runs"
+
+
+def _with_interval(value: float, interval: tuple[float, float] | None, decimals: int) -> str:
+    if interval is None:
+        return signed(value, decimals)
+    return f"{signed(value, decimals)} [{signed(interval[0], decimals)}, {signed(interval[1], decimals)}]"
+
+
+def _rank(item: tuple[str, int]) -> int:
+    return ("done", *_LOST).index(item[0])
+
+
+def _finding(arm: ArmSummary, summary: Summary) -> str:
+    if arm.verdict == "baseline":
+        return f"the baseline, {_mean(arm, summary)}"
+    if arm.verdict == "no data":
+        return f"no run is done with a finite {summary.metric}, so nothing is known"
+    found = arm.comparison
+    if summary.baseline is None:
+        return f"not resolved, there is no baseline; {_mean(arm, summary)}"
+    if found is None:
+        return f"not resolved against {summary.baseline}, which shares no finished seed with it; {_mean(arm, summary)}"
+    if found.percent_interval is None or arm.adjusted_p is None:
+        return (
+            f"not resolved against {summary.baseline}: {_effect(found, summary)} at one seed, which gives no interval"
+        )
+    test = f"better in {found.better} of {found.n} seeds; {_p(arm.adjusted_p, summary.tests)}"
+    if arm.verdict != "not resolved":
+        return f"{arm.verdict} than {summary.baseline}: {_effect(found, summary)}, {_interval(found)}; {test}"
+    against = f"not resolved against {summary.baseline}: {_effect(found, summary)}"
+    return f"{against}, {_interval(found)}, {_why(arm, found)}; {test}"
+
+
+def _mean(arm: ArmSummary, summary: Summary) -> str:
+    if arm.mean is None:
+        return "without a finished run yet"
+    return f"mean {summary.metric} {arm.mean:.4f} over {len(arm.values)} {_plural('seed', len(arm.values))}"
+
+
+def _effect(found: PairedComparison, summary: Summary) -> str:
+    unit = SHORT_UNITS.get(summary.unit, "")
+    return f"{signed(found.difference, 4)} {unit}".strip() + f" ({signed(found.percent, 2)} %)"
+
+
+def _interval(found: PairedComparison) -> str:
+    assert found.percent_interval is not None
+    return f"95 % interval {interval_text(found.percent_interval, 2)} %"
+
+
+def _why(arm: ArmSummary, found: PairedComparison) -> str:
+    assert found.log_ratio_interval is not None
+    low, high = found.log_ratio_interval
+    if not low <= 0 <= high:
+        return "which excludes 0 alone but not after the adjustment for several arms"
+    if arm.seeds_to_resolve is None:
+        return "which contains 0; more than 1000 seeds would be needed at this size"
+    return f"which contains 0; about {arm.seeds_to_resolve} seeds would settle a difference of this size"
+
+
+def _p(adjusted: float, tests: int) -> str:
+    value = "p < 0.0001" if adjusted < 1e-4 else f"p = {adjusted:.2g}"
+    return f"{value}, Holm over {tests} {_plural('arm', tests)}" if tests > 1 else value
+
+
+def _lost(arm: ArmSummary) -> str:
+    lost = {status: count for status, count in arm.counts.items() if status in _LOST and count}
+    if not lost:
+        return ""
+    return f"; of {arm.planned} {_plural('seed', arm.planned)} {counts_text(lost)}, not in these numbers"
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"

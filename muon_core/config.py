@@ -1,0 +1,288 @@
+"""What a run is: immutable configurations, their presets, and the identity derived from them. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
+
+
+class Config(BaseModel):
+    """Immutable, rejects unknown keys, documents a field by the string below it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with `changes`, validated again (pydantic's `model_copy` would not)."""
+        return type(self).model_validate(dict(self) | changes)
+
+
+class ModelConfig(Config):
+    """Shape of the decoder-only transformer."""
+
+    d_model: int = Field(64, gt=0)
+    """Width of the residual stream."""
+    num_layers: int = Field(4, gt=0)
+    num_heads: int = Field(4, gt=0)
+    """Query heads; `d_model / num_heads` is the head size, an even number."""
+    num_kv_heads: int = Field(2, gt=0)
+    """Key/value heads; divides `num_heads` (grouped-query attention)."""
+    d_ff: int = Field(256, gt=0)
+    """Width of the squared-ReLU MLP."""
+    vocab_size: int = Field(1024, ge=257)
+    """Tokens of the byte-level BPE: 256 bytes, one end-of-text, the rest merges."""
+    rope_base: float = Field(10_000.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
+            raise ValueError(
+                f"d_model {self.d_model} over num_heads {self.num_heads} must give an even head size (RoPE turns pairs)"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
+        return self
+
+
+class DataConfig(Config):
+    """Which text, and how it is cut."""
+
+    corpus: str = "stdlib"
+    """`stdlib`: the Python standard library's own source, or a path to a text file or a folder of text files."""
+    corpus_sha256: str | None = None
+    """Content hash of a corpus given by path; filled in when the run is planned and stands for the path in its identity."""
+    seq_len: int = Field(128, gt=1)
+    """Tokens a sequence predicts; a window reads one more."""
+    validation_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the files kept for validation, chosen by a stable hash of their relative path, never by cutting a file."""
+    validation_tokens: int = Field(32_768, gt=0)
+    """Tokens evaluated at each evaluation, spread evenly over the validation files."""
+
+
+class _Vectors(Config):
+    """AdamW for what is no hidden matrix (embeddings, norms, biases): the same settings in every arm."""
+
+    embedding_lr: float = Field(0.04, gt=0)
+    """Learning rate of embeddings, norms and other one-dimensional parameters."""
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    adam_eps: float = Field(1e-10, gt=0)
+
+
+class AdamWConfig(_Vectors):
+    """AdamW on the hidden matrices too."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = Field(3e-3, gt=0)
+    """Learning rate of the hidden matrices."""
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class MuonConfig(_Vectors):
+    """Muon as in `torch.optim.Muon`: EMA momentum, Nesterov, quintic Newton-Schulz in bfloat16."""
+
+    name: Literal["muon"] = "muon"
+    lr: float = Field(0.03, gt=0)
+    """Learning rate of the hidden matrices."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled: weights shrink by `lr * weight_decay` a step."""
+    adjust: Literal["original", "match_rms_adamw"] = "original"
+    """Scale on lr: `original` sqrt(max(1, rows/cols)), or `match_rms_adamw` 0.2 sqrt(max(rows, cols))."""
+    ns_dtype: Literal["bf16", "fp32"] = "bf16"
+    """Arithmetic of Newton-Schulz. `bf16` has the bits of `torch.optim.Muon`; on a CPU without bf16 products, `fp32` is
+    ten times faster."""
+
+
+class _NoisyMuon(MuonConfig):
+    """Muon whose orthogonalizer sees momentum plus scaled noise; the stored momentum stays clean."""
+
+    alpha: float = Field(0.05, ge=0)
+    """Noise norm as a share of the momentum's norm (see `noise_norm`)."""
+    anneal: Literal["none", "exponential", "linear"] = "none"
+    """`exponential` alpha * 0.993^step, `linear` down over 1,000 steps; both stop at alpha / 10."""
+    rank_threshold: float = Field(1.0, gt=0, le=1)
+    """Noise is added while effective rank / min(rows, cols) of the momentum (after Nesterov) is below it; 1.0: always."""
+    noise_norm: Literal["fro", "spectral"] = "fro"
+    """Which norm of the noise equals alpha times the same norm of the momentum."""
+    start_step: int = Field(0, ge=0)
+    """First optimizer step with noise."""
+
+
+class OrthoNoiseConfig(_NoisyMuon):
+    """Noise is a Haar-distributed (semi-)orthogonal matrix."""
+
+    name: Literal["orthonoise"] = "orthonoise"  # type: ignore[assignment]
+
+
+class IsotropicConfig(_NoisyMuon):
+    """Control: Gaussian noise of the same norm."""
+
+    name: Literal["isotropic"] = "isotropic"  # type: ignore[assignment]
+
+
+OptimizerConfig = Annotated[
+    AdamWConfig | MuonConfig | OrthoNoiseConfig | IsotropicConfig, Field(discriminator="name")
+]
+OPTIMIZERS: dict[str, type[_Vectors]] = {
+    "adamw": AdamWConfig,
+    "muon": MuonConfig,
+    "orthonoise": OrthoNoiseConfig,
+    "isotropic": IsotropicConfig,
+}
+
+
+class ScheduleConfig(Config):
+    """Trapezoid: linear warm-up, flat, linear cool-down."""
+
+    warmup_steps: int = Field(10, ge=0)
+    cooldown: float = Field(0.4, ge=0, le=1)
+    """Share of the steps, at the end, over which the rate falls linearly."""
+    final: float = Field(0.1, ge=0, le=1)
+    """Multiplier reached at the last step."""
+
+
+class SeedsConfig(Config):
+    """Streams set apart from the run's seed; None follows it."""
+
+    init: int | None = Field(None, ge=0)
+    data: int | None = Field(None, ge=0)
+    noise: int | None = Field(None, ge=0)
+    dropout: int | None = Field(None, ge=0)
+
+
+class TrackingConfig(Config):
+    """What is measured when, in optimizer steps. No part of a run's identity: measuring changes no result."""
+
+    log_every: int = Field(1, gt=0)
+    """A `train` row each so many steps."""
+    eval_every: int = Field(20, gt=0)
+    """A `val` row each so many steps, and at step 0 and the last."""
+    track_every: int = Field(20, gt=0)
+    """`layers` rows each so many steps, and at the last."""
+    flush_every_s: float = Field(5.0, gt=0)
+    """Rows become readable after at most so many seconds."""
+
+
+class RunConfig(Config):
+    """One training, complete: the same value on the same machine gives the same curves, bit for bit."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = MuonConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    steps: int = Field(200, gt=0)
+    """Optimizer steps."""
+    batch_size: int = Field(16, gt=0)
+    """Sequences an optimizer step, over all workers."""
+    micro_batches: int = Field(1, gt=0)
+    """Parts a step's batch is cut into, over all workers. Changes the order of float sums only; no part of the identity."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of the forward and backward passes; parameters are fp32."""
+    seed: int = Field(42, ge=0)
+    seeds: SeedsConfig = SeedsConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"tracking", "micro_batches"})
+    """Fields that say how a run is carried out and watched, not what it computes."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.micro_batches:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}")
+        return self
+
+    def check_workers(self, workers: int) -> None:
+        """Raises ValueError unless the micro-batches can be dealt out evenly to `workers`."""
+        parts = max(self.micro_batches, workers)
+        if parts % workers or parts % self.micro_batches or self.batch_size % parts:
+            raise ValueError(
+                f"batch_size {self.batch_size} in {self.micro_batches} micro-batches does not divide over "
+                f"{workers} workers; choose numbers of which each divides the next"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Training tokens an optimizer step."""
+        return self.batch_size * self.data.seq_len
+
+    def stream_seed(self, stream: Literal["init", "data", "noise", "dropout"]) -> int:
+        """Seed of one stream: its own where set apart, else the run's."""
+        own: int | None = getattr(self.seeds, stream)
+        return self.seed if own is None else own
+
+    def science(self) -> dict[str, Any]:
+        """The fields that decide the result, defaults filled in, as plain JSON values."""
+        science = self.model_dump(mode="json", exclude=set(self.EXECUTION))
+        if self.data.corpus_sha256 is not None:
+            science["data"]["corpus"] = "sha256"  # the content is the identity, not where it lies
+        return science | {"schema": SCHEMA}
+
+    @property
+    def run_id(self) -> str:
+        """Readable and unique to the science: `orthonoise-a0.001-s42-3f9a1c07`."""
+        return f"{self.arm_label}-s{self.seed}-{_short_hash(self.science())}"
+
+    @property
+    def arm_id(self) -> str:
+        """The same for runs that differ only in seed: `orthonoise-a0.001-91bc22d0`."""
+        science = {key: value for key, value in self.science().items() if key not in ("seed", "seeds")}
+        return f"{self.arm_label}-{_short_hash(science)}"
+
+    @property
+    def arm_label(self) -> str:
+        """Optimizer, alpha, and the parameters that differ from their defaults: `orthonoise-a0.001-lr0.02`."""
+        optimizer = self.optimizer
+        parts: list[str] = [optimizer.name]
+        for field, prefix in _LABELLED.items():
+            value = getattr(optimizer, field, None)
+            if value is not None and (field == "alpha" or value != type(optimizer).model_fields[field].default):
+                parts.append(f"{prefix}{value:g}" if isinstance(value, float) else f"{prefix}{value}")
+        return "-".join(parts).replace("+", "")  # 1e+30: a run id is part of object names
+
+
+_LABELLED = {"alpha": "a", "rank_threshold": "rt", "anneal": "", "noise_norm": "", "lr": "lr", "embedding_lr": "elr"}
+
+
+def _short_hash(value: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, shortest floats; raises ValueError on NaN and infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+# Partial run configs by name. `tiny` runs on one CPU core; the others are the sizes the comparisons are published at.
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "88m": {
+        "model": {
+            "d_model": 512, "num_layers": 22, "num_heads": 8, "num_kv_heads": 4, "d_ff": 2048, "vocab_size": 49_152
+        },
+        "data": {"seq_len": 2048},
+        "batch_size": 8,
+        "precision": "bf16",
+    },
+    "350m": {
+        "model": {
+            "d_model": 1024, "num_layers": 26, "num_heads": 16, "num_kv_heads": 8, "d_ff": 4096, "vocab_size": 49_152
+        },
+        "data": {"seq_len": 2048},
+        "batch_size": 64,
+        "precision": "bf16",
+    },
+    "1b": {
+        "model": {
+            "d_model": 2048, "num_layers": 20, "num_heads": 16, "num_kv_heads": 4, "d_ff": 8192, "vocab_size": 49_152
+        },
+        "data": {"seq_len": 2048},
+        "batch_size": 128,
+        "precision": "bf16",
+    },
+}  # fmt: skip

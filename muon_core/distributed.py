@@ -1,0 +1,42 @@
+"""The few collectives the loop needs; all of them do nothing in a single process."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process among the workers of the run, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Workers of the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """`value` summed in place over all ranks."""  # all ranks
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """Rank 0's `flag`, on every rank, so that all leave a run at the same step."""  # all ranks
+    if world_size() == 1:
+        return flag
+    shared = torch.tensor([int(flag)], device=device)
+    dist.broadcast(shared, src=0)
+    return bool(shared.item())
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether `error` is how this rank learns that another rank is gone, and so no fault of the run's own."""
+    if world_size() == 1:
+        return False
+    text = str(error)
+    # gloo raises plain RuntimeErrors; NCCL and the store raise DistError
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)

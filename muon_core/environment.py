@@ -1,0 +1,64 @@
+"""What a run was computed with: versions, hardware, threads and the state of the code, to explain a mismatch later."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@cache
+def code_state() -> tuple[str | None, str | None]:
+    """(commit, hash of uncommitted changes) of the checkout this package runs from; None where there is none."""
+    tracked = _git("ls-files", "--error-unmatch", __file__)  # a virtual environment may lie inside another project
+    commit = _git("rev-parse", "HEAD") if tracked else None
+    diff = _git("diff", "HEAD") if commit else None
+    return commit, hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or an installed package: the record says null
+    return done.stdout.strip()
+
+
+def device_name(device: torch.device) -> str:
+    """GPU model, or what of the CPU decides the bits: its instruction set."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def fingerprint() -> dict[str, Any]:
+    """Versions and settings that may change bits; two runs with different fingerprints are compared with care."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most device memory held on CUDA; largest resident set of the process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

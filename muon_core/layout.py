@@ -1,0 +1,258 @@
+"""Key names of the results store, and which objects a reader may see: the protocol that makes each row count once.
+
+    attempts/<run>/<id>--<parent id | 00000.0>--<resume_seq>.json        start record of an attempt
+    live/table=<table>/run=<run>/<id>.<seq_lo>-<seq_hi>.parquet          rows [seq_lo, seq_hi), written while training
+    final/table=<table>/run=<run>/<id>.<seq_hi>-<digest>.parquet         rows below seq_hi in <id>'s lineage, sorted
+    final/table=runs/run=<run>/<id>.parquet                              how attempt <id> ended
+    packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
+    sweeps/<sweep>/<id>.json                                             what was asked
+
+An id is `<n>.<nonce>`. Objects are immutable. The head of a run is its greatest attempt id; following parents from it,
+attempt `a` owns the rows with seq in [its own resume_seq, the resume_seq of the attempt that follows it). An attempt
+that is no ancestor of the head (a zombie, a try that died) is invisible. Only PUT and LIST are needed of a store: two
+that write a final at once write different names, for the digest is of the content, and all readers take the same one.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+ROOT = "00000.0"
+END = 10**12  # above every seq
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_ID = r"\d{5}\.[0-9a-f]+"
+_ATTEMPT = re.compile(rf"attempts/([^/]+)/({_ID})--({_ID})--(\d{{12}})\.json")
+_LIVE = re.compile(rf"live/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-(\d{{12}})\.parquet")
+_FINAL = re.compile(rf"final/table=([^/]+)/run=([^/]+)/({_ID})(?:\.(\d{{12}})-[0-9a-f]{{16}})?\.parquet")
+_PACK = re.compile(r"packs/table=([^/]+)/([0-9a-f]{16})\.json")
+_SWEEP = re.compile(rf"sweeps/([^/]+)/({_ID})\.json")
+
+
+class BrokenLineage(ValueError):
+    """An attempt names a parent whose start record is gone: rows would be missing in silence."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Attempt:
+    """One try at a run: rows from `resume_seq` on are its own, those below are its parent's."""
+
+    id: str
+    parent: str
+    resume_seq: int
+    run: str
+
+    @property
+    def number(self) -> int:
+        """Counts tries from 1."""
+        return int(self.id[:5])
+
+    @property
+    def key(self) -> str:
+        """Where its start record lies."""
+        return f"attempts/{self.run}/{self.id}--{self.parent}--{self.resume_seq:012d}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """An object a reader should scan for one run: of its rows, those with `start <= seq < bound` count.
+
+    `bound` is None if it cuts nothing off, and `hi` is the first seq the object no longer covers.
+    """
+
+    key: str
+    run: str
+    attempt: str
+    bound: int | None
+    final: bool
+    start: int = 0
+    hi: int = END
+
+    @property
+    def end(self) -> int:
+        """First seq that is not taken from the object."""
+        return self.hi if self.bound is None else min(self.bound, self.hi)
+
+
+class Member(NamedTuple):
+    """What a pack holds of one run: the rows with seq below `hi` in the lineage of `attempt`, `rows` of them."""
+
+    run: str
+    attempt: str
+    hi: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """One object with the rows of many runs; `key` is that of its Parquet object."""
+
+    key: str
+    members: tuple[Member, ...]
+
+    @property
+    def manifest(self) -> str:
+        """Key of the list of members, written last: without it the pack does not exist."""
+        return f"{self.key.removesuffix('.parquet')}.json"
+
+
+def check_name(name: str) -> str:
+    """`name` if it may stand in a key; raises ValueError otherwise (hive paths break on `=`, `[`, `*` and spaces)."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a run or sweep: use letters, digits, '.', '_' and '-' only")
+    return name
+
+
+def next_id(taken: Iterable[str]) -> str:
+    """An id after all of `taken`; the nonce keeps two writers that pick the same number apart."""
+    return f"{max((int(i[:5]) for i in taken), default=0) + 1:05d}.{secrets.token_hex(6)}"
+
+
+def live_key(table: str, run: str, attempt: str, lo: int, hi: int) -> str:
+    """Key of the rows of `attempt` with seq in [lo, hi)."""
+    return f"live/table={table}/run={run}/{attempt}.{lo:012d}-{hi:012d}.parquet"
+
+
+def final_key(table: str, run: str, attempt: str, hi: int | None = None, digest: str = "") -> str:
+    """Key of a run's rows below seq `hi` in the lineage of `attempt`; without `hi`, of all of them."""
+    covered = "" if hi is None else f".{hi:012d}-{digest}"
+    return f"final/table={table}/run={run}/{attempt}{covered}.parquet"
+
+
+def pack_key(table: str, digest: str) -> str:
+    """Key of the rows of many runs."""
+    return f"packs/table={table}/{digest}.parquet"
+
+
+def sweep_key(sweep: str, record: str) -> str:
+    """Key of a sweep record."""
+    return f"sweeps/{sweep}/{record}.json"
+
+
+def parse_attempts(keys: Iterable[str]) -> dict[str, dict[str, Attempt]]:
+    """Start records among `keys`, as run -> id -> Attempt; other keys are ignored."""
+    runs: dict[str, dict[str, Attempt]] = defaultdict(dict)
+    for key in keys:
+        if match := _ATTEMPT.fullmatch(key):
+            run, id_, parent, seq = match.groups()
+            runs[run][id_] = Attempt(id_, parent, int(seq), run)
+    return dict(runs)
+
+
+def parse_sweeps(keys: Iterable[str]) -> dict[str, str]:
+    """Newest record of each sweep among `keys`, as name -> key."""
+    newest: dict[str, str] = {}
+    for key in sorted(keys):
+        if match := _SWEEP.fullmatch(key):
+            newest[match[1]] = key
+    return newest
+
+
+def parse_manifests(keys: Iterable[str]) -> list[str]:
+    """Manifests of packs among `keys`."""
+    return [key for key in keys if _PACK.fullmatch(key)]
+
+
+def parse_live(keys: Iterable[str], table: str) -> dict[str, dict[str, list[Visible]]]:
+    """Live objects of `table` among `keys`, as run -> attempt id -> objects in order of their rows."""
+    found: dict[str, dict[str, list[Visible]]] = defaultdict(lambda: defaultdict(list))
+    for key in sorted(keys):
+        if (match := _LIVE.fullmatch(key)) and match[1] == table:
+            lo, hi = int(match[4]), int(match[5])
+            found[match[2]][match[3]].append(Visible(key, match[2], match[3], None, final=False, start=lo, hi=hi))
+    return found
+
+
+def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[Visible]]:
+    """Final objects of `table` among `keys`, by run."""
+    found: dict[str, list[Visible]] = defaultdict(list)
+    for key in sorted(keys):
+        if (match := _FINAL.fullmatch(key)) and match[1] == table:
+            hi = int(match[4]) if match[4] else END
+            found[match[2]].append(Visible(key, match[2], match[3], None, final=True, hi=hi))
+    return found
+
+
+def lineage(attempts: dict[str, Attempt], head: str | None = None) -> list[tuple[Attempt, int | None]]:
+    """`head` (default: the newest attempt) and its ancestors, newest first, each with the first seq no longer its own.
+
+    That seq is None for the head. Empty if `head` is gone. Raises BrokenLineage if an ancestor's start record is missing.
+    """
+    chain: list[tuple[Attempt, int | None]] = []
+    id_, bound = head or max(attempts, default=ROOT), None
+    while id_ != ROOT:
+        if id_ not in attempts:
+            if not chain:
+                return []
+            child = chain[-1][0]
+            raise BrokenLineage(
+                f"run {child.run}: attempt {child.id} continues {id_}, whose start record is missing from "
+                f"attempts/{child.run}/; restore it, or remove {child.key} to fall back to the attempts before"
+            )
+        attempt = attempts[id_]
+        chain.append((attempt, bound))
+        bound = attempt.resume_seq if bound is None else min(bound, attempt.resume_seq)
+        id_ = attempt.parent
+    return chain
+
+
+def visible(
+    attempt_keys: Iterable[str], data_keys: Iterable[str], table: str, packs: Iterable[Pack] = ()
+) -> list[Visible]:
+    """The objects of `table` that make up each run's rows, each row once; `data_keys` lists live/ and final/ keys."""
+    keys = list(data_keys)
+    live, finals = parse_live(keys, table), parse_finals(keys, table)
+    for pack in packs:
+        for run, attempt, hi, _ in pack.members:
+            finals[run].append(Visible(pack.key, run, attempt, None, final=True, hi=hi))
+    chosen: list[Visible] = []
+    for run, attempts in parse_attempts(attempt_keys).items():
+        chosen += _visible_of_run(attempts, live.get(run, {}), finals.get(run, []))
+    return chosen
+
+
+def covers(final: Visible, attempts: dict[str, Attempt]) -> dict[str, int]:
+    """For each attempt in the lineage of `final`: below which seq the object holds that attempt's lineage."""
+    try:
+        chain = lineage(attempts, final.attempt)
+    except BrokenLineage:
+        return {}
+    return {attempt.id: final.hi if bound is None else min(final.hi, bound) for attempt, bound in chain}
+
+
+def _visible_of_run(
+    attempts: dict[str, Attempt], live: dict[str, list[Visible]], finals: list[Visible]
+) -> list[Visible]:
+    held = [(final, covers(final, attempts)) for final in finals]
+    chosen: list[Visible] = []
+    for attempt, bound in lineage(attempts):
+        end = END if bound is None else bound
+        # The one that replaces most; then packs ("p" > "f"), then any, but every reader the same.
+        best = max(
+            ((min(cover[attempt.id], end), final.key, final) for final, cover in held if attempt.id in cover),
+            default=None,
+            key=lambda item: item[:2],
+        )
+        covered = best[0] if best else 0
+        chosen += _segments(live.get(attempt.id, []), max(covered, attempt.resume_seq), end)
+        if best and covered > attempt.resume_seq:  # holds the ancestors' rows too
+            final = best[2]
+            chosen.append(replace(final, bound=covered if covered < final.hi else None))
+            break
+    return chosen
+
+
+def _segments(objects: list[Visible], start: int, end: int) -> list[Visible]:
+    """The objects that hold one attempt's rows with `start <= seq < end`."""
+    longest = {
+        item.start: item for item in sorted(objects, key=lambda item: item.hi)
+    }  # holds the earlier versions' rows
+    return [
+        replace(item, start=start if item.start < start else 0, bound=end if item.hi > end else None)
+        for lo, item in sorted(longest.items())
+        if item.hi > start and lo < end
+    ]

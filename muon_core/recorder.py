@@ -1,0 +1,174 @@
+"""What a run writes when: rows of the result tables, its start and its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from muon_core import environment
+from muon_core.config import RunConfig
+from muon_core.evaluate import Evaluation
+from muon_core.model import HiddenMatrix
+from muon_core.progress import Progress
+from muon_core.results import Row, RunWriter
+from muon_core.spectral import spectral_metrics
+from muon_core.storage import Storage
+
+
+def start_record(config: RunConfig, **facts: Any) -> Row:
+    """Columns of the `runs` table known before the first step; `facts` are those the config does not hold."""
+    optimizer = config.optimizer.model_dump(mode="json")
+    commit, diff_hash = environment.code_state()
+    parameters = ("lr", "embedding_lr", "alpha", "rank_threshold", "anneal", "noise_norm")
+    return {
+        "arm_id": config.arm_id,
+        "arm": config.arm_label,
+        "seed": config.seed,
+        "optimizer": config.optimizer.name,
+        **{name: optimizer.get(name) for name in parameters},
+        "config_json": config.model_dump_json(),
+        "commit": commit,
+        "diff_hash": diff_hash,
+        **facts,
+    }
+
+
+class Peaks:
+    """Norms of the hidden matrices at every step and their running maxima, kept on the device until a row asks."""
+
+    def __init__(self, matrices: list[HiddenMatrix]) -> None:
+        self._parameters = [matrix.parameter for matrix in matrices]
+        zeros = torch.zeros(len(matrices), device=self._parameters[0].device)
+        self.weight_norm, self.grad_norm = zeros.clone(), zeros.clone()
+        self.weight_norm_peak, self.grad_norm_peak = zeros.clone(), zeros.clone()
+
+    def before_step(self, gradients: list[Tensor]) -> None:
+        """Gradient norms, raw."""
+        self.grad_norm = torch.stack(torch._foreach_norm(gradients)).float()
+        torch.maximum(self.grad_norm_peak, self.grad_norm, out=self.grad_norm_peak)
+
+    def after_step(self) -> None:
+        """Weight norms."""
+        self.weight_norm = torch.stack(torch._foreach_norm([p.detach() for p in self._parameters])).float()
+        torch.maximum(self.weight_norm_peak, self.weight_norm, out=self.weight_norm_peak)
+
+
+class Recorder:
+    """Turns what the loop sees into rows. With `storage` None (ranks other than 0) it counts and writes nothing."""
+
+    def __init__(self, config: RunConfig, storage: Storage | None) -> None:
+        self.config = config
+        self.step = 0
+        self.status = "running"
+        self.error: str | None = None
+        self.final: Evaluation | None = None
+        self._storage = storage
+        self._writer: RunWriter | None = None
+        self._matrices: list[HiddenMatrix] = []
+        self._best_val_loss: float | None = None
+        self._train_loss: float | None = None
+        self._step_time: float | None = None
+        self._train_s = 0.0
+        self._started = self._flushed = time.perf_counter()
+
+    def start(self, matrices: list[HiddenMatrix], facts: Row) -> None:
+        """Write the start record; `facts` are columns of `runs` the config does not hold."""
+        self._matrices = matrices
+        if self._storage:
+            self._writer = RunWriter(self._storage, self.config.run_id, start_record(self.config, **facts))
+
+    def after_step(self, step: int, loss: float, grad_norm: float, lr: float, step_time: float) -> None:
+        """Count the step, and one `train` row at its period. `step_time` in seconds."""
+        self.step, self._train_loss, self._step_time = step, loss, step_time
+        self._train_s += step_time
+        if step % self.config.tracking.log_every == 0 or step == self.config.steps:
+            self._emit(
+                "train",
+                train_loss=loss,
+                lr=lr,
+                grad_norm=grad_norm,
+                step_time_s=step_time,
+                tokens_per_s=self.config.tokens_per_step / step_time,
+                elapsed_s=self._elapsed,
+            )
+
+    def evaluation(self, result: Evaluation) -> None:
+        """One `val` row."""
+        self.final = result
+        if self._best_val_loss is None or result.val_loss < self._best_val_loss:
+            self._best_val_loss = result.val_loss
+        self._emit(
+            "val",
+            val_loss=result.val_loss,
+            val_accuracy=result.val_accuracy,
+            val_perplexity=math.exp(result.val_loss),
+            elapsed_s=self._elapsed,
+        )
+
+    def layers(self, peaks: Peaks, updates: dict[str, Tensor]) -> None:
+        """One `layers` row per hidden matrix; `updates` maps parameter names to the step's change without decay."""
+        if self._writer is None:
+            return
+        norms = {
+            "update_norm": torch.stack(torch._foreach_norm([updates[matrix.name] for matrix in self._matrices])),
+            "weight_norm": peaks.weight_norm,
+            "weight_norm_peak": peaks.weight_norm_peak,
+            "grad_norm": peaks.grad_norm,
+            "grad_norm_peak": peaks.grad_norm_peak,
+        }
+        host = dict(zip(norms, torch.stack(list(norms.values())).double().cpu(), strict=True))
+        columns = host | spectral_metrics([matrix.parameter for matrix in self._matrices])
+        table = torch.stack(list(columns.values()), dim=1).tolist()
+        for matrix, values in zip(self._matrices, table, strict=True):
+            rows, cols = matrix.parameter.shape
+            named = dict(zip(columns, values, strict=True))
+            self._emit("layers", layer=matrix.layer, projection=matrix.projection, rows=rows, cols=cols, **named)
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        return Progress(
+            run_id=self.config.run_id,
+            step=self.step,
+            steps=self.config.steps,
+            train_loss=self._train_loss,
+            val_loss=self.final.val_loss if self.final else None,
+            tokens_per_s=self.config.tokens_per_step / self._step_time if self._step_time else None,
+            elapsed_s=self._elapsed,
+        )
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Close the run's record: every row, then how it ended. `error` says why, where it is not `done`."""
+        self.status, self.error = status, error
+        if self._storage is None:
+            return
+        if self._writer is None:  # it ended before it could start
+            self._writer = RunWriter(self._storage, self.config.run_id, start_record(self.config))
+        device = self._matrices[0].parameter.device if self._matrices else torch.device("cpu")
+        self._writer.end(
+            status=status,
+            error=error,
+            steps=self.step,
+            tokens=self.step * self.config.tokens_per_step,
+            final_val_loss=self.final.val_loss if self.final else None,
+            final_val_accuracy=self.final.val_accuracy if self.final else None,
+            best_val_loss=self._best_val_loss,
+            wall_s=self._elapsed,
+            train_s=self._train_s,
+            peak_memory_bytes=environment.peak_memory_bytes(device),
+        )
+
+    @property
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _emit(self, table: str, **values: Any) -> None:
+        if self._writer is None:
+            return
+        self._writer.emit(table, step=self.step, tokens=self.step * self.config.tokens_per_step, **values)
+        if time.perf_counter() - self._flushed > self.config.tracking.flush_every_s:
+            self._writer.flush()
+            self._flushed = time.perf_counter()

@@ -1,0 +1,82 @@
+"""What went wrong with an S3 request, in one line with the remedy and without a secret."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from botocore import exceptions as boto
+
+
+class Trouble(NamedTuple):
+    """A message; `passing` if the same request may succeed later."""
+
+    text: str
+    passing: bool = False
+
+
+_NO_KEYS = "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_CREDENTIALS = "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_REGION = "the bucket lies in another region; set AWS_DEFAULT_REGION, or `region` of the profile, to the bucket's own"
+_CODES = {
+    "NoSuchBucket": "there is no such bucket; create it, or correct the name or AWS_ENDPOINT_URL",
+    "InvalidBucketName": "the server refuses this bucket name; choose another",
+    "InvalidAccessKeyId": f"the server does not know the access key; {_CREDENTIALS}",
+    "SignatureDoesNotMatch": f"the secret key does not fit the access key; {_CREDENTIALS}",
+    "ExpiredToken": "the credentials have expired; log in again (aws sso login) or renew them",
+    "ExpiredTokenException": "the credentials have expired; log in again (aws sso login) or renew them",
+    "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set the clock (NTP)",
+    "RequestExpired": "this machine's clock differs too much from the server's; set the clock (NTP)",
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "301": _REGION,
+    "QuotaExceeded": "the quota is used up; free space or raise it",
+    "MethodNotAllowed": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
+    "405": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
+}
+_DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"}
+
+
+def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
+    """The trouble behind a botocore error, None for a missing object. `endpoint` is the server's URL."""
+    if isinstance(error, boto.ClientError):
+        return _answered(error, url, anonymous=anonymous)
+    server = _host(endpoint) if endpoint else "the server"
+    if isinstance(error, boto.SSLError):
+        return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
+    if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
+        remedy = "check the network and AWS_ENDPOINT_URL"
+        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {remedy}", passing=True)
+    if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
+        return Trouble(f"store {url}: {_NO_KEYS}")
+    if isinstance(error, boto.ProfileNotFound):
+        return Trouble(f"store {url}: AWS_PROFILE names a profile that ~/.aws/config does not have; correct it")
+    name = type(error).__name__
+    return Trouble(
+        f"store {url}: the AWS settings cannot be used ({name}); check ~/.aws/config and the AWS_* variables"
+    )
+
+
+def _answered(error: boto.ClientError, url: str, *, anonymous: bool) -> Trouble | None:
+    code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _MISSING:
+        return None
+    if code in _CODES:
+        return Trouble(f"store {url}: {_CODES[code]}")
+    if code in _BUSY or status >= 500:
+        return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", passing=True)
+    if code in _DENIED or status in (401, 403):
+        reason = _NO_KEYS if anonymous else f"access denied; let this user read and write the bucket, or {_CREDENTIALS}"
+        return Trouble(f"store {url}: {reason}")
+    return Trouble(f"store {url}: the server refuses the request ({code}); is AWS_ENDPOINT_URL an S3 server?")
+
+
+def _host(endpoint: str) -> str:
+    """Scheme, host and port: a password in the URL stays out."""
+    parts = urlsplit(endpoint)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"

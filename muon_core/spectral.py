@@ -1,0 +1,118 @@
+"""What the full spectra of weight matrices say: norm, gap, entropy, ranks, distance from orthogonal.
+
+Singular values come from the fp64 Gram matrix on the short side: faster than an fp32 SVD and, up to condition 1e8, more
+accurate. What lies below `sqrt(eps64 * m)` of the largest, 1e-7 or so, is rounding of that product and counts as zero.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def spectral_metrics(weights: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Metrics of matrices on one device, of any float dtype: name -> float64 `(len(weights),)` on CPU, in input order.
+
+    With singular values s, largest first, m of them, and p = s / sum(s):
+
+    - `spectral_norm` s_1
+    - `spectral_gap` s_1 / s_2; infinite for rank one, 1 for a zero matrix
+    - `entropy` -sum p log p, nats
+    - `effective_rank` exp(entropy). Source: Roy & Vetterli 2007, "The effective rank"
+    - `stable_rank` sum(s^2) / s_1^2
+    - `orthogonality_error` ||(W/s_1)'(W/s_1) - I||_F / sqrt(m) on the short side; 0 for orthogonal, 1 for a zero matrix
+
+    A zero matrix has all ranks and its entropy 0. Only a matrix with a value that is not finite gives NaN.
+    One copy from the device for all matrices.
+
+    Raises: ValueError if a weight is no matrix.
+    """
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, weight in enumerate(weights):
+        if weight.ndim != 2:
+            raise ValueError(f"spectral_metrics needs matrices, got shape {tuple(weight.shape)} at index {i}")
+        groups[min(weight.shape), max(weight.shape)].append(i)
+    order = [i for group in groups.values() for i in group]
+    tables = [_metrics(_stack([weights[i] for i in group])) for group in groups.values()]
+    result = torch.full((len(METRICS), len(weights)), torch.nan, dtype=torch.float64)
+    if order:
+        result[:, order] = torch.cat(tables, dim=1).cpu()
+    return dict(zip(METRICS, result, strict=True))
+
+
+def singular_values(matrices: Tensor) -> Tensor:
+    """Singular values of `(..., rows, cols)`: float64 `(..., min(rows, cols))`, largest first, NaN where not finite."""
+    wide = (matrices if matrices.size(-2) <= matrices.size(-1) else matrices.mT).double()
+    gram = wide @ wide.mT
+    finite = gram.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
+    squares: Tensor = torch.linalg.eigvalsh(gram.where(finite, 0)).flip(-1).clamp_min(0)  # LAPACK fails on NaN
+    noise = squares[..., :1] * gram.size(-1) * torch.finfo(torch.float64).eps
+    return squares.where(squares > noise, 0).sqrt().where(finite[..., 0], torch.nan)
+
+
+def effective_rank(s: Tensor) -> Tensor:
+    """exp(entropy) of singular values `(..., m)`: `(...)`, from 1 to m, or 0 where all are zero."""
+    return entropy(s).exp().where(_largest(s) != 0, 0)
+
+
+def momentum_effective_rank(matrices: Tensor) -> Tensor:
+    """Effective rank of each matrix of `(..., rows, cols)`: float64 `(...)` on the same device, for the noise gate."""
+    return effective_rank(singular_values(matrices))
+
+
+def entropy(s: Tensor) -> Tensor:
+    """-sum p log p in nats, p = s / sum(s), of singular values `(..., m)`: `(...)`."""
+    p = s / _nonzero(s.sum(-1, keepdim=True))
+    terms: Tensor = torch.special.xlogy(p, p)
+    return terms.sum(-1).abs()  # the sum is never positive; a minus would make -0.0 of rank one
+
+
+def stable_rank(s: Tensor) -> Tensor:
+    """Squared Frobenius over squared spectral norm: `(...)`."""
+    return (s / _nonzero(s[..., :1])).square().sum(-1)
+
+
+def spectral_gap(s: Tensor) -> Tensor:
+    """s_1 / s_2: `(...)`; infinite where there is no second singular value, 1 where there is none at all."""
+    second = s[..., 1] if s.size(-1) > 1 else torch.zeros_like(s[..., 0])
+    return (_largest(s) / second).where(_largest(s) != 0, 1)
+
+
+def orthogonality_error(s: Tensor) -> Tensor:
+    """Root mean square of (s / s_1)^2 - 1: `(...)`."""
+    return ((s / _nonzero(s[..., :1])).square() - 1).square().mean(-1).sqrt()
+
+
+def _largest(s: Tensor) -> Tensor:
+    return s[..., 0]
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    return x.where(x != 0, 1)
+
+
+METRICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "spectral_norm": _largest,
+    "spectral_gap": spectral_gap,
+    "entropy": entropy,
+    "effective_rank": effective_rank,
+    "stable_rank": stable_rank,
+    "orthogonality_error": orthogonality_error,
+}
+"""Column of the `layers` table -> function of singular values `(..., m)`, largest first. A new metric is one line."""
+
+
+def _stack(weights: list[Tensor]) -> Tensor:
+    # Wide: row-major tall matrices, transposed, are what LAPACK and the product read fastest.
+    return torch.stack(
+        [weight.detach() if weight.size(0) <= weight.size(1) else weight.detach().mT for weight in weights]
+    )
+
+
+def _metrics(stack: Tensor) -> Tensor:
+    """`(n, m, k)` to `(len(METRICS), n)`."""
+    s = singular_values(stack)
+    return torch.stack([metric(s) for metric in METRICS.values()])

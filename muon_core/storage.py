@@ -1,0 +1,145 @@
+"""Where objects lie, a folder or an S3 bucket: immutable, under `/`-separated keys, written whole or not at all."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+
+class StoreError(ValueError):
+    """The results store cannot be reached, read or written; the message says what to do."""
+
+
+class StoreUnavailable(StoreError):
+    """The store did not answer, or asked to slow down: the same request may succeed later."""
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it; `modified` is in seconds since 1970, by the store's clock."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class Storage(Protocol):
+    """What the results store needs of a place to keep objects."""
+
+    url: str
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write one object, atomically and durably. Repeating a put with the same bytes is harmless."""
+
+    def get(self, key: str) -> bytes:
+        """Bytes of one object. Raises FileNotFoundError if there is none."""
+
+    def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
+        """(key, size in bytes) of the objects whose key starts with `prefix` (ends in `/` or is empty), sorted."""
+
+    def stat(self, prefix: str) -> builtins.list[Listed]:
+        """`list` with the time each object was written."""
+
+    def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
+        """Bytes of several objects, in the order of `keys`. Raises FileNotFoundError if one is missing."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Remove objects; missing ones are no error."""
+
+    def uri(self, key: str) -> str:
+        """What Polars opens to read `key`."""
+
+    def polars_options(self) -> dict[str, Any]:
+        """Keyword arguments that let `pl.scan_parquet` open a `uri`."""
+
+
+class Folder:
+    """Objects as files below a folder; a write is a temporary file, fsync, rename, fsync of the folder."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.url = str(self.root)
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self.root / key
+        # The dot and the ending hide leftovers of a killed writer from every Parquet reader.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            _fsync_folder(path.parent)  # without it a power cut may leave an empty file, which reads as no rows
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            reason = error.strerror or error
+            raise StoreError(
+                f"cannot write to {self.root}: {reason}; free space there or choose another store"
+            ) from error
+
+    def get(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
+        return [self.get(key) for key in keys]
+
+    def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
+        return [(key, size) for key, size, _ in self.stat(prefix)]
+
+    def stat(self, prefix: str) -> builtins.list[Listed]:
+        found: builtins.list[Listed] = []
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                if not name.startswith("."):
+                    path = Path(folder, name)
+                    try:
+                        status = path.stat()
+                    except FileNotFoundError:
+                        continue  # removed between listing and stat, as if listed a moment later
+                    found.append(Listed(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
+        return sorted(found)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            (self.root / key).unlink(missing_ok=True)
+
+    def uri(self, key: str) -> str:
+        return str(self.root / key)
+
+    def polars_options(self) -> dict[str, Any]:
+        return {}
+
+
+def _fsync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_storage(url: str | os.PathLike[str]) -> Storage:
+    """The place `url` names: a folder or `s3://bucket/prefix`. Raises StoreError for a scheme nobody handles."""
+    text = os.fspath(url)
+    scheme = text.split("://")[0] if "://" in text else "file"
+    if scheme == "s3":
+        from muon_core.s3 import open_bucket  # boto3 takes 0.2 s to import, which a folder need not pay
+
+        return open_bucket(text)
+    if scheme != "file":
+        raise StoreError(f"store with unknown scheme {scheme!r}; give a folder or s3://bucket/prefix")
+    return Folder(text.removeprefix("file://"))
+
+
+def check_writable(storage: Storage) -> None:
+    """Fail early: raises StoreError if nothing can be written to `storage`."""
+    probe = f".writable/{uuid.uuid4().hex}"
+    storage.put(probe, b"")
+    storage.delete([probe])

@@ -1,0 +1,145 @@
+"""The result tables: names, Arrow schemas, units and keys. Imports pyarrow only, so that readers stay light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1  # in every Parquet file's metadata; raised when a column changes its meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One result table: `columns` maps a name to (Arrow type, unit or meaning); `key` tells a run's rows apart."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: dict[str, tuple[pa.DataType, str]]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema with the unit of every column and the schema version in its metadata."""
+        fields = [pa.field(name, dtype, metadata={"unit": unit}) for name, (dtype, unit) in self.columns.items()]
+        return pa.schema(fields, metadata={"muon_schema": str(SCHEMA_VERSION), "muon_table": self.name})
+
+
+_TEXT, _INT, _LONG, _REAL, _TRUE, _TIME = (
+    pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.bool_(), pa.timestamp("us", tz="UTC"),
+)  # fmt: skip
+_LOSS = pa.float64()  # losses keep all their digits: seeds differ in the fifth
+
+_COMMON: dict[str, tuple[pa.DataType, str]] = {
+    "run_id": (_TEXT, "run"),
+    "attempt": (_INT, "which try at the run emitted the row, from 1"),
+    "seq": (_LONG, "emission counter of the run"),
+    "step": (_LONG, "optimizer steps done"),
+    "tokens": (_LONG, "training tokens seen"),
+}
+
+TRAIN = Table(
+    "train",
+    ("step",),
+    _COMMON
+    | {
+        "train_loss": (_LOSS, "nats per token, mean over the step's batch, before its update"),
+        "lr": (_REAL, "learning rate of the hidden matrices"),
+        "grad_norm": (_REAL, "global L2 norm before clipping"),
+        "step_time_s": (_REAL, "seconds"),
+        "tokens_per_s": (_REAL, "tokens per second"),
+        "elapsed_s": (_REAL, "seconds since the attempt's first step"),
+    },
+)
+
+VAL = Table(
+    "val",
+    ("step",),
+    _COMMON
+    | {
+        "val_loss": (_LOSS, "nats per token"),
+        "val_accuracy": (_LOSS, "share of exact next-token matches"),
+        "val_perplexity": (_LOSS, "exp(val_loss)"),
+        "elapsed_s": (_REAL, "seconds since the attempt's first step"),
+    },
+)
+
+LAYERS = Table(
+    "layers",
+    ("step", "layer", "projection"),
+    _COMMON
+    | {
+        "layer": (_INT, "from 0"),
+        "projection": (_TEXT, "q k v o up down"),
+        "weight_norm": (_REAL, "Frobenius norm"),
+        "weight_norm_peak": (_REAL, "largest weight_norm at any step so far"),
+        "grad_norm": (_REAL, "Frobenius norm of the raw gradient, before clipping"),
+        "grad_norm_peak": (_REAL, "largest grad_norm at any step so far"),
+        "update_norm": (_REAL, "Frobenius norm of the step's change without weight decay"),
+        "spectral_norm": (_REAL, "largest singular value of the weight"),
+        "spectral_gap": (_REAL, "s_1 / s_2 of the weight"),
+        "entropy": (_REAL, "nats: -sum p log p of the weight's singular values, p = s / sum s"),
+        "effective_rank": (_REAL, "exp(entropy)"),
+        "stable_rank": (_REAL, "||W||_F^2 / s_1^2"),
+        "orthogonality_error": (_REAL, "||(W/s_1)'(W/s_1) - I||_F / sqrt(min(rows, cols)), on the short side"),
+        "rows": (_INT, "of the weight matrix"),
+        "cols": (_INT, "of the weight matrix"),
+    },
+)
+
+RUNS = Table(
+    "runs",
+    (),
+    {
+        "run_id": (_TEXT, "run"),
+        "arm_id": (_TEXT, "the same for runs that differ only in seed"),
+        "arm": (_TEXT, "readable part of arm_id"),
+        "seed": (_LONG, ""),
+        "optimizer": (_TEXT, "name in the optimizer dict"),
+        "lr": (_LOSS, "of the hidden matrices"),
+        "embedding_lr": (_LOSS, "of embeddings, norms and vectors (AdamW)"),
+        "alpha": (_LOSS, "null where the optimizer has none"),
+        "rank_threshold": (_LOSS, "null where the optimizer has none"),
+        "anneal": (_TEXT, "null where the optimizer has none"),
+        "noise_norm": (_TEXT, "null where the optimizer has none"),
+        "config_json": (_TEXT, "the resolved RunConfig"),
+        "status": (_TEXT, "running done diverged failed stopped"),
+        "error": (_TEXT, "traceback of a failed run, reason of a diverged one"),
+        "attempts": (_INT, "tries at the run so far"),
+        "started_at": (_TIME, "first attempt"),
+        "ended_at": (_TIME, "null while running"),
+        "final_val_loss": (_LOSS, "nats per token at the last evaluation"),
+        "best_val_loss": (_LOSS, "nats per token"),
+        "final_val_accuracy": (_LOSS, "share"),
+        "tokens": (_LONG, "training tokens seen"),
+        "steps": (_LONG, "optimizer steps done"),
+        "wall_s": (_LOSS, "seconds of the last attempt, from its start to its end"),
+        "train_s": (_LOSS, "seconds in optimizer steps, without evaluation and tracking"),
+        "peak_memory_bytes": (_LONG, "device memory on CUDA, resident set on CPU"),
+        "num_parameters": (_LONG, ""),
+        "init_hash": (_TEXT, "sha256 over the initial weights"),
+        "first_batch_hash": (_TEXT, "sha256 over the token ids of the first optimizer step"),
+        "data_hash": (_TEXT, "sha256 over tokenizer, shards and split rule"),
+        "world_size": (_INT, "workers"),
+        "device": (_TEXT, "GPU name or CPU capability"),
+        "commit": (_TEXT, "of the code; null outside a checkout"),
+        "diff_hash": (_TEXT, "sha256 of uncommitted changes; null when clean"),
+        "environment_json": (_TEXT, "python, torch, threads, platform"),
+    },
+)
+
+SWEEP_RUNS = Table(
+    "sweep_runs",
+    (),
+    {
+        "sweep": (_TEXT, "name of the sweep"),
+        "run_id": (_TEXT, "run"),
+        "block": (_TEXT, "block of the sweep file"),
+        "role": (_TEXT, "baseline, candidate or control"),
+    },
+)
+
+SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS)}
+"""Tables written row by row while a run trains."""
+TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
+STATUSES = ("running", "done", "diverged", "failed", "stopped")
+PROJECTIONS = ("q", "k", "v", "o", "up", "down")

@@ -1,0 +1,222 @@
+"""The training loop: one run from one RunConfig, in one process or on every rank of a process group."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from muon_core import distributed, environment, seeds
+from muon_core.config import RunConfig
+from muon_core.data import TokenData, load_data
+from muon_core.evaluate import Evaluation, evaluate
+from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
+from muon_core.optim.build import Optimizers, build_optimizers
+from muon_core.optim.schedules import lr_multiplier
+from muon_core.progress import Progress
+from muon_core.recorder import Peaks, Recorder, start_record
+from muon_core.results import Row, record_failure
+from muon_core.storage import Storage
+
+
+class Diverged(Exception):
+    """The loss is no longer finite; raised before the update that would follow."""
+
+
+class Stopped(Exception):
+    """Whoever watches the run asked for its end."""
+
+
+Report = Callable[[Progress], bool]
+"""Called on rank 0 after the evaluation at step 0 and at every logged step; False ends the run as `stopped`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended; the same on every rank, but for `error`."""
+
+    run_id: str
+    status: str
+    steps: int
+    final: Evaluation | None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that changes while a run trains, and what it trains on."""
+
+    model: Transformer
+    replica: nn.Module
+    """`model`, or the DDP wrapper around it."""
+    optimizers: Optimizers
+    data: TokenData
+    matrices: list[HiddenMatrix]
+    peaks: Peaks
+    device: torch.device
+    step: int = 0
+    updates: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train(
+    config: RunConfig,
+    storage: Storage | None,
+    *,
+    report: Report = lambda progress: True,
+    device: torch.device | None = None,
+) -> Outcome:
+    """Train `config` to its end and write its rows to `storage` (rank 0; None writes nothing). All ranks call it.
+
+    Args:
+        report: hears of progress on rank 0 and may end the run.
+    Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
+    """
+    recorder = Recorder(config, storage if distributed.rank() == 0 else None)
+    try:
+        config.check_workers(distributed.world_size())
+        state = prepare(config, device or torch.device("cpu"))
+        recorder.start(state.matrices, _facts(config, state))
+        _loop(config, state, recorder, report)
+    except Diverged as reason:
+        recorder.end("diverged", str(reason))
+    except Stopped:
+        recorder.end("stopped", "asked to stop")
+    except KeyboardInterrupt:
+        recorder.end("stopped", "interrupted")
+        raise
+    except Exception as error:
+        if not distributed.lost_peer(error):  # a worker that died says nothing about this run: it is tried again
+            _record_failure(recorder, config, storage)
+        raise
+    else:
+        recorder.end("done")
+    return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
+
+
+def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | None) -> None:
+    """Record the exception being handled; a rank other than 0 speaks up only if rank 0 does not."""
+    text = traceback.format_exc()
+    if distributed.rank() == 0:
+        recorder.end("failed", text)
+    elif storage is not None:
+        time.sleep(2)
+        record_failure(storage, config.run_id, start_record(config), text)
+
+
+def prepare(config: RunConfig, device: torch.device) -> TrainState:
+    """Model, optimizers and data at step 0."""
+    data = load_data(config.data, config.model.vocab_size)
+    model = Transformer(config.model)
+    init_weights(model, config.stream_seed("init"))
+    model.to(device)
+    replica: nn.Module = model
+    if distributed.world_size() > 1:
+        replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    matrices = hidden_matrices(model)
+    optimizers = build_optimizers(model.named_parameters(), config.optimizer, noise_seed=config.stream_seed("noise"))
+    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device)
+
+
+def _facts(config: RunConfig, state: TrainState) -> Row:
+    first_batch = state.data.batch(config.stream_seed("data"), 0, config.batch_size)
+    return {
+        "num_parameters": sum(p.numel() for p in state.model.parameters()),
+        "init_hash": seeds.hash_parameters(state.model),
+        "first_batch_hash": seeds.hash_tokens(first_batch),
+        "data_hash": state.data.data_hash,
+        "world_size": distributed.world_size(),
+        "device": environment.device_name(state.device),
+        "environment_json": json.dumps(environment.fingerprint(), sort_keys=True),
+    }
+
+
+def _loop(config: RunConfig, state: TrainState, recorder: Recorder, report: Report) -> None:
+    """Evaluate, then step until the end; every rank walks the same path."""
+    tracking, steps = config.tracking, config.steps
+    recorder.evaluation(_evaluate(config, state))
+    _tell(state, recorder, report)
+    while state.step < steps:
+        begin = time.perf_counter()
+        last = state.step + 1 == steps
+        track = last or (state.step + 1) % tracking.track_every == 0
+        loss, grad_norm = _optimizer_step(config, state, track=track)
+        recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, time.perf_counter() - begin)
+        if track:
+            recorder.layers(state.peaks, state.updates)
+        if last or state.step % tracking.eval_every == 0:
+            recorder.evaluation(_evaluate(config, state))
+        if last or state.step % tracking.log_every == 0:
+            _tell(state, recorder, report)
+
+
+def _optimizer_step(config: RunConfig, state: TrainState, *, track: bool) -> tuple[float, float]:
+    """One optimizer step; returns (train loss in nats per token over the whole batch, global gradient norm)."""
+    state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
+    loss = _accumulate_gradients(config, state)
+    if not math.isfinite(loss):
+        raise Diverged(f"train loss {loss} at step {state.step}")
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+    state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
+    state.updates = state.optimizers.step(state.step, keep_updates=track)
+    state.optimizers.zero_grad()
+    state.peaks.after_step()
+    state.step += 1
+    return loss, grad_norm
+
+
+def _gradient(matrix: HiddenMatrix) -> Tensor:
+    assert matrix.parameter.grad is not None
+    return matrix.parameter.grad
+
+
+def _accumulate_gradients(config: RunConfig, state: TrainState) -> float:
+    """Gradients of the mean loss over the step's batch; returns that loss in nats per token."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    local = max(1, config.micro_batches // world_size)
+    rows = state.data.batch(
+        config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size
+    ).to(state.device)
+    total = torch.zeros((), device=state.device)
+    for index, window in enumerate(rows.chunk(local)):
+        last = index == local - 1
+        if config.model.dropout:
+            seeds.seed_dropout(config.stream_seed("dropout"), state.step, rank * local + index)
+        sync = nullcontext() if last or world_size == 1 else state.replica.no_sync()  # type: ignore[operator]
+        with sync:
+            with autocast(config, state.device):
+                loss = next_token_loss(state.replica, window) / local
+            loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return float(distributed.sum_over_ranks(total / world_size))
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """The run's precision for forward passes."""
+    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
+
+
+def _evaluate(config: RunConfig, state: TrainState) -> Evaluation:
+    with autocast(config, state.device):
+        return evaluate(
+            state.model,
+            state.data.validation().to(state.device),
+            config.batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+        )
+
+
+def _tell(state: TrainState, recorder: Recorder, report: Report) -> None:
+    """Report progress; raises Stopped on every rank if rank 0 is told to end."""
+    go_on = distributed.rank() != 0 or report(recorder.progress())
+    if not distributed.agree(go_on, state.device):
+        raise Stopped

@@ -1,0 +1,107 @@
+"""What the terminal shows while runs train: one live panel on a terminal, a line per event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from types import TracebackType
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ray_jobs.desk import RunState
+
+HEARTBEAT_S = 60.0
+PANEL_RUNS = 8  # the panel stays below 15 lines
+
+
+class Display:
+    """Follows the runs of a sweep; a context manager whose `update` is the launcher's `watch`."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._console = Console(stderr=True)
+        self._live = (
+            Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
+        )
+        self._seen: dict[str, str] = {}
+        self._started = self._spoke = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        click.echo(f"starting Ray and {self._total} runs ...", err=True)
+        return self
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, states: list[RunState]) -> None:
+        """Show what changed since the last call."""
+        for state in states:
+            if state.state != "waiting" and self._seen.get(state.run_id) != f"{state.state}{state.starts}":
+                self._seen[state.run_id] = f"{state.state}{state.starts}"
+                self._say(_event(state))
+        if self._live:
+            self._live.update(self._panel(states))
+        elif time.monotonic() - self._spoke > HEARTBEAT_S:
+            self._say("; ".join(_where(state) for state in states if state.state == "running") or "waiting for workers")
+
+    def _say(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        clock = int(self._spoke - self._started)
+        done = sum(
+            state not in ("waiting", "running") for state in (s.rstrip("0123456789") for s in self._seen.values())
+        )
+        self._console.print(
+            f"{clock // 60:3d}:{clock % 60:02d}  {done:3d}/{self._total}  {text}", highlight=False, soft_wrap=True
+        )
+
+    def _panel(self, states: list[RunState]) -> Table:
+        counts = Counter(state.state for state in states)
+        waiting = self._total - sum(counts.values()) + counts.pop("waiting", 0)
+        title = "  ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f"  to come {waiting}"
+        table = Table(title=f"{title}{self._eta(states)}", title_justify="left", box=None, pad_edge=False)
+        for name in ("run", "step", "train loss", "val loss", "tokens/s"):
+            table.add_column(name, justify="left" if name == "run" else "right")
+        for state in [s for s in states if s.state == "running"][:PANEL_RUNS]:
+            table.add_row(*_row(state))
+        return table
+
+    def _eta(self, states: list[RunState]) -> str:
+        """Time left at the pace so far, counting unfinished runs by their share of steps."""
+        done = sum(1.0 if s.ended_at else (s.progress.step / s.progress.steps if s.progress else 0.0) for s in states)
+        begun = min((s.first_step_at for s in states if s.first_step_at), default=None)
+        if not done or begun is None:
+            return ""
+        left = (time.time() - begun) / done * (self._total - done)
+        return f"  ETA {int(left) // 60}:{int(left) % 60:02d}"
+
+
+def _row(state: RunState) -> list[str]:
+    progress = state.progress
+    if progress is None:
+        return [state.run_id, "starting", "", "", ""]
+    numbers = [progress.train_loss, progress.val_loss]
+    losses = ["" if x is None else f"{x:.4f}" for x in numbers]
+    speed = "" if progress.tokens_per_s is None else f"{progress.tokens_per_s:,.0f}"
+    return [state.run_id, f"{progress.step}/{progress.steps}", *losses, speed]
+
+
+def _where(state: RunState) -> str:
+    if state.progress is None:
+        return f"{state.run_id} starting"
+    return f"{state.run_id} step {state.progress.step}/{state.progress.steps}"
+
+
+def _event(state: RunState) -> str:
+    if state.state == "running":
+        again = f" again (worker died, start {state.starts})" if state.starts > 1 else ""
+        return f"start {state.run_id}{again}"
+    loss = f"  val loss {state.progress.val_loss:.4f}" if state.progress and state.progress.val_loss is not None else ""
+    reason = f"  {state.error.strip().splitlines()[-1]}" if state.error else ""
+    return f"{state.state:8s} {state.run_id}{loss}{reason}"

@@ -1,0 +1,33 @@
+"""`muon report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ray_jobs.cli.options import store_option
+
+
+@click.command("report")
+@click.argument("sweep")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("report"), show_default=True
+)
+@click.option(
+    "--metric", default="effective_rank", show_default=True, help="Column of the layers table for the heatmaps."
+)
+@store_option
+def command(sweep: str, output: Path, metric: str, store: str) -> None:
+    """Write the answer of SWEEP: one HTML page that works offline, with the data of every figure beside it.
+
+    \b
+    muon report demo -o report
+    muon report demo -o report --metric stable_rank
+    """
+    from analysis.report.write import write_report  # altair and the SVG renderer take a second to load
+
+    from analysis.tables import open_store
+
+    page = write_report(open_store(store).sweep(sweep), output, metric=metric)
+    click.echo(f"report: {page}")

@@ -1,0 +1,199 @@
+"""Runs a list of runs on Ray: one Tune trial each, on warm slots; returns how each ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray_jobs.ray_settings  # noqa: F401  before ray
+
+# isort: split
+import ray
+from ray import tune
+
+from muon_core.config import RunConfig
+from muon_core.recorder import start_record
+from muon_core.results import read_statuses, record_failure
+from muon_core.storage import Storage
+from ray_jobs.desk import Desk, RunState
+from ray_jobs.slots import Slot, worker_environment
+
+WATCH_EVERY_S = 0.5
+STOP_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one slot takes, and how many slots there are."""
+
+    workers: int = 1
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+    max_concurrent: int | None = None
+    """None: as many slots as the cluster's resources hold."""
+
+
+Watch = Callable[[list[RunState]], None]
+"""Called twice a second with every run handed out so far."""
+
+
+def run_on_ray(
+    runs: Sequence[RunConfig],
+    storage: Storage,
+    resources: Resources,
+    *,
+    max_restarts: int = 3,
+    watch: Watch = lambda states: None,
+    address: str | None = None,
+) -> list[RunState]:
+    """Train `runs`, as many at a time as fit, and return their states; every one is recorded in the store.
+
+    Args:
+        max_restarts: how often a run may lose a worker before it is recorded as failed.
+        address: a cluster to join; None is a private Ray that ends with this call.
+    Raises: ConnectionError if the cluster cannot be reached; KeyboardInterrupt after all runs were stopped.
+    """
+    with _ray(address, resources), _scratch() as scratch:
+        name = f"desk-{os.getpid()}-{os.urandom(4).hex()}"
+        desk = ray.remote(num_cpus=0, max_concurrency=1000)(Desk).options(name=name, namespace=name).remote()
+        settings = {
+            "desk": name,
+            "namespace": name,
+            "store": storage.url,
+            "scratch": scratch,
+            "workers": resources.workers,
+            "cpus_per_worker": resources.cpus_per_worker,
+            "gpus_per_worker": resources.gpus_per_worker,
+            "threads": max(1, int(resources.cpus_per_worker)),
+            "max_restarts": max_restarts,
+        }
+        with _watching(desk, watch):
+            try:
+                errors = _tune(runs, settings, _slots(resources, len(runs)))
+            except KeyboardInterrupt:
+                _stop(desk)
+                raise
+        states: list[RunState] = ray.get(desk.runs.remote())
+    return _account_for(runs, states, errors, storage)
+
+
+def _tune(runs: Sequence[RunConfig], settings: dict[str, Any], slots: int) -> list[str]:
+    """One trial a run, in order; returns the errors of slots that broke."""
+    tuner = tune.Tuner(
+        # Trials only drive: their worker groups hold the CPUs and GPUs.
+        tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
+        param_space={
+            "run": tune.grid_search([{"run_id": run.run_id, "config": run.model_dump_json()} for run in runs]),
+            "settings": settings,
+        },
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["run"]["run_id"],
+            trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],
+        ),
+        run_config=tune.RunConfig(
+            name="sweep",
+            storage_path=settings["scratch"],
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the store holds what is worth keeping
+        ),
+    )
+    return [str(error) for error in tuner.fit().errors]
+
+
+def _slots(resources: Resources, runs: int) -> int:
+    """Worker groups at a time: what was asked for, else what the cluster holds; never more than runs."""
+    if resources.max_concurrent is not None:
+        return min(resources.max_concurrent, runs)
+    total = ray.cluster_resources()
+    fits = [total.get("CPU", 0) // (resources.workers * resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        fits.append(total.get("GPU", 0) // (resources.workers * resources.gpus_per_worker))
+    # A cluster that scales up from nothing shows no workers yet: one slot makes it start.
+    return max(1, min(runs, int(min(fits))))
+
+
+def _account_for(
+    runs: Sequence[RunConfig], states: list[RunState], errors: list[str], storage: Storage
+) -> list[RunState]:
+    """Every run has an end in the store: those whose slot broke are recorded as failed."""
+    known = {state.run_id: state for state in states}
+    recorded = read_statuses(storage)
+    reason = errors[0].strip().splitlines()[-1] if errors else "its slot ended without a result"
+    for run in runs:
+        state = known.setdefault(run.run_id, RunState(run.run_id, slot=""))
+        if state.ended_at is None and recorded.get(run.run_id) not in ("done", "diverged", "failed"):
+            record_failure(storage, run.run_id, start_record(run), reason)
+            state.state, state.error = "failed", reason
+    return [known[run.run_id] for run in runs]
+
+
+def _stop(desk: Any) -> None:
+    """Ask all runs to end and give them a moment to record it."""
+    ray.get(desk.stop.remote())
+    deadline = time.monotonic() + STOP_WAIT_S
+    while time.monotonic() < deadline:
+        states: list[RunState] = ray.get(desk.runs.remote())
+        if all(state.ended_at is not None for state in states):
+            return
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, resources: Resources) -> Iterator[None]:
+    """A Ray to run on, quiet; on leaving, what this process started is shut down."""
+    threads = max(1, int(resources.cpus_per_worker))
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": worker_environment(threads)},
+    }
+    if address is None:
+        options["include_dashboard"] = False
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ray.init(address=address or "local", **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for Ray's own bookkeeping of this call; results never go there."""
+    folder = tempfile.mkdtemp(prefix="muon-sweep-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _watching(desk: Any, watch: Watch) -> Iterator[None]:
+    """Call `watch` from a thread until the block is left, and once more after."""
+    left = threading.Event()
+
+    def look() -> None:
+        while True:
+            ended = left.wait(WATCH_EVERY_S)
+            watch(ray.get(desk.runs.remote()))
+            if ended:
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        left.set()
+        thread.join()

@@ -1,0 +1,35 @@
+"""Environment that Ray reads when it is imported; import this module before `ray`.
+
+Without a cluster to join (`RAY_ADDRESS`), Ray is private to the call: it listens on loopback only, and asks for a token
+that no file holds.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A sweep's own display and tables replace what Tune would print and write.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_THRESHOLD_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: runs record that they were stopped
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it Ray warns
+    "RAY_worker_maximum_startup_concurrency": "8",  # a slot is five light processes; two CPUs would start two at a time
+}
+_PRIVATE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: the node's address is 127.0.0.1
+    "RAY_AUTH_MODE": "token",
+}
+
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+if not os.environ.get("RAY_ADDRESS"):
+    for _name, _value in _PRIVATE.items():
+        os.environ.setdefault(_name, _value)
+    if os.environ["RAY_AUTH_MODE"] == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

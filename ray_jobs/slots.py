@@ -1,0 +1,167 @@
+"""Warm slots: a Tune trainable that keeps one TorchTrainer alive and feeds it run after run.
+
+Starting a worker group costs ten seconds and more; a run in a group that is already up starts within a tenth of one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import traceback
+import uuid
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray import tune
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from muon_core import distributed
+from muon_core.config import RunConfig as TrainingConfig
+from muon_core.progress import Progress
+from muon_core.recorder import start_record
+from muon_core.results import record_failure
+from muon_core.storage import open_storage
+from muon_core.train import train
+from ray_jobs.desk import Task
+
+REPORT_EVERY_S = 0.5  # a report is a round trip to the desk; the display needs no more
+POLL_S = 2.0  # how often a waiting trial looks after its worker group
+COLLECTIVE_TIMEOUT_S = 1800  # gloo and NCCL: longer than any evaluation or checkpoint of one rank
+
+
+def slot_loop(settings: dict[str, Any]) -> None:
+    """Train run after run until the slot closes. Every rank runs it; a new worker group takes the unfinished run up."""
+    torch.set_num_threads(settings["threads"])
+    desk, slot = ray.get_actor(settings["desk"], namespace=settings["namespace"]), settings["slot"]
+    while task := _next_task(desk, slot):
+        _forget_previous_run()
+        _train_task(task, desk, slot, settings)
+
+
+def _next_task(desk: Any, slot: str) -> Task | None:
+    """Rank 0 asks the desk, every rank gets the answer."""
+    box = [ray.get(desk.next.remote(slot)) if distributed.rank() == 0 else None]
+    if distributed.world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _forget_previous_run() -> None:
+    """A warm process starts a run as a fresh one does: nothing here may depend on the run before."""
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)  # the streams of a run have generators of their own
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _train_task(task: Task, desk: Any, slot: str, settings: dict[str, Any]) -> None:
+    """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
+    config = TrainingConfig.model_validate_json(task.config)
+    storage = open_storage(settings["store"])
+    last_report = 0.0
+
+    def report(progress: Progress) -> bool:
+        nonlocal last_report
+        if time.monotonic() - last_report < REPORT_EVERY_S and 1 < progress.step < progress.steps:
+            return True
+        last_report = time.monotonic()
+        return bool(ray.get(desk.report.remote(slot, task.seq, progress)))
+
+    if task.starts > 1 + settings["max_restarts"]:
+        allowed = settings["max_restarts"]
+        reason = f"a worker died {task.starts - 1} times in this run; `retries.infrastructure` allows {allowed}"
+        if distributed.rank() == 0:
+            record_failure(storage, config.run_id, start_record(config), reason)
+            ray.get(desk.finish.remote(slot, task.seq, "failed", reason))
+        return
+    try:
+        outcome = train(config, storage, report=report, device=get_device())
+    except Exception as error:
+        if not distributed.lost_peer(error):
+            ray.get(desk.finish.remote(slot, task.seq, "failed", traceback.format_exc()))
+        raise
+    if distributed.rank() == 0:
+        ray.get(desk.finish.remote(slot, task.seq, outcome.status, outcome.error))
+
+
+class Slot(tune.Trainable):
+    """One Tune actor, one worker group, many runs: Tune's `reuse_actors` hands it the next trial when one ends."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Start the worker group in the background and hand it the first run."""
+        self._settings: dict[str, Any] = config["settings"]
+        self._slot = uuid.uuid4().hex[:8]
+        self._desk = ray.get_actor(self._settings["desk"], namespace=self._settings["namespace"])
+        self._error: BaseException | None = None
+        self._group = threading.Thread(target=self._run_group, daemon=True)
+        self._group.start()
+        self._submit(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial; the worker group stays as it is."""
+        self._submit(new_config)
+        return True
+
+    def _submit(self, config: dict[str, Any]) -> None:
+        self._val_loss: float | None = None
+        self._seq = ray.get(self._desk.submit.remote(self._slot, config["run"]["run_id"], config["run"]["config"]))
+
+    def _run_group(self) -> None:
+        settings = self._settings
+        trainer = TorchTrainer(
+            slot_loop,
+            train_loop_config=settings | {"slot": self._slot},
+            torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+            scaling_config=ScalingConfig(
+                num_workers=settings["workers"],
+                use_gpu=settings["gpus_per_worker"] > 0,
+                resources_per_worker=_resources(settings),
+            ),
+            run_config=RunConfig(
+                name=f"slot-{self._slot}",
+                storage_path=settings["scratch"],
+                failure_config=FailureConfig(max_failures=-1),  # the desk counts restarts, per run
+            ),
+        )
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self._error = error
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the run's next evaluation or its end."""
+        while True:
+            state = ray.get(self._desk.wait.remote(self._slot, self._seq, self._val_loss, POLL_S))
+            if state.ended_at is not None:
+                return {"done": True, "status": state.state}
+            if not self._group.is_alive():
+                raise RuntimeError(f"the worker group of slot {self._slot} is gone: {self._error}")
+            if state.progress and state.progress.val_loss != self._val_loss:
+                self._val_loss = state.progress.val_loss
+                return {"val_loss": self._val_loss, "steps_done": state.progress.step}
+
+    def cleanup(self) -> None:
+        """Let the workers leave their loop."""
+        ray.get(self._desk.close.remote(self._slot))
+        self._group.join(timeout=10)
+
+
+def _resources(settings: dict[str, Any]) -> dict[str, float]:
+    resources = {"CPU": settings["cpus_per_worker"]}
+    return resources | ({"GPU": settings["gpus_per_worker"]} if settings["gpus_per_worker"] else {})
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of every Ray process of a sweep; sleeping threads, so that two slots do not starve each other."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600"),
+    }

@@ -1,0 +1,126 @@
+"""From a sweep file to its runs: cells of every block, crossed with the seeds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from muon_core.config import PRESETS, DataConfig, RunConfig
+from search_spaces.cells import Cell, block_cells, check_constants
+from search_spaces.errors import Problems
+from search_spaces.parameters import FieldPath, build, invalid, locate_corpus
+from search_spaces.spec import SweepSpec
+from search_spaces.strict_yaml import KeyPath
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a sweep. Blocks that contain the same run share it."""
+
+    config: RunConfig
+    run_id: str
+    members: tuple[tuple[str, str], ...]
+    """(block, role) of every block that contains it, in the order of the file."""
+
+    @property
+    def block(self) -> str:
+        """The first block that contains it."""
+        return self.members[0][0]
+
+    @property
+    def role(self) -> str:
+        """Its role in that block."""
+        return self.members[0][1]
+
+
+@dataclass(slots=True)
+class _Arm:
+    """A cell's run, still without its seed, and the blocks that contain it."""
+
+    config: RunConfig
+    members: list[int]
+
+
+def expand(spec: SweepSpec) -> list[PlannedRun]:
+    """The runs of `spec`, each once, seed by seed in the order of the file: the arms of a seed finish together.
+
+    Raises SpecError: a line for each unknown parameter, refused value or contradiction.
+    """
+    problems = Problems(spec.source)
+    check_constants(spec, problems)
+    cells = [block_cells(spec, index, problems) for index in range(len(spec.blocks))]
+    if problems:
+        raise problems.error()
+    locate = functools.cache(functools.partial(locate_corpus, folder=spec.source.folder))
+    configs = [_configs(spec, index, cells[index], locate, problems) for index in range(len(spec.blocks))]
+    arms = _merge(spec, configs, problems)
+    if problems:
+        raise problems.error()
+    return [_planned(spec, arm, seed) for seed in spec.seeds for arm in arms]
+
+
+def _planned(spec: SweepSpec, arm: _Arm, seed: int) -> PlannedRun:
+    config = arm.config.replace(seed=seed)
+    members = tuple((spec.blocks[index].name, spec.blocks[index].role) for index in arm.members)
+    return PlannedRun(config, config.run_id, members)
+
+
+def _configs(
+    spec: SweepSpec,
+    index: int,
+    cells: list[Cell],
+    locate: Callable[[DataConfig], DataConfig],
+    problems: Problems,
+) -> list[RunConfig]:
+    """The run of each cell of a block, without its seed; a cell that is refused is noted and left out."""
+    base = PRESETS[spec.preset] | {"optimizer": {"name": spec.blocks[index].optimizer}}
+    configs: list[RunConfig] = []
+    for cell in cells:
+        try:
+            config = build(base, {path: given.value for path, given in cell.items()})
+        except ValidationError as error:
+            for path, text in invalid(error):
+                problems.add(_place(cell, path, text, index), text)
+            continue
+        try:
+            config.check_workers(spec.resources.workers)
+        except ValueError as error:
+            problems.add(("resources", "workers"), str(error))
+        try:
+            config = config.replace(data=locate(config.data))
+        except ValueError as error:
+            problems.add(_place(cell, ("data", "corpus"), "", index), str(error))
+        configs.append(config)
+    return configs
+
+
+def _place(cell: Cell, path: FieldPath, text: str, index: int) -> KeyPath:
+    """Where the file gives the value at `path`; of a rule that joins fields, the last of them that `text` names."""
+    if path in cell:
+        return cell[path].at
+    joined = [given.at for field, given in cell.items() if field[: len(path)] == path and field[-1] in text.split()]
+    return joined[-1] if joined else ("blocks", index)
+
+
+def _merge(spec: SweepSpec, configs: list[list[RunConfig]], problems: Problems) -> list[_Arm]:
+    """Cells of all blocks, those that are the same run made one."""
+    arms: dict[str, _Arm] = {}
+    for index, block in enumerate(spec.blocks):
+        at = ("blocks", index)
+        if block.role == "baseline" and len(configs[index]) > 1:
+            cells = len(configs[index])
+            problems.add(at, f"the baseline must be one cell, got {cells}; move its axes to a candidate block")
+        for config in configs[index]:
+            arm = arms.setdefault(config.run_id, _Arm(config, []))
+            if index in arm.members:
+                problems.add(at, f"two cells are one run, {config.arm_label}: they differ in nothing that changes it")
+            elif differing := [
+                name for name in RunConfig.EXECUTION if getattr(config, name) != getattr(arm.config, name)
+            ]:
+                other = spec.blocks[arm.members[0]].name
+                problems.add(at, f"shares a run with blocks[{other}] but sets another {differing[0]}; set it alike")
+            arm.members.append(index)
+    return list(arms.values())

@@ -1,0 +1,132 @@
+"""Names that stand for the fields of a run: how a sweep file and `--set` address them, and the run they build."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from muon_core.config import OPTIMIZERS, Config, DataConfig, RunConfig
+from search_spaces.errors import SpecError, explain, suggest
+from search_spaces.strict_yaml import YamlError, parse
+
+FieldPath = tuple[str, ...]
+"""Where a parameter lives in a RunConfig: `("optimizer", "alpha")`, `("steps",)`."""
+
+_GROUPS: dict[str, type[Config]] = {
+    name: field.annotation
+    for name, field in RunConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
+}
+
+
+@cache
+def parameters(optimizer: str) -> dict[str, FieldPath]:
+    """Every name of a parameter of a run under `optimizer`: `alpha`, `optimizer.alpha`, `steps`, `data.seq_len`."""
+    own = [name for name in OPTIMIZERS[optimizer].model_fields if name != "name"]
+    names: dict[str, FieldPath] = {name: ("optimizer", name) for name in own}
+    names |= {name: (name,) for name in RunConfig.model_fields if name not in _GROUPS and name != "optimizer"}
+    for group, model in _GROUPS.items():
+        names |= {f"{group}.{name}": (group, name) for name in model.model_fields}
+    names |= {f"optimizer.{name}": ("optimizer", name) for name in own}
+    del names["data.corpus_sha256"]  # follows from the corpus
+    return names
+
+
+def resolve(name: str, *optimizers: str) -> FieldPath:
+    """The field `name` stands for under any of `optimizers`. Raises ValueError, without a place, if there is none."""
+    known = {known: path for optimizer in optimizers for known, path in parameters(optimizer).items()}
+    if name in known:
+        return known[name]
+    if owners := [other for other in OPTIMIZERS if name in parameters(other)]:
+        here = " or ".join(dict.fromkeys(optimizers))
+        raise ValueError(
+            f"'{name}' is no parameter of {here}, only of {' and '.join(owners)}; remove it or change the optimizer"
+        )
+    if inside := [other for other in known if other.startswith(f"{name}.")]:
+        raise ValueError(f"'{name}' is a group of parameters; set them one by one, such as '{inside[0]}'")
+    raise ValueError(f"unknown parameter '{name}'{suggest(name, known)}")
+
+
+def build(base: Mapping[str, Any], values: Mapping[FieldPath, Any]) -> RunConfig:
+    """The run of the partial config `base` with `values` put in.
+
+    Raises pydantic's ValidationError. Types are strict (`"200"` is no number), as in JSON: a list serves as a tuple.
+    """
+    config = copy.deepcopy(dict(base))
+    for (*groups, field), value in values.items():
+        node = config
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[field] = value
+    return RunConfig.model_validate_json(json.dumps(config), strict=True)
+
+
+def invalid(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
+    """(field, message) for each error of a RunConfig; the path of a rule that joins fields ends at their group."""
+    found: dict[FieldPath, list[ErrorDetails]] = {}
+    for detail in error.errors(include_url=False):
+        path = tuple(str(part) for part in detail["loc"])
+        if path[:1] == ("optimizer",):
+            path = path[:1] + path[2:]  # pydantic names the optimizer it chose
+        found.setdefault(path[:2], []).append(detail)
+    for path, details in found.items():
+        subject = "" if details[0]["type"] == "value_error" else ".".join(path).removeprefix("optimizer.")
+        yield path, f"{subject} {explain(details)}".lstrip()
+
+
+def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
+    """`data` with a corpus given by path made absolute, seen from `folder`, and its content hash filled in.
+
+    Raises ValueError if there is nothing at the path.
+    """
+    if data.corpus == "stdlib":
+        return data
+    from muon_core.corpus import corpus_sha256  # only a run with a corpus of its own pays for the import
+
+    path = os.path.abspath(folder / Path(data.corpus).expanduser())
+    return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`alpha=1e-3` as a parameter name and the value a sweep file would read. Raises SpecError without a `=`."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise SpecError(f"--set {text!r}: write key=value, such as alpha=1e-3")
+    try:
+        return name.strip(), parse(value).value
+    except YamlError as error:
+        raise SpecError(f"--set {text!r}: {error}") from error
+
+
+def apply_overrides(base: Mapping[str, Any], assignments: Mapping[str, Any]) -> RunConfig:
+    """The run of the partial config `base` (a preset, flags) with named parameters set.
+
+    Args:
+        base: as in a preset; the optimizer is `base["optimizer"]["name"]`, muon if there is none.
+        assignments: parameter name to value, as `parse_assignment` reads them.
+    Raises: SpecError, a line for each unknown name or refused value.
+    """
+    optimizer = base.get("optimizer", {}).get("name", "muon")
+    if optimizer not in OPTIMIZERS:
+        raise SpecError(f"unknown optimizer '{optimizer}'{suggest(optimizer, OPTIMIZERS)}")
+    values: dict[FieldPath, Any] = {}
+    problems: list[str] = []
+    for name, value in assignments.items():
+        try:
+            values[resolve(name, optimizer)] = value
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise SpecError(*problems)
+    try:
+        return build(dict(base) | {"optimizer": base.get("optimizer", {}) | {"name": optimizer}}, values)
+    except ValidationError as error:
+        raise SpecError(*(text for _, text in invalid(error))) from error

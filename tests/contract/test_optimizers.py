@@ -1,0 +1,187 @@
+"""What every optimizer of the dict promises; a new entry is covered without a line here."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from muon_core.config import OPTIMIZERS
+from muon_core.optim.build import HIDDEN, Optimizers, build_optimizers
+
+SHAPES = {
+    "embedding.weight": (7, 4),
+    "norm.weight": (4,),
+    "blocks.0.square.weight": (6, 6),
+    "blocks.1.square.weight": (6, 6),
+    "blocks.0.tall.weight": (12, 4),
+    "blocks.0.wide.weight": (4, 12),
+    "blocks.0.row.weight": (1, 5),
+}
+
+
+@pytest.fixture(params=sorted(HIDDEN))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Problem:
+    """Parameters to be driven to fixed targets, with loss ||p - target||^2 / 2, and their optimizers."""
+
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.params = {
+            key: nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for key, shape in SHAPES.items()
+        }
+        self.targets = {key: torch.randn(shape, generator=generator).to(dtype) for key, shape in SHAPES.items()}
+        self.optimizers: Optimizers = build_optimizers(
+            self.params.items(), OPTIMIZERS[name](**fields), noise_seed=11  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def loss(self) -> float:
+        return sum(float((p.detach() - self.targets[key]).float().square().sum()) / 2 for key, p in self.params.items())
+
+    def backward(self) -> None:
+        for key, param in self.params.items():
+            param.grad = param.detach() - self.targets[key]
+
+    def run(self, steps: Iterator[int] | range) -> list[Tensor]:
+        """Weights after the steps, with a learning rate that changes at each."""
+        for step in steps:
+            self.optimizers.set_lr_multiplier(1 / (1 + step % 3))
+            self.backward()
+            self.optimizers.step(step)
+        return self.weights()
+
+    def weights(self) -> list[Tensor]:
+        return [param.detach().clone() for param in self.params.values()]
+
+
+def assert_same_bits(left: list[Tensor], right: list[Tensor]) -> None:
+    for mine, other in zip(left, right, strict=True):
+        assert torch.equal(mine, other)
+
+
+def saved(optimizers: Optimizers) -> dict[str, dict[str, Any]]:
+    """The state through a file, as a checkpoint takes it."""
+    file = io.BytesIO()
+    torch.save(optimizers.state_dict(), file)
+    file.seek(0)
+    state: dict[str, dict[str, Any]] = torch.load(file, weights_only=True)
+    return state
+
+
+def test_every_config_has_its_optimizer() -> None:
+    assert OPTIMIZERS.keys() == HIDDEN.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loss_falls_on_a_quadratic(name: str, dtype: torch.dtype) -> None:
+    problem = Problem(name, dtype, lr=0.05)
+    before = problem.loss()
+    problem.run(range(150))
+    assert problem.loss() < 0.1 * before
+    assert all(param.dtype == dtype for param in problem.params.values())
+
+
+def test_steps_repeat_bitwise(name: str) -> None:
+    assert_same_bits(Problem(name).run(range(6)), Problem(name).run(range(6)))
+
+
+def test_resume_is_bitwise_the_uninterrupted_run(name: str) -> None:
+    whole = Problem(name)
+    first = Problem(name)
+    resumed = Problem(name)
+    for mine, weight in zip(resumed.params.values(), first.run(range(3)), strict=True):
+        mine.data.copy_(weight)
+    resumed.optimizers.load_state_dict(saved(first.optimizers))
+    assert_same_bits(resumed.run(range(3, 6)), whole.run(range(6)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_survives_a_round_trip(name: str, dtype: torch.dtype) -> None:
+    first, second = Problem(name, dtype), Problem(name, dtype)
+    first.run(range(2))
+    state = saved(first.optimizers)
+    assert state.keys() == SHAPES.keys()
+    second.optimizers.load_state_dict(state)
+    for key, values in second.optimizers.state_dict().items():
+        assert values.keys() == state[key].keys()
+        assert values
+        for field, value in values.items():
+            assert torch.equal(value, state[key][field])
+            assert value.dtype == state[key][field].dtype
+
+
+def test_loaded_state_is_a_copy(name: str) -> None:
+    first, second = Problem(name), Problem(name)
+    first.run(range(2))
+    second.optimizers.load_state_dict(first.optimizers.state_dict())
+    before = saved(first.optimizers)
+    second.run(range(2, 4))
+    after = first.optimizers.state_dict()
+    for key, values in before.items():
+        assert all(torch.equal(value, after[key][field]) for field, value in values.items())
+
+
+def test_state_before_the_first_step_is_empty_and_loads(name: str) -> None:
+    fresh = Problem(name)
+    state = saved(fresh.optimizers)
+    assert state == {key: {} for key in SHAPES}
+    fresh.optimizers.load_state_dict(state)
+    assert_same_bits(fresh.run(range(2)), Problem(name).run(range(2)))
+
+
+def test_gradients_are_left_alone(name: str) -> None:
+    problem = Problem(name)
+    for step in range(2):
+        problem.backward()
+        before = {
+            key: (param.grad, param.grad.clone()) for key, param in problem.params.items() if param.grad is not None
+        }
+        problem.optimizers.step(step)
+        for key, (gradient, values) in before.items():
+            assert problem.params[key].grad is gradient
+            assert torch.equal(gradient, values)
+
+
+def test_parameters_without_gradient_are_skipped(name: str) -> None:
+    """Nor do they change what happens to the others."""
+    problem, whole = Problem(name, weight_decay=0.1), Problem(name, weight_decay=0.1)
+    absent = {"blocks.1.square.weight", "norm.weight"}
+    before = dict(zip(SHAPES, problem.weights(), strict=True))
+    for each in (problem, whole):
+        each.backward()
+    for key in absent:
+        problem.params[key].grad = None
+    problem.optimizers.step(0)
+    whole.optimizers.step(0)
+    for key, param in problem.params.items():
+        assert torch.equal(param, before[key] if key in absent else whole.params[key])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_zero_gradients_change_nothing(name: str, dtype: torch.dtype) -> None:
+    problem = Problem(name, dtype)
+    before = problem.weights()
+    for param in problem.params.values():
+        param.grad = torch.zeros_like(param)
+    problem.optimizers.step(0)
+    assert_same_bits(problem.weights(), before)
+
+
+def test_keeping_updates_changes_no_bit(name: str) -> None:
+    plain, kept = Problem(name, weight_decay=0.1), Problem(name, weight_decay=0.1)
+    for step in range(3):
+        for problem in (plain, kept):
+            problem.backward()
+        plain.optimizers.step(step)
+        before = dict(zip(SHAPES, kept.weights(), strict=True))
+        updates = kept.optimizers.step(step, keep_updates=True)
+        assert updates.keys() == {key for key in SHAPES if key.startswith("blocks.")}
+        decay = 1 - kept.optimizers.hidden_lr * 0.1
+        for key, update in updates.items():
+            torch.testing.assert_close(before[key] * decay + update, kept.params[key].detach(), rtol=0, atol=1e-6)
+    assert_same_bits(plain.weights(), kept.weights())

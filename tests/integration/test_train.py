@@ -1,0 +1,153 @@
+"""The training loop in this process: rows, repeatability, seeds, and every way a run can end."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+from analysis.tables import open_store
+from muon_core import train as train_module
+from muon_core.config import OPTIMIZERS, RunConfig
+from muon_core.progress import Progress
+from muon_core.storage import Folder
+from muon_core.tables import PROJECTIONS
+from muon_core.train import Outcome, prepare, train
+
+CPU = torch.device("cpu")
+
+
+def rows(folder: Path, table: str) -> pl.DataFrame:
+    """Rows of a table without what measures time."""
+    timing = ("run_id", "step_time_s", "tokens_per_s", "elapsed_s")
+    return open_store(folder).table(table).drop(timing, strict=False).sort("seq").collect()
+
+
+def train_in(folder: Path, config: RunConfig, **options: Any) -> Outcome:
+    return train(config, Folder(folder), **options)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_of_every_optimizer_learns_and_fills_its_tables(tmp_path: Path, run_config: RunConfig, name: str) -> None:
+    config = run_config.replace(optimizer={"name": name})
+    outcome = train_in(tmp_path, config)
+    assert (outcome.status, outcome.steps) == ("done", 8)
+    val, layers = rows(tmp_path, "val"), rows(tmp_path, "layers")
+    assert val["step"].to_list() == [0, 4, 8]
+    assert val["val_loss"][0] == pytest.approx(math.log(512), rel=0.05)  # nothing learned yet: uniform over the tokens
+    assert val["val_loss"][-1] < val["val_loss"][0] - 0.3
+    assert rows(tmp_path, "train")["step"].to_list() == list(range(1, 9))
+    keys = layers.select("step", "layer", "projection").rows()
+    assert sorted(keys) == sorted((step, layer, p) for step in (4, 8) for layer in (0, 1) for p in PROJECTIONS)
+    assert layers.drop("projection").null_count().sum_horizontal().item() == 0
+    run = open_store(tmp_path).runs.collect().row(0, named=True)
+    assert (run["status"], run["steps"], run["tokens"]) == ("done", 8, 8 * 8 * 32)
+    assert run["final_val_loss"] == val["val_loss"][-1]
+
+
+def test_the_same_config_gives_the_same_rows_bit_for_bit(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(optimizer={"name": "orthonoise", "alpha": 0.1})
+    train_in(tmp_path / "a", config)
+    torch.manual_seed(123)  # what happened in the process before must not matter
+    train_in(tmp_path / "b", config)
+    for table in ("train", "val", "layers"):
+        assert rows(tmp_path / "a", table).equals(rows(tmp_path / "b", table)), table
+
+
+def test_measuring_more_often_changes_no_result(tmp_path: Path, run_config: RunConfig) -> None:
+    train_in(tmp_path / "a", run_config)
+    train_in(tmp_path / "b", run_config.replace(tracking={"eval_every": 1, "track_every": 1}))
+    a, b = (rows(tmp_path / name, "train").drop("seq") for name in "ab")
+    assert a.equals(b)
+
+
+def test_micro_batches_change_only_rounding(tmp_path: Path, run_config: RunConfig) -> None:
+    whole, parts = (train(run_config.replace(micro_batches=n), None).final for n in (1, 4))
+    assert whole is not None
+    assert parts is not None
+    assert parts.val_loss == pytest.approx(whole.val_loss, rel=1e-4)
+
+
+def test_seeds_vary_the_initial_weights_and_the_batches(tmp_path: Path, run_config: RunConfig) -> None:
+    for seed in (1, 2):
+        train_in(tmp_path, run_config.replace(seed=seed, steps=1))
+    runs = open_store(tmp_path).runs.collect()
+    assert runs["init_hash"].n_unique() == 2
+    assert runs["first_batch_hash"].n_unique() == 2
+    assert runs["data_hash"].n_unique() == 1
+
+
+def test_a_stream_set_apart_varies_alone(run_config: RunConfig) -> None:
+    def weights(config: RunConfig) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in prepare(config, CPU).model.parameters()])
+
+    base = weights(run_config)
+    assert torch.equal(base, weights(run_config.replace(seeds={"data": 7, "noise": 7, "dropout": 7})))
+    assert not torch.equal(base, weights(run_config.replace(seeds={"init": 7})))
+
+
+def test_a_diverged_run_ends_before_the_update_and_is_a_result(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(
+        optimizer={"name": "adamw", "lr": 1e30, "embedding_lr": 1e30}, schedule={"warmup_steps": 0}
+    )
+    outcome = train_in(tmp_path, config)
+    assert outcome.status == "diverged"
+    run = open_store(tmp_path).runs.collect().row(0, named=True)
+    assert run["status"] == "diverged"
+    assert run["error"].startswith("train loss ")
+    assert rows(tmp_path, "train")["step"].to_list() == list(range(1, outcome.steps + 1))
+
+
+def test_a_failing_run_is_recorded_with_its_traceback_and_keeps_its_rows(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the evaluation broke")
+
+    real = train_module.evaluate
+    calls = iter([real, explode])
+    monkeypatch.setattr(train_module, "evaluate", lambda *args, **kwargs: next(calls)(*args, **kwargs))
+    with pytest.raises(RuntimeError, match="the evaluation broke"):
+        train_in(tmp_path, run_config)
+    run = open_store(tmp_path).runs.collect().row(0, named=True)
+    assert run["status"] == "failed"
+    assert "Traceback" in run["error"]
+    assert run["error"].strip().endswith("RuntimeError: the evaluation broke")
+    assert rows(tmp_path, "train")["step"].to_list() == [1, 2, 3, 4]
+
+
+def test_a_run_that_cannot_start_is_recorded_as_failed(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(data=run_config.data.replace(corpus=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="nowhere"):
+        train_in(tmp_path / "store", config)
+    assert open_store(tmp_path / "store").runs.collect()["status"].to_list() == ["failed"]
+
+
+def test_a_run_told_to_stop_ends_at_once_and_says_so(tmp_path: Path, run_config: RunConfig) -> None:
+    outcome = train_in(tmp_path, run_config, report=lambda progress: progress.step < 3)
+    assert (outcome.status, outcome.steps) == ("stopped", 3)
+    assert open_store(tmp_path).runs.collect()["status"].to_list() == ["stopped"]
+
+
+def test_progress_is_reported_from_the_first_evaluation_to_the_last_step(run_config: RunConfig) -> None:
+    seen: list[Progress] = []
+    train(run_config, None, report=lambda progress: seen.append(progress) is None)
+    assert [progress.step for progress in seen] == list(range(9))
+    assert seen[0].train_loss is None
+    assert seen[-1].val_loss is not None
+
+
+def test_rows_are_readable_while_the_run_trains(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(tracking={"flush_every_s": 1e-6})
+    met: list[int] = []
+
+    def look(progress: Progress) -> bool:
+        if progress.step == 6:
+            met.extend(rows(tmp_path, "train")["step"].to_list())
+            assert open_store(tmp_path).runs.collect()["status"].to_list() == ["running"]
+        return True
+
+    train_in(tmp_path, config, report=look)
+    assert met in ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6])

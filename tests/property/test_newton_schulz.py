@@ -1,0 +1,170 @@
+"""Newton-Schulz against fp64 singular value decompositions, and what must hold for every matrix."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from muon_core.optim.newton_schulz import QUINTIC, newton_schulz
+
+CONVERGENT = ((2.0, -1.5, 0.5),) * 12
+"""Fixed point 1 with zero slope: goes all the way to the polar factor, so identities of the polar factor are exact."""
+SMALLEST = 3e-3  # singular value over Frobenius norm from which the promised range holds
+
+# torch's first call is slow, and each example costs a few milliseconds
+quick = settings(deadline=None, max_examples=40, derandomize=True)
+
+
+@st.composite
+def matrices(draw: st.DrawFn, smallest: float = SMALLEST) -> Tensor:
+    """Random singular vectors and a spectrum with sigma_min / norm_F >= `smallest`; wide, tall, square and one row."""
+    rows, cols = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    spread = draw(st.floats(0.0, 1.0))
+    size = min(rows, cols)
+    u = torch.linalg.qr(torch.randn(rows, size, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(cols, size, dtype=torch.float64)).Q
+    floor = 1.01 * smallest * size**0.5  # the norm is at most sqrt(size)
+    return u * (floor + (1 - floor) * torch.rand(size, dtype=torch.float64) ** (1 + 5 * spread)) @ v.mT
+
+
+def polar(matrix: Tensor) -> Tensor:
+    u, _, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
+    return u @ vh
+
+
+def scalar_map(s: Tensor, coefficients: tuple[tuple[float, float, float], ...]) -> Tensor:
+    for a, b, c in coefficients:
+        s = a * s + b * s**3 + c * s**5
+    return s
+
+
+def exact(matrix: Tensor) -> Tensor:
+    return newton_schulz(matrix, CONVERGENT, dtype=torch.float64)
+
+
+def quintic(matrix: Tensor) -> Tensor:
+    return newton_schulz(matrix, dtype=torch.float64)
+
+
+@quick
+@given(matrices())
+def test_singular_values_end_in_the_promised_range(matrix: Tensor) -> None:
+    s = torch.linalg.svdvals(quintic(matrix))
+    assert s.min() >= 0.68
+    assert s.max() <= 1.21
+
+
+@quick
+@given(matrices())
+def test_fp32_follows_fp64(matrix: Tensor) -> None:
+    torch.testing.assert_close(newton_schulz(matrix, dtype=torch.float32).double(), quintic(matrix), rtol=0, atol=1e-4)
+
+
+@quick
+@given(matrices(smallest=0.03))
+def test_bf16_stays_near_the_range(matrix: Tensor) -> None:
+    """Rounding to 8 bits in 15 products moves singular values by a few hundredths."""
+    s = torch.linalg.svdvals(newton_schulz(matrix).double())
+    assert s.min() >= 0.68 - 0.08
+    assert s.max() <= 1.21 + 0.08
+
+
+@quick
+@given(matrices())
+def test_singular_vectors_are_kept(matrix: Tensor) -> None:
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    expected = u * scalar_map(s / s.norm(), QUINTIC) @ vh
+    torch.testing.assert_close(quintic(matrix), expected, rtol=0, atol=1e-9)
+
+
+@quick
+@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=8))
+def test_diagonal_matrix_follows_the_scalar_polynomial(values: list[float]) -> None:
+    s = torch.tensor(values, dtype=torch.float64)
+    expected = scalar_map(s / s.norm(), QUINTIC)
+    torch.testing.assert_close(quintic(s.diag()), expected.diag(), rtol=0, atol=1e-12)
+
+
+@quick
+@given(matrices())
+def test_convergent_coefficients_give_the_polar_factor(matrix: Tensor) -> None:
+    torch.testing.assert_close(exact(matrix), polar(matrix), rtol=0, atol=1e-8)
+
+
+@quick
+@given(matrices(), st.integers(-8, 8))
+def test_power_of_two_scale_changes_no_bit(matrix: Tensor, exponent: int) -> None:
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        assert torch.equal(
+            newton_schulz(matrix * 2.0**exponent, dtype=dtype, eps=0.0), newton_schulz(matrix, dtype=dtype, eps=0.0)
+        )
+
+
+@quick
+@pytest.mark.parametrize("sign", [quintic, exact])
+@given(matrix=matrices(), seed=st.integers(0, 2**31))
+def test_rotations_pass_through(sign: Callable[[Tensor], Tensor], matrix: Tensor, seed: int) -> None:
+    torch.manual_seed(seed)
+    p = torch.linalg.qr(torch.randn(matrix.size(0), matrix.size(0), dtype=torch.float64)).Q
+    q = torch.linalg.qr(torch.randn(matrix.size(1), matrix.size(1), dtype=torch.float64)).Q
+    torch.testing.assert_close(sign(p @ matrix @ q), p @ sign(matrix) @ q, rtol=0, atol=1e-9)
+
+
+@quick
+@given(matrices())
+def test_transpose_passes_through(matrix: Tensor) -> None:
+    torch.testing.assert_close(quintic(matrix.mT), quintic(matrix).mT, rtol=0, atol=1e-10)
+
+
+@quick
+@given(matrices())
+def test_orthogonal_input_is_kept(matrix: Tensor) -> None:
+    """The polar factor is a fixed point; under QUINTIC it keeps its direction and takes the polynomial's scale."""
+    orthogonal = polar(matrix)
+    torch.testing.assert_close(exact(orthogonal), orthogonal, rtol=0, atol=1e-8)
+    scale = scalar_map(torch.tensor(min(matrix.shape) ** -0.5, dtype=torch.float64), QUINTIC)
+    torch.testing.assert_close(quintic(orthogonal), scale * orthogonal, rtol=0, atol=1e-10)
+
+
+@quick
+@given(matrices())
+def test_inner_product_with_the_input_is_the_nuclear_norm(matrix: Tensor) -> None:
+    nuclear = torch.linalg.matrix_norm(matrix, "nuc")
+    torch.testing.assert_close((exact(matrix) * matrix).sum(), nuclear, rtol=1e-8, atol=0)
+    assert 0.68 <= (quintic(matrix) * matrix).sum() / nuclear <= 1.21
+
+
+@quick
+@pytest.mark.parametrize(("dtype", "multiple"), [(torch.bfloat16, 1), (torch.float32, 4)])
+@given(count=st.integers(1, 5), rows=st.integers(1, 12), cols=st.integers(1, 12), seed=st.integers(0, 2**31))
+def test_stack_has_the_bits_of_the_loop(
+    dtype: torch.dtype, multiple: int, count: int, rows: int, cols: int, seed: int
+) -> None:
+    """fp32 with an odd size differs in the last bit: the kernel depends on where in the stack a matrix starts."""
+    torch.manual_seed(seed)
+    stack = torch.randn(count, rows * multiple, cols * multiple)
+    loop = torch.stack([newton_schulz(matrix, dtype=dtype) for matrix in stack])
+    assert torch.equal(newton_schulz(stack, dtype=dtype), loop)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (2, 3, 4, 4)])
+def test_input_is_not_modified_and_shape_is_kept(shape: tuple[int, ...]) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.arange(1.0, 1.0 + torch.Size(shape).numel()).reshape(shape).sin().to(dtype)
+        before = matrix.clone()
+        result = newton_schulz(matrix)
+        assert torch.equal(matrix, before)
+        assert (result.shape, result.dtype) == (matrix.shape, torch.bfloat16)
+
+
+def test_zero_stays_zero() -> None:
+    assert torch.equal(newton_schulz(torch.zeros(2, 3, 4)), torch.zeros(2, 3, 4, dtype=torch.bfloat16))
+
+
+def test_vector_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"needs a matrix, got shape \(4,\); use AdamW"):
+        newton_schulz(torch.ones(4))

@@ -1,0 +1,84 @@
+"""Laws of sweep files: what they expand to, and that growing one never changes the runs it had."""
+
+import itertools
+import json
+from typing import Any
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from muon_core.config import OrthoNoiseConfig, RunConfig
+from search_spaces.expand import expand
+from search_spaces.spec import SweepSpec
+from search_spaces.strict_yaml import parse
+
+ALPHAS = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=4, unique=True)
+ANNEALS = st.lists(st.sampled_from(["none", "exponential", "linear"]), min_size=1, unique=True)
+SEEDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3, unique=True)
+TEXT = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(TEXT, children, max_size=4),
+    max_leaves=20,
+)
+
+
+def sweep(seeds: list[int], alphas: list[float], anneals: list[str], **more: Any) -> SweepSpec:
+    noisy = {"name": "noisy", "optimizer": "orthonoise", "grid": {"alpha": alphas, "anneal": anneals}} | more
+    base = {"name": "base", "role": "baseline", "optimizer": "muon"}
+    return SweepSpec.model_validate({"version": 1, "name": "law", "seeds": seeds, "blocks": [base, noisy]})
+
+
+def ids(spec: SweepSpec) -> list[str]:
+    return [run.run_id for run in expand(spec)]
+
+
+@settings(deadline=None)
+@given(SEEDS, ALPHAS, ANNEALS)
+def test_runs_are_the_product_of_seeds_and_cells(seeds: list[int], alphas: list[float], anneals: list[str]) -> None:
+    expected: list[RunConfig] = []
+    for seed in seeds:
+        expected.append(RunConfig(seed=seed))
+        for alpha, anneal in itertools.product(alphas, anneals):
+            optimizer = OrthoNoiseConfig.model_validate({"alpha": alpha, "anneal": anneal})
+            expected.append(RunConfig(seed=seed, optimizer=optimizer))
+    assert [run.config for run in expand(sweep(seeds, alphas, anneals))] == expected
+
+
+@settings(deadline=None)
+@given(SEEDS, ALPHAS, ANNEALS, st.data())
+def test_growing_a_sweep_keeps_its_runs(
+    seeds: list[int], alphas: list[float], anneals: list[str], data: st.DataObject
+) -> None:
+    fewer_seeds = data.draw(st.lists(st.sampled_from(seeds), min_size=1, unique=True))
+    fewer_alphas = data.draw(st.lists(st.sampled_from(alphas), min_size=1, unique=True))
+    small, large = sweep(fewer_seeds, fewer_alphas, anneals), sweep(seeds, alphas, anneals)
+    assert set(ids(small)) <= set(ids(large))
+
+
+@settings(deadline=None)
+@given(SEEDS, ALPHAS, ANNEALS, st.data())
+def test_skip_removes_exactly_the_cells_it_describes(
+    seeds: list[int], alphas: list[float], anneals: list[str], data: st.DataObject
+) -> None:
+    alpha, anneal = data.draw(st.sampled_from(alphas)), data.draw(st.sampled_from(anneals))
+    assume(len(alphas) * len(anneals) > 1)  # skipping the only cell is refused
+    left = ids(sweep(seeds, alphas, anneals, skip=[{"alpha": alpha, "anneal": anneal}]))
+    gone = {RunConfig(seed=s, optimizer=OrthoNoiseConfig(alpha=alpha, anneal=anneal)).run_id for s in seeds}
+    assert left == [run for run in ids(sweep(seeds, alphas, anneals)) if run not in gone]
+
+
+@settings(deadline=None)
+@given(SEEDS, ALPHAS, ANNEALS)
+def test_a_run_two_blocks_share_is_run_once(seeds: list[int], alphas: list[float], anneals: list[str]) -> None:
+    spec = sweep(seeds, alphas, anneals)
+    twice = spec.replace(blocks=[*spec.blocks, spec.blocks[1].replace(name="again")])
+    assert ids(twice) == ids(spec)
+    assert all(len(run.members) == (1 if run.block == "base" else 2) for run in expand(twice))
+
+
+@settings(deadline=None)
+@given(JSON)
+def test_every_json_text_is_read_as_json_reads_it(value: Any) -> None:
+    read = parse(json.dumps(value)).value
+    assert json.dumps(read) == json.dumps(value)  # 1, 1.0 and true are equal in Python, not here

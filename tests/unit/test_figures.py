@@ -1,0 +1,328 @@
+"""Figures: the data they draw, and the pixels where those could lie."""
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store
+
+import analysis
+from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
+from analysis.figures.heatmap import (
+    MAX_COLUMNS,
+    Heatmap,
+    Panel,
+    choose_seed,
+    colour_indices,
+    draw_heatmap,
+    heatmaps_info,
+    scale_ends,
+    spread,
+)
+from analysis.figures.png import encode_indexed
+from analysis.figures.style import VIRIDIS_ANCHORS, arm_styles, hex_colour, viridis
+from analysis.figures.svg import to_png, to_svg
+from analysis.summary import members_of
+from analysis.tables import Store
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def decode_png(png: bytes) -> Pixels:
+    """(height, width, channels) of an 8-bit PNG without interlacing; palettes stay indices. Source: PNG specification."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    chunks, at = {}, 8
+    while at < len(png):
+        length, kind = struct.unpack(">I4s", png[at : at + 8])
+        body = png[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        chunks[kind] = chunks.get(kind, b"") + body
+        at += 12 + length
+    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    assert depth == 8
+    step = {3: 1, 2: 3, 6: 4}[colour]
+    raw = zlib.decompress(chunks[b"IDAT"])
+    rows, above = [], np.zeros(width * step, np.int64)
+    for y in range(height):
+        line = raw[y * (width * step + 1) : (y + 1) * (width * step + 1)]
+        above = _unfilter(line[0], np.frombuffer(line[1:], np.uint8).astype(np.int64), above, step)
+        rows.append(above.astype(np.uint8))
+    return np.stack(rows).reshape(height, width, step)
+
+
+def _unfilter(kind: int, line: npt.NDArray[np.int64], above: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int64]:
+    if kind in (0, 2):
+        return (line + (above if kind else 0)) % 256
+    out = line.copy()
+    for i in range(len(line)):
+        a, b, c = (out[i - step] if i >= step else 0), above[i], (above[i - step] if i >= step else 0)
+        nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
+        out[i] = (line[i] + {1: a, 3: (a + b) // 2, 4: nearest}[kind]) % 256
+    return out
+
+
+def view_of(tmp_path: Path, runs: list[FakeRun]) -> tuple[Store, pl.DataFrame]:
+    write_store(tmp_path, runs)
+    view = analysis.open_store(tmp_path).sweep("demo")
+    return view, members_of(view)
+
+
+def heatmap(cells: npt.NDArray[np.float64], low: float, high: float) -> Heatmap:
+    """A figure of one panel."""
+    rows = pl.DataFrame(schema={"arm": pl.String, "value": pl.Float64})
+    layers, steps = tuple(range(cells.shape[0])), tuple(range(0, 20 * cells.shape[1], 20))
+    return Heatmap("entropy", "q", 1, (Panel("muon", "r", cells),), layers, steps, 1, low, high, 0.0, 1, rows)
+
+
+def panel_pixels(info: Heatmap) -> Pixels:
+    """The rendered picture of the first panel, (height, width, 3), at two pixels a unit, found by its place in the SVG."""
+    svg = to_svg(*draw_heatmap(info), name="h", title="t", description="d")
+    pixels = decode_png(to_png(svg, scale=2))
+    image = re.search(r'<image[^>]*width="(\d+)" height="(\d+)"', svg)
+    assert image is not None
+    offsets = [re.findall(r"translate\(([\d.]+),([\d.]+)\)", svg[: image.start()])]
+    x, y = (sum(float(pair[axis]) for pair in _open_groups(svg[: image.start()])) for axis in (0, 1))
+    assert offsets
+    left, top, width, height = round(2 * x), round(2 * y), 2 * int(image[1]), 2 * int(image[2])
+    return pixels[top : top + height, left : left + width, :3]
+
+
+def _open_groups(svg: str) -> list[tuple[str, str]]:
+    """Translations of the groups that are open at the end of `svg`."""
+    stack: list[tuple[str, str]] = []
+    for tag in re.finditer(r"<g\b([^>]*)>|</g>", svg):
+        if tag[0] == "</g>":
+            stack.pop()
+        else:
+            move = re.search(r"translate\(([-\d.]+),([-\d.]+)\)", tag[1])
+            stack.append((move[1], move[2]) if move else ("0", "0"))
+    return stack
+
+
+def test_encode_indexed_round_trips() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert (decode_png(encode_indexed(pixels, viridis(12)))[..., 0] == pixels).all()
+
+
+def test_encode_indexed_refuses_an_index_without_colour_and_an_empty_image() -> None:
+    with pytest.raises(ValueError, match="index 3 is beyond a palette of 3 colours"):
+        encode_indexed(np.array([[3]], np.uint8), viridis(3))
+    with pytest.raises(ValueError, match=r"got shape \(0, 4\)"):
+        encode_indexed(np.zeros((0, 4), np.uint8), viridis(3))
+
+
+def test_a_constant_field_renders_in_one_colour() -> None:
+    pixels = panel_pixels(heatmap(np.full((4, 37), 5.0), 5.0, 5.0))
+    inner = pixels[2:-4, 4:-4]  # the axis lines lie on the edge
+    assert (inner == np.array(viridis()[127])).all()
+
+
+def test_every_cell_has_the_colour_of_its_value_and_missing_is_grey() -> None:
+    cells = np.arange(48, dtype=float).reshape(4, 12)
+    cells[1, 3] = np.nan
+    pixels = panel_pixels(heatmap(cells, 0.0, 47.0))
+    height, width, _ = pixels.shape
+    for layer in range(4):
+        for column in range(12):
+            y, x = int((4 - layer - 0.5) * height / 4), int((column + 0.5) * width / 12)  # layer 0 is at the bottom
+            grey = (153, 153, 153)
+            expected = grey if (layer, column) == (1, 3) else viridis()[round(254 * cells[layer, column] / 47)]
+            assert tuple(pixels[y, x]) == expected, (layer, column)
+
+
+def test_colour_indices_clip_to_the_ends_and_keep_0_for_missing() -> None:
+    cells = np.array([[np.nan, -9.0, 0.0, 5.0, 10.0, 99.0]])
+    assert colour_indices(cells, 0.0, 10.0).tolist() == [[0, 1, 1, 128, 255, 255]]
+
+
+def test_a_constant_scale_is_widened() -> None:
+    assert scale_ends(4.0, 4.0) == pytest.approx((3.8, 4.2))
+    assert scale_ends(0.0, 0.0) == (-1.0, 1.0)
+    assert scale_ends(1.0, 2.0) == (1.0, 2.0)
+
+
+def test_the_legend_has_the_colours_of_the_pictures() -> None:
+    """The legend interpolates its range linearly; at every palette index that gives the palette's colour."""
+    chart, data = draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0))
+    layer = chart.to_dict()["concat"][0]["layer"][1]
+    scale = layer["encoding"]["color"]["scale"]
+    anchors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in scale["range"]])
+    at = np.linspace(0, len(anchors) - 1, 255)
+    legend = np.stack([np.interp(at, range(len(anchors)), anchors[:, k]) for k in range(3)], axis=1)
+    assert scale["interpolate"] == "rgb"
+    assert np.abs(legend - np.array(viridis())).max() <= 0.5
+    assert scale["domain"] == [1.0, 2.0]
+    assert [row["value"] for row in data["corners"]] == [1.0, 2.0]
+
+
+def test_viridis_has_its_published_ends_and_anchors() -> None:
+    colours = [hex_colour(c) for c in viridis(VIRIDIS_ANCHORS)]
+    assert (colours[0], colours[-1]) == ("#440154", "#fde725")
+    assert viridis(255)[0] == viridis(2)[0]
+    brightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in viridis()]
+    assert brightness == sorted(brightness)
+
+
+def test_heatmaps_share_one_scale_and_give_every_arm_a_panel(tmp_path: Path) -> None:
+    view, members = view_of(tmp_path, demo_runs())
+    infos = heatmaps_info(view.layers, members, "effective_rank")
+    assert [info.projection for info in infos] == ["q", "k", "v", "o", "up", "down"]
+    assert len({(info.low, info.high, info.clipped) for info in infos}) == 1
+    values = pl.concat([info.rows for info in infos])["value"].sort()
+    assert (infos[0].low, infos[0].high) == (values.quantile(0.01, "nearest"), values.quantile(0.99, "nearest"))
+    assert {tuple(p.arm for p in info.panels) for info in infos} == {("muon", "adamw", "orthonoise", "isotropic")}
+    assert infos[0].panels_on_scale == 24
+
+
+def test_a_cell_is_the_value_of_its_layer_and_step(tmp_path: Path) -> None:
+    view, members = view_of(tmp_path, known_runs())
+    info = heatmaps_info(view.layers, members, "effective_rank", seed=137)[0]
+    for panel in info.panels:
+        rows = view.layers.filter(pl.col("run_id") == panel.run_id, pl.col("projection") == "q").collect()
+        for row in rows.iter_rows(named=True):
+            assert panel.cells[row["layer"], row["step"] // 20] == row["effective_rank"]
+    assert [panel.run_id for panel in info.panels] == ["muon-s137-0badcafe", "adamw-s137-0badcafe"]
+
+
+def test_an_arm_without_rows_at_the_seed_is_all_missing(tmp_path: Path) -> None:
+    view, members = view_of(tmp_path, demo_runs())
+    panel = heatmaps_info(view.layers, members, "effective_rank", seed=256)[0].panels[-1]
+    assert (panel.arm, panel.run_id, bool(np.isnan(panel.cells).all())) == ("isotropic", None, True)
+
+
+def test_a_run_that_stopped_early_is_missing_after_its_last_step(tmp_path: Path) -> None:
+    view, members = view_of(tmp_path, demo_runs())
+    panel = heatmaps_info(view.layers, members, "effective_rank", seed=137)[0].panels[-1]
+    assert np.isnan(panel.cells[:, 4:]).all()
+    assert np.isfinite(panel.cells[:, :4]).all()
+
+
+def test_the_seed_shown_is_the_one_most_arms_have(tmp_path: Path) -> None:
+    _, members = view_of(tmp_path, demo_runs())
+    everything = set(members["run_id"])
+    assert choose_seed(members, everything) == 42
+    assert choose_seed(members, everything - {"muon-s42-0badcafe"}) == 137
+    assert choose_seed(members, set()) is None
+
+
+def test_without_layer_rows_there_is_no_heatmap(tmp_path: Path) -> None:
+    view, members = view_of(tmp_path, [FakeRun("muon", 1, loss_curve(3.0), with_layers=False)])
+    assert heatmaps_info(view.layers, members, "effective_rank") == []
+
+
+@pytest.mark.parametrize(("metric", "expected"), [("grad_norm", 0.5), ("grad_norm_peak", 1.0)])
+def test_more_steps_than_columns_are_binned_peaks_by_maximum(metric: str, expected: float) -> None:
+    steps = list(range(2 * MAX_COLUMNS))
+    layers = pl.LazyFrame(
+        {"run_id": "r", "projection": "q", "layer": 0, "step": steps, metric: [float(step % 2) for step in steps]}
+    )
+    members = pl.DataFrame({"run_id": ["r"], "arm": ["muon"], "seed": [1]})
+    info = heatmaps_info(layers, members, metric)[0]
+    assert (info.bin_size, info.panels[0].cells.shape) == (2, (1, MAX_COLUMNS))
+    assert (info.panels[0].cells == expected).all()
+
+
+@pytest.mark.parametrize(("count", "ticks", "expected"), [(1, 5, [0]), (4, 5, [0, 1, 2, 3]), (11, 5, [0, 3, 6, 9])])
+def test_spread_is_even(count: int, ticks: int, expected: list[int]) -> None:
+    assert spread(count, ticks) == expected
+
+
+def test_an_optimizer_keeps_its_colour_whatever_else_is_shown() -> None:
+    alone, beside = arm_styles([("x", "muon")]), arm_styles([("y", "adamw"), ("z", "lion"), ("x", "muon")])
+    assert alone["x"] == beside["x"]
+    assert alone["x"].colour == "#0072B2"
+    assert len({(s.colour, s.dash) for s in beside.values()}) == 3
+
+
+def test_arms_of_one_optimizer_differ_in_colour_and_dash() -> None:
+    styles = arm_styles([(f"arm{i}", "orthonoise") for i in range(MAX_TOGETHER)])
+    assert styles["arm0"].colour == "#009E73"
+    assert len({s.colour for s in styles.values()}) == len({s.dash for s in styles.values()}) == MAX_TOGETHER
+
+
+def curves_of(tmp_path: Path, runs: list[FakeRun], baseline: str = "muon") -> tuple[Curves, Curves]:
+    view, members = view_of(tmp_path, runs)
+    return (
+        curves_info(view.val, members, "val_loss", baseline),
+        difference_info(view.val, members, "val_loss", baseline),
+    )
+
+
+def test_curves_hold_every_seed_and_a_t_interval_from_three_seeds_on(tmp_path: Path) -> None:
+    info, difference = curves_of(tmp_path, demo_runs())
+    assert info.seeds["run_id"].n_unique() == 11  # the failed run has no rows
+    last = {row["arm"]: row for row in difference.means.filter(pl.col("step") == 200).iter_rows(named=True)}
+    adamw = last["adamw"]
+    assert (adamw["n"], adamw["mean"]) == (3, pytest.approx((0.14 + 0.11 + 0.16) / 3))
+    assert (adamw["low"], adamw["high"]) == (pytest.approx(0.0741506, abs=1e-6), pytest.approx(0.1991827, abs=1e-6))
+    assert (last["isotropic"]["n"], last["isotropic"]["low"], last["isotropic"]["high"]) == (1, None, None)
+
+
+def test_two_seeds_have_no_band(tmp_path: Path) -> None:
+    _, difference = curves_of(tmp_path, [run for run in known_runs() if run.seed != 42], baseline="adamw")
+    assert set(difference.means["n"]) == {2}
+    assert difference.means["low"].null_count() == difference.means.height
+
+
+def test_the_difference_axis_holds_zero_and_the_axis_ignores_a_run_that_blew_up(tmp_path: Path) -> None:
+    runs = [*known_runs(), FakeRun("muon", 1, {0: 7.0, 200: 1e6}, "diverged")]
+    info, difference = curves_of(tmp_path, runs, baseline="adamw")
+    low, high = axis_range(info, 0.0)
+    assert low < 3.29
+    assert high < 8
+    low, high = axis_range(difference, 0.0)
+    assert low < -0.0907
+    assert high > 0
+
+
+def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path: Path) -> None:
+    runs = known_runs()
+    runs[0].val[100] = float("nan")
+    info, _ = curves_of(tmp_path, runs, baseline="adamw")
+    assert info.dropped == 1
+    assert info.seeds["value"].is_finite().all()
+
+
+def test_many_arms_are_drawn_in_several_rows_beside_the_baseline(tmp_path: Path) -> None:
+    runs = [FakeRun("muon", 1, loss_curve(3.0), role="baseline")]
+    runs += [FakeRun(f"arm{i}", 1, loss_curve(3.0 + i / 10)) for i in range(MAX_TOGETHER + 2)]
+    info, _ = curves_of(tmp_path, runs)
+    chart, _ = draw_curves(info)
+    domains = [
+        row["hconcat"][0]["layer"][1]["encoding"]["color"]["scale"]["domain"] for row in chart.to_dict()["vconcat"]
+    ]
+    assert [len(domain) for domain in domains] == [MAX_TOGETHER + 1, 3]
+    assert [domain[0] for domain in domains] == ["muon", "muon"]
+
+
+@pytest.mark.parametrize("kind", ["curves", "difference", "heatmap"])
+def test_an_svg_stands_alone_and_says_what_it_is(tmp_path: Path, kind: str) -> None:
+    view, members = view_of(tmp_path, known_runs())
+    drawings = {
+        "curves": lambda: draw_curves(curves_info(view.val, members, "val_loss", "adamw")),
+        "difference": lambda: draw_curves(difference_info(view.val, members, "val_loss", "adamw")),
+        "heatmap": lambda: draw_heatmap(heatmaps_info(view.layers, members, "effective_rank")[0]),
+    }
+    svg = to_svg(*drawings[kind](), name="fig", title="A < B", description='5 > 4 & "so"')
+    assert svg.startswith('<svg role="img" aria-labelledby="fig-title fig-desc"')
+    assert '<title id="fig-title">A &lt; B</title><desc id="fig-desc">5 &gt; 4 &amp; &quot;so&quot;</desc>' in svg
+    assert "currentColor" in svg
+    assert "<script" not in svg
+    assert set(re.findall(r'https?://[^"\s]+', svg)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    ids = re.findall(r'\bid="([^"]+)"', svg)
+    assert all(name.startswith("fig-") for name in ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", svg)) <= set(ids)
+
+
+def test_mean_lines_are_thick_dashed_by_optimizer_and_seeds_thin(tmp_path: Path) -> None:
+    info, _ = curves_of(tmp_path, known_runs(), baseline="adamw")
+    svg = to_svg(*draw_curves(info), name="fig", title="t", description="d")
+    lines = re.findall(r'<path d="M[^"]*" stroke="(#[0-9A-F]{6})" stroke-width="([\d.]+)"([^/]*)/>', svg)
+    thick = {(colour, "stroke-dasharray" in rest) for colour, width, rest in lines if width == "2.5"}
+    assert {colour for colour, _ in thick} == {"#0072B2", "#D55E00"}
+    assert sum(width == "0.8" for _, width, _ in lines) == 2 * 6  # six seeds in two panels

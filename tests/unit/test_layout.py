@@ -1,0 +1,102 @@
+"""Which objects of a store a reader may see: the answers are worked by hand from the rules in `muon_core.layout`."""
+
+import pytest
+
+from muon_core.layout import (
+    ROOT,
+    Attempt,
+    BrokenLineage,
+    check_name,
+    final_key,
+    lineage,
+    live_key,
+    next_id,
+    parse_sweeps,
+    visible,
+)
+
+A = Attempt("00001.aa", ROOT, 0, "r")
+B = Attempt("00002.bb", "00001.aa", 10, "r")
+ZOMBIE = Attempt("00003.cc", "00001.aa", 10, "r")
+
+
+def shown(attempts: list[Attempt], data: list[str], table: str = "val") -> list[tuple[str, int | None]]:
+    return [(item.key, item.bound) for item in visible([a.key for a in attempts], data, table)]
+
+
+def test_next_id_follows_the_greatest_number() -> None:
+    assert next_id([]).startswith("00001.")
+    assert next_id(["00002.bb", "00010.aa"]).startswith("00011.")
+
+
+def test_next_id_differs_between_two_that_pick_the_same_number() -> None:
+    assert next_id(["00001.aa"]) != next_id(["00001.aa"])
+
+
+def test_lineage_bounds_a_parent_by_its_childs_resume_point() -> None:
+    assert lineage({a.id: a for a in (A, B)}) == [(B, None), (A, 10)]
+
+
+def test_lineage_leaves_out_an_attempt_that_is_no_ancestor_of_the_head() -> None:
+    head = Attempt("00004.dd", "00002.bb", 15, "r")
+    assert lineage({a.id: a for a in (A, B, ZOMBIE, head)}) == [(head, None), (B, 15), (A, 10)]
+
+
+def test_lineage_keeps_the_tightest_bound_when_a_later_attempt_rolls_back_further() -> None:
+    rolled_back = Attempt("00003.cc", "00002.bb", 5, "r")
+    assert lineage({a.id: a for a in (A, B, rolled_back)}) == [(rolled_back, None), (B, 5), (A, 5)]
+
+
+def test_lineage_refuses_a_missing_parent_instead_of_losing_its_rows() -> None:
+    with pytest.raises(BrokenLineage, match=r"attempt 00002\.bb continues 00001\.aa, whose start record is missing"):
+        lineage({B.id: B})
+
+
+def test_visible_takes_the_longest_version_of_a_segment() -> None:
+    data = [live_key("val", "r", A.id, 0, 5), live_key("val", "r", A.id, 0, 9), live_key("val", "r", A.id, 9, 12)]
+    assert shown([A], data) == [(data[1], None), (data[2], None)]
+
+
+def test_visible_cuts_a_parent_at_the_resume_point_and_hides_what_lies_beyond() -> None:
+    parent = [live_key("val", "r", A.id, 0, 8), live_key("val", "r", A.id, 8, 14), live_key("val", "r", A.id, 14, 20)]
+    child = [live_key("val", "r", B.id, 10, 12)]
+    assert shown([A, B], parent + child) == [(child[0], None), (parent[0], None), (parent[1], 10)]
+
+
+def test_visible_hides_a_zombie_that_writes_after_its_successor_started() -> None:
+    child = live_key("val", "r", B.id, 10, 12)
+    data = [live_key("val", "r", A.id, 0, 10), live_key("val", "r", A.id, 10, 90), child]
+    assert shown([A, B], data) == [(child, None), (data[0], None)]
+
+
+def test_visible_lets_a_final_stand_for_its_attempt_and_all_before() -> None:
+    final = final_key("val", "r", B.id)
+    data = [live_key("val", "r", A.id, 0, 10), live_key("val", "r", B.id, 10, 12), final]
+    assert shown([A, B], data) == [(final, None)]
+
+
+def test_visible_uses_a_final_up_to_the_point_a_later_attempt_continues_from() -> None:
+    extended = Attempt("00003.cc", B.id, 11, "r")
+    data = [final_key("val", "r", B.id), live_key("val", "r", extended.id, 11, 20)]
+    assert shown([A, B, extended], data) == [(data[1], None), (data[0], 11)]
+
+
+def test_visible_shows_nothing_of_a_run_without_start_record_or_of_another_table() -> None:
+    assert shown([], [live_key("val", "r", A.id, 0, 5)]) == []
+    assert shown([A], [live_key("val", "r", A.id, 0, 5)], table="train") == []
+
+
+def test_visible_ignores_names_outside_the_grammar() -> None:
+    good = live_key("val", "r", A.id, 0, 5)
+    assert shown([A], [good, f"{good}.tmp", "live/table=val/run=r/notes.txt"]) == [(good, None)]
+
+
+def test_parse_sweeps_takes_the_newest_record() -> None:
+    keys = ["sweeps/demo/00001.ff.json", "sweeps/demo/00002.aa.json", "sweeps/other/00001.bb.json"]
+    assert parse_sweeps(keys) == {"demo": keys[1], "other": keys[2]}
+
+
+@pytest.mark.parametrize("name", ["a=b", "a b", "a/b", "", "ä", "a[1]", "a*"])
+def test_check_name_refuses_what_breaks_a_key(name: str) -> None:
+    with pytest.raises(ValueError, match="letters, digits"):
+        check_name(name)

@@ -1,0 +1,158 @@
+"""Muon's step against torch.optim.Muon, against SGD, and at its edges."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from muon_core.optim.muon import Muon, match_rms_adamw, original
+from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.optim.perturb import unperturbed
+
+SHAPES = [(16, 16), (16, 16), (48, 16), (48, 16), (16, 48), (1, 24), (24, 1)]
+TINY_MODEL = [(64, 64), (32, 64), (32, 64), (64, 64), (256, 64), (64, 256)]
+SCALES = {"original": original, "match_rms_adamw": match_rms_adamw}
+
+
+def draw(shapes: list[tuple[int, int]], seed: int) -> list[Tensor]:
+    torch.manual_seed(seed)
+    return [torch.randn(shape) for shape in shapes]
+
+
+def named(weights: list[Tensor]) -> list[tuple[str, nn.Parameter]]:
+    return [(f"w{index}", nn.Parameter(weight.clone())) for index, weight in enumerate(weights)]
+
+
+def set_gradients(params: list[nn.Parameter], gradients: list[Tensor]) -> None:
+    for param, gradient in zip(params, gradients, strict=True):
+        param.grad = gradient.to(param.dtype)
+
+
+def assert_torch_bits(shapes: list[tuple[int, int]], adjust: str, **options: Any) -> None:
+    """Ten steps of ours and of torch.optim.Muon end on the same weights and momenta."""
+    weights = draw(shapes, seed=0)
+    pairs, theirs = named(weights), [nn.Parameter(weight.clone()) for weight in weights]
+    ours = [param for _, param in pairs]
+    muon = Muon(pairs, lr=0.03, scale=SCALES[adjust], **options)
+    reference = torch.optim.Muon(theirs, lr=0.03, adjust_lr_fn=adjust, **options)
+    for step in range(10):
+        gradients = draw(shapes, seed=1 + step)
+        set_gradients(ours, gradients)
+        set_gradients(theirs, gradients)
+        muon.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, other)
+        assert torch.equal(muon.state[mine]["momentum_buffer"], reference.state[other]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_muon_has_the_bits_of_torch(nesterov: bool, adjust: str, weight_decay: float) -> None:
+    assert_torch_bits(SHAPES, adjust, nesterov=nesterov, weight_decay=weight_decay, momentum=0.95)
+
+
+def test_muon_has_the_bits_of_torch_on_the_tiny_model() -> None:
+    assert_torch_bits(TINY_MODEL, "original", weight_decay=0.0)
+
+
+def test_fp32_arithmetic_is_near_bf16() -> None:
+    """One step's update differs by bfloat16's rounding alone."""
+    matrix = draw([(64, 256)], seed=0)[0]
+    fp32 = newton_schulz(matrix, dtype=torch.float32)
+    error = (newton_schulz(matrix).float() - fp32).norm() / fp32.norm()
+    assert 1e-4 < error < 4e-2
+
+
+def test_muon_without_orthogonalization_is_sgd() -> None:
+    """B = B/2 + g/2 at lr 2 is M = M/2 + g at lr 1; integer gradients keep every sum exact, so equal bit for bit."""
+    torch.manual_seed(0)
+    (_, mine), *_ = pairs = named([torch.randint(-8, 8, (3, 4)).float()])
+    theirs = nn.Parameter(mine.detach().clone())
+    muon = Muon(
+        pairs, lr=2.0, momentum=0.5, nesterov=False, orthogonalize=lambda stack: stack, scale=lambda rows, cols: 1.0
+    )
+    sgd = torch.optim.SGD([theirs], lr=1.0, momentum=0.5)
+    for _ in range(8):
+        mine.grad = torch.randint(-8, 8, (3, 4)).float()
+        theirs.grad = mine.grad.clone()
+        muon.step()
+        sgd.step()
+        assert torch.equal(mine, theirs)
+
+
+def test_stacked_step_has_the_bits_of_one_matrix_at_a_time() -> None:
+    weights = draw(TINY_MODEL, seed=0)
+    together, alone = named(weights), named(weights)
+    optimizers = [Muon(together, lr=0.03), *(Muon([pair], lr=0.03) for pair in alone)]
+    for step in range(3):
+        for pairs in (together, alone):
+            set_gradients([param for _, param in pairs], draw(TINY_MODEL, seed=1 + step))
+        for optimizer in optimizers:
+            optimizer.step()
+    for (_, stacked), (_, single) in zip(together, alone, strict=True):
+        assert torch.equal(stacked, single)
+
+
+def test_perturb_sees_nesterov_momentum_names_and_step() -> None:
+    """First step: B = (1 - mu) g, and the blend mu B + (1 - mu) g = (1 - mu)(1 + mu) g."""
+    seen: list[tuple[Tensor, tuple[str, ...], int]] = []
+
+    def spy(momentum: Tensor, names: Any, step: int) -> Tensor:
+        seen.append((momentum.clone(), tuple(names), step))
+        return unperturbed(momentum, names, step)
+
+    pairs = named(draw([(2, 3), (2, 3), (3, 2)], seed=0))
+    muon = Muon(pairs, momentum=0.5, perturb=spy)
+    set_gradients([param for _, param in pairs], [torch.full(param.shape, 4.0) for _, param in pairs])
+    muon.step()
+    muon.step()
+    assert [(names, step) for _, names, step in seen] == [
+        (("w0", "w1"), 0), (("w2",), 0), (("w0", "w1"), 1), (("w2",), 1)
+    ]  # fmt: skip
+    assert torch.equal(seen[0][0], torch.full((2, 2, 3), 3.0))
+
+
+def test_momentum_of_bf16_parameters_is_fp32() -> None:
+    """A gradient of 2^-9 against a momentum of 1 would vanish in bfloat16."""
+    param = nn.Parameter(torch.zeros(2, 2, dtype=torch.bfloat16))
+    muon = Muon([("w", param)], momentum=0.5)
+    for value in (2.0, 1 + 2**-7):
+        param.grad = torch.full((2, 2), value, dtype=torch.bfloat16)
+        muon.step()
+    buffer = muon.state[param]["momentum_buffer"]
+    assert torch.equal(buffer, torch.full((2, 2), 1 + 2**-8))
+    assert buffer.dtype == torch.float32
+    assert param.dtype == torch.bfloat16
+
+
+def test_closure_is_evaluated_with_gradients() -> None:
+    param = nn.Parameter(torch.eye(2))
+    muon = Muon([("w", param)], lr=0.1)
+
+    def closure() -> float:
+        loss = param.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert muon.step(closure) == 2.0
+    assert param.grad is not None
+
+
+@pytest.mark.parametrize(("rows", "cols", "plain", "rms"), [(64, 16, 2.0, 1.6), (16, 64, 1.0, 1.6), (25, 25, 1.0, 1.0)])
+def test_scales_by_hand(rows: int, cols: int, plain: float, rms: float) -> None:
+    assert original(rows, cols) == plain
+    assert match_rms_adamw(rows, cols) == pytest.approx(rms, rel=1e-15)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (0, 4), ()])
+def test_parameter_that_is_no_matrix_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"blocks\.0\.odd has shape .*give it to AdamW"):
+        Muon([("blocks.0.odd", nn.Parameter(torch.zeros(shape)))])
+
+
+def test_parameters_without_names_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"without names; pass \(name, parameter\) pairs"):
+        Muon([nn.Parameter(torch.zeros(2, 2))])  # type: ignore[list-item]

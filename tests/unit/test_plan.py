@@ -1,0 +1,164 @@
+"""What a plan says is new, done and to be run, and what the seeds can resolve."""
+
+import json
+
+import pytest
+
+from muon_core.tables import STATUSES
+from search_spaces.plan import STATUS, plan, power, render
+from search_spaces.spec import SweepSpec, parse_spec
+
+TEXT = """\
+version: 1
+name: hunt
+question: Does noise help?
+seeds: [1, 2, 3]
+constants: {steps: 50}
+blocks:
+  - {name: base, role: baseline, optimizer: muon}
+  - {name: noisy, optimizer: orthonoise, grid: {alpha: [0.1]}}
+  - {name: again, role: control, optimizer: orthonoise, set: {alpha: 0.1}}
+"""
+
+
+def hunt(old: str = "", new: str = "") -> SweepSpec:
+    assert old in TEXT
+    return parse_spec(TEXT.replace(old, new) if old else TEXT, name="hunt.yaml")
+
+
+def known(*statuses: str) -> dict[str, str]:
+    """A store that knows the first runs of the sweep, which start base-1, noisy-1, base-2, noisy-2, base-3, noisy-3."""
+    return dict(zip((run.run_id for run in plan(hunt(), {}).runs), statuses, strict=False))
+
+
+def test_plan_of_an_empty_store_runs_everything_in_order() -> None:
+    fresh = plan(hunt(), {})
+    assert fresh.to_run == fresh.runs
+    assert fresh.counts == {"new": 6}
+    assert fresh.duplicates == 3  # noisy and again are one cell, at 3 seeds
+    assert fresh.tokens == 6 * 50 * 16 * 128
+
+
+def test_plan_runs_what_is_new_or_interrupted_only() -> None:
+    statuses = ("done", "diverged", "failed", "running", "stopped")
+    planned = plan(hunt(), known(*statuses) | {"of-another-sweep": "done"})
+    assert planned.statuses == ("done", "diverged", "failed", "interrupted", "interrupted", "new")
+    assert planned.to_run == planned.runs[3:]
+    assert planned.counts == {"done": 1, "diverged": 1, "failed": 1, "interrupted": 2, "new": 1}
+    assert planned.tokens == 3 * 50 * 16 * 128
+
+
+def test_plan_runs_failed_runs_again_on_request_only() -> None:
+    done = known("failed", *["done"] * 5)
+    assert plan(hunt(), done).to_run == ()
+    assert [run.run_id for run in plan(hunt(), done, retry_failed=True).to_run] == [next(iter(done))]
+
+
+def test_plan_knows_every_status_of_the_store() -> None:
+    assert set(STATUS) == set(STATUSES)
+
+
+def test_plan_of_a_grown_file_runs_the_new_cells_only() -> None:
+    done = dict.fromkeys((run.run_id for run in plan(hunt(), {}).runs), "done")
+    more_seeds = plan(hunt("[1, 2, 3]", "[0, 1, 2, 3]"), done)
+    assert [(run.block, run.config.seed) for run in more_seeds.to_run] == [("base", 0), ("noisy", 0)]
+    more_alphas = plan(hunt("[0.1]", "[0.2, 0.1]"), done)
+    assert [run.config.optimizer.alpha for run in more_alphas.to_run] == [0.2] * 3  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "quantile"),
+    [(2, 12.7062047362), (3, 4.3026527297), (5, 2.7764451052), (10, 2.2621571628)],  # printed tables of t(0.975, n - 1)
+)
+def test_power_is_the_half_width_of_the_t_interval(seeds: int, quantile: float) -> None:
+    told = power(hunt("[1, 2, 3]", str(list(range(seeds)))), sd=0.01)
+    assert told.resolvable == pytest.approx(quantile * 0.01 / seeds**0.5, rel=1e-9)
+    assert (told.seeds, told.sd, told.sd_source) == (seeds, 0.01, "given")
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_detectable_difference_is_found_four_times_in_five(seeds: int) -> None:
+    import numpy as np
+
+    told = power(hunt("[1, 2, 3]", str(list(range(seeds)))), sd=0.01)
+    differences = np.random.default_rng(0).normal(told.detectable, 0.01, size=(40_000, seeds))
+    error = differences.std(axis=1, ddof=1) / seeds**0.5
+    found = differences.mean(axis=1) - told.resolvable / (0.01 / seeds**0.5) * error > 0
+    assert found.mean() == pytest.approx(0.8, abs=0.01)  # five standard errors of a share of 40,000
+
+
+def test_power_of_one_seed_is_nothing() -> None:
+    told = power(hunt("[1, 2, 3]", "[1]"))
+    assert (told.resolvable, told.detectable) == (None, None)
+
+
+def test_power_assumes_a_measured_sd_and_says_which() -> None:
+    assert power(hunt()).sd == 0.029
+    assert "tiny preset" in power(hunt()).sd_source
+    large = power(hunt("name: hunt", "name: hunt\npreset: 350m"))
+    assert large.sd == 0.0131
+    assert "88 M" in large.sd_source
+    accuracy = power(hunt("name: hunt", "name: hunt\nmetrics: {primary: val_accuracy, goal: max}"))
+    assert (accuracy.sd, accuracy.resolvable) == (None, None)
+    assert accuracy.sd_source == "none known for val_accuracy; give one"
+
+
+@pytest.mark.parametrize("sd", [0.0, -1.0, float("nan")])
+def test_power_refuses_an_sd_that_is_not_positive(sd: float) -> None:
+    with pytest.raises(ValueError, match="standard deviation between seeds must be positive, got"):
+        power(hunt(), sd)
+
+
+def test_plan_as_json_tells_every_run() -> None:
+    planned = plan(hunt(), known("done"), sd=0.01)
+    told = json.loads(json.dumps(planned.to_json(), allow_nan=False))
+    assert told["counts"] == {"done": 1, "new": 5}
+    assert told["to_run"] == [run.run_id for run in planned.runs[1:]]
+    assert (told["duplicates"], told["training_tokens"], told["cost_usd"]) == (3, 512_000, 0.0)
+    noisy = told["runs"][1]
+    assert {key: noisy[key] for key in ("block", "role", "arm", "seed", "status", "to_run", "optimizer")} == {
+        "block": "noisy",
+        "role": "candidate",
+        "arm": "orthonoise-a0.1",
+        "seed": 1,
+        "status": "new",
+        "to_run": True,
+        "optimizer": "orthonoise",
+    }
+    assert noisy["members"] == [{"block": "noisy", "role": "candidate"}, {"block": "again", "role": "control"}]
+    assert noisy["config"]["optimizer"]["alpha"] == 0.1
+    assert told["power"]["sd"] == 0.01
+
+
+def test_render_tells_the_plan_in_plain_lines() -> None:
+    planned = plan(hunt(), known("done", "failed"), sd=0.01)
+    base, noisy = (run.config.arm_id for run in planned.runs[:2])
+    width = len(noisy)
+    assert render(planned).splitlines() == [
+        "sweep hunt: Does noise help?",
+        "6 runs: 2 arms x 3 seeds, 3 duplicates between blocks merged",
+        "",
+        f"blocks         role                 {'arm':{width}}  seeds  status",
+        f"base           baseline             {base:{width}}  1 2 3  1 done, 2 new",
+        f"noisy + again  candidate + control  {noisy:{width}}  1 2 3  1 failed, 2 new",
+        "",
+        "to run: 4 runs, 409,600 training tokens; local runs cost 0 USD",
+        "power: 3 seeds give intervals of +-0.025 and find a true difference of 0.033 4 times in 5"
+        " (sd of paired differences 0.01, given)",
+        "next: muon sweep run hunt.yaml",
+    ]
+
+
+def test_render_says_what_comes_next_when_all_is_done() -> None:
+    assert render(plan(hunt(), known(*["done"] * 6))).endswith("\nnext: muon report hunt")
+    assert render(plan(hunt(), known("failed", *["done"] * 5))).endswith(
+        "\nnext: muon report hunt, or run 1 failed run again: muon sweep run hunt.yaml --retry failed"
+    )
+
+
+def test_render_says_that_one_seed_resolves_nothing() -> None:
+    lines = render(plan(hunt("[1, 2, 3]", "[1]"), {}, sd=0.01)).splitlines()
+    assert lines[1] == "2 runs: 2 arms x 1 seed, 1 duplicate between blocks merged"
+    assert lines[-2] == (
+        "power: one seed gives no interval and resolves nothing; add seeds (sd of paired differences 0.01, given)"
+    )

@@ -1,0 +1,232 @@
+"""The report of a sweep, in good states and bad: one page, its data, its numbers."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
+
+import analysis
+from analysis.report.build import write_report
+from analysis.report.texts import last_line
+from analysis.summary import summarize
+from analysis.tables import Store
+from analysis.verdicts import sentence
+from muon_core.storage import Folder
+
+_VOID = {"meta", "link", "br", "img"}
+
+
+class Page(HTMLParser):
+    """Fails on unbalanced tags; collects ids, links, headings and the texts of table cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.scopes: list[str | None] = []
+        self.cells: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [value for key, value in attrs if key == "id" and value]
+        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href") and value]
+        if tag == "th":
+            self.scopes.append(values.get("scope"))
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1] += data
+
+
+def view_of(folder: Path, runs: list[FakeRun], **options: object) -> Store:
+    write_store(folder, runs, **options)  # type: ignore[arg-type]
+    return analysis.open_store(folder).sweep("demo")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
+    """A report of four arms with a diverged, a failed and a missing run."""
+    folder = tmp_path_factory.mktemp("demo")
+    view = view_of(folder / "store", demo_runs(), unstarted=1)
+    return view, write_report(view, folder / "report")
+
+
+def test_the_page_is_well_formed_and_its_ids_are_unique(demo: tuple[Store, Path]) -> None:
+    page = Page(demo[1].read_text())
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("h1") == page.tags.count("main") == 1
+    assert page.tags.count("caption") == page.tags.count("table") == 2
+    assert page.tags.count("figcaption") == page.tags.count("figure") == 8  # two of curves, six projections
+    assert set(page.scopes) == {"col", "row"}
+
+
+def test_the_page_needs_no_network_and_no_script(demo: tuple[Store, Path]) -> None:
+    text = demo[1].read_text()
+    page = Page(text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    for link in page.links:
+        assert link.startswith("data:image/png") or (demo[1].parent / link).is_file(), link
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_the_page_says_the_verdicts_and_counts(demo: tuple[Store, Path]) -> None:
+    view, path = demo
+    text, summary = path.read_text(), summarize(view)
+    for arm in summary.arms:
+        assert f"<li>{sentence(arm, summary)}</li>" in text
+    assert "10 done, 1 diverged, 1 failed, 1 missing." in text
+    assert "Does Muon reach a lower validation loss than AdamW?" in text
+    for warning in summary.warnings:
+        assert f"<li>{warning}</li>" in text
+
+
+def test_the_page_lists_every_run_with_the_last_line_of_its_error(demo: tuple[Store, Path]) -> None:
+    cells = Page(demo[1].read_text()).cells
+    for run in demo_runs():
+        assert run.run_id in cells
+    assert "RuntimeError: <disk> full" in cells
+    assert "non-finite loss at step 71" in cells
+    assert cells[cells.index("isotropic-s9000-0badcafe") + 3] == "missing"
+
+
+def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) -> None:
+    view, path = demo
+    numbers, summary = json.loads((path.parent / "report.json").read_text()), summarize(view)
+    assert numbers["counts"] == summary.counts
+    assert [run["run_id"] for run in numbers["runs"]][:3] == [run.run_id for run in demo_runs()][:3]
+    for row, arm in zip(numbers["arms"], summary.arms, strict=True):
+        assert (row["arm"], row["verdict"], row["mean"], row["counts"]) == (arm.arm, arm.verdict, arm.mean, arm.counts)
+        if arm.comparison is not None:
+            assert row["comparison"]["difference"] == arm.comparison.difference
+            assert row["comparison"]["percent"] == arm.comparison.percent
+            assert row["comparison"]["n"] == arm.comparison.n
+    assert [figure["name"] for figure in numbers["figures"]][:3] == [
+        "val_loss",
+        "val_loss_difference",
+        "effective_rank_q",
+    ]
+
+
+def test_every_figure_has_its_description_and_data_beside_it(demo: tuple[Store, Path]) -> None:
+    path = demo[1]
+    text, figures = path.read_text(), json.loads((path.parent / "report.json").read_text())["figures"]
+    for figure in figures:
+        assert f'<p class="description">{figure["description"]}</p>' in text
+        assert f'<desc id="{figure["name"]}-desc">{figure["description"]}</desc>' in text
+        for file in figure["data"]:
+            assert pl.read_csv(path.parent / file).height > 0
+        assert f"Values: {figure['data'][0]}." in figure["description"]
+
+
+def test_the_csv_files_hold_what_the_tables_hold(demo: tuple[Store, Path]) -> None:
+    view, path = demo
+    data = path.parent / "data"
+    seeds = pl.read_csv(data / "val_loss.csv")
+    val = view.val.collect()
+    assert sorted(seeds.select("run_id", "step", "value").rows()) == sorted(
+        val.select("run_id", "step", "val_loss").rows()
+    )
+    cells = pl.read_csv(data / "effective_rank_q_s42.csv")
+    rows = view.layers.filter(pl.col("projection") == "q", pl.col("run_id").str.contains("-s42-")).collect()
+    assert cells.height == rows.height == 4 * 4 * 11
+    arms = pl.read_csv(data / "arms.csv")
+    assert arms.filter(pl.col("arm") == "adamw")["difference"].item() == pytest.approx((0.14 + 0.11 + 0.16) / 3)
+    assert pl.read_csv(data / "runs.csv").height == 13
+
+
+def test_the_same_results_give_the_same_page(demo: tuple[Store, Path], tmp_path: Path) -> None:
+    assert write_report(demo[0], tmp_path).read_bytes() == demo[1].read_bytes()
+
+
+def test_another_layer_metric_is_shown_and_defined(tmp_path: Path) -> None:
+    path = write_report(
+        view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report", metric="effective_rank_share"
+    )
+    assert "<dt>effective_rank_share</dt><dd>effective_rank / min(rows, cols).</dd>" in path.read_text()
+    assert (tmp_path / "report/data/effective_rank_share_up_s42.csv").is_file()
+
+
+def states() -> dict[str, list[FakeRun]]:
+    """Sweeps in every unfinished or broken state."""
+    base = FakeRun("muon", 1, loss_curve(3.0), role="baseline")
+    return {
+        "one seed each": [base, FakeRun("adamw", 1, loss_curve(3.5))],
+        "only running": [FakeRun("muon", 1, {0: 7.0, 20: 6.0}, None, "baseline"), FakeRun("adamw", 1, {0: 7.0}, None)],
+        "only started": [FakeRun("muon", 1, {}, None, "baseline", with_layers=False)],
+        "all failed": [FakeRun("muon", 1, {}, "failed", "baseline", facts={"error": "boom"}, with_layers=False)],
+        "an arm without rows": [base, FakeRun("adamw", 1, {}, "failed", facts={"error": "boom"}, with_layers=False)],
+        "baseline failed": [FakeRun("muon", 1, {}, "failed", "baseline"), FakeRun("adamw", 1, loss_curve(3.5))],
+        "no baseline": [FakeRun("adamw", 1, loss_curve(3.5))],
+        "no layers": [FakeRun("muon", 1, loss_curve(3.0), role="baseline", with_layers=False)],
+        "diverged at once": [base, FakeRun("adamw", 1, {0: float("nan")}, "diverged", facts={"error": "nan"})],
+    }
+
+
+@pytest.mark.parametrize("state", states())
+def test_a_report_is_written_in_any_state_of_a_sweep(tmp_path: Path, state: str) -> None:
+    runs = states()[state]
+    path = write_report(view_of(tmp_path / "store", runs, unstarted=1), tmp_path / "report")
+    page, numbers = Page(path.read_text()), json.loads((tmp_path / "report/report.json").read_text())
+    assert {run.run_id for run in runs} <= set(page.cells)
+    assert sum(numbers["counts"].values()) == len(runs) + 1
+    has_rows, has_layers = any(run.val for run in runs), any(run.val and run.with_layers for run in runs)
+    assert ("No run has been evaluated yet." in path.read_text()) == (not has_rows)
+    assert ("No layer has been measured yet." in path.read_text()) == (not has_layers)
+
+
+def test_a_report_of_a_sweep_without_runs_is_written(tmp_path: Path) -> None:
+    write_sweep(Folder(tmp_path / "store"), "demo", [])
+    path = write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report")
+    assert "no runs." in path.read_text()
+
+
+def test_names_from_the_sweep_file_are_escaped(tmp_path: Path) -> None:
+    view = view_of(tmp_path / "store", known_runs(), question='Is <b>"this"</b> & that?')
+    text = write_report(view, tmp_path / "report").read_text()
+    assert "Is &lt;b&gt;&#34;this&#34;&lt;/b&gt; &amp; that?" in text
+    assert "<b>" not in text
+
+
+def test_a_report_cannot_be_written_into_a_file(tmp_path: Path) -> None:
+    view = view_of(tmp_path / "store", known_runs()[:1])
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write a report to .*taken: .*; choose another folder"):
+        write_report(view, tmp_path / "taken")
+
+
+def test_an_unknown_layer_metric_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    view = view_of(tmp_path / "store", known_runs()[:1])
+    with pytest.raises(ValueError, match="unknown layer metric 'rank'"):
+        write_report(view, tmp_path / "report", metric="rank")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(("text", "expected"), [(None, ""), ("", ""), ("a\n  b\n\n", "b"), ("one", "one")])
+def test_last_line_is_the_last_that_is_not_blank(text: str | None, expected: str) -> None:
+    assert last_line(text) == expected

@@ -1,0 +1,176 @@
+"""The writer: rows become readable in order, each once; the final tables are sorted; the end record closes a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from muon_core import layout
+from muon_core.results import RunWriter, decode, encode, finalize, read_statuses, record_failure, write_sweep
+from muon_core.storage import Folder
+from muon_core.tables import LAYERS, RUNS, TABLES, VAL, Table
+
+START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
+
+
+def visible_rows(folder: Folder, table: Table) -> list[dict[str, Any]]:
+    keys = [key for key, _ in folder.list("")]
+    rows: list[dict[str, Any]] = []
+    for item in layout.visible(keys, keys, table.name):
+        rows += [r for r in decode(folder.get(item.key)).to_pylist() if item.bound is None or r["seq"] < item.bound]
+    return sorted(rows, key=lambda row: row["seq"])
+
+
+def emit_vals(writer: RunWriter, steps: range) -> None:
+    for step in steps:
+        writer.emit("val", step=step, tokens=step * 10, val_loss=float(step))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_rows_are_readable_after_a_flush_and_not_before(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    assert visible_rows(folder, VAL) == []
+    writer.flush()
+    assert [(row["step"], row["seq"], row["val_loss"]) for row in visible_rows(folder, VAL)] == [
+        (0, 0, 0.0),
+        (1, 1, 1.0),
+        (2, 2, 2.0),
+    ]
+
+
+def test_later_flushes_supersede_earlier_ones_without_doubling_rows(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    for first in range(0, 9, 3):
+        emit_vals(writer, range(first, first + 3))
+        writer.flush()
+    assert [row["step"] for row in visible_rows(folder, VAL)] == list(range(9))
+
+
+def test_a_large_segment_is_sealed_and_rows_stay_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muon_core.results.SEAL_BYTES", 1)
+    writer = RunWriter(folder, "r", START)
+    for first in range(0, 9, 3):
+        emit_vals(writer, range(first, first + 3))
+        writer.flush()
+    bounds = [key.split("/")[-1].split(".")[2] for key, _ in folder.list("live/")]
+    assert bounds == [f"{lo:012d}-{lo + 3:012d}" for lo in (0, 3, 6)]
+    assert [row["step"] for row in visible_rows(folder, VAL)] == list(range(9))
+
+
+def test_superseded_objects_go_after_their_grace(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(1))
+    writer.flush()
+    emit_vals(writer, range(1, 2))
+    writer.flush()
+    assert len(folder.list("live/")) == 2
+    monkeypatch.setattr("muon_core.results.GRACE_S", 0.0)
+    writer.flush()
+    assert len(folder.list("live/")) == 1
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1]
+
+
+def test_a_resumed_attempt_replaces_the_rows_after_its_resume_point(folder: Folder) -> None:
+    first = RunWriter(folder, "r", START)
+    emit_vals(first, range(8))
+    first.flush()
+    second = RunWriter(folder, "r", START, parent=first.attempt.id, resume_seq=5)
+    emit_vals(second, range(5, 8))
+    second.flush()
+    emit_vals(first, range(8, 12))  # a zombie goes on writing
+    first.flush()
+    assert [(row["step"], row["attempt"]) for row in visible_rows(folder, VAL)] == [
+        *((step, 1) for step in range(5)),
+        *((step, 2) for step in range(5, 8)),
+    ]
+
+
+def test_end_writes_finals_sorted_for_reading_and_the_outcome(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    for step in (10, 20):
+        for projection in ("v", "q"):
+            for layer in (1, 0):
+                writer.emit("layers", step=step, tokens=0, layer=layer, projection=projection)
+    writer.end(status="done", steps=20)
+    rows = decode(folder.get(layout.final_key("layers", "r", writer.attempt.id))).to_pylist()
+    assert [(row["layer"], row["projection"], row["step"]) for row in rows] == [
+        (layer, projection, step) for layer in (0, 1) for projection in ("q", "v") for step in (10, 20)
+    ]
+    assert read_statuses(folder) == {"r": "done"}
+
+
+def test_finalize_twice_writes_the_same_object_once(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    writer.end(status="done")
+    key = layout.final_key("val", "r", writer.attempt.id)
+    before = (folder.root / key).stat().st_mtime_ns
+    finalize(folder, "r")
+    assert (folder.root / key).stat().st_mtime_ns == before
+
+
+def test_statuses_tell_running_from_ended_and_follow_the_newest_attempt(folder: Folder) -> None:
+    RunWriter(folder, "a", START)
+    first = RunWriter(folder, "b", START)
+    first.end(status="failed", error="boom")
+    assert read_statuses(folder) == {"a": "running", "b": "failed"}
+    RunWriter(folder, "b", START)
+    assert read_statuses(folder)["b"] == "running"
+
+
+def test_record_failure_closes_an_open_attempt_and_keeps_its_rows(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    writer.flush()
+    record_failure(folder, "r", START, "worker died")
+    row = decode(folder.get(layout.final_key("runs", "r", writer.attempt.id))).to_pylist()[0]
+    assert (row["status"], row["error"], row["attempts"]) == ("failed", "worker died", 1)
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2]
+
+
+def test_record_failure_records_a_run_that_never_started_and_leaves_an_ended_one(folder: Folder) -> None:
+    record_failure(folder, "new", START, "no data")
+    writer = RunWriter(folder, "ended", START)
+    writer.end(status="done")
+    record_failure(folder, "ended", START, "too late")
+    assert read_statuses(folder) == {"new": "failed", "ended": "done"}
+
+
+def test_start_record_is_json_with_the_known_columns(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    record = json.loads(folder.get(writer.attempt.key))
+    assert record.items() >= START.items()
+    assert set(record) <= set(RUNS.columns)
+
+
+def test_write_sweep_adds_a_record_only_when_it_differs(folder: Folder) -> None:
+    write_sweep(folder, "s", {"runs": []})
+    write_sweep(folder, "s", {"runs": []})
+    assert len(folder.list("sweeps/s/")) == 1
+    write_sweep(folder, "s", {"runs": [{"run_id": "r"}]})
+    keys = [key for key, _ in folder.list("sweeps/s/")]
+    assert json.loads(folder.get(layout.parse_sweeps(keys)["s"]))["runs"] == [{"run_id": "r"}]
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+def test_encode_keeps_schema_units_and_nulls(table: Table) -> None:
+    decoded = decode(encode([{}], table))
+    assert decoded.schema.equals(table.schema, check_metadata=True)
+    assert all(value is None for value in decoded.to_pylist()[0].values())
+
+
+def test_encode_refuses_a_value_of_another_type() -> None:
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
+        encode([{"layer": "first"}], LAYERS)
+
+
+def test_a_run_name_that_breaks_keys_is_refused(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="letters, digits"):
+        RunWriter(folder, "a=b", START)

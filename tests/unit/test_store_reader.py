@@ -1,0 +1,266 @@
+"""What a reader of a results store sees: typed frames, complete rows, each once, at any moment."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from analysis_fixtures import (
+    FakeRun,
+    demo_runs,
+    known_runs,
+    loss_curve,
+    put_rows,
+    start_record,
+    write_attempt,
+    write_run,
+    write_store,
+    write_sweep,
+)
+
+import analysis
+from muon_core import layout
+from muon_core.results import RunWriter
+from muon_core.storage import Folder, StoreError
+from muon_core.tables import RUNS, TABLES, VAL
+
+RUN = "muon-s1-0badcafe"
+
+
+def val_row(step: int, seq: int, attempt: int = 1) -> dict[str, object]:
+    return {"run_id": RUN, "attempt": attempt, "seq": seq, "step": step, "tokens": step * 10, "val_loss": 4.0 + attempt}
+
+
+def put_val(storage: Folder, attempt: layout.Attempt, seqs: range) -> None:
+    rows = [val_row(step=seq, seq=seq, attempt=attempt.number) for seq in seqs]
+    put_rows(storage, layout.live_key("val", RUN, attempt.id, seqs.start, seqs.stop), VAL, rows)
+
+
+def seen(storage: Folder) -> list[tuple[int, int]]:
+    """(seq, attempt) of the visible val rows."""
+    return sorted(analysis.open_store(storage.url).val.select("seq", "attempt").collect().rows())
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def fake() -> FakeRun:
+    return FakeRun("muon", 1, {})
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_an_empty_store_is_empty_and_typed(storage: Folder, name: str) -> None:
+    write_sweep(storage, "demo", [])
+    frame = analysis.open_store(storage.url).table(name).collect()
+    arrow = pl.from_arrow(TABLES[name].schema.empty_table())
+    assert isinstance(arrow, pl.DataFrame)
+    assert (frame.height, frame.schema) == (0, arrow.schema)
+
+
+@pytest.mark.parametrize("name", ["runs", "train", "val", "layers"])
+def test_a_table_of_a_sweep_adds_block_and_role_to_the_schema(storage: Folder, name: str) -> None:
+    write_sweep(storage, "demo", [])
+    frame = analysis.open_store(storage.url).sweep("demo").table(name)
+    arrow = pl.from_arrow(TABLES[name].schema.empty_table())
+    assert isinstance(arrow, pl.DataFrame)
+    assert frame.collect_schema() == {**arrow.schema, "block": pl.String, "role": pl.String}
+
+
+@pytest.mark.parametrize("folder", ["nothing_here", ""])
+def test_open_store_refuses_a_folder_without_results(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"is no results store: it has neither sweeps/ nor attempts/; give the folder"):
+        analysis.open_store(tmp_path / folder)
+
+
+def test_open_store_refuses_an_unknown_scheme() -> None:
+    with pytest.raises(StoreError, match="unknown scheme 'ftp'"):
+        analysis.open_store("ftp://host/results")
+
+
+def test_an_unknown_table_is_answered_with_the_tables_there_are(storage: Folder) -> None:
+    write_sweep(storage, "demo", [])
+    with pytest.raises(ValueError, match="no table 'loss'; the tables are layers, runs, sweep_runs, train, val"):
+        analysis.open_store(storage.url).table("loss")
+
+
+def test_an_unknown_sweep_is_answered_with_the_sweeps_there_are(storage: Folder) -> None:
+    for name in ("demo", "other"):
+        write_sweep(storage, name, [])
+    with pytest.raises(ValueError, match=r"no sweep 'dmeo' in .*; it holds: demo, other"):
+        analysis.open_store(storage.url).sweep("dmeo")
+
+
+def test_rows_of_a_running_run_are_read_once_from_its_newest_segment(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    for end in (2, 5):  # the second flush holds the rows of the first
+        put_val(storage, attempt, range(end))
+    put_val(storage, attempt, range(5, 6))
+    assert seen(storage) == [(seq, 1) for seq in range(6)]
+    assert analysis.open_store(storage.url).runs.collect()["status"].to_list() == ["running"]
+
+
+def test_a_resumed_attempt_replaces_the_rows_after_its_checkpoint(storage: Folder, fake: FakeRun) -> None:
+    first = write_attempt(storage, fake)
+    put_val(storage, first, range(8))
+    second = write_attempt(storage, fake, n=2, parent=first.id, resume=5)
+    assert seen(storage) == [(seq, 1) for seq in range(5)]
+    put_val(storage, second, range(5, 7))
+    put_val(storage, first, range(8, 9))  # the first attempt is still alive somewhere
+    assert seen(storage) == [(seq, 1) for seq in range(5)] + [(5, 2), (6, 2)]
+
+
+def test_a_final_object_stands_for_everything_up_to_its_attempt(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    put_val(storage, attempt, range(3))
+    put_rows(storage, layout.final_key("val", RUN, attempt.id), VAL, [val_row(seq, seq) for seq in range(3)])
+    assert seen(storage) == [(0, 1), (1, 1), (2, 1)]
+    write_attempt(storage, fake, n=2, parent=attempt.id, resume=2)
+    assert seen(storage) == [(0, 1), (1, 1)]
+
+
+def test_a_0_byte_object_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    key = layout.live_key("val", RUN, attempt.id, 0, 3)
+    storage.put(key, b"")
+    with pytest.raises(ValueError, match=rf"{key} is 0 bytes, a damaged object"):
+        analysis.open_store(storage.url).table("val")
+
+
+def test_a_damaged_end_record_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
+    key = layout.final_key("runs", RUN, write_attempt(storage, fake).id)
+    storage.put(key, b"")
+    with pytest.raises(ValueError, match=rf"{key} is 0 bytes"):
+        analysis.open_store(storage.url).table("runs")
+
+
+def test_a_damaged_start_record_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
+    key = write_attempt(storage, fake).key
+    storage.put(key, b"{")
+    with pytest.raises(ValueError, match=rf"{key} is not JSON"):
+        analysis.open_store(storage.url).table("runs")
+
+
+def test_files_of_other_releases_are_read_in_the_schema_of_this_one(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    whole = pa.Table.from_pylist([val_row(0, 0)], schema=VAL.schema)
+    older, newer = whole.drop_columns(["val_accuracy"]), whole.append_column("val_surprise", pa.array([1.0]))
+    for seq, table in enumerate((older, newer)):
+        sink = pa.BufferOutputStream()
+        pa.parquet.write_table(table, sink)
+        storage.put(layout.live_key("val", RUN, attempt.id, seq, seq + 1), sink.getvalue().to_pybytes())
+    frame = analysis.open_store(storage.url).val.collect()
+    assert frame.columns == list(VAL.columns)
+    assert frame["val_accuracy"].to_list() == [None, None]
+    assert frame["val_loss"].to_list() == [5.0, 5.0]
+
+
+def test_a_run_named_like_a_number_stays_text(storage: Folder) -> None:
+    attempt = layout.Attempt("00001.ab", layout.ROOT, 0, "001")
+    storage.put(attempt.key, json.dumps(start_record(FakeRun("muon", 1, {})) | {"run_id": "001"}).encode())
+    put_rows(storage, layout.live_key("val", "001", attempt.id, 0, 1), VAL, [val_row(0, 0) | {"run_id": "001"}])
+    store = analysis.open_store(storage.url)
+    assert store.val.filter(pl.col("run_id") == "001").collect().height == 1
+    assert store.runs.collect()["run_id"].to_list() == ["001"]
+
+
+def test_runs_takes_the_start_record_of_a_run_that_has_not_ended(storage: Folder, fake: FakeRun) -> None:
+    write_attempt(storage, fake)
+    run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
+    assert (run["status"], run["attempts"], run["ended_at"], run["lr"]) == ("running", 1, None, 1.0)
+    assert run["started_at"].isoformat() == "2026-01-02T03:04:05+00:00"
+
+
+def test_runs_overlays_the_end_record_and_keeps_what_it_leaves_empty(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    end = {"run_id": RUN, "status": "failed", "error": "lost", "attempts": 7, "seed": 1}
+    put_rows(storage, layout.final_key("runs", RUN, attempt.id), RUNS, [end])
+    run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
+    assert (run["status"], run["error"], run["attempts"], run["init_hash"]) == ("failed", "lost", 1, "init1")
+
+
+def test_a_run_that_is_tried_again_is_running(storage: Folder, fake: FakeRun) -> None:
+    first = write_attempt(storage, fake)
+    put_rows(
+        storage, layout.final_key("runs", RUN, first.id), RUNS, [{"run_id": RUN, "status": "failed", "error": "x"}]
+    )
+    write_attempt(storage, fake, n=2)
+    run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
+    assert (run["status"], run["error"], run["attempts"]) == ("running", None, 2)
+
+
+def test_a_sweep_narrows_every_table_to_its_runs(tmp_path: Path) -> None:
+    storage = write_store(tmp_path, known_runs())
+    write_run(storage, FakeRun("isotropic", 7, loss_curve(3.0)))
+    store = analysis.open_store(tmp_path)
+    view = store.sweep("demo")
+    assert store.runs.collect().height == 7
+    for name in ("runs", "train", "val", "layers"):
+        frame = view.table(name).collect()
+        assert set(frame["run_id"]) == {run.run_id for run in known_runs()}, name
+        assert set(frame.select("block", "role").rows()) == {("muon", "candidate"), ("adamw", "baseline")}, name
+    assert view.sweep_runs.collect().height == 6
+
+
+def test_a_run_that_two_blocks_share_has_its_rows_once_in_each(storage: Folder, fake: FakeRun) -> None:
+    put_val(storage, write_attempt(storage, fake), range(2))
+    member = {"run_id": RUN, "role": "candidate", "arm": "muon-1"}
+    write_sweep(storage, "demo", [member | {"block": "a"}, member | {"block": "b"}, member | {"block": "b"}])
+    rows = analysis.open_store(storage.url).sweep("demo").val.select("block", "seq").collect().rows()
+    assert sorted(rows) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+
+
+def test_the_newest_record_of_a_sweep_counts(storage: Folder) -> None:
+    write_sweep(storage, "demo", [], number=2, question="new?")
+    write_sweep(storage, "demo", [], number=1, question="old?")
+    record = analysis.open_store(storage.url).sweep("demo").record
+    assert record is not None
+    assert record.question == "new?"
+
+
+def test_sweep_runs_lists_every_sweep(storage: Folder) -> None:
+    for name in ("one", "two"):
+        write_sweep(storage, name, [{"run_id": RUN, "block": "b", "role": "baseline", "arm": "muon-1"}])
+    rows = analysis.open_store(storage.url).sweep_runs.collect().rows()
+    assert rows == [("one", RUN, "b", "baseline"), ("two", RUN, "b", "baseline")]
+
+
+def test_a_store_sees_what_is_written_after_it_was_opened(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    store = analysis.open_store(storage.url)
+    assert store.val.collect().height == 0
+    put_val(storage, attempt, range(3))
+    assert store.val.collect().height == 3
+
+
+def test_rows_of_the_writer_come_back_equal(storage: Folder) -> None:
+    writer = RunWriter(storage, RUN, {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"})
+    for step in (0, 20):
+        writer.emit("val", step=step, tokens=step * 10, val_loss=5.0 - step / 100, val_accuracy=0.5)
+    writer.flush()
+    store = analysis.open_store(storage.url)
+    assert store.val.select("seq", "step", "val_loss").collect().rows() == [(0, 0, 5.0), (1, 20, 4.8)]
+    writer.end(status="done", final_val_loss=4.8)
+    assert store.val.sort("seq").select("seq", "step", "val_loss").collect().rows() == [(0, 0, 5.0), (1, 20, 4.8)]
+    run = store.runs.collect().row(0, named=True)
+    assert (run["status"], run["final_val_loss"], run["seed"], run["attempts"]) == ("done", 4.8, 1, 1)
+
+
+def test_plain_polars_reads_the_finished_runs(tmp_path: Path) -> None:
+    write_store(tmp_path, demo_runs())
+    frame = pl.read_parquet(f"{tmp_path}/final/table=layers/**/*.parquet", hive_partitioning=True)
+    ours = analysis.open_store(tmp_path).layers.collect()
+    assert frame.drop("table", "run").sort(pl.all()).equals(ours.sort(pl.all()))
+
+
+def test_reading_results_loads_neither_torch_nor_ray_nor_altair() -> None:
+    modules = "analysis, analysis.summary, analysis.terminal"
+    code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'altair'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
