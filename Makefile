@@ -1,5 +1,6 @@
 # make demo: set up and run the demo sweep.   make test: set up and run every test and check.
-.PHONY: demo test check bench clean
+# make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack).
+.PHONY: demo test check bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -10,7 +11,7 @@ demo: .venv/.ready
 	$(BIN)/muon sweep run search_spaces/demo.yaml
 	$(BIN)/muon report demo -o report
 
-test: .venv/.ready
+test: .venv/.ready .venv-s3/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,6 +24,18 @@ check: test
 bench: .venv/.ready
 	set -e; for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
+s3: .venv/.ready .venv-s3/.ready
+	$(BIN)/python tests/servers/s3_servers.py $(SERVER)
+
+s3-servers: .venv-s3/.ready
+
+# Their own environment: the servers need an older botocore than the tool.
+.venv-s3/.ready: tests/servers/requirements.txt
+	$(PYTHON) -m venv .venv-s3
+	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
+		{ echo "make: installing the S3 servers failed; a package registry must be reachable"; exit 1; }
+	touch $@
+
 .venv/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv .venv
@@ -31,4 +44,4 @@ bench: .venv/.ready
 	touch $@
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-s3 build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -40,6 +40,12 @@ def layer_metrics() -> list[str]:
     return [name for name in LAYERS.columns if name not in _NOT_MEASURED] + list(DERIVED)
 
 
+def check_layer_metric(metric: str) -> None:
+    """Raises ValueError naming the layer metrics for one that `layer_cells` cannot show."""
+    if metric not in layer_metrics():
+        raise ValueError(f"unknown layer metric {metric!r}; choose one of {', '.join(layer_metrics())}")
+
+
 def value_per_run(
     series: pl.LazyFrame, metric: str, *, at: At = "final", goal: Literal["min", "max"] = "min"
 ) -> pl.LazyFrame:
@@ -88,8 +94,7 @@ def difference_to_baseline(curves: pl.LazyFrame, baseline: str) -> pl.LazyFrame:
 
 def layer_cells(layers: pl.LazyFrame, run_ids: list[str], metric: str) -> pl.LazyFrame:
     """Cells of layer x step heatmaps: `run_id`, `projection`, `layer`, `step`, `value` of the runs, sorted."""
-    if metric not in layer_metrics():
-        raise ValueError(f"unknown layer metric {metric!r}; choose one of {', '.join(layer_metrics())}")
+    check_layer_metric(metric)
     value = DERIVED.get(metric, pl.col(metric))
     cells = layers.filter(pl.col("run_id").is_in(run_ids)).select("run_id", "projection", "layer", "step", value=value)
     return cells.unique().sort("run_id", "projection", "layer", "step")

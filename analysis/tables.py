@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from muon_core import layout
+from muon_core.snapshot import list_keys, read_attempts, read_ends, read_start, visible_objects
 from muon_core.storage import Storage, open_storage
 from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
@@ -102,59 +101,43 @@ class Store:
 
     def sweep(self, name: str) -> Store:
         """This store narrowed to one sweep. Raises ValueError naming the sweeps there are."""
-        keys = layout.parse_sweeps(self._keys("sweeps/"))
+        keys = self._sweeps()
         if name not in keys:
             raise ValueError(f"no sweep {name!r} in {self.storage.url}; it holds: {', '.join(keys) or 'no sweep yet'}")
         return Store(self.storage, _sweep_record(self.storage, name, keys[name]))
 
     def sweep_names(self) -> list[str]:
         """Sweeps recorded in the store, sorted."""
-        return list(layout.parse_sweeps(self._keys("sweeps/")))
+        return list(self._sweeps())
 
     def _records(self) -> list[SweepRecord]:
-        keys = layout.parse_sweeps(self._keys("sweeps/"))
+        keys = self._sweeps()
         return [_sweep_record(self.storage, name, key) for name, key in keys.items()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
-        # Attempts first, live before final: a listing then misses at most the newest rows, never some in the middle.
-        attempts = self._keys("attempts/")
-        sizes = dict(self.storage.list(f"live/table={table.name}/")) | dict(
-            self.storage.list(f"final/table={table.name}/")
-        )
-        objects = self._mine(layout.visible(attempts, sizes, table.name))
-        _refuse_empty(self.storage, ((item.key, sizes[item.key]) for item in objects))
-        whole = _scan(self.storage, [item.key for item in objects if item.bound is None], table)
-        cut = [
-            _scan(self.storage, [i.key], table).filter(pl.col("seq") < i.bound) for i in objects if i.bound is not None
-        ]
-        return pl.concat([whole, *cut])
+        objects, sizes = visible_objects(self.storage, table.name)
+        wanted = self._wanted()
+        return _rows(self.storage, [item for item in objects if wanted is None or item.run in wanted], sizes, table)
 
     def _runs(self) -> pl.LazyFrame:
         """Start record of each run's newest attempt, overlaid by its end record where it has ended."""
-        attempts = layout.parse_attempts(self._keys("attempts/"))
-        wanted = self._wanted()
-        heads = {run: max(tries.values()) for run, tries in attempts.items() if wanted is None or run in wanted}
-        rows = [_start_row(self.storage, head) | {"attempts": len(attempts[run])} for run, head in heads.items()]
-        started = _from_arrow(pa.Table.from_pylist(rows, schema=RUNS.schema))
-        sizes = dict(self.storage.list(f"final/table={RUNS.name}/"))
-        ends = [key for run, head in heads.items() if (key := layout.final_key(RUNS.name, run, head.id)) in sizes]
-        _refuse_empty(self.storage, ((key, sizes[key]) for key in ends))
+        attempts, wanted = read_attempts(self.storage), self._wanted()
+        heads = [max(tries.values()) for run, tries in attempts.items() if wanted is None or run in wanted]
+        running = [{"status": "running", "attempts": len(attempts[head.run])} for head in heads]
+        rows = [read_start(self.storage, head) | state for head, state in zip(heads, running, strict=True)]
+        started = _from_arrow(pa.Table.from_pylist(rows, schema=RUNS.schema)).lazy()
         # What only the reader knows, the number of tries, stays; a column the end record leaves empty keeps its start.
-        ended = _scan(self.storage, ends, RUNS).drop("attempts")
+        ended = _from_arrow(read_ends(self.storage, heads)).lazy().drop("attempts")
         own = [name for name in RUNS.columns if name not in ("run_id", "attempts")]
         overlaid = [pl.coalesce(f"{name}_end", name).alias(name) for name in own]
-        joined = started.lazy().join(ended, on="run_id", how="left", suffix="_end", maintain_order="left")
+        joined = started.join(ended, on="run_id", how="left", suffix="_end", maintain_order="left")
         return joined.with_columns(overlaid).select(list(RUNS.columns))
-
-    def _mine(self, objects: list[layout.Visible]) -> list[layout.Visible]:
-        wanted = self._wanted()
-        return [item for item in objects if wanted is None or item.run in wanted]
 
     def _wanted(self) -> set[str] | None:
         return None if self.record is None else {run.run_id for run in self.record.runs}
 
-    def _keys(self, prefix: str) -> list[str]:
-        return [key for key, _ in self.storage.list(prefix)]
+    def _sweeps(self) -> dict[str, str]:
+        return layout.parse_sweeps(list_keys(self.storage, "sweeps/"))
 
 
 _MEMBERS = {"run_id": pl.String(), **MEMBERSHIP}
@@ -170,6 +153,27 @@ def _from_arrow(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
+def _rows(storage: Storage, objects: list[layout.Visible], sizes: dict[str, int], table: Table) -> pl.LazyFrame:
+    """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts."""
+    for item in objects:
+        if sizes.get(item.key) == 0:  # Polars would read it as no rows
+            raise ValueError(f"{storage.uri(item.key)} is 0 bytes, a damaged object; delete it and run its sweep again")
+    whole = [item for item in objects if item.start == 0 and item.bound is None]
+    packs: dict[str, list[str]] = {}
+    for item in whole:
+        if item.key.startswith("packs/"):
+            packs.setdefault(item.key, []).append(item.run)
+    of_run, seq = pl.col("run_id"), pl.col("seq")
+    frames = [_scan(storage, [item.key for item in whole if item.key not in packs], table)]
+    frames += [_scan(storage, [key], table).filter(of_run.is_in(runs)) for key, runs in packs.items()]
+    frames += [
+        _scan(storage, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
+        for item in objects
+        if item.start > 0 or item.bound is not None
+    ]
+    return pl.concat(frames)
+
+
 def _scan(storage: Storage, keys: list[str], table: Table) -> pl.LazyFrame:
     """Rows of the objects `keys`. The schema is given, not inferred: other releases have fewer or more columns."""
     schema = _polars_schema(table)
@@ -182,34 +186,15 @@ def _scan(storage: Storage, keys: list[str], table: Table) -> pl.LazyFrame:
         glob=False,
         missing_columns="insert",
         extra_columns="ignore",
+        **storage.polars_options(),
     )
 
 
-def _refuse_empty(storage: Storage, sizes: Iterable[tuple[str, int]]) -> None:
-    for key, size in sizes:
-        if size == 0:  # Polars would read it as no rows
-            raise ValueError(f"{storage.uri(key)} is 0 bytes, a damaged object; delete it and run its sweep again")
-
-
-def _read_json(storage: Storage, key: str) -> dict[str, Any]:
-    try:
-        value = json.loads(storage.get(key))
-    except ValueError as error:
-        raise ValueError(f"{storage.uri(key)} is not JSON ({error}); delete it and run its sweep again") from error
-    assert isinstance(value, dict)
-    return value
-
-
-def _start_row(storage: Storage, head: layout.Attempt) -> dict[str, Any]:
-    """A `runs` row of a run that has not ended."""
-    record = _read_json(storage, head.key)
-    started_at = record.get("started_at")
-    started = datetime.fromisoformat(started_at) if started_at else None
-    return record | {"run_id": head.run, "status": "running", "started_at": started}
-
-
 def _sweep_record(storage: Storage, name: str, key: str) -> SweepRecord:
-    record = _read_json(storage, key)
+    try:
+        record = json.loads(storage.get(key))
+    except ValueError as error:
+        raise ValueError(f"{storage.uri(key)} is not JSON ({error}); delete it and run the sweep again") from error
     metrics = {"primary": "val_loss", "goal": "min", "at": "final"} | (record.get("metrics") or {})
     runs = dict.fromkeys(SweepRun(run["run_id"], run["block"], run["role"], run["arm"]) for run in record["runs"])
     return SweepRecord(name, record.get("question") or "", record.get("spec") or {}, metrics, tuple(runs))

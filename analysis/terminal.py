@@ -9,6 +9,7 @@ from analysis.verdicts import arm_cells, counts_text, sentence
 
 WIDTH = 120
 _GAP = "  "
+_WORDS = ("arm", "role", "verdict")
 _LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  # the sentences below the table say them
 
 
@@ -22,39 +23,40 @@ def render_summary(summary: Summary, width: int = WIDTH) -> str:
         f"{counts_text(summary.counts)}.",
     ]
     cells = [arm_cells(arm, summary) for arm in summary.arms]
-    columns = [name for name in cells[0] if name not in _LEFT_TO_THE_REPORT] if cells else []
-    rows = [columns, *([row[name] for name in columns] for row in cells)]
     sentences = [sentence(arm, summary) for arm in summary.arms]
     warnings = [f"warning: {text}" for text in summary.warnings]
-    parts = [_wrap(head, width), _table(rows, width), _wrap(sentences, width), _wrap(warnings, width)]
+    parts = [_wrap(head, width), _table(cells, width), _wrap(sentences, width), _wrap(warnings, width)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def _table(rows: list[list[str]], width: int) -> list[str]:
-    if not rows[0]:
+def _table(cells: list[dict[str, str]], width: int) -> list[str]:
+    if not cells:
         return ["the sweep lists no runs"]
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    spare = width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1)
-    widths[0] = max(8, min(widths[0], spare))
-    lines = [_line([_shorten(row[0], widths[0]), *row[1:]], widths) for row in rows]
+    columns = [name for name in cells[0] if name not in _LEFT_TO_THE_REPORT]
+    widths = {name: max(len(name), *(len(row[name]) for row in cells)) for name in columns}
+    if _room(widths, width) < min(20, widths["arm"]):
+        del widths["role"]
+    widths["arm"] = max(8, min(widths["arm"], _room(widths, width)))
+    names = {name: name for name in widths}
+    lines = [line for row in [names, *cells] for line in _lines(row, widths)]
     return [lines[0], "─" * max(map(len, lines)), *lines[1:]]
 
 
-def _line(row: list[str], widths: list[int]) -> str:
-    texts = (0, 1, len(row) - 1)  # words to the left, numbers to the right
-    cells = [
-        f"{cell:<{w}}" if i in texts else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-    ]
-    return _GAP.join(cells).rstrip()
+def _room(widths: dict[str, int], width: int) -> int:
+    """Columns of text left for the arm's name."""
+    return width - sum(w for name, w in widths.items() if name != "arm") - len(_GAP) * (len(widths) - 1)
 
 
-def _shorten(text: str, width: int) -> str:
-    """Keeps both ends: the optimizer in front and the parameter that differs behind."""
-    if len(text) <= width:
-        return text
-    head = (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+def _lines(row: dict[str, str], widths: dict[str, int]) -> list[str]:
+    """Words to the left, numbers to the right; a name too long for its column has a line of its own."""
+    if len(row["arm"]) > widths["arm"]:
+        return [row["arm"], *_lines(row | {"arm": ""}, widths)]
+    cells = [f"{row[name]:<{w}}" if name in _WORDS else f"{row[name]:>{w}}" for name, w in widths.items()]
+    return [_GAP.join(cells).rstrip()]
 
 
 def _wrap(paragraphs: list[str], width: int) -> list[str]:
-    return [line for text in paragraphs for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    """Lines of at most `width`; a number keeps its % sign and p its number."""
+    tied = [text.replace(" %", "\xa0%").replace("p = ", "p\xa0=\xa0") for text in paragraphs]
+    lines = [line for text in tied for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    return [line.replace("\xa0", " ") for line in lines]

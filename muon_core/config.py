@@ -8,6 +8,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from muon_core.optim.profiles import (
+    Adjust, Conventions, Decay, Dtype, MomentumKind, Normalization, Orthogonalizer, Products, Profile, ScaleOn, fill,
+)  # fmt: skip
+
 SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
 
 
@@ -71,6 +75,11 @@ class _Vectors(Config):
     """Learning rate of embeddings, norms and other one-dimensional parameters."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     adam_eps: float = Field(1e-10, gt=0)
+    clipping: Literal["none", "adamw_only", "all"] = "none"
+    """Whose gradients are scaled down to `max_grad_norm`: `adamw_only` those AdamW steps, by their own norm; `all`
+    every gradient by the norm of all, under Muon with a warning: it reweights the steps in its momentum."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """L2 norm of the gradients, together, above which `clipping` acts."""
 
 
 class AdamWConfig(_Vectors):
@@ -83,24 +92,63 @@ class AdamWConfig(_Vectors):
 
 
 class MuonConfig(_Vectors):
-    """Muon as in `torch.optim.Muon`: EMA momentum, Nesterov, quintic Newton-Schulz in bfloat16."""
+    """Muon with the conventions of a named profile, each of which can be set apart."""
 
     name: Literal["muon"] = "muon"
+    profile: Profile = "torch"
+    """Whose conventions fill in the knobs from `momentum_kind` to `ns_dtype` that are not given; see
+    `muon_core.optim.profiles`."""
     lr: float = Field(0.03, gt=0)
     """Learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)
-    nesterov: bool = True
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled: weights shrink by `lr * weight_decay` a step."""
-    adjust: Literal["original", "match_rms_adamw"] = "original"
-    """Scale on lr: `original` sqrt(max(1, rows/cols)), or `match_rms_adamw` 0.2 sqrt(max(rows, cols))."""
-    ns_dtype: Literal["bf16", "fp32"] = "bf16"
-    """Arithmetic of Newton-Schulz. `bf16` has the bits of `torch.optim.Muon`; on a CPU without bf16 products, `fp32` is
+    """Weights shrink by `lr * weight_decay` a step (see `decay`)."""
+    momentum_kind: MomentumKind = "ema"
+    """`ema` B = mu B + (1 - mu) g, or `sum` B = mu B + g."""
+    nesterov: bool = True
+    """Orthogonalize the momentum one step ahead: mu B + (1 - mu) g, or g + mu B under `sum`."""
+    normalization: Normalization = "clamped"
+    """What the Frobenius norm becomes before it divides: `clamped` max(norm, 1e-7), `added` norm + 1e-7, `margin_1`
+    1.01 norm + 1e-7, `margin_2` 1.02 norm + 1e-6."""
+    orthogonalizer: Orthogonalizer = "quintic"
+    """`quintic` five steps of one polynomial, `polar_express` five of different ones, `simple12` twelve that converge,
+    `svd` the polar factor."""
+    products: Products = "fused"
+    """Order of rounding within an iteration: `fused` multiply-adds, or `plain` products and sums."""
+    adjust: Adjust = "original"
+    """Scale: `original` sqrt(max(1, rows/cols)), `match_rms_adamw` 0.2 sqrt(max(rows, cols)), or `none`."""
+    scale_on: ScaleOn = "lr"
+    """Whether the scale multiplies the learning rate, or the update in its own dtype."""
+    decay: Decay = "decoupled"
+    """`none` allows no `weight_decay`."""
+    ns_dtype: Dtype = "bf16"
+    """Arithmetic of the orthogonalizer but for `svd`, which is always fp32. On a CPU without bf16 products, `fp32` is
     ten times faster."""
+    attention_blocks: Literal["whole", "merge_qkvo", "per_head"] = "whole"
+    """What is orthogonalized as one: each attention matrix, the four of a layer together, or each head's part."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_profile(cls, fields: Any) -> Any:
+        return fill(fields) if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _decay_is_allowed(self) -> Self:
+        if self.decay == "none" and self.weight_decay:
+            raise ValueError(f"weight_decay {self.weight_decay} under decay none; set decay to decoupled, or remove it")
+        return self
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with `changes`; a new profile or mode brings all its conventions that are not changed along."""
+        fields = dict(self)
+        if not changes.keys().isdisjoint(("profile", "mode")):
+            derived = {"profile", "noise_norm", "rank_threshold", *Conventions.__slots__}
+            fields = {name: value for name, value in fields.items() if name not in derived}
+        return type(self).model_validate(fields | changes)
 
 
-class _NoisyMuon(MuonConfig):
-    """Muon whose orthogonalizer sees momentum plus scaled noise; the stored momentum stays clean."""
+class _PerturbedMuon(MuonConfig):
+    """Muon whose orthogonalizer sees a perturbed momentum; the stored one stays clean."""
 
     alpha: float = Field(0.05, ge=0)
     """Noise norm as a share of the momentum's norm (see `noise_norm`)."""
@@ -108,10 +156,35 @@ class _NoisyMuon(MuonConfig):
     """`exponential` alpha * 0.993^step, `linear` down over 1,000 steps; both stop at alpha / 10."""
     rank_threshold: float = Field(1.0, gt=0, le=1)
     """Noise is added while effective rank / min(rows, cols) of the momentum (after Nesterov) is below it; 1.0: always."""
-    noise_norm: Literal["fro", "spectral"] = "fro"
-    """Which norm of the noise equals alpha times the same norm of the momentum."""
+    gate_metric: Literal["erank", "nuclear"] = "erank"
+    """Effective rank for the threshold: `erank` exp(entropy of the singular values), or `nuclear`
+    (||M||_* / ||M||_F)^2, which needs no singular values."""
+    noise_norm: Literal["fro", "spectral", "as_seed"] = "fro"
+    """Which norm of the noise equals alpha times the same norm of the momentum; `as_seed`: the draw, times alpha times
+    the gradient's Frobenius norm."""
     start_step: int = Field(0, ge=0)
     """First optimizer step with noise."""
+
+
+class _NoisyMuon(_PerturbedMuon):
+    """Muon with random noise, well-posed or as first written."""
+
+    mode: Literal["well_posed", "as_seed"] = "well_posed"
+    """`as_seed`: noise and three cubic steps (none under isotropic) are written into a sum momentum, whose polar factor
+    is the update. Defaults then are profile `as_seed`, noise_norm `as_seed` and rank_threshold 0.5."""
+    wide: Literal["transpose", "raise"] = "transpose"
+    """As_seed orthonoise, matrices wider than tall, whose QR has the wrong shape: take the transpose's, or end the run."""
+    on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
+    """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
+    rng: Literal["counter"] = "counter"
+    """Draws are a function of noise seed, parameter name and step."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_as_seed(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("mode") == "as_seed":
+            return {"noise_norm": "as_seed", "rank_threshold": 0.5} | fields
+        return fields
 
 
 class OrthoNoiseConfig(_NoisyMuon):
@@ -126,14 +199,36 @@ class IsotropicConfig(_NoisyMuon):
     name: Literal["isotropic"] = "isotropic"  # type: ignore[assignment]
 
 
+class DampedConfig(_PerturbedMuon):
+    """Control without chance: the mean over the noise of the update, U diag(s / sqrt(s^2 + eps^2)) V'."""
+
+    name: Literal["damped"] = "damped"  # type: ignore[assignment]
+
+
+class NolahConfig(MuonConfig):
+    """Muon of a gated gradient; large gradient entries shrink the momentum, and a sigmoid weighs its entries."""
+
+    name: Literal["nolah"] = "nolah"  # type: ignore[assignment]
+    gate: Literal["tanh", "sigmoid", "relu"] = "tanh"
+    """What the gradient g becomes: tanh(g)|g|, sigmoid(g) g, or max(g, 0)."""
+    mode: Literal["well_posed", "as_seed"] = "well_posed"
+    """`well_posed` gates and weighs entries in units of their matrix's root mean square and stores a clean momentum;
+    `as_seed` takes them as they are, stores the shrunken momentum, and uses profile `as_seed`."""
+    on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
+    """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
+
+
 OptimizerConfig = Annotated[
-    AdamWConfig | MuonConfig | OrthoNoiseConfig | IsotropicConfig, Field(discriminator="name")
+    AdamWConfig | MuonConfig | OrthoNoiseConfig | IsotropicConfig | DampedConfig | NolahConfig,
+    Field(discriminator="name"),
 ]
 OPTIMIZERS: dict[str, type[_Vectors]] = {
     "adamw": AdamWConfig,
     "muon": MuonConfig,
     "orthonoise": OrthoNoiseConfig,
     "isotropic": IsotropicConfig,
+    "damped": DampedConfig,
+    "nolah": NolahConfig,
 }
 
 
@@ -246,7 +341,10 @@ class RunConfig(Config):
         return "-".join(parts).replace("+", "")  # 1e+30: a run id is part of object names
 
 
-_LABELLED = {"alpha": "a", "rank_threshold": "rt", "anneal": "", "noise_norm": "", "lr": "lr", "embedding_lr": "elr"}
+_LABELLED = {
+    "profile": "", "mode": "", "gate": "", "alpha": "a", "rank_threshold": "rt", "anneal": "", "noise_norm": "",
+    "lr": "lr", "embedding_lr": "elr",
+}  # fmt: skip
 
 
 def _short_hash(value: dict[str, Any]) -> str:

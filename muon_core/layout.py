@@ -180,7 +180,8 @@ def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[Visible]]:
 def lineage(attempts: dict[str, Attempt], head: str | None = None) -> list[tuple[Attempt, int | None]]:
     """`head` (default: the newest attempt) and its ancestors, newest first, each with the first seq no longer its own.
 
-    That seq is None for the head. Empty if `head` is gone. Raises BrokenLineage if an ancestor's start record is missing.
+    That seq is None for the head. Empty if `head` is gone.
+    Raises BrokenLineage if an ancestor's start record is missing.
     """
     chain: list[tuple[Attempt, int | None]] = []
     id_, bound = head or max(attempts, default=ROOT), None
@@ -206,13 +207,18 @@ def visible(
     """The objects of `table` that make up each run's rows, each row once; `data_keys` lists live/ and final/ keys."""
     keys = list(data_keys)
     live, finals = parse_live(keys, table), parse_finals(keys, table)
-    for pack in packs:
+    for pack in sorted(packs, key=rank):  # of finals that hold the same, the last is taken
         for run, attempt, hi, _ in pack.members:
             finals[run].append(Visible(pack.key, run, attempt, None, final=True, hi=hi))
     chosen: list[Visible] = []
     for run, attempts in parse_attempts(attempt_keys).items():
         chosen += _visible_of_run(attempts, live.get(run, {}), finals.get(run, []))
     return chosen
+
+
+def rank(pack: Pack) -> tuple[int, str]:
+    """Readers take what two packs hold from the one of higher rank, so the other can go."""
+    return len(pack.members), pack.key
 
 
 def covers(final: Visible, attempts: dict[str, Attempt]) -> dict[str, int]:
@@ -231,16 +237,12 @@ def _visible_of_run(
     chosen: list[Visible] = []
     for attempt, bound in lineage(attempts):
         end = END if bound is None else bound
-        # The one that replaces most; then packs ("p" > "f"), then any, but every reader the same.
-        best = max(
-            ((min(cover[attempt.id], end), final.key, final) for final, cover in held if attempt.id in cover),
-            default=None,
-            key=lambda item: item[:2],
-        )
-        covered = best[0] if best else 0
+        covered, final = 0, None
+        for candidate, cover in held:
+            if min(cover.get(attempt.id, 0), end) >= max(covered, 1):
+                covered, final = min(cover[attempt.id], end), candidate
         chosen += _segments(live.get(attempt.id, []), max(covered, attempt.resume_seq), end)
-        if best and covered > attempt.resume_seq:  # holds the ancestors' rows too
-            final = best[2]
+        if final and covered > attempt.resume_seq:  # holds the ancestors' rows too
             chosen.append(replace(final, bound=covered if covered < final.hi else None))
             break
     return chosen

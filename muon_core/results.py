@@ -2,83 +2,93 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
-from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from muon_core import layout
-from muon_core.storage import Storage
-from muon_core.tables import RUNS, SERIES, Table
+from muon_core.compaction import finalize
+from muon_core.parquet import Row, encode
+from muon_core.snapshot import list_keys, list_series_keys, read_attempts, read_start, read_statuses
+from muon_core.storage import Storage, StoreError, patiently
+from muon_core.tables import RUNS, SERIES
+
+__all__ = ["ResumePoint", "Row", "RunWriter", "Superseded", "read_statuses", "record_failure", "write_sweep"]
 
 SEAL_BYTES = 4 << 20  # above it a segment is closed, so rewriting the open segment stays cheap
 GRACE_S = 600.0  # readers may still open an object they listed this long ago
-SERIES_ROW_GROUP = 5_280  # rows: one layer and projection of a long run reads 4x faster than from one group
-
-Row = dict[str, Any]
-
-
-def encode(rows: list[Row] | pa.Table, table: Table, *, final: bool = False) -> bytes:
-    """Parquet bytes in `table`'s schema: zstd, byte-stream-split floats, dictionaries for text only."""
-    data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=table.schema)
-    floats = [name for name, (dtype, _) in table.columns.items() if pa.types.is_floating(dtype)]
-    texts = [name for name, (dtype, _) in table.columns.items() if pa.types.is_string(dtype)]
-    sink = io.BytesIO()  # whole in memory first: a stream cut by an exception would publish a truncated table
-    pq.write_table(
-        data,
-        sink,
-        compression="zstd",
-        compression_level=3 if final else 1,
-        use_dictionary=texts,
-        use_byte_stream_split=floats,
-        row_group_size=SERIES_ROW_GROUP,
-    )
-    return sink.getvalue()
+FENCE_EVERY_S = 60.0  # how long an attempt may go on before it sees that another has taken its run over
+PATIENCE_S = 300.0  # how long rows wait in memory for a store that does not answer
+MAX_PENDING_ROWS = 100_000  # about 100 MB: beyond it emitting waits for the store
 
 
-def decode(data: bytes) -> pa.Table:
-    """Inverse of `encode`."""
-    return pq.ParquetFile(io.BytesIO(data)).read()  # pq.read_table can abort the interpreter at exit
+class Superseded(RuntimeError):
+    """A newer attempt has taken the run over: nothing this one writes will be seen, it should stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where the rows stand that belong to a state: a checkpoint stores it, and the next attempt starts from it."""
+
+    attempt: str
+    seq: int
 
 
 @dataclass(slots=True)
 class _Segment:
-    """Rows of one table since `lo`; each flush writes all of them again under a new name, until it is sealed."""
+    """Rows of one table since `lo`; each commit writes all of them again under a new name, until it is sealed."""
 
     lo: int
-    rows: list[Row] = field(default_factory=list)
-    dirty: bool = False
+    pending: list[Row] = field(default_factory=list)  # emitted, not yet taken by a commit
+    parts: list[pa.Table] = field(default_factory=list)  # taken; the committing thread's own from here on
     written: str | None = None
+    hi: int = 0  # of `written`
+    dirty: bool = False  # parts hold more than `written`
+    sealed: bool = False
 
 
 class RunWriter:
-    """Rows of one attempt at a run. Used by rank 0 only.
+    """Rows of one attempt at a run. Used by rank 0 only, from one thread; commits happen in a thread of its own.
 
     Args:
         start: what is known of the run at its start, columns of the `runs` table; kept in the start record.
-        parent, resume_seq: the attempt and emission counter of the state this attempt continues from, as its
-            checkpoint says; the default starts the run from nothing.
+        parent, resume_seq: the `ResumePoint` of the state this attempt continues from, as its checkpoint says; the
+            default starts the run from nothing.
+        patience_s: for how long a store that does not answer is asked again before StoreError ends the attempt.
+    Raises: StoreError if the store cannot be written, or does not hold the rows before the resume point.
     """
 
     def __init__(
-        self, storage: Storage, run_id: str, start: Row, *, parent: str = layout.ROOT, resume_seq: int = 0
+        self,
+        storage: Storage,
+        run_id: str,
+        start: Row,
+        *,
+        parent: str = layout.ROOT,
+        resume_seq: int = 0,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         layout.check_name(run_id)
-        earlier = layout.parse_attempts(key for key, _ in storage.list(f"attempts/{run_id}/")).get(run_id, {})
-        self._storage = storage
+        self._storage, self._patience_s = storage, patience_s
+        earlier = patiently(lambda: read_attempts(storage, run_id), patience_s).get(run_id, {})
+        if parent != layout.ROOT:
+            patiently(lambda: _check_resume(storage, run_id, earlier, ResumePoint(parent, resume_seq)), patience_s)
         self.attempt = layout.Attempt(layout.next_id([*earlier, parent]), parent, resume_seq, run_id)
         self.seq = resume_seq
         self._segments: dict[str, _Segment] = {}
-        self._superseded: list[tuple[float, str]] = []
+        self._replaced: list[tuple[float, str]] = []
+        self._fenced_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        self._commit: Future[None] | None = None
         self._start = start | {"run_id": run_id, "started_at": datetime.now(UTC).isoformat()}
         # Nothing else is written before this record: from here on readers see this attempt's lineage.
-        storage.put(self.attempt.key, json.dumps(self._start, sort_keys=True).encode())
+        record = json.dumps(self._start, sort_keys=True).encode()
+        patiently(lambda: storage.put(self.attempt.key, record), patience_s)
 
     def emit(self, table: str, *, step: int, tokens: int, **values: Any) -> None:
         """Add one row; it becomes readable with the next flush."""
@@ -90,107 +100,140 @@ class RunWriter:
             "step": step,
             "tokens": tokens,
         }
-        segment.rows.append(common | values)
-        segment.dirty = True
+        segment.pending.append(common | values)
         self.seq += 1
+        if sum(len(segment.pending) for segment in self._segments.values()) >= MAX_PENDING_ROWS:
+            self.flush()
 
-    def flush(self) -> None:
-        """Make every emitted row readable."""
-        for table, segment in self._segments.items():
-            if segment.dirty:
-                self._write(table, segment)
-        expired = [key for at, key in self._superseded if time.monotonic() - at > GRACE_S]
-        self._storage.delete(expired)
-        self._superseded = [(at, key) for at, key in self._superseded if key not in expired]
+    def flush(self, *, wait: bool = True) -> None:
+        """Make every emitted row readable; with `wait` False begin to, off the caller's path.
 
-    def _write(self, table: str, segment: _Segment) -> None:
-        data = encode(segment.rows, SERIES[table])
-        key = layout.live_key(table, self.attempt.run, self.attempt.id, segment.lo, self.seq)
-        self._storage.put(key, data)
-        if segment.written:
-            self._superseded.append((time.monotonic(), segment.written))
-        segment.dirty, segment.written = False, key
-        if len(data) > SEAL_BYTES:
-            self._segments[table] = _Segment(self.seq)
+        Raises StoreError if the store stayed away too long, now or in a commit begun earlier; the rows stay in memory
+        and the next flush tries again. Raises Superseded if another attempt has taken the run over.
+        """
+        if self._commit and (wait or self._commit.done()):
+            self._settle()
+        if self._commit is None and any(item.pending or item.dirty for item in self._segments.values()):
+            self._commit = self._thread.submit(self._commit_rows, self._take(), self.seq)
+        if wait and self._commit:
+            self._settle()
+
+    def barrier(self) -> ResumePoint:
+        """Wait until the store has every row, and return what a checkpoint of this moment must hold.
+
+        Raises as `flush` does; a checkpoint must not be published then.
+        """
+        self.flush()
+        self._fence()
+        return ResumePoint(self.attempt.id, self.seq)
+
+    def superseded(self) -> bool:
+        """Whether a newer attempt has taken the run over."""
+        tries = patiently(lambda: read_attempts(self._storage, self.attempt.run), self._patience_s)
+        return max(tries.get(self.attempt.run, ""), default="") > self.attempt.id
 
     def end(self, **end: Any) -> None:
         """Flush, write the run's final tables, then its end record: `end` holds `status` and the outcome's columns."""
-        self.flush()
-        if end["status"] in ("done", "diverged"):
-            finalize(self._storage, self.attempt.run)
-        started_at = datetime.fromisoformat(self._start["started_at"])
-        row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
-        write_end_record(self._storage, self.attempt, row)
+        try:
+            self.barrier()
+            run = self.attempt.run
+            if end["status"] in ("done", "diverged"):
+                patiently(lambda: finalize(self._storage, run, complete=True), self._patience_s)
+            started_at = datetime.fromisoformat(self._start["started_at"])
+            row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
+            patiently(lambda: write_end_record(self._storage, self.attempt, row), self._patience_s)
+        finally:
+            self._thread.shutdown()
+
+    def _settle(self) -> None:
+        """Wait for the commit under way and raise what it raised."""
+        commit, self._commit = self._commit, None
+        if commit:
+            commit.result()
+
+    def _take(self) -> list[tuple[str, _Segment, list[Row]]]:
+        """Hand the rows emitted so far to a commit; no commit is under way."""
+        taken = []
+        for table, segment in self._segments.items():
+            if segment.sealed and segment.pending:
+                segment = self._segments[table] = _Segment(segment.hi, segment.pending)
+            taken.append((table, segment, segment.pending))
+            segment.pending = []
+        return taken
+
+    def _commit_rows(self, taken: list[tuple[str, _Segment, list[Row]]], hi: int) -> None:
+        """Write every segment with new rows; runs in the writer's thread."""
+        for table, segment, rows in taken:
+            if rows:
+                segment.parts.append(pa.Table.from_pylist(rows, schema=SERIES[table].schema))
+                segment.dirty = True
+        if time.monotonic() - self._fenced_at > FENCE_EVERY_S:
+            self._fence()
+        for table, segment, _ in taken:
+            if segment.dirty:
+                self._write(table, segment, hi)
+        expired = [key for at, key in self._replaced if time.monotonic() - at > GRACE_S]
+        patiently(lambda: self._storage.delete(expired), self._patience_s)
+        self._replaced = [(at, key) for at, key in self._replaced if key not in expired]
+
+    def _write(self, table: str, segment: _Segment, hi: int) -> None:
+        segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]
+        data = encode(segment.parts[0], SERIES[table])
+        key = layout.live_key(table, self.attempt.run, self.attempt.id, segment.lo, hi)
+        patiently(lambda: self._storage.put(key, data), self._patience_s)
+        if segment.written:
+            self._replaced.append((time.monotonic(), segment.written))
+        segment.dirty, segment.written, segment.hi = False, key, hi
+        segment.sealed = len(data) > SEAL_BYTES
+        if segment.sealed:
+            segment.parts = []
+
+    def _fence(self) -> None:
+        if self.superseded():
+            run, id_ = self.attempt.run, self.attempt.id
+            raise Superseded(f"run {run}: a newer attempt than {id_} has taken over, so this one stops")
+        self._fenced_at = time.monotonic()
+
+
+def _check_resume(storage: Storage, run: str, attempts: dict[str, layout.Attempt], point: ResumePoint) -> None:
+    """Refuse a checkpoint whose rows the store does not hold: going on would leave a hole in the run's tables."""
+    where = f"run {run}: its checkpoint continues attempt {point.attempt} at row {point.seq}"
+    remedy = "point it to the store that checkpoint was written with, or remove the checkpoint to begin again"
+    if point.attempt not in attempts:
+        raise StoreError(f"{where}, which {storage.url} does not know; {remedy}")
+    child = layout.Attempt(layout.next_id(attempts), point.attempt, point.seq, run)
+    keys = [record.key for record in [*attempts.values(), child]]
+    data = list_series_keys(storage, run)
+    held = max((item.end for table in SERIES for item in layout.visible(keys, data, table)), default=0)
+    if held < point.seq:
+        raise StoreError(f"{where}, but {storage.url} holds its rows up to {held} only; {remedy}")
 
 
 def write_end_record(storage: Storage, attempt: layout.Attempt, row: Row) -> None:
-    """Publish how an attempt ended: one row of the `runs` table."""
+    """Publish how an attempt ended: one row of the `runs` table. The first to say so is believed."""
     key = layout.final_key(RUNS.name, attempt.run, attempt.id)
-    storage.put(key, encode([row | {"attempts": attempt.number}], RUNS, final=True))
+    if key not in list_keys(storage, f"final/table={RUNS.name}/run={attempt.run}/"):
+        storage.put(key, encode([row | {"attempts": attempt.number}], RUNS, final=True))
 
 
 def record_failure(storage: Storage, run_id: str, start: Row, error: str) -> None:
-    """Record that a run failed for a process that does not hold its writer; an attempt that has ended stays as it is."""
-    attempts = layout.parse_attempts(_keys(storage, f"attempts/{run_id}/")).get(run_id)
+    """Record that a run failed, for a process without its writer; an attempt that has ended stays as it is."""
+    attempts = read_attempts(storage, run_id).get(run_id)
     if not attempts:
         RunWriter(storage, run_id, start).end(status="failed", error=error)
         return
     head = attempts[max(attempts)]
-    if layout.final_key(RUNS.name, run_id, head.id) not in _keys(storage, f"final/table={RUNS.name}/run={run_id}/"):
-        start = json.loads(storage.get(head.key))
-        start["started_at"] = datetime.fromisoformat(start["started_at"])
-        write_end_record(storage, head, start | {"ended_at": datetime.now(UTC), "status": "failed", "error": error})
-
-
-def finalize(storage: Storage, run_id: str) -> None:
-    """Write the run's rows once more, sorted for reading: one `final` object a table, for its newest attempt."""
-    attempt_keys = _keys(storage, f"attempts/{run_id}/")
-    head = max(layout.parse_attempts(attempt_keys)[run_id])
-    for table in SERIES.values():
-        data_keys = [
-            *_keys(storage, f"live/table={table.name}/run={run_id}/"),
-            *_keys(storage, f"final/table={table.name}/run={run_id}/"),
-        ]
-        key = layout.final_key(table.name, run_id, head)
-        objects = layout.visible(attempt_keys, data_keys, table.name)
-        if not objects or key in data_keys:
-            continue
-        rows = pa.concat_tables(_rows(storage, item) for item in objects).cast(table.schema)
-        # Long series last: a heatmap of one layer and projection then lies in neighbouring rows.
-        order = [*(name for name in table.key if name != "step"), "step"]
-        storage.put(key, encode(rows.sort_by([(name, "ascending") for name in order]), table, final=True))
-
-
-def _rows(storage: Storage, item: layout.Visible) -> pa.Table:
-    rows = decode(storage.get(item.key))
-    return rows if item.bound is None else rows.filter(pa.compute.field("seq") < item.bound)
-
-
-def _keys(storage: Storage, prefix: str) -> list[str]:
-    return [key for key, _ in storage.list(prefix)]
-
-
-def read_statuses(storage: Storage) -> dict[str, str]:
-    """Status of every run in the store: how its newest attempt ended, `running` while it has not."""
-    ends = set(_keys(storage, f"final/table={RUNS.name}/"))
-    statuses: dict[str, str] = {}
-    for run, attempts in layout.parse_attempts(_keys(storage, "attempts/")).items():
-        key = layout.final_key(RUNS.name, run, max(attempts))
-        statuses[run] = decode(storage.get(key))["status"][0].as_py() if key in ends else "running"
-    return statuses
+    row = read_start(storage, head) | {"ended_at": datetime.now(UTC), "status": "failed", "error": error}
+    write_end_record(storage, head, row)
 
 
 def write_sweep(storage: Storage, name: str, record: Row) -> None:
     """Record what a sweep asks and which runs answer it; a new record only where it differs from the newest."""
     layout.check_name(name)
-    keys = _keys(storage, f"sweeps/{name}/")
+    keys = list_keys(storage, f"sweeps/{name}/")
     data = json.dumps(record | {"sweep": name}, sort_keys=True).encode()
-    if newest := layout.parse_sweeps(keys).get(name):
-        if storage.get(newest) == data:
-            return
-    ids = _sweep_ids(keys)
+    newest = layout.parse_sweeps(keys).get(name)
+    if newest and storage.get(newest) == data:
+        return
+    ids = [key.rsplit("/", 1)[1].removesuffix(".json") for key in keys]
     storage.put(layout.sweep_key(name, layout.next_id(ids)), data)
-
-
-def _sweep_ids(keys: Iterable[str]) -> list[str]:
-    return [key.rsplit("/", 1)[1].removesuffix(".json") for key in keys]

@@ -120,13 +120,16 @@ class Bucket:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        pages = self._client.get_paginator("list_objects_v2")
         with self._explained():
             return sorted(
                 Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+                for page in self._pages(prefix)
                 for item in page.get("Contents", [])
             )
+
+    def _pages(self, prefix: str, size: int = 1_000) -> Any:
+        pages = self._client.get_paginator("list_objects_v2")
+        return pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": size})
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._prefix + key for key in keys]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,12 +14,31 @@ import pyarrow.compute as pc
 from muon_core import layout
 from muon_core.parquet import decode_named
 from muon_core.storage import Storage, StoreError
-from muon_core.tables import RUNS, Table
+from muon_core.tables import RUNS, SERIES, Table
+
+T = TypeVar("T")
+RELIST_PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
+
+
+def relisting(read: Callable[[], T]) -> T:
+    """The answer of `read`, which lists and then reads: begun anew if an object went in between, as compaction does."""
+    for pause in RELIST_PAUSES_S:
+        try:
+            return read()
+        except FileNotFoundError:
+            time.sleep(pause)
+    return read()
 
 
 def list_keys(storage: Storage, prefix: str) -> list[str]:
     """Keys below `prefix`."""
     return [key for key, _ in storage.list(prefix)]
+
+
+def list_series_keys(storage: Storage, run: str) -> list[str]:
+    """Keys of the live and final rows of a run, of every table written row by row."""
+    folders = [f"{kind}/table={table}/run={run}/" for table in SERIES for kind in ("live", "final")]
+    return [key for folder in folders for key in list_keys(storage, folder)]
 
 
 def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[str, layout.Attempt]]:
@@ -39,8 +59,10 @@ def read_packs(storage: Storage, table: str) -> list[layout.Pack]:
     return packs
 
 
-def visible_objects(storage: Storage, table: str, run: str | None = None) -> tuple[list[layout.Visible], dict[str, int]]:
-    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of every object listed."""
+def visible_objects(
+    storage: Storage, table: str, run: str | None = None
+) -> tuple[list[layout.Visible], dict[str, int]]:
+    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object."""
     below = f"run={run}/" if run else ""
     # Attempts first, live before final: a listing then misses at most the newest rows, never some in the middle.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
@@ -49,59 +71,71 @@ def visible_objects(storage: Storage, table: str, run: str | None = None) -> tup
     return layout.visible(attempts, list(sizes), table, packs), sizes
 
 
-def read_rows(storage: Storage, objects: Collection[layout.Visible], table: Table) -> pa.Table:
-    """The rows that count of `objects`, in `table`'s schema. Raises StoreError naming a damaged object."""
-    keys = sorted({item.key for item in objects})
-    files = {
-        key: decode_named(data, storage.uri(key)) for key, data in zip(keys, storage.get_many(keys), strict=True)
-    }
-    return pa.concat_tables([table.schema.empty_table(), *(cut(files[item.key], item, table) for item in objects)])
+def read_rows(
+    storage: Storage, objects: Collection[layout.Visible], table: Table, *, lossless: bool = False
+) -> pa.Table:
+    """The rows that count of `objects`, in `table`'s schema.
+
+    Raises StoreError naming a damaged object or, with `lossless`, one with columns this release does not know.
+    """
+    groups: dict[str, list[layout.Visible]] = {}
+    for item in objects:
+        groups.setdefault(item.key, []).append(item)
+    parts = [table.schema.empty_table()]
+    for (key, items), data in zip(groups.items(), storage.get_many(groups), strict=True):
+        rows = decode_named(data, storage.uri(key))
+        if lossless and (unknown := set(rows.column_names) - set(table.columns)):
+            names = ", ".join(sorted(unknown))
+            raise StoreError(f"{storage.uri(key)} has columns of a newer release ({names}); update before compacting")
+        parts += _cut(fit(rows, table), items)
+    return pa.concat_tables(parts)
 
 
-def cut(rows: pa.Table, item: layout.Visible, table: Table) -> pa.Table:
-    """The part of an object's rows that `item` says, with exactly the columns of `table`."""
-    keep = pc.field("run_id") == item.run
-    if "seq" in rows.column_names:
-        keep = keep & (pc.field("seq") >= item.start) & (pc.field("seq") < item.end)
+def _cut(rows: pa.Table, items: list[layout.Visible]) -> list[pa.Table]:
+    """The parts of one object's rows that `items` say."""
+    whole = [item.run for item in items if item.start == 0 and item.bound is None]
+    parts = [rows.filter(pc.field("run_id").isin(whole))] if whole else []
+    for item in items:
+        if item.run not in whole:
+            seq = pc.field("seq")
+            parts.append(rows.filter((pc.field("run_id") == item.run) & (seq >= item.start) & (seq < item.end)))
+    return parts
+
+
+def fit(rows: pa.Table, table: Table) -> pa.Table:
+    """Exactly the columns of `table`: those another release lacks are null, those it adds are left out."""
+    present = set(rows.column_names)
     columns = [
-        rows[field.name] if field.name in rows.column_names else pa.nulls(rows.num_rows, field.type)
-        for field in table.schema
+        rows[field.name] if field.name in present else pa.nulls(rows.num_rows, field.type) for field in table.schema
     ]
-    return pa.table(columns, names=table.schema.names).cast(table.schema).filter(keep)
+    return pa.table(columns, names=table.schema.names).cast(table.schema)
 
 
 def read_ends(storage: Storage, heads: Iterable[layout.Attempt]) -> pa.Table:
     """End records of those of `heads` that have ended, in the `runs` schema; packed ones are read from their pack."""
-    wanted = {(head.run, head.id): head for head in heads}
     present = set(list_keys(storage, f"final/table={RUNS.name}/"))
-    objects: dict[tuple[str, str], layout.Visible] = {}
-    for pack in sorted(read_packs(storage, RUNS.name), key=lambda pack: (len(pack.members), pack.key)):
-        for run, attempt, hi, _ in pack.members:
-            objects[run, attempt] = layout.Visible(pack.key, run, attempt, None, final=True, hi=hi)
-    for run, attempt in wanted:
-        key = layout.final_key(RUNS.name, run, attempt)
-        if key in present:
-            objects.setdefault((run, attempt), layout.Visible(key, run, attempt, None, final=True))
-    return _one_each(storage, [item for who, item in objects.items() if who in wanted])
-
-
-def _one_each(storage: Storage, objects: list[layout.Visible]) -> pa.Table:
-    """Rows of `objects`; each file is read once, and filtered once however many runs it holds."""
-    runs: dict[str, set[str]] = {}
-    for item in objects:
-        runs.setdefault(item.key, set()).add(item.run)
+    packed = {
+        (run, attempt): pack.key
+        for pack in sorted(read_packs(storage, RUNS.name), key=layout.rank)
+        for run, attempt, _, _ in pack.members
+    }
+    runs: dict[str, set[str]] = {}  # object -> runs to take from it
+    for head in heads:
+        own = layout.final_key(RUNS.name, head.run, head.id)
+        key = packed.get((head.run, head.id), own)
+        if key != own or own in present:
+            runs.setdefault(key, set()).add(head.run)
     parts = [RUNS.schema.empty_table()]
     for (key, names), data in zip(runs.items(), storage.get_many(runs), strict=True):
-        rows = decode_named(data, storage.uri(key))
-        whole = layout.Visible(key, next(iter(names)), "", None, final=True)
-        parts.append(cut(rows, whole, RUNS) if len(names) == 1 else rows.filter(pc.field("run_id").isin(list(names))))
-    return pa.concat_tables(parts, promote_options="default").select(RUNS.schema.names).cast(RUNS.schema)
+        rows = fit(decode_named(data, storage.uri(key)), RUNS)
+        parts.append(rows.filter(pc.field("run_id").isin(sorted(names))))
+    return pa.concat_tables(parts)
 
 
 def read_statuses(storage: Storage) -> dict[str, str]:
     """Status of every run in the store: how its newest attempt ended, `running` while it has not."""
     heads = [max(tries.values()) for tries in read_attempts(storage).values()]
-    ends = read_ends(storage, heads)
+    ends = relisting(lambda: read_ends(storage, heads))
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
     return {head.run: statuses.get(head.run, "running") for head in heads}
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import builtins
 import contextlib
 import os
+import random
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+T = TypeVar("T")
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 
 
 class StoreError(ValueError):
@@ -125,6 +130,23 @@ def _fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def patiently(request: Callable[[], T], patience_s: float) -> T:
+    """The answer to `request`, repeated with growing pauses while the store is unavailable.
+
+    Raises StoreError once that has lasted `patience_s` seconds; any other error at once.
+    """
+    begin, pause = time.monotonic(), FIRST_PAUSE_S
+    while True:
+        try:
+            return request()
+        except StoreUnavailable as error:
+            waited = time.monotonic() - begin
+            if waited + pause > patience_s:
+                raise StoreError(f"{error} (gave up after {waited:.0f} s)") from error
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that runs do not come back all at once
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
 def open_storage(url: str | os.PathLike[str]) -> Storage:
     """The place `url` names: a folder or `s3://bucket/prefix`. Raises StoreError for a scheme nobody handles."""
     text = os.fspath(url)
@@ -143,3 +165,12 @@ def check_writable(storage: Storage) -> None:
     probe = f".writable/{uuid.uuid4().hex}"
     storage.put(probe, b"")
     storage.delete([probe])
+
+
+def store_time(storage: Storage) -> float:
+    """Seconds since 1970 by the store's own clock, against which the age of its objects counts."""
+    probe = f"clock/{uuid.uuid4().hex}"
+    storage.put(probe, b"")
+    listed = {item.key: item.modified for item in storage.stat("clock/")}
+    storage.delete([probe])
+    return listed[probe]

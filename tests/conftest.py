@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.fixtures import faults, s3_server, s3_servers, s3_url, storage  # noqa: F401  # fixtures of every folder
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on it, and two suites share the cores
 

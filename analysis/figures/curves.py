@@ -10,10 +10,10 @@ import polars as pl
 
 from analysis import queries
 from analysis.figures.style import arm_styles
-from analysis.figures.svg import AnyChart, Rows
+from analysis.figures.svg import Rows, Spec
 from analysis.statistics import t_quantile
 
-MAX_TOGETHER = 5  # candidate arms in one row of panels, beside the baseline: more lines are not told apart
+MAX_TOGETHER = 4  # candidate arms in one row of panels, beside the baseline: more lines are not told apart
 _WIDTH, _HEIGHT = 330, 230
 
 
@@ -86,8 +86,8 @@ def axis_range(info: Curves, from_tokens: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def draw_curves(info: Curves) -> tuple[AnyChart, dict[str, Rows]]:
-    """Chart and its data: left all of training, right its last half on an own scale. `info` must have rows."""
+def draw_curves(info: Curves) -> tuple[Spec, dict[str, Rows]]:
+    """Specification and data: left all of training, right its last half on an own scale. `info` must have rows."""
     others = [arm for arm, _ in info.arms if arm != info.baseline]
     base = [arm for arm, _ in info.arms if arm == info.baseline]
     groups = [others[i : i + MAX_TOGETHER] for i in range(0, len(others), MAX_TOGETHER)] or [[]]
@@ -95,7 +95,8 @@ def draw_curves(info: Curves) -> tuple[AnyChart, dict[str, Rows]]:
     seeds = info.seeds.select("arm", "run_id", "tokens", "value")
     means = info.means.select("arm", "tokens", "mean", "low", "high")
     data = {"seeds": seeds.to_dicts(), "means": means.to_dicts(), "zero": [{"zero": 0}]}
-    return alt.vconcat(*rows).resolve_scale(color="independent", strokeDash="independent"), data
+    chart = alt.vconcat(*rows).resolve_scale(color="independent", strokeDash="independent")
+    return chart.to_dict(), data
 
 
 def _row(info: Curves, arms: list[str]) -> alt.HConcatChart:
@@ -105,7 +106,7 @@ def _row(info: Curves, arms: list[str]) -> alt.HConcatChart:
     return alt.hconcat(whole, late, spacing=75, bounds="flush")
 
 
-def _panel(info: Curves, arms: list[str], start: float, end: float, title: str) -> AnyChart:
+def _panel(info: Curves, arms: list[str], start: float, end: float, title: str) -> alt.LayerChart | alt.FacetChart:
     order = {arm: position for position, arm in enumerate(arms)}
     styles = arm_styles([pair for pair in info.arms if pair[0] in order])
     shown = alt.FieldOneOfPredicate(field="arm", oneOf=arms)

@@ -14,7 +14,7 @@ import polars as pl
 from analysis import queries
 from analysis.figures.png import data_url, encode_indexed
 from analysis.figures.style import MISSING_COLOUR, VIRIDIS_ANCHORS, hex_colour, viridis
-from analysis.figures.svg import AnyChart, Rows
+from analysis.figures.svg import Rows, Spec
 from muon_core.tables import PROJECTIONS
 
 MAX_COLUMNS = 320  # twice a panel's width in CSS pixels: beyond it a screen drops columns, so they are binned here
@@ -71,12 +71,15 @@ def heatmaps_info(layers: pl.LazyFrame, members: pl.DataFrame, metric: str, seed
         members: rows of `sweep_members`; every arm gets a panel.
         seed: whose runs to show; None takes the one at which most arms have rows.
     """
+    queries.check_layer_metric(metric)
     with_rows = set(layers.select(pl.col("run_id").unique()).collect()["run_id"])
     chosen = choose_seed(members, with_rows) if seed is None else seed
+    if chosen is None:
+        return []
     runs = members.filter(pl.col("seed") == chosen).unique("arm", keep="first", maintain_order=True)
     cells = queries.layer_cells(layers, runs["run_id"].to_list(), metric).collect()
     scale = queries.shared_scale(cells.lazy()).collect().row(0, named=True)
-    if chosen is None or scale["low"] is None:
+    if scale["low"] is None:
         return []
     rows = runs.select("arm", "run_id", "seed").join(cells, on="run_id", maintain_order="left_right")
     arms = members["arm"].unique(maintain_order=True).to_list()
@@ -148,44 +151,59 @@ def scale_ends(low: float, high: float) -> tuple[float, float]:
     return low - margin, low + margin
 
 
-def draw_heatmap(info: Heatmap) -> tuple[AnyChart, dict[str, Rows]]:
-    """Chart and its data: each panel is one image, a cell a pixel, under axes drawn by an invisible layer of points."""
+def draw_heatmap(info: Heatmap) -> tuple[Spec, dict[str, Rows]]:
+    """Specification and data: a panel is one image, a cell a pixel, under the axes of an invisible layer of points."""
     palette = [_MISSING, *viridis()]
     data: dict[str, Rows] = {"corners": _corners(info)}
-    panels = []
+    first, other = (_panel(info, is_first=is_first) for is_first in (True, False))
+    titles = [_title(panel) for panel in info.panels]
+    panels: list[Spec] = []
     for number, panel in enumerate(info.panels):
         pixels = colour_indices(panel.cells, info.low, info.high)[::-1]  # layer 0 at the bottom, images start on top
         data[f"image{number}"] = [{"url": data_url(encode_indexed(pixels, palette))}]
-        panels.append(_panel(info, panel, f"image{number}", is_first=number % _PER_ROW == 0))
-    chart = alt.concat(*panels, columns=_PER_ROW, spacing={"row": 58, "column": 22}, bounds="flush")
-    return chart.resolve_scale(color="shared", shape="shared"), data
+        # Copies of one template: Altair would take seconds to build and check a panel for every arm.
+        picture, points = (other if number % _PER_ROW else first)["layer"]
+        picture = picture | {"data": {"name": f"image{number}"}}
+        title = {"text": titles[number], "frame": "group"}
+        panels.append({"width": _WIDTH, "height": _height(info), "title": title, "layer": [picture, points]})
+    return {
+        "concat": panels,
+        "columns": _PER_ROW,
+        "bounds": "flush",
+        "spacing": {"row": 46 + 15 * max(map(len, titles)), "column": 22},
+        "resolve": {"scale": {"color": "shared", "shape": "shared"}},
+    }, data
 
 
-def _panel(info: Heatmap, panel: Panel, image: str, *, is_first: bool) -> AnyChart:
-    columns, height = panel.cells.shape[1], _height(info)
-    ticks = spread(columns, 5)
-    names = {str(i): f"{info.steps[i * info.bin_size]:,}" for i in ticks}
-    layer_ticks = spread(len(info.layers), 6)
-    layer_names = {str(i): str(info.layers[i]) for i in layer_ticks}
+def _panel(info: Heatmap, *, is_first: bool) -> Spec:
+    """Template of a panel; the first of a row has the layer axis."""
+    columns = info.panels[0].cells.shape[1]
+    ticks, layer_ticks = spread(columns, 5), spread(len(info.layers), 6)
+    steps = {str(i): f"{info.steps[i * info.bin_size]:,}" for i in ticks}
+    layers = {str(i): str(info.layers[i]) for i in layer_ticks}
     x = alt.X(
         "column:Q",
         title="step",
         scale=alt.Scale(domain=[-0.5, columns - 0.5], nice=False, zero=False),
-        axis=alt.Axis(values=ticks, labelExpr=_lookup(names), grid=False, labelOverlap=True),
+        axis=alt.Axis(values=ticks, labelExpr=_lookup(steps), grid=False, labelOverlap=True),
     )
     y = alt.Y(
         "row:Q",
         title="layer",
         scale=alt.Scale(domain=[-0.5, len(info.layers) - 0.5], nice=False, zero=False),
-        axis=alt.Axis(values=layer_ticks, labelExpr=_lookup(layer_names), grid=False) if is_first else None,
+        axis=alt.Axis(values=layer_ticks, labelExpr=_lookup(layers), grid=False) if is_first else None,
     )
-    picture = alt.Chart(alt.NamedData(image)).mark_image(
-        aspect=False, smooth=False, x=0, y=0, align="left", baseline="top", width=_WIDTH, height=height
+    picture = alt.Chart(alt.NamedData("image")).mark_image(
+        aspect=False, smooth=False, x=0, y=0, align="left", baseline="top", width=_WIDTH, height=_height(info)
     )
     points = alt.Chart(alt.NamedData("corners")).mark_point(opacity=0, filled=True)
-    title = textwrap.wrap(panel.arm, 26) + ([] if panel.run_id else ["no rows at this seed"])
-    layered = alt.layer(picture.encode(url="url:N"), points.encode(x, y, _colour(info), _missing()))
-    return layered.properties(width=_WIDTH, height=height, title=alt.Title(title, frame="group"))
+    spec: Spec = alt.layer(picture.encode(url="url:N"), points.encode(x, y, _colour(info), _missing())).to_dict()
+    return spec
+
+
+def _title(panel: Panel) -> list[str]:
+    """Lines above a panel."""
+    return textwrap.wrap(panel.arm, 26) + ([] if panel.run_id else ["no rows at this seed"])
 
 
 def _colour(info: Heatmap) -> alt.Color:

@@ -6,21 +6,19 @@ import re
 from html import escape
 from typing import Any
 
-import altair as alt
 import vl_convert
 
 from analysis.figures.style import vega_config
 
 VEGA_LITE = "6.4"
-AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart
+Spec = dict[str, Any]
+"""A Vega-Lite specification whose data are named, not contained."""
 Rows = list[dict[str, Any]]
 
 
-def to_svg(chart: AnyChart, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
-    """SVG text of `chart`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
-    spec = chart.to_dict()
-    spec["config"] = vega_config()
-    spec["datasets"] = datasets  # after to_dict, which would validate every row
+def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
+    """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
+    spec = spec | {"config": vega_config(), "datasets": datasets}
     return _describe(_own_ids(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), name), name, title, description)
 
 
@@ -35,10 +33,11 @@ def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background:
 
 
 def _own_ids(svg: str, name: str) -> str:
-    """Vega counts gradients and clips from 0 in every figure; on one page a figure would take another's."""
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
-    return re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    """Vega's ids repeat from figure to figure and depend on what was drawn before; on one page they must do neither."""
+    found = dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg))
+    own = {old: f"{name}-{number}" for number, old in enumerate(found)}
+    svg = re.sub(r'\bid="([^"]+)"', lambda match: f'id="{own[match[1]]}"', svg)
+    return re.sub(r"url\(#([^)]+)\)", lambda match: f"url(#{own[match[1]]})", svg)
 
 
 def _describe(svg: str, name: str, title: str, description: str) -> str:

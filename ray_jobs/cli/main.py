@@ -6,26 +6,29 @@ import importlib
 import logging
 import os
 import sys
-from typing import Any
+from typing import NoReturn
 
 import click
 
-from muon_core.storage import StoreError
+from muon_core.storage import StoreError, StoreUnavailable
+from ray_jobs.cli.options import Group
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 7 Ray or the store is out of reach
 EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 3, 7, 130
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # name -> (module, help); the help stands here so that `muon --help` imports none of them
 COMMANDS = {
     "pretrain": ("ray_jobs.cli.pretrain", "Train one run, in this process or on N workers."),
     "sweep": ("ray_jobs.cli.sweep", "Plan and run a sweep file: seeds x optimizers x parameters."),
-    "status": ("ray_jobs.cli.status", "Show how far the runs of a sweep are."),
+    "status": ("ray_jobs.cli.status", "Show how far runs are, and why one failed."),
     "report": ("ray_jobs.cli.report", "Write a sweep's answer as one HTML page with its data beside it."),
+    "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),
     "version": ("ray_jobs.cli.version", "Print the versions that decide a result."),
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """Commands are imported when called: torch, ray and altair take seconds that `--help` must not cost."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -37,11 +40,6 @@ class _Lazy(click.Group):
         command: click.Command = importlib.import_module(COMMANDS[name][0]).command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in COMMANDS:
-            ctx.fail(f"no command {args[0]!r}; the commands are {', '.join(COMMANDS)}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -52,36 +50,56 @@ def cli() -> None:
     """Compare optimizers honestly: sweeps on Ray, results in Parquet, answers with intervals.
 
     \b
-    muon sweep plan search_spaces/demo.yaml     what would run, and what it could detect
-    muon sweep run  search_spaces/demo.yaml     run it; the same command continues it
-    muon report demo -o report                  the answer as a page
+    muon sweep plan search_spaces/demo.yaml   # what would run, and what it could detect
+    muon sweep run search_spaces/demo.yaml    # run it; the same command continues it
+    muon report demo -o report                # the answer as a page
 
-    Results go to the folder in MUON_STORE (default: results).
+    Results go to the folder in MUON_STORE (default: results); MUON_LOG_LEVEL=debug adds tracebacks to errors.
     """
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: expected errors become one line on stderr and an exit code, never a traceback."""
-    logging.basicConfig(level=os.environ.get("MUON_LOG_LEVEL", "warning").upper(), format="%(message)s")
+    """Entry point: an expected error becomes a line on stderr and an exit code, never a traceback.
+
+    A sweep or config file with several errors gives a line for each, so that it is corrected in one go.
+    """
     try:
+        _set_log_level()
         code = cli.main(arguments, prog_name="muon", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; finished runs are kept, the same command continues", EXIT_INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as asked:
+        asked.show()
+        sys.exit(EXIT_USAGE)
+    except click.UsageError as error:
+        _fail(EXIT_USAGE, f"{error.format_message()}{_see(error)}")
+    except click.Abort as abort:
+        if isinstance(abort.__cause__, KeyboardInterrupt):
+            _fail(EXIT_INTERRUPTED, "interrupted; what is finished is kept, and the same command goes on from there")
+        _fail(EXIT_USAGE, "not confirmed, nothing was started; --yes skips the question")
+    except StoreUnavailable as error:
+        _fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:
-        _fail(str(error), EXIT_USAGE)
+        _fail(EXIT_USAGE, str(error))
     except ConnectionError as error:
-        _fail(f"cannot reach Ray: {error}", EXIT_UNREACHABLE)
+        _fail(EXIT_UNREACHABLE, f"cannot reach Ray: {error}")
     except ValueError as error:  # by convention the user's input; our own invariants are assertions
-        _fail(str(error), EXIT_USAGE)
+        _fail(EXIT_USAGE, *getattr(error, "lines", [str(error)]))
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> None:
-    if os.environ.get("MUON_LOG_LEVEL", "").lower() == "debug":
-        logging.getLogger(__name__).debug("", exc_info=True)
-    click.echo(f"muon: {' '.join(message.split())}", err=True)
+def _set_log_level() -> None:
+    level = os.environ.get("MUON_LOG_LEVEL") or "warning"
+    if level.lower() not in LOG_LEVELS:
+        raise ValueError(f"MUON_LOG_LEVEL is {level!r}; set it to {', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}")
+    logging.basicConfig(level=level.upper(), format="%(message)s")
+
+
+def _see(error: click.UsageError) -> str:
+    return f" See `{error.ctx.command_path} --help`." if error.ctx else ""
+
+
+def _fail(code: int, *lines: str) -> NoReturn:
+    """End with `code`; each of `lines` is one line on stderr, whatever it quotes."""
+    logging.getLogger(__name__).debug("the error was raised here", exc_info=True)
+    for line in lines:
+        click.echo(f"muon: {' '.join(line.split())}", err=True)
     sys.exit(code)

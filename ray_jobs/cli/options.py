@@ -1,11 +1,13 @@
-"""Options several commands share."""
+"""What several commands share: options, a group that explains itself, and the wording of hints."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 store_option: Callable[[Any], Any] = click.option(
     "--store",
@@ -16,3 +18,26 @@ store_option: Callable[[Any], Any] = click.option(
     help="Folder of the results.",
 )
 json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+
+
+class Group(click.Group):
+    """Answers an unknown command with those there are."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}; the commands are {', '.join(known)}.")
+        return super().resolve_command(ctx, args)
+
+
+def next_command(command: str) -> str:
+    """`command` as the user would type it after this one: on the same store."""
+    context = click.get_current_context()
+    if context.get_parameter_source("store") is ParameterSource.COMMANDLINE:
+        return f"{command} --store {shlex.quote(context.params['store'])}"
+    return command
+
+
+def last_line(text: str | None) -> str:
+    """The last line of a traceback, which names the error; empty if there is none."""
+    return (text or "").strip().rpartition("\n")[2].strip()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import os
 from typing import Any
 
 import click
 
-from muon_core.config import OPTIMIZERS, PRESETS, RunConfig
-from muon_core.results import read_statuses
-from muon_core.storage import Storage, check_writable, open_storage
+from muon_core.config import OPTIMIZERS, RunConfig
+from muon_core.results import Superseded, read_statuses
+from muon_core.storage import Storage, StoreError, check_writable, open_storage
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import store_option
-from search_spaces.parameters import apply_overrides, locate_corpus, parse_assignment
-from search_spaces.strict_yaml import YamlError, parse
+from ray_jobs.cli.options import last_line, next_command, store_option
+from ray_jobs.cli.run_file import resolve_run
+from search_spaces.parameters import parse_assignment
 
 
 @click.command("pretrain")
 @click.argument("config", default="tiny")
 @click.option(
-    "--optimizer", type=click.Choice(list(OPTIMIZERS)), help="Optimizer of the hidden matrices.  [default: muon]"
+    "--optimizer",
+    type=click.Choice(list(OPTIMIZERS)),
+    help="Optimizer of the hidden matrices.  [default: CONFIG's, or muon]",
 )
 @click.option("--orthonoise", "noise", flag_value="orthonoise", help="Short for --optimizer orthonoise.")
 @click.option("--isotropic", "noise", flag_value="isotropic", help="Short for --optimizer isotropic.")
@@ -34,7 +35,11 @@ from search_spaces.strict_yaml import YamlError, parse
 )
 @click.option("--workers", type=click.IntRange(min=1), help="Workers on Ray without GPUs (gloo); 1 is this process.")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other field: data.seq_len=256, lr=0.02."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other parameter: data.seq_len=256, lr=0.02. May be given several times; the flags above win.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and its run id; train nothing.")
 @click.option("--again", is_flag=True, help="Train even if the store has this run.")
@@ -52,76 +57,81 @@ def command(
     store: str,
     **flags: Any,
 ) -> int:
-    """Train one run. CONFIG is a preset (tiny 88m 350m 1b) or a YAML file with the fields of a run.
+    """Train one run. CONFIG is a preset (tiny 88m 350m 1b) or a YAML file of parameters.
 
     \b
     muon pretrain --steps 50
     muon pretrain --orthonoise --alpha 1e-2 --anneal --steps 10
     muon pretrain 88m --optimizer adamw --ngpus 1 --set data.corpus=books/
+    muon pretrain --seed 137 --dry-run > run.yaml   # such a file: the resolved config
+    muon pretrain run.yaml --steps 50
+
+    Exit codes: 0 done (a diverged run is a result too); 2 invalid input; 3 the run failed; 130 interrupted.
     """
     if noise and optimizer and noise != optimizer:
-        raise click.UsageError(f"--{noise} and --optimizer {optimizer} contradict each other; give one of them")
+        raise click.UsageError(f"--{noise} and --optimizer {optimizer} contradict each other; give one of them.")
+    if workers and ngpus and workers != ngpus:
+        raise click.UsageError(f"--ngpus {ngpus} means {ngpus} workers; leave --workers {workers} out.")
     named = dict(parse_assignment(text) for text in assignments)
     named |= {name: value for name, value in flags.items() if value is not None}
     if anneal:
         named["anneal"] = "exponential"
-    run = resolve_config(config, noise or optimizer, named)
+    run = resolve_run(config, noise or optimizer, named)
+    run.check_workers(workers or max(1, ngpus))
     if dry_run:
         click.echo(run.model_dump_json(indent=2))
         click.echo(run.run_id, err=True)
         return 0
-    storage = open_storage(store)
+    return _train_unless_done(run, open_storage(store), ngpus, workers or max(1, ngpus), again)
+
+
+def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: int, again: bool) -> int:
     check_writable(storage)
     status = read_statuses(storage).get(run.run_id)
     if status in ("done", "diverged") and not again:
         click.echo(f"{run.run_id} is {status} already; --again trains it once more", err=True)
+        click.echo(f"next: {next_command(f'muon status {run.run_id}')}", err=True)
         return 0
-    return _train(run, storage, ngpus, workers or max(1, ngpus))
+    status, error = _on_ray(run, storage, ngpus, workers) if workers > 1 or ngpus else _in_process(run, storage)
+    if status == "failed":
+        trace = next_command(f"muon status {run.run_id}")
+        click.echo(f"failed: {run.run_id}: {last_line(error)} (traceback: {trace})", err=True)
+        return EXIT_FAILED_RUNS
+    click.echo(f"{status}: {run.run_id}{f': {last_line(error)}' if error else ''}", err=True)
+    click.echo(f"next: {next_command(f'muon status {run.run_id}')}", err=True)
+    return 0
 
 
-def resolve_config(base: str, optimizer: str | None, named: dict[str, Any]) -> RunConfig:
-    """The run of a preset or file, with an optimizer and named parameters. Raises ValueError in plain words."""
-    partial = dict(PRESETS[base] if base in PRESETS else load_config(base))
-    if optimizer:
-        partial["optimizer"] = {"name": optimizer}
-    run = apply_overrides(partial, named)
-    return run.replace(data=locate_corpus(run.data, Path.cwd()))
-
-
-def load_config(path: str) -> dict[str, Any]:
-    """Fields of a run from a YAML file. Raises ValueError with file and line."""
-    try:
-        document = parse(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file, and no preset ({', '.join(PRESETS)})") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read: {error}") from error
-    except YamlError as error:
-        raise ValueError(f"{path}:{error.line}: {error}") from error
-    if not isinstance(document.value, dict):
-        raise ValueError(f"{path}: a run's config is a mapping of fields, such as `steps: 100`")
-    return document.value
-
-
-def _train(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> int:
-    train = _on_ray if workers > 1 or ngpus else _in_process
-    status, error = train(run, storage, ngpus, workers)
-    click.echo(f"{run.run_id}: {status}{f' ({error.strip().splitlines()[-1]})' if error else ''}", err=True)
-    return EXIT_FAILED_RUNS if status == "failed" else 0
-
-
-def _in_process(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str | None]:
+def _in_process(run: RunConfig, storage: Storage) -> tuple[str, str | None]:
+    """Train here; returns how the run ended, and why if it did not end well."""
+    click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
     import torch
 
     from muon_core.train import train
+    from ray_jobs.cli.run_progress import RunProgress
 
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    outcome = train(run, storage, report=_reporter(), device=device)
+    try:
+        with RunProgress() as progress:
+            outcome = train(run, storage, report=progress, device=device)
+    except (StoreError, Superseded):
+        raise  # nothing of it is in the store
+    except Exception as error:
+        return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
     return outcome.status, outcome.error
 
 
 def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str | None]:
+    """Train on a private Ray of this machine. Raises ValueError if it is too small, where Ray would wait for ever."""
+    import torch
+
+    for option, asked, found in [
+        ("--ngpus", ngpus, torch.cuda.device_count()),
+        ("--workers", workers, os.cpu_count() or 1),
+    ]:
+        if asked > found:
+            raise ValueError(f"{option} {asked} is more than this machine has, {found}; lower it")
     from ray_jobs.cli.progress import Display
     from ray_jobs.launch import Resources, run_on_ray
 
@@ -129,19 +139,3 @@ def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple
     with Display(1) as display:
         (state,) = run_on_ray([run], storage, resources, watch=display.update)
     return state.state, state.error
-
-
-def _reporter() -> Callable[[Any], bool]:
-    """Says where the run stands at every evaluation, and at least every ten steps."""
-    shown = None
-
-    def report(progress: Any) -> bool:
-        nonlocal shown
-        if progress.val_loss != shown or progress.step % 10 == 0:
-            shown = progress.val_loss
-            loss = "" if progress.train_loss is None else f"  train {progress.train_loss:.4f}"
-            speed = "" if progress.tokens_per_s is None else f"  {progress.tokens_per_s:,.0f} tokens/s"
-            click.echo(f"step {progress.step}/{progress.steps}{loss}  val {progress.val_loss:.4f}{speed}", err=True)
-        return True
-
-    return report

@@ -7,11 +7,11 @@ from collections import Counter
 from types import TracebackType
 from typing import Self
 
-import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from ray_jobs.cli.options import last_line
 from ray_jobs.desk import RunState
 
 HEARTBEAT_S = 60.0
@@ -21,19 +21,18 @@ PANEL_RUNS = 8  # the panel stays below 15 lines
 class Display:
     """Follows the runs of a sweep; a context manager whose `update` is the launcher's `watch`."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, console: Console | None = None) -> None:
         self._total = total
-        self._console = Console(stderr=True)
-        self._live = (
-            Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
-        )
+        self._console = console or Console(stderr=True)
+        interactive = self._console.is_interactive
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True) if interactive else None
         self._seen: dict[str, str] = {}
         self._started = self._spoke = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
-        click.echo(f"starting Ray and {self._total} runs ...", err=True)
+        self._console.print(f"starting Ray for {self._total} run{'' if self._total == 1 else 's'} ...", highlight=False)
         return self
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -103,5 +102,5 @@ def _event(state: RunState) -> str:
         again = f" again (worker died, start {state.starts})" if state.starts > 1 else ""
         return f"start {state.run_id}{again}"
     loss = f"  val loss {state.progress.val_loss:.4f}" if state.progress and state.progress.val_loss is not None else ""
-    reason = f"  {state.error.strip().splitlines()[-1]}" if state.error else ""
+    reason = f"  {last_line(state.error)}" if state.error else ""
     return f"{state.state:8s} {state.run_id}{loss}{reason}"

@@ -12,7 +12,12 @@ from ray_jobs.cli.options import store_option
 @click.command("report")
 @click.argument("sweep")
 @click.option(
-    "-o", "--output", type=click.Path(file_okay=False, path_type=Path), default=Path("report"), show_default=True
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("report"),
+    show_default=True,
+    help="Folder to write; files of an earlier report there are replaced.",
 )
 @click.option(
     "--metric", default="effective_rank", show_default=True, help="Column of the layers table for the heatmaps."
@@ -25,9 +30,9 @@ def command(sweep: str, output: Path, metric: str, store: str) -> None:
     muon report demo -o report
     muon report demo -o report --metric stable_rank
     """
-    from analysis.report.write import write_report  # altair and the SVG renderer take a second to load
-
     from analysis.tables import open_store
 
-    page = write_report(open_store(store).sweep(sweep), output, metric=metric)
-    click.echo(f"report: {page}")
+    view = open_store(store).sweep(sweep)  # before the import below: altair and the SVG renderer take a second
+    from analysis.report.build import write_report
+
+    click.echo(f"report: {write_report(view, output, metric=metric)}")

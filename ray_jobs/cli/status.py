@@ -3,36 +3,115 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_jobs.cli.options import json_option, store_option
+from ray_jobs.cli.options import json_option, last_line, store_option
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from analysis.tables import Store
+
+HEADER = ("status", "run", "step", "val loss", "wall s", "attempts", "error")
 
 
 @click.command("status")
-@click.argument("sweep", required=False)
+@click.argument("name", required=False)
 @store_option
 @json_option
-def command(sweep: str | None, store: str, as_json: bool) -> None:
-    """Show the runs of SWEEP, or of the whole store: status, steps, losses, and why a run failed."""
-    import polars as pl
+def command(name: str | None, store: str, as_json: bool) -> None:
+    """Show how far runs are: those of the sweep NAME, the run NAME with its traceback, or all in the store.
 
+    Losses are in nats per token; `missing` is a run that its sweep lists and nobody has started. --json gives a list of
+    objects with run_id, arm, seed, status, attempts, step, steps, val_loss, wall_s and error (a full traceback).
+
+    \b
+    muon status demo
+    muon status --json
+    """
     from analysis.tables import open_store
 
     opened = open_store(store)
-    view = opened.sweep(sweep) if sweep else opened
-    columns = ["run_id", "status", "attempts", "steps", "final_val_loss", "wall_s", "error"]
-    last_line = pl.col("error").str.strip_chars().str.split("\n").list.last()
-    runs = view.runs.select(columns).with_columns(error=last_line).sort("run_id").collect()
+    runs = find_runs(opened, name)
     if as_json:
-        click.echo(json.dumps(runs.to_dicts(), indent=2))
+        click.echo(json.dumps(runs, indent=2))
         return
-    for row in runs.iter_rows(named=True):
-        loss = "" if row["final_val_loss"] is None else f"val {row['final_val_loss']:.4f}"
-        wall = "" if row["wall_s"] is None else f"{row['wall_s']:.0f} s"
-        steps = "" if row["steps"] is None else f"step {row['steps']}"
-        tries = f"attempt {row['attempts']}" if row["attempts"] > 1 else ""
-        parts = [f"{row['status']:9s}", row["run_id"], steps, loss, wall, tries, row["error"] or ""]
-        click.echo("  ".join(part for part in parts if part))
-    counts = runs["status"].value_counts().sort("status").iter_rows()
-    click.echo(", ".join(f"{count} {status}" for status, count in counts) or "no runs", err=True)
+    for line in _table([HEADER, *(_cells(run) for run in runs)]):
+        click.echo(line)
+    if len(runs) == 1 and runs[0]["run_id"] == name and runs[0]["error"]:
+        click.echo(f"\n{runs[0]['error'].rstrip()}")
+    click.echo(_counts([run["status"] for run in runs]), err=True)
+
+
+def find_runs(store: Store, name: str | None) -> list[dict[str, Any]]:
+    """What `--json` shows of the runs that `name` stands for. Raises ValueError if it is neither sweep nor run."""
+    import polars as pl
+
+    from analysis.members import sweep_members
+
+    if name in store.sweep_names():
+        view = store.sweep(name)
+        assert view.record is not None
+        runs = sweep_members(view.record, view.runs.collect()).unique("run_id", keep="first", maintain_order=True)
+    else:
+        runs = store.runs.sort("run_id").collect()
+        if name is not None and (runs := runs.filter(run_id=name)).is_empty():
+            sweeps = ", ".join(store.sweep_names()) or "none"
+            raise ValueError(f"no sweep or run {name!r} in {store.storage.url}; its sweeps: {sweeps}")
+    running = runs.filter(pl.col("status") == "running")["run_id"].to_list()
+    live = _newest(store, running) if running else {}
+    return [_told(run | live.get(run["run_id"], {})) for run in runs.iter_rows(named=True)]
+
+
+def _newest(store: Store, running: list[str]) -> dict[str, dict[str, Any]]:
+    """Steps done and newest validation loss of runs that have no end record yet."""
+    import polars as pl
+
+    def last(table: pl.LazyFrame, *columns: str) -> pl.LazyFrame:
+        rows = table.filter(pl.col("run_id").is_in(running)).sort("step")
+        return rows.group_by("run_id").agg(pl.col(*columns).last())
+
+    told = last(store.train, "step").join(last(store.val, "val_loss"), on="run_id", how="full", coalesce=True)
+    named = told.rename({"step": "steps", "val_loss": "final_val_loss"}).collect()
+    return {row.pop("run_id"): row for row in named.iter_rows(named=True)}
+
+
+def _told(run: dict[str, Any]) -> dict[str, Any]:
+    config = json.loads(run["config_json"]) if run["config_json"] else {}
+    return {
+        "run_id": run["run_id"],
+        "arm": run["arm"],
+        "seed": run["seed"],
+        "status": run["status"],
+        "attempts": run["attempts"],
+        "step": run["steps"],
+        "steps": config.get("steps"),
+        "val_loss": run["final_val_loss"],
+        "wall_s": run["wall_s"],
+        "error": run["error"],
+    }
+
+
+def _cells(run: dict[str, Any]) -> tuple[str, ...]:
+    loss, wall = run["val_loss"], run["wall_s"]
+    return (
+        run["status"],
+        run["run_id"],
+        f"{run['step'] or 0}/{run['steps']}" if run["steps"] else "",
+        "" if loss is None else f"{loss:.4f}",
+        "" if wall is None else f"{wall:.0f}",
+        str(run["attempts"] or ""),
+        last_line(run["error"]),
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _counts(statuses: list[str]) -> str:
+    counts = {status: statuses.count(status) for status in dict.fromkeys(sorted(statuses))}
+    return ", ".join(f"{count} {status}" for status, count in counts.items()) or "no runs"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,26 +16,28 @@ from muon_core.config import RunConfig
 from muon_core.results import read_statuses, write_sweep
 from muon_core.storage import Storage, check_writable, open_storage
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import json_option, store_option
+from ray_jobs.cli.options import Group, json_option, last_line, next_command, store_option
 from search_spaces.expand import PlannedRun
-from search_spaces.plan import Plan, render
+from search_spaces.plan import FINISHED, Plan, render
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
 
-if TYPE_CHECKING:
-    from ray_jobs.desk import RunState
-
+SHOWN_FAILURES = 5  # the others are in `muon status`
 RETRY = click.option(
     "--retry", type=click.Choice(["failed"]), help="Run failed runs again too; without it they stay as they are."
 )
 
 
-@click.group("sweep")
+@click.group("sweep", cls=Group)
 def command() -> None:
     """Plan and run a sweep file.
 
     A sweep file names one question, the seeds, and blocks of runs; `search_spaces/demo.yaml` explains the format. A run
     belongs to the store: what is done is not trained again, by whichever sweep it was asked for.
+
+    \b
+    muon sweep plan search_spaces/demo.yaml
+    muon sweep run search_spaces/demo.yaml
     """
 
 
@@ -44,7 +47,12 @@ def command() -> None:
 @RETRY
 @json_option
 def plan(spec: str, store: str, retry: str | None, as_json: bool) -> None:
-    """Show what `sweep run` would train, what is done, and what difference the seeds can detect. Starts nothing."""
+    """Show what `sweep run` would train, what is done, and what difference the seeds can detect. Starts nothing.
+
+    \b
+    muon sweep plan search_spaces/demo.yaml
+    muon sweep plan search_spaces/demo.yaml --json
+    """
     sweep = load_spec(spec)
     planned = make_plan(sweep, read_statuses(open_storage(store)), retry_failed=retry == "failed")
     click.echo(json.dumps(planned.to_json(), indent=2) if as_json else render(planned))
@@ -62,26 +70,53 @@ def plan(spec: str, store: str, retry: str | None, as_json: bool) -> None:
 def run(spec: str, store: str, retry: str | None, limit: int | None, address: str | None, yes: bool) -> int:
     """Train what is missing, then print the answer. Run it again to continue after Ctrl-C, a crash, or with more seeds.
 
+    \b
+    muon sweep run search_spaces/demo.yaml
+    muon sweep run search_spaces/demo.yaml --limit 2
+    muon sweep run search_spaces/demo.yaml --retry failed
+
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs; 7 cannot reach Ray; 130 interrupted.
     """
     sweep = load_spec(spec)
     storage = open_storage(store)
     check_writable(storage)
     planned = make_plan(sweep, read_statuses(storage), retry_failed=retry == "failed")
-    write_sweep(storage, sweep.name, sweep_record(planned))
     todo = planned.to_run[:limit]
-    click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     if todo and address and not yes:
-        click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True)
-    failed = _train(sweep, todo, storage, address) if todo else []
+        click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
+    write_sweep(storage, sweep.name, sweep_record(planned))
+    click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
+    if todo:
+        _train(sweep, todo, storage, address)
     _print_answer(sweep.name, storage)
-    for state in failed:
-        click.echo(f"failed: {state.run_id}: {(state.error or '').strip().splitlines()[-1]}", err=True)
+    return _conclude(planned, storage, spec)
+
+
+def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
+    """Say what failed, now or before, and what to do next; returns the exit code."""
+    statuses = read_statuses(storage)
+    failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
+    left = [run for run in planned.runs if statuses.get(run.run_id) not in (*FINISHED, "failed")]
+    for run_id, error in _errors(storage, failed[:SHOWN_FAILURES]):
+        click.echo(f"failed: {run_id}: {last_line(error)}", err=True)
     if failed:
-        click.echo(f"next: see `muon status {sweep.name}`, then muon sweep run {spec} --retry failed", err=True)
+        name = next_command(f"muon status {planned.spec.name}")
+        again = next_command(f"muon sweep run {shlex.quote(spec)} --retry failed")
+        click.echo(f"{len(failed)} of {len(planned.runs)} runs failed\nnext: {name}, then {again}", err=True)
         return EXIT_FAILED_RUNS
-    click.echo(f"next: muon report {sweep.name} -o report", err=True)
+    todo = f"muon sweep run {shlex.quote(spec)}" if left else f"muon report {planned.spec.name} -o report"
+    click.echo(f"next: {next_command(todo)}", err=True)
     return 0
+
+
+def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | None]]:
+    """(run_id, traceback) of each."""
+    import polars as pl
+
+    from analysis.tables import open_store
+
+    runs = open_store(storage.url).runs.filter(pl.col("run_id").is_in(failed)).sort("run_id")
+    return list(runs.select("run_id", "error").collect().iter_rows())
 
 
 def _headline(planned: Plan) -> str:
@@ -111,8 +146,8 @@ def _arm_name(config: RunConfig, ids: dict[str, set[str]]) -> str:
     return config.arm_label if len(ids[config.arm_label]) == 1 else config.arm_id
 
 
-def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, address: str | None) -> list[RunState]:
-    """Run `runs` on Ray; returns those that failed."""
+def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, address: str | None) -> None:
+    """Run `runs` on Ray; how each ended is in the store."""
     if address:
         os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display  # Ray and torch load only when something is trained
@@ -127,7 +162,7 @@ def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, addre
     )
     begin = time.monotonic()
     with Display(len(runs)) as display:
-        states = run_on_ray(
+        run_on_ray(
             [run.config for run in runs],
             storage,
             resources,
@@ -136,7 +171,6 @@ def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, addre
             address=address,
         )
     click.echo(f"trained {len(runs)} runs in {time.monotonic() - begin:.0f} s", err=True)
-    return [state for state in states if state.state == "failed"]
 
 
 def _print_answer(name: str, storage: Storage) -> None:

@@ -8,16 +8,16 @@ from swift.common.utils import eventlet_monkey_patch
 
 eventlet_monkey_patch()  # before anything imports sockets or threads
 
-import socket
-import sys
-from pathlib import Path
-from textwrap import dedent
+import socket  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+from textwrap import dedent  # noqa: E402
 
-import eventlet
-from eventlet import wsgi
-from swift.common import storage_policy, utils
-from swift.common.ring import RingBuilder
-from swift.common.wsgi import SwiftHttpProtocol, loadapp
+import eventlet  # noqa: E402
+from eventlet import wsgi  # noqa: E402
+from swift.common import storage_policy, utils  # noqa: E402
+from swift.common.ring import RingBuilder  # noqa: E402
+from swift.common.wsgi import SwiftHttpProtocol, loadapp  # noqa: E402
 
 BACKENDS = ("account", "container", "object")
 FILTERS = {

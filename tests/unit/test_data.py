@@ -6,7 +6,7 @@ import torch
 
 from muon_core.config import DataConfig
 from muon_core.data import TokenData, load_data
-from muon_core.shards import read_index
+from muon_core.shards import prepare, read_index
 
 # 8 training windows of 4 predicted tokens, 10 of validation; a token's value is its place.
 DATA = TokenData(
@@ -38,8 +38,8 @@ def test_batch_straddles_epochs() -> None:
 
 
 def test_batch_order_is_the_same_in_every_release() -> None:
-    assert (DATA.batch(0, 0, 8)[:, 0] // 4).tolist() == []
-    assert (DATA.batch(1, 0, 8)[:, 0] // 4).tolist() == []
+    assert (DATA.batch(0, 0, 8)[:, 0] // 4).tolist() == [7, 4, 5, 3, 6, 2, 0, 1]
+    assert (DATA.batch(1, 0, 8)[:, 0] // 4).tolist() == [0, 1, 6, 4, 3, 5, 2, 7]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
@@ -59,11 +59,12 @@ def test_validation_windows_are_spread_evenly() -> None:
     assert DATA.validation()[-1].tolist() == [132, 133, 134, 135, 136]
 
 
-def test_load_data_opens_what_prepare_made(corpus: Path) -> None:
+def test_load_data_opens_what_prepare_makes(corpus: Path, tmp_path: Path) -> None:
     data = DataConfig(corpus=str(corpus), seq_len=32, validation_tokens=500, validation_share=0.05)
-    loaded = load_data(data, 512)
-    [folder] = [path.parent for path in _cache(corpus).glob("*/index.json") if _is_of(path.parent, loaded.data_hash)]
-    assert loaded.num_train_tokens == read_index(folder)["shards"]["train.npy"]["tokens"]
+    loaded = load_data(data, 512, tmp_path)
+    index = read_index(prepare(data, 512, tmp_path))
+    assert loaded.num_train_tokens == index["shards"]["train.npy"]["tokens"]
+    assert loaded.data_hash == index["data_hash"]
     assert isinstance(loaded.train, np.memmap)
     assert loaded.validation().shape == (16, 33)  # 16 windows of 32 cover 500 tokens
     assert int(loaded.batch(3, 0, 64).max()) < 512

@@ -36,8 +36,8 @@ def test_describe_curves_says_axes_ends_and_file(known: tuple[Store, pl.DataFram
     text = describe_curves(curves_info(view.val, members, "val_loss", "adamw"), "data/val_loss.csv")
     muon, adamw = (fmean(FINAL_LOSS[name].values()) for name in ("muon", "adamw"))
     assert text == (
-        "Line chart of val_loss (nats per token) against training tokens, 0 to 409,600; the left panel shows all of it, "
-        f"the right panel the last half on its own scale. muon: {muon:.4f} at step 200 (n = 3). "
+        "Line chart of val_loss (nats per token) against training tokens, 0 to 409,600; the left panel shows all "
+        f"of it, the right panel the last half on its own scale. muon: {muon:.4f} at step 200 (n = 3). "
         f"adamw: {adamw:.4f} at step 200 (n = 3). Values: data/val_loss.csv."
     )
 

@@ -125,6 +125,20 @@ def test_a_final_object_stands_for_everything_up_to_its_attempt(storage: Folder,
     assert seen(storage) == [(0, 1), (1, 1)]
 
 
+def test_rows_in_a_pack_are_read_once_and_only_of_the_runs_it_stands_for(storage: Folder) -> None:
+    """Three runs in one pack: one whole, one whose newest attempt goes on below the pack's end, one not a member."""
+    runs = [FakeRun(name, 1, {}) for name in ("a", "b", "c")]
+    attempts = [write_attempt(storage, run) for run in runs]
+    rows = [val_row(seq, seq) | {"run_id": run.run_id} for run in runs for seq in range(3)]
+    key = layout.pack_key("val", "0" * 16)
+    put_rows(storage, key, VAL, rows)
+    members = [[run.run_id, attempt.id, 3, 3] for run, attempt in zip(runs[:2], attempts[:2], strict=True)]
+    storage.put(f"{key.removesuffix('.parquet')}.json", json.dumps({"members": members}).encode())
+    write_attempt(storage, runs[1], n=2, parent=attempts[1].id, resume=2)
+    found = analysis.open_store(storage.url).val.select("run_id", "seq").sort("run_id", "seq").collect().rows()
+    assert found == [("a-s1-0badcafe", seq) for seq in range(3)] + [("b-s1-0badcafe", seq) for seq in range(2)]
+
+
 def test_a_0_byte_object_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
     attempt = write_attempt(storage, fake)
     key = layout.live_key("val", RUN, attempt.id, 0, 3)
@@ -136,7 +150,7 @@ def test_a_0_byte_object_is_refused_by_name(storage: Folder, fake: FakeRun) -> N
 def test_a_damaged_end_record_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
     key = layout.final_key("runs", RUN, write_attempt(storage, fake).id)
     storage.put(key, b"")
-    with pytest.raises(ValueError, match=rf"{key} is 0 bytes"):
+    with pytest.raises(ValueError, match=rf"{key} is damaged"):
         analysis.open_store(storage.url).table("runs")
 
 

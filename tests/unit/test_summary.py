@@ -35,7 +35,8 @@ def test_summary_gives_the_known_answer_on_six_real_runs(tmp_path: Path) -> None
     )
     assert arm(summary, "muon").verdict == "lower"
     assert said(summary, "muon") == (
-        "muon: lower than adamw: −0.0582 nats (−1.73 %), 95 % interval −2.69 to −0.76 %; better in 3 of 3 seeds; p = 0.017."
+        "muon: lower than adamw: −0.0582 nats (−1.73 %), 95 % interval −2.69 to −0.76 %; better in 3 of 3 seeds; "
+        "p = 0.017."
     )
     assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3641 over 3 seeds."
 

@@ -1,0 +1,146 @@
+"""The run that `muon pretrain` is asked for: a preset or a YAML file, and the flags that go over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from muon_core.config import OPTIMIZERS, PRESETS, RunConfig
+from search_spaces.cells import Given
+from search_spaces.errors import Problems, Source, SpecError, suggest
+from search_spaces.parameters import FieldPath, build, invalid, locate_corpus, resolve
+from search_spaces.strict_yaml import KeyPath, YamlError, parse
+
+_FLAG: KeyPath = ()  # where a value stands that no file gives
+_OPTIMIZER = ("optimizer", "optimizer.name")
+
+
+class _Errors:
+    """What is wrong with the flags and with the file, told together."""
+
+    def __init__(self, source: Source) -> None:
+        self.file, self.flags = Problems(source), Problems(Source(name=""))
+
+    def add(self, at: KeyPath, text: str) -> None:
+        (self.flags if at == _FLAG else self.file).add(at, text, within=())
+
+    def check(self) -> None:
+        if self.file or self.flags:
+            raise SpecError(*self.flags.error().lines, *self.file.error().lines)
+
+
+def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) -> RunConfig:
+    """The run of `config`, a preset or a file, with `optimizer` and the parameters `named` going over it.
+
+    A file holds parameters as a block of a sweep file does (`steps: 50`, `optimizer: muon`, `lr: 0.02`), nested or
+    dotted, and `preset`; what `--dry-run` prints is such a file.
+
+    Raises SpecError: a line for each thing wrong, with file and line where a file is to blame.
+    """
+    source = Source(name="", data={"preset": config}) if config in PRESETS else read_run_file(config)
+    errors = _Errors(source)
+    fields = dict(_leaves(source.data))
+    preset = _choice(("preset",), fields.pop(("preset",), "tiny"), PRESETS, errors)
+    chosen = [_choice(at, fields.pop(at), OPTIMIZERS, errors) for at in (("optimizer",), ("optimizer", "name"))
+              if at in fields]  # fmt: skip
+    errors.check()
+    name = optimizer or (chosen[0] if chosen else "muon")
+    sha256 = fields.pop(("data", "corpus_sha256"), None)
+    given = _given(fields, named, name, errors)
+    errors.check()
+    run = _build(preset, name, given, errors)
+    return _with_corpus(run, given.get(("data", "corpus")), sha256, source, errors)
+
+
+def read_run_file(path: str) -> Source:
+    """The file's mapping with the line of each field. Raises SpecError if there is none to read."""
+    try:
+        document = parse(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise SpecError(f"{path}: no such file, and no preset ({', '.join(PRESETS)})") from error
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8; save the file as UTF-8") from error
+    except YamlError as error:
+        raise SpecError(f"{path}:{error.line}: {error}") from error
+    if not isinstance(document.value, dict):
+        raise SpecError(f"{path}: a run's config is a mapping of fields, such as `steps: 100`")
+    return Source(path, Path(path).parent, document.value, document.lines)
+
+
+def _leaves(value: Any, at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """The values of nested mappings, each with its path; a list is a value."""
+    if not isinstance(value, dict):
+        yield at, value
+        return
+    for key, child in value.items():
+        yield from _leaves(child, (*at, key))
+
+
+def _choice(at: KeyPath, value: Any, known: Mapping[str, Any], errors: _Errors) -> str:
+    if not (isinstance(value, str) and value in known):
+        errors.add(at, f"unknown {at[0]} {value!r}{suggest(str(value), known)}")
+    return str(value)
+
+
+def _given(
+    fields: Mapping[KeyPath, Any], named: Mapping[str, Any], optimizer: str, errors: _Errors
+) -> dict[FieldPath, Given]:
+    """Every value by the field it stands for; a named one goes over the file's."""
+    given: dict[FieldPath, Given] = {}
+    for at, value in fields.items():
+        name = ".".join(map(str, at))
+        try:
+            path = resolve(name, optimizer)
+        except ValueError as error:
+            errors.add(at, str(error))
+            continue
+        if path in given:
+            errors.add(at, f"'{name}' is given already, as '{'.'.join(map(str, given[path].at))}'; keep one of them")
+        given[path] = Given(value, at)
+    for name, value in named.items():
+        try:
+            if name in _OPTIMIZER:
+                raise ValueError("--set does not choose the optimizer; use --optimizer NAME")
+            given[resolve(name, optimizer)] = Given(value, _FLAG)
+        except ValueError as error:
+            errors.add(_FLAG, str(error))
+    return given
+
+
+def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors: _Errors) -> RunConfig:
+    base = PRESETS[preset] | {"optimizer": {"name": optimizer}}
+    try:
+        return build(base, {path: item.value for path, item in given.items()})
+    except ValidationError as error:
+        for path, text in invalid(error):
+            errors.add(_place(given, path, text), text)
+        errors.check()
+        raise
+
+
+def _place(given: Mapping[FieldPath, Given], path: FieldPath, text: str) -> KeyPath:
+    """Where the value at `path` is given; of a rule that joins fields, the last of them that `text` names."""
+    if path in given:
+        return given[path].at
+    joined = [item.at for field, item in given.items() if field[: len(path)] == path and field[-1] in text.split()]
+    return joined[-1] if joined else _FLAG
+
+
+def _with_corpus(run: RunConfig, corpus: Given | None, sha256: Any, source: Source, errors: _Errors) -> RunConfig:
+    """`run` with its corpus found: seen from the file that names it, else from here."""
+    at = corpus.at if corpus else _FLAG
+    try:
+        data = locate_corpus(run.data, Path.cwd() if at == _FLAG else source.folder)
+    except ValueError as error:
+        errors.add(at, str(error))
+        errors.check()
+        raise
+    if sha256 is not None and at != _FLAG and data.corpus_sha256 != sha256:
+        errors.add(("data", "corpus_sha256"), "the corpus has changed since; remove this line to train on it as it is")
+        errors.check()
+    return run.replace(data=data)

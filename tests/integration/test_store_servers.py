@@ -1,0 +1,180 @@
+"""The store alike in a folder and on real S3 servers: objects, rows, compaction, and errors that say what to do."""
+
+import threading
+
+import polars as pl
+import pytest
+from servers.fault_proxy import FaultProxy
+from servers.fixtures import Servers, clear_aws, fresh_url
+from servers.s3_servers import S3Server, free_port
+
+from analysis.tables import open_store
+from muon_core import s3
+from muon_core.compaction import compact
+from muon_core.results import RunWriter, read_statuses
+from muon_core.storage import Storage, StoreError, StoreUnavailable, check_writable, open_storage, store_time
+
+AT_ONCE = -60.0
+START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
+
+
+def train(storage: Storage, run: str, steps: int = 12) -> None:
+    """A run that is killed once: attempt 1 writes too far, attempt 2 goes on from its barrier."""
+    first = RunWriter(storage, run, START)
+    write(first, 0, steps // 2)
+    point = first.barrier()
+    write(first, steps // 2, steps)
+    second = RunWriter(storage, run, START, parent=point.attempt, resume_seq=point.seq)
+    write(second, steps // 2, steps)
+    write(first, steps, 2 * steps)  # a zombie
+    second.end(status="done", final_val_loss=0.5)
+
+
+def write(writer: RunWriter, first: int, last: int) -> None:
+    for step in range(first, last):
+        writer.emit("train", step=step, tokens=0, train_loss=1 / (step + 1))
+        writer.emit("val", step=step, tokens=0, val_loss=float(step))
+        if step % 3 == 0:
+            writer.flush()
+    writer.flush()
+
+
+def read(storage: Storage, table: str) -> pl.DataFrame:
+    return open_store(storage.url).table(table).sort("run_id", "seq").collect()
+
+
+def test_objects_are_written_listed_read_and_removed(storage: Storage) -> None:
+    objects = {f"a/{n}": b"x" * n for n in range(5)} | {"b/ä": b"text"}
+    for key, data in objects.items():
+        storage.put(key, data)
+    assert dict(storage.list("a/")) == {f"a/{n}": n for n in range(5)}
+    assert storage.list("nothing/") == []
+    assert storage.get_many(objects) == list(objects.values())
+    storage.delete(["a/0", "a/1", "a/1", "never"])
+    assert [key for key, _ in storage.list("")] == ["a/2", "a/3", "a/4", "b/ä"]
+    with pytest.raises(FileNotFoundError):
+        storage.get("a/0")
+    check_writable(storage)
+
+
+def test_objects_carry_the_time_of_the_stores_clock(storage: Storage) -> None:
+    before = store_time(storage)
+    storage.put("a", b"")
+    assert before <= storage.stat("")[0].modified <= store_time(storage) + 1  # Swift counts whole seconds
+
+
+def test_listing_pages_through_more_objects_than_one_answer_holds(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(s3_url)
+    for n in range(7):
+        storage.put(f"a/{n}", b"")
+    listing = s3.Bucket._pages  # the same call with small pages
+    monkeypatch.setattr(s3.Bucket, "_pages", lambda self, prefix: listing(self, prefix, size=2))
+    assert [key for key, _ in storage.list("a/")] == [f"a/{n}" for n in range(7)]
+
+
+def test_each_row_is_read_once_before_and_after_compaction(storage: Storage) -> None:
+    for run in ("r1", "r2"):
+        train(storage, run)
+    before = {table: read(storage, table) for table in ("train", "val", "runs")}
+    done = compact(storage, grace_s=AT_ONCE)
+    assert done.problems == {}
+    assert storage.list("live/") == []
+    for table, frame in before.items():
+        assert read(storage, table).equals(frame)
+    assert before["val"]["step"].to_list() == list(range(12)) * 2
+    assert before["val"]["attempt"].to_list() == ([1] * 6 + [2] * 6) * 2
+    assert read_statuses(storage) == {"r1": "done", "r2": "done"}
+
+
+def test_many_runs_write_at_once_without_coordination(storage: Storage) -> None:
+    threads = [threading.Thread(target=train, args=(storage, f"r{n}")) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    frame = read(storage, "val")
+    assert frame.group_by("run_id").len()["len"].to_list() == [12] * 6
+
+
+def test_a_run_ends_complete_though_a_fifth_of_the_requests_fail(
+    faults: FaultProxy, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults.rate = 0.2
+    storage = open_storage(fresh_url())
+    train(storage, "r", steps=30)
+    assert sum(faults.counts.values()) - faults.counts["ok"] > 10
+    faults.rate = 0.0
+    assert read(storage, "val")["val_loss"].to_list() == [float(step) for step in range(30)]
+    assert read(storage, "train")["train_loss"].to_list() == [1 / (step + 1) for step in range(30)]
+
+
+def test_a_silent_server_is_asked_again(faults: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 1)
+    storage = open_storage(fresh_url())
+    faults.script.append("silent")
+    storage.put("a", b"1")
+    assert storage.get("a") == b"1"
+    assert faults.counts["silent"] == 1
+
+
+def test_a_truncated_download_is_repeated(faults: FaultProxy) -> None:
+    storage = open_storage(fresh_url())
+    storage.put("a", b"0123456789")
+    faults.script.extend(["truncated", "truncated"])
+    assert storage.get("a") == b"0123456789"
+
+
+def test_polars_scans_through_a_proxy_that_fails_a_fifth_of_the_requests(faults: FaultProxy) -> None:
+    storage = open_storage(fresh_url())
+    train(storage, "r")
+    faults.rate = 0.2
+    assert read(storage, "val").height == 12
+
+
+def test_a_missing_bucket_is_one_line(s3_server: S3Server) -> None:
+    with pytest.raises(StoreError, match="^store s3://no-such-bucket/x: there is no such bucket; create it, or"):
+        check_writable(open_storage("s3://no-such-bucket/x"))
+
+
+def test_an_unreachable_server_is_one_line(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setattr(s3, "TRIES", 1)
+    with pytest.raises(
+        StoreUnavailable, match=f"no answer from {endpoint} .*; check the network and AWS_ENDPOINT_URL$"
+    ):
+        open_storage("s3://muon/x").list("")
+
+
+@pytest.mark.s3
+def test_a_wrong_secret_is_one_line_without_it(s3_servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = s3_servers.get("swift")
+    clear_aws(monkeypatch)
+    for name, value in (server.environment | {"AWS_SECRET_ACCESS_KEY": "hush-hush"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match="secret key does not fit the access key; check AWS_PROFILE") as error:
+        open_storage("s3://muon/x").list("")
+    assert "hush" not in str(error.value)
+    assert "tester" not in str(error.value)
+
+
+@pytest.mark.s3
+def test_a_private_bucket_without_credentials_says_how_to_give_them(
+    s3_servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_aws(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_servers.get("swift").endpoint)
+    with pytest.raises(StoreError, match="no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID"):
+        open_storage("s3://muon/x").list("")
+
+
+@pytest.mark.s3
+def test_a_public_bucket_is_read_without_credentials(s3_servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ministack checks no signatures, so every bucket is public there; the request must not be signed either."""
+    server = s3_servers.get("ministack")
+    clear_aws(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    storage = open_storage(fresh_url())
+    train(storage, "r")
+    assert read(storage, "val").height == 12
+    assert storage.polars_options()["storage_options"]["aws_skip_signature"] == "true"

@@ -1,0 +1,352 @@
+"""Compaction: fewer objects, the same rows, whoever else is at work; what a final does not hold stays."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from muon_core import layout
+from muon_core.compaction import compact, finalize
+from muon_core.packs import pack_table
+from muon_core.parquet import decode
+from muon_core.results import RunWriter, read_statuses, write_end_record
+from muon_core.snapshot import read_rows, visible_objects
+from muon_core.storage import Folder, StoreError
+from muon_core.tables import SERIES, TRAIN, VAL
+
+AT_ONCE = -60.0  # seconds: no object is too young to go, even on a machine that stalls
+START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def write(writer: RunWriter, steps: range) -> None:
+    """A train row and a val row a step, flushed: two rows a step."""
+    for step in steps:
+        writer.emit("train", step=step, tokens=0, train_loss=float(step))
+        writer.emit("val", step=step, tokens=0, val_loss=float(step))
+    writer.flush()
+
+
+def finished(folder: Folder, run: str, steps: int = 6, status: str = "done") -> RunWriter:
+    writer = RunWriter(folder, run, START)
+    write(writer, range(steps // 2))
+    write(writer, range(steps // 2, steps))
+    writer.end(status=status)
+    return writer
+
+
+def rows(folder: Folder, table: str = "val", run: str | None = None) -> list[tuple[str, int, int, int]]:
+    """(run, seq, step, attempt) of every row a reader sees, sorted."""
+    objects, _ = visible_objects(folder, table, run)
+    found = read_rows(folder, objects, SERIES[table]).to_pylist()
+    return sorted((row["run_id"], row["seq"], row["step"], row["attempt"]) for row in found)
+
+
+def keys(folder: Folder, prefix: str) -> list[str]:
+    return [key for key, _ in folder.list(prefix)]
+
+
+def expected(run: str, steps: int, attempt: int = 1) -> list[tuple[str, int, int, int]]:
+    return [(run, 2 * step + 1, step, attempt) for step in range(steps)]
+
+
+def test_compact_keeps_every_row_and_removes_what_finals_hold(folder: Folder) -> None:
+    for run in ("a", "b"):
+        finished(folder, run)
+    done = compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "live/") == []
+    assert done.removed == 8
+    assert done.problems == {}
+    assert rows(folder) == expected("a", 6) + expected("b", 6)
+
+
+def test_compact_twice_changes_nothing_more(folder: Folder) -> None:
+    for run in ("a", "b"):
+        finished(folder, run)
+    compact(folder, grace_s=AT_ONCE)
+    before = folder.stat("")
+    done = compact(folder, grace_s=AT_ONCE)
+    assert (done.finals, done.packs, done.removed) == (0, 0, 0)
+    assert folder.stat("") == before
+
+
+def test_compact_leaves_everything_readers_may_still_open_within_the_grace(folder: Folder) -> None:
+    finished(folder, "a")
+    before = keys(folder, "live/")
+    assert compact(folder, grace_s=600).removed == 0
+    assert keys(folder, "live/") == before
+
+
+def test_compact_leaves_a_running_run_alone(folder: Folder) -> None:
+    writer = RunWriter(folder, "a", START)
+    write(writer, range(4))
+    before = keys(folder, "")
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "") == before
+
+
+def test_compact_of_named_runs_finalizes_only_these(folder: Folder) -> None:
+    for run in ("a", "b"):
+        finished(folder, run, status="stopped")
+    compact(folder, ["b"], grace_s=AT_ONCE)
+    assert keys(folder, "final/table=val/run=a/") == []
+    assert len(keys(folder, "final/table=val/run=b/")) == 1
+
+
+def test_plain_polars_reads_the_finals_without_our_code(folder: Folder) -> None:
+    for run in ("001", "1e5"):
+        finished(folder, run)
+    compact(folder, grace_s=AT_ONCE)
+    frame = pl.read_parquet(f"{folder.root}/final/table=val/**/*.parquet", hive_partitioning=True)
+    assert frame.sort("run_id", "step")["val_loss"].to_list() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0] * 2
+    assert frame["run_id"].unique().sort().to_list() == ["001", "1e5"]
+
+
+def test_packs_answer_instead_of_finals_and_statuses_too(folder: Folder) -> None:
+    for run, status in (("a", "done"), ("b", "diverged"), ("c", "failed")):
+        finished(folder, run, status=status)
+    assert compact(folder, grace_s=AT_ONCE).packs == 3
+    objects, _ = visible_objects(folder, "val")
+    assert len({item.key for item in objects}) == 1
+    assert rows(folder) == expected("a", 6) + expected("b", 6) + expected("c", 6)
+    assert read_statuses(folder) == {"a": "done", "b": "diverged", "c": "failed"}
+
+
+def test_packs_grow_with_the_runs_and_the_old_one_goes(folder: Folder) -> None:
+    finished(folder, "a")
+    finished(folder, "b")
+    compact(folder, grace_s=AT_ONCE)
+    (first,) = [key for key in keys(folder, "packs/table=val/") if key.endswith(".json")]
+    finished(folder, "c")
+    assert compact(folder, grace_s=AT_ONCE).packs == 3
+    (second,) = [key for key in keys(folder, "packs/table=val/") if key.endswith(".json")]
+    assert first != second
+    assert rows(folder) == [row for run in "abc" for row in expected(run, 6)]
+
+
+def test_a_pack_without_its_manifest_is_invisible_and_removed(folder: Folder) -> None:
+    finished(folder, "a")
+    folder.put("packs/table=val/0123456789abcdef.parquet", b"half")
+    assert rows(folder) == expected("a", 6)
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "packs/") == []
+
+
+def test_a_run_extended_after_packing_takes_the_packed_rows_up_to_its_resume_point(folder: Folder) -> None:
+    first = finished(folder, "a")
+    finished(folder, "b")
+    compact(folder, grace_s=AT_ONCE)
+    second = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=8)
+    write(second, range(4, 8))
+    assert rows(folder, run="a") == rows(folder)[:8]
+    assert rows(folder)[:8] == expected("a", 4) + [("a", 2 * step + 1, step, 2) for step in range(4, 8)]
+    assert rows(folder)[8:] == expected("b", 6)
+
+
+def test_a_rollback_to_an_old_attempt_reads_its_rows_from_the_final_of_a_later_one(folder: Folder) -> None:
+    first = RunWriter(folder, "a", START)
+    write(first, range(6))
+    second = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=8)
+    write(second, range(4, 8))
+    second.end(status="done")
+    compact(folder, grace_s=AT_ONCE)
+    third = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=6)
+    write(third, range(3, 5))
+    assert rows(folder) == expected("a", 3) + [("a", 2 * step + 1, step, 3) for step in range(3, 5)]
+
+
+def test_rows_a_failed_attempt_writes_after_its_final_stay_visible(folder: Folder) -> None:
+    """The launcher declared it dead; it was only cut off, went on, and its checkpoint is the one to resume from."""
+    slow = RunWriter(folder, "a", START)
+    write(slow, range(4))
+    finalize(folder, "a")
+    write(slow, range(4, 6))
+    assert rows(folder) == expected("a", 6)
+    child = RunWriter(folder, "a", START, parent=slow.attempt.id, resume_seq=12)
+    write(child, range(6, 7))
+    assert rows(folder) == [*expected("a", 6), ("a", 13, 6, 2)]
+    child.end(status="done")
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "live/") == []
+    assert rows(folder) == [*expected("a", 6), ("a", 13, 6, 2)]
+
+
+def zombie_store(folder: Folder) -> tuple[RunWriter, RunWriter]:
+    """Attempt 1, its zombie child 2 that went further than the head, and the head 3, done."""
+    first = RunWriter(folder, "a", START)
+    write(first, range(4))
+    zombie = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=4)
+    write(zombie, range(2, 9))
+    head = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=8)
+    write(head, range(4, 6))
+    head.end(status="done")
+    return zombie, head
+
+
+def test_compact_keeps_a_zombies_rows_while_a_checkpoint_may_continue_it(folder: Folder) -> None:
+    zombie, _ = zombie_store(folder)
+    folder.put("checkpoints/a/latest.json", b"{}")
+    compact(folder, grace_s=AT_ONCE)
+    after = RunWriter(folder, "a", START, parent=zombie.attempt.id, resume_seq=12)
+    write(after, range(6, 7))
+    owner = {0: 1, 1: 1, 2: 2, 3: 2, 4: 2, 5: 2, 6: 4}
+    assert rows(folder) == [("a", 2 * step + 1, step, attempt) for step, attempt in owner.items()]
+
+
+def test_compact_drops_a_zombie_without_checkpoints_and_refuses_to_continue_it(folder: Folder) -> None:
+    zombie, _ = zombie_store(folder)
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "live/") == []
+    with pytest.raises(StoreError, match="does not know; point it to the store that checkpoint was written with"):
+        RunWriter(folder, "a", START, parent=zombie.attempt.id, resume_seq=12)
+    owner = {0: 1, 1: 1, 2: 1, 3: 1, 4: 3, 5: 3}
+    assert rows(folder) == [("a", 2 * step + 1, step, attempt) for step, attempt in owner.items()]
+
+
+def test_a_resume_point_beyond_the_stored_rows_is_refused(folder: Folder) -> None:
+    first = RunWriter(folder, "a", START)
+    write(first, range(4))
+    with pytest.raises(StoreError, match="holds its rows up to 8 only"):
+        RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=9)
+
+
+def test_a_lost_row_stops_compaction_of_its_run_and_nothing_is_removed(folder: Folder) -> None:
+    writer = RunWriter(folder, "a", START)
+    write(writer, range(4))
+    writer.end(status="stopped")
+    end = layout.final_key("runs", "a", writer.attempt.id)
+    stopped = decode(folder.get(end)).to_pylist()[0]
+    folder.delete([end, *keys(folder, "live/table=train/")])
+    write_end_record(folder, writer.attempt, stopped | {"status": "done"})
+    before = keys(folder, "")
+    done = compact(folder, grace_s=AT_ONCE)
+    assert done.problems["a"].startswith("run a: 4 of its 8 rows are missing")
+    assert keys(folder, "") == before
+
+
+def test_a_final_that_lacks_a_row_stops_the_removal(folder: Folder) -> None:
+    finished(folder, "a")
+    finished(folder, "b")
+    (of_a,), (of_b,) = keys(folder, "final/table=val/run=a/"), keys(folder, "final/table=val/run=b/")
+    folder.put(of_a, folder.get(of_b))
+    before = keys(folder, "live/")
+    assert "its content differs from its name" in compact(folder, ["a"], grace_s=AT_ONCE).problems["a"]
+    assert keys(folder, "live/") == before
+
+
+def test_columns_of_a_newer_release_are_not_dropped_by_compaction(folder: Folder) -> None:
+    writer = finished(folder, "a", status="stopped")
+    (live, *_) = keys(folder, "live/table=val/")
+    newer = pl.read_parquet(folder.uri(live)).with_columns(added=1.0)
+    newer.write_parquet(folder.uri(live).replace("000000000006.", "000000000099."))
+    assert "columns of a newer release (added)" in compact(folder, grace_s=AT_ONCE).problems["a"]
+    assert writer.attempt.run == "a"
+
+
+def test_two_finalizers_with_different_encoders_leave_one_final_a_table(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both list before either writes, the worst order."""
+    writer = RunWriter(folder, "a", START)
+    write(writer, range(6))
+    meet = threading.Barrier(2, timeout=30)
+    put = Folder.put
+
+    def together(self: Folder, key: str, data: bytes) -> None:
+        if key.startswith("final/table=train"):
+            meet.wait()
+        put(self, key, data)
+
+    monkeypatch.setattr(Folder, "put", together)
+    levels = iter((1, 3, 5, 7))
+    encode = finalize.__globals__["encode"]
+
+    def differently(data: Any, table: Any, **_: Any) -> bytes:
+        return encode(data, table, row_group=next(levels))
+
+    monkeypatch.setattr("muon_core.compaction.encode", differently)
+    threads = [threading.Thread(target=finalize, args=(folder, "a")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(keys(folder, "final/table=train/")) == 1
+    assert len(keys(folder, "final/table=val/")) == 1
+    assert rows(folder) == expected("a", 6)
+    assert [row[2] for row in rows(folder, "train")] == list(range(6))
+
+
+def test_compactions_at_once_agree(folder: Folder) -> None:
+    for run in "abcd":
+        finished(folder, run, status="stopped")
+    threads = [threading.Thread(target=compact, args=(folder,), kwargs={"grace_s": AT_ONCE}) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert rows(folder) == [row for run in "abcd" for row in expected(run, 6)]
+    compact(folder, grace_s=AT_ONCE)
+    assert rows(folder) == [row for run in "abcd" for row in expected(run, 6)]
+    assert len(keys(folder, "final/table=val/")) == 4
+    assert len(keys(folder, "packs/table=val/")) == 2
+
+
+def test_a_compaction_killed_anywhere_is_completed_by_the_next(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in "ab":
+        finished(folder, run, status="stopped")
+    calls = {"put": Folder.put, "delete": Folder.delete}
+    for budget in range(12):
+        left = [budget]
+
+        def stingy(name: str, left: list[int] = left) -> Any:
+            def call(self: Folder, *args: Any) -> None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+                calls[name](self, *args)
+
+            return call
+
+        for name in calls:
+            monkeypatch.setattr(Folder, name, stingy(name))
+        try:
+            compact(folder, grace_s=AT_ONCE)
+        except KeyboardInterrupt:
+            assert rows(folder) == expected("a", 6) + expected("b", 6)
+    monkeypatch.undo()
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "live/") == []
+    assert rows(folder) == expected("a", 6) + expected("b", 6)
+
+
+def test_a_full_pack_is_not_rewritten_when_runs_are_added(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in "ab":
+        finished(folder, run)
+    pack_table(folder, TRAIN)
+    before = keys(folder, "packs/table=train/")
+    monkeypatch.setattr("muon_core.packs.PACK_BYTES", 30_000)
+    for run in "cd":
+        finished(folder, run)
+    pack_table(folder, TRAIN)
+    assert set(before) < set(keys(folder, "packs/table=train/"))
+
+
+def test_a_large_final_is_not_packed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in "ab":
+        finished(folder, run)
+    monkeypatch.setattr("muon_core.packs.PACK_BELOW", 10)
+    assert pack_table(folder, VAL) == 0
+
+
+def test_grace_counts_by_the_stores_clock(folder: Folder) -> None:
+    finished(folder, "a")
+    for path in folder.root.rglob("final/**/*.parquet"):
+        os.utime(path, (0, 0))
+    assert compact(folder, grace_s=600).removed == 4

@@ -1,0 +1,152 @@
+"""Commits happen beside the training, nothing is dropped while the store is away, and a zombie is told to stop."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from muon_core.results import RunWriter, Superseded, write_end_record
+from muon_core.snapshot import read_rows, visible_objects
+from muon_core.storage import Folder, StoreError, StoreUnavailable, patiently
+from muon_core.tables import VAL
+
+START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
+
+
+class Moody(Folder):
+    """A folder whose puts of rows fail while `away`, or wait while the gate is closed."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.away = False
+        self.failures = 0
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def put(self, key: str, data: bytes) -> None:
+        if key.startswith("live/"):
+            assert self.gate.wait(30)
+            if self.away or self.failures:
+                self.failures = max(0, self.failures - 1)
+                raise StoreUnavailable("store x: no answer; check the network")
+        super().put(key, data)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
+    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.001)
+    return Moody(tmp_path)
+
+
+def steps(store: Folder) -> list[int]:
+    objects, _ = visible_objects(store, "val")
+    return sorted(read_rows(store, objects, VAL)["step"].to_pylist())
+
+
+def emit(writer: RunWriter, first: int, last: int) -> None:
+    for step in range(first, last):
+        writer.emit("val", step=step, tokens=0, val_loss=1.0)
+
+
+def test_a_flush_without_waiting_returns_while_the_store_is_busy(store: Moody) -> None:
+    writer = RunWriter(store, "r", START)
+    store.gate.clear()
+    emit(writer, 0, 3)
+    writer.flush(wait=False)
+    emit(writer, 3, 5)
+    writer.flush(wait=False)
+    assert steps(store) == []
+    store.gate.set()
+    writer.flush()
+    assert steps(store) == [0, 1, 2, 3, 4]
+
+
+def test_barrier_waits_for_every_row_and_names_the_resume_point(store: Moody) -> None:
+    writer = RunWriter(store, "r", START)
+    emit(writer, 0, 3)
+    writer.flush(wait=False)
+    emit(writer, 3, 4)
+    point = writer.barrier()
+    assert (point.attempt, point.seq) == (writer.attempt.id, 4)
+    assert steps(store) == [0, 1, 2, 3]
+    child = RunWriter(store, "r", START, parent=point.attempt, resume_seq=point.seq)
+    assert child.attempt.number == 2
+
+
+def test_commits_outlast_a_store_that_is_away_for_a_while(store: Moody) -> None:
+    writer = RunWriter(store, "r", START)
+    store.failures = 5
+    emit(writer, 0, 3)
+    writer.barrier()
+    assert steps(store) == [0, 1, 2]
+
+
+def test_a_store_that_stays_away_ends_the_attempt_with_its_rows_still_in_memory(store: Moody) -> None:
+    writer = RunWriter(store, "r", START, patience_s=0.01)
+    emit(writer, 0, 3)
+    store.away = True
+    with pytest.raises(StoreError, match=r"no answer; check the network \(gave up after"):
+        writer.barrier()
+    emit(writer, 3, 5)
+    store.away = False
+    writer.barrier()
+    assert steps(store) == [0, 1, 2, 3, 4]
+
+
+def test_a_commit_that_failed_in_the_background_is_raised_by_the_next_flush(store: Moody) -> None:
+    writer = RunWriter(store, "r", START, patience_s=0.0)
+    store.away = True
+    emit(writer, 0, 3)
+    writer.flush(wait=False)
+    with pytest.raises(StoreError, match="gave up"):
+        writer.flush()
+
+
+def test_memory_is_bounded_by_waiting_for_the_store(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muon_core.results.MAX_PENDING_ROWS", 10)
+    writer = RunWriter(store, "r", START)
+    emit(writer, 0, 25)
+    assert steps(store) == list(range(20))
+
+
+def test_a_superseded_attempt_is_stopped_at_its_barrier_and_its_end(store: Moody) -> None:
+    zombie = RunWriter(store, "r", START)
+    assert not zombie.superseded()
+    RunWriter(store, "r", START)
+    assert zombie.superseded()
+    with pytest.raises(Superseded, match="a newer attempt than 00001"):
+        zombie.barrier()
+    with pytest.raises(Superseded):
+        zombie.end(status="done")
+    assert store.list("final/") == []
+
+
+def test_a_superseded_attempt_is_stopped_in_its_periodic_commit(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    zombie = RunWriter(store, "r", START)
+    RunWriter(store, "r", START)
+    emit(zombie, 0, 1)
+    zombie.flush()
+    monkeypatch.setattr("muon_core.results.FENCE_EVERY_S", 0.0)
+    emit(zombie, 1, 2)
+    with pytest.raises(Superseded):
+        zombie.flush()
+
+
+def test_an_end_record_is_written_once(store: Moody) -> None:
+    writer = RunWriter(store, "r", START)
+    writer.end(status="failed", error="first")
+    before = store.stat("final/")
+    write_end_record(store, writer.attempt, {"run_id": "r", "status": "stopped"})
+    assert store.stat("final/") == before
+
+
+def test_patiently_repeats_only_what_may_pass() -> None:
+    calls = []
+
+    def refused() -> None:
+        calls.append(1)
+        raise StoreError("denied")
+
+    with pytest.raises(StoreError, match="denied"):
+        patiently(refused, 60)
+    assert calls == [1]
