@@ -9,7 +9,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from muon_core.optim.profiles import (
-    Adjust, Conventions, Decay, Dtype, MomentumKind, Normalization, Orthogonalizer, Products, Profile, ScaleOn, fill,
+    Adjust,
+    Conventions,
+    Decay,
+    Dtype,
+    MomentumKind,
+    Normalization,
+    Orthogonalizer,
+    Products,
+    Profile,
+    ScaleOn,
+    fill,
 )  # fmt: skip
 
 SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
@@ -59,11 +69,11 @@ class DataConfig(Config):
     corpus: str = "stdlib"
     """`stdlib`: the Python standard library's own source, or a path to a text file or a folder of text files."""
     corpus_sha256: str | None = None
-    """Content hash of a corpus given by path; filled in when the run is planned and stands for the path in its identity."""
+    """Content hash of a corpus given by path; filled in when the run is planned; its identity, not the path."""
     seq_len: int = Field(128, gt=1)
     """Tokens a sequence predicts; a window reads one more."""
     validation_share: float = Field(0.05, gt=0, lt=1)
-    """Share of the files kept for validation, chosen by a stable hash of their relative path, never by cutting a file."""
+    """Share of the files kept for validation, chosen by a stable hash of their relative path, none cut in two."""
     validation_tokens: int = Field(32_768, gt=0)
     """Tokens evaluated at each evaluation, spread evenly over the validation files."""
 
@@ -155,7 +165,7 @@ class _PerturbedMuon(MuonConfig):
     anneal: Literal["none", "exponential", "linear"] = "none"
     """`exponential` alpha * 0.993^step, `linear` down over 1,000 steps; both stop at alpha / 10."""
     rank_threshold: float = Field(1.0, gt=0, le=1)
-    """Noise is added while effective rank / min(rows, cols) of the momentum (after Nesterov) is below it; 1.0: always."""
+    """Noise is added while effective rank / min(rows, cols) of the Nesterov momentum is below it; 1.0: always."""
     gate_metric: Literal["erank", "nuclear"] = "erank"
     """Effective rank for the threshold: `erank` exp(entropy of the singular values), or `nuclear`
     (||M||_* / ||M||_F)^2, which needs no singular values."""
@@ -173,7 +183,7 @@ class _NoisyMuon(_PerturbedMuon):
     """`as_seed`: noise and three cubic steps (none under isotropic) are written into a sum momentum, whose polar factor
     is the update. Defaults then are profile `as_seed`, noise_norm `as_seed` and rank_threshold 0.5."""
     wide: Literal["transpose", "raise"] = "transpose"
-    """As_seed orthonoise, matrices wider than tall, whose QR has the wrong shape: take the transpose's, or end the run."""
+    """As_seed orthonoise of wide matrices, whose QR has the wrong shape: take the transpose's, or end the run."""
     on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
     """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
     rng: Literal["counter"] = "counter"
@@ -264,6 +274,31 @@ class TrackingConfig(Config):
     """Rows become readable after at most so many seconds."""
 
 
+class CheckpointConfig(Config):
+    """When a run's state is saved to the results store. No part of a run's identity."""
+
+    every_s: float | None = Field(60.0, gt=0)
+    """Save `latest` after so many seconds; None never by the clock."""
+    every_steps: int | None = Field(None, gt=0)
+    """Save `latest` each so many optimizer steps; None never by the step."""
+    milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
+    """Token counts at which a checkpoint is kept for good, at the first step that reaches them."""
+    keep_last: int = Field(2, gt=0)
+    """So many `latest` checkpoints are kept."""
+    model: bool = True
+    """Save the weights after the last step."""
+
+
+class SpikeConfig(Config):
+    """What counts as a loss spike, and what follows. No part of a run's identity."""
+
+    above: float = Field(1.0, gt=0)
+    """Nats per token above the median of the last `window` train losses."""
+    window: int = Field(50, gt=1)
+    action: Literal["flag", "end"] = "flag"
+    """`flag` counts it in the run's record; `end` ends the run as diverged, before the update."""
+
+
 class RunConfig(Config):
     """One training, complete: the same value on the same machine gives the same curves, bit for bit."""
 
@@ -276,14 +311,19 @@ class RunConfig(Config):
     batch_size: int = Field(16, gt=0)
     """Sequences an optimizer step, over all workers."""
     micro_batches: int = Field(1, gt=0)
-    """Parts a step's batch is cut into, over all workers. Changes the order of float sums only; no part of the identity."""
+    """Parts a step's batch is cut into, over all workers. Changes the order of float sums only, not the identity."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of the forward and backward passes; parameters are fp32."""
     seed: int = Field(42, ge=0)
     seeds: SeedsConfig = SeedsConfig()
+    reduction: Literal["ddp", "tree"] = "ddp"
+    """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches to
+    be a power of two that the workers divide."""
     tracking: TrackingConfig = TrackingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    spike: SpikeConfig = SpikeConfig()
 
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"tracking", "micro_batches"})
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({"tracking", "micro_batches", "reduction", "checkpoint", "spike"})
     """Fields that say how a run is carried out and watched, not what it computes."""
 
     @model_validator(mode="after")
@@ -292,8 +332,19 @@ class RunConfig(Config):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}")
         return self
 
+    @model_validator(mode="after")
+    def _tree_is_binary(self) -> Self:
+        if self.reduction == "tree" and self.micro_batches & (self.micro_batches - 1):
+            raise ValueError(f"reduction tree needs micro_batches to be a power of two, got {self.micro_batches}")
+        return self
+
     def check_workers(self, workers: int) -> None:
         """Raises ValueError unless the micro-batches can be dealt out evenly to `workers`."""
+        if self.reduction == "tree" and self.micro_batches % workers:
+            raise ValueError(
+                f"reduction tree deals {self.micro_batches} micro-batches to {workers} workers; "
+                f"set micro_batches to a power of two that {workers} divides"
+            )
         parts = max(self.micro_batches, workers)
         if parts % workers or parts % self.micro_batches or self.batch_size % parts:
             raise ValueError(
@@ -342,7 +393,7 @@ class RunConfig(Config):
 
 
 _LABELLED = {
-    "profile": "", "mode": "", "gate": "", "alpha": "a", "rank_threshold": "rt", "anneal": "", "noise_norm": "",
+    "profile": "", "gate": "", "alpha": "a", "rank_threshold": "rt", "anneal": "", "noise_norm": "",
     "lr": "lr", "embedding_lr": "elr",
 }  # fmt: skip
 

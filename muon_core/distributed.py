@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -31,6 +35,14 @@ def agree(flag: bool, device: torch.device) -> bool:
     shared = torch.tensor([int(flag)], device=device)
     dist.broadcast(shared, src=0)
     return bool(shared.item())
+
+
+def share(value: T) -> T:
+    """Rank 0's `value`, on every rank."""  # all ranks
+    box = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def lost_peer(error: BaseException) -> bool:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,7 +18,7 @@ from muon_core.config import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.model import HiddenMatrix
 from muon_core.progress import Progress
-from muon_core.results import Row, RunWriter
+from muon_core.results import ResumePoint, Row, RunWriter
 from muon_core.spectral import spectral_metrics
 from muon_core.storage import Storage
 
@@ -37,6 +41,11 @@ def start_record(config: RunConfig, **facts: Any) -> Row:
     }
 
 
+PROFILE = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint")
+"""Parts of a run whose seconds are counted: columns `<part>_s` of the `runs` table."""
+_PEAKS = ("weight_norm", "grad_norm", "weight_norm_peak", "grad_norm_peak")
+
+
 class Peaks:
     """Norms of the hidden matrices at every step and their running maxima, kept on the device until a row asks."""
 
@@ -45,6 +54,15 @@ class Peaks:
         zeros = torch.zeros(len(matrices), device=self._parameters[0].device)
         self.weight_norm, self.grad_norm = zeros.clone(), zeros.clone()
         self.weight_norm_peak, self.grad_norm_peak = zeros.clone(), zeros.clone()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The norms of the last step and the maxima so far."""
+        return {name: getattr(self, name) for name in _PEAKS}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`."""
+        for name in _PEAKS:
+            setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
 
     def before_step(self, gradients: list[Tensor]) -> None:
         """Gradient norms, raw."""
@@ -72,19 +90,66 @@ class Recorder:
         self._best_val_loss: float | None = None
         self._train_loss: float | None = None
         self._step_time: float | None = None
-        self._train_s = 0.0
+        self._recent_losses: deque[float] = deque(maxlen=config.spike.window)
+        self._loss_spikes = 0
+        self._seconds: dict[str, float] = dict.fromkeys(PROFILE, 0.0)
+        self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
 
-    def start(self, matrices: list[HiddenMatrix], facts: Row) -> None:
-        """Write the start record; `facts` are columns of `runs` the config does not hold."""
+    def start(self, matrices: list[HiddenMatrix], facts: Row, point: ResumePoint | None = None) -> None:
+        """Write the start record; `facts` are columns of `runs` the config does not hold, `point` what is continued."""
         self._matrices = matrices
         if self._storage:
-            self._writer = RunWriter(self._storage, self.config.run_id, start_record(self.config, **facts))
+            start = start_record(self.config, **facts)
+            options = {"parent": point.attempt, "resume_seq": point.seq} if point else {}
+            self._writer = RunWriter(self._storage, self.config.run_id, start, **options)
+
+    def barrier(self) -> ResumePoint:
+        """Wait until the store has every row so far; the resume point for a checkpoint of this moment."""
+        assert self._writer is not None
+        return self._writer.barrier()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters that a resumed run carries on."""
+        final = [self.final.val_loss, self.final.val_accuracy] if self.final else None
+        return {
+            "final": final,
+            "best_val_loss": self._best_val_loss,
+            "recent_losses": list(self._recent_losses),
+            "loss_spikes": self._loss_spikes,
+            "seconds": dict(self._seconds),
+            "elapsed_s": self._elapsed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.final = Evaluation(*state["final"]) if state["final"] else None
+        self._best_val_loss = state["best_val_loss"]
+        self._recent_losses.extend(state["recent_losses"])
+        self._loss_spikes = state["loss_spikes"]
+        self._seconds |= state["seconds"]
+        self._earlier_s = state["elapsed_s"]
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the block's seconds to `part` of the profile (on CUDA, work in flight counts where it is awaited)."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[part] += time.perf_counter() - begin
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether `loss` (nats per token) lies far above those of the last steps; counts it, and remembers the loss."""
+        recent, spike = self._recent_losses, self.config.spike
+        spiked = len(recent) == recent.maxlen and loss > median(recent) + spike.above
+        recent.append(loss)
+        self._loss_spikes += spiked
+        return spiked
 
     def after_step(self, step: int, loss: float, grad_norm: float, lr: float, step_time: float) -> None:
         """Count the step, and one `train` row at its period. `step_time` in seconds."""
         self.step, self._train_loss, self._step_time = step, loss, step_time
-        self._train_s += step_time
         if step % self.config.tracking.log_every == 0 or step == self.config.steps:
             self._emit(
                 "train",
@@ -111,8 +176,11 @@ class Recorder:
 
     def layers(self, peaks: Peaks, updates: dict[str, Tensor]) -> None:
         """One `layers` row per hidden matrix; `updates` maps parameter names to the step's change without decay."""
-        if self._writer is None:
-            return
+        if self._writer:
+            with self.timed("tracking"):
+                self._layers(peaks, updates)
+
+    def _layers(self, peaks: Peaks, updates: dict[str, Tensor]) -> None:
         norms = {
             "update_norm": torch.stack(torch._foreach_norm([updates[matrix.name] for matrix in self._matrices])),
             "weight_norm": peaks.weight_norm,
@@ -157,18 +225,20 @@ class Recorder:
             final_val_accuracy=self.final.val_accuracy if self.final else None,
             best_val_loss=self._best_val_loss,
             wall_s=self._elapsed,
-            train_s=self._train_s,
+            train_s=sum(self._seconds[part] for part in ("data", "gradients", "optimizer")),
+            loss_spikes=self._loss_spikes,
+            **{f"{part}_s": seconds for part, seconds in self._seconds.items()},
             peak_memory_bytes=environment.peak_memory_bytes(device),
         )
 
     @property
     def _elapsed(self) -> float:
-        return time.perf_counter() - self._started
+        return self._earlier_s + time.perf_counter() - self._started
 
     def _emit(self, table: str, **values: Any) -> None:
         if self._writer is None:
             return
         self._writer.emit(table, step=self.step, tokens=self.step * self.config.tokens_per_step, **values)
         if time.perf_counter() - self._flushed > self.config.tracking.flush_every_s:
-            self._writer.flush()
+            self._writer.flush(wait=False)
             self._flushed = time.perf_counter()

@@ -69,9 +69,10 @@ def _answered(error: boto.ClientError, url: str, *, anonymous: bool) -> Trouble 
         return Trouble(f"store {url}: {_CODES[code]}")
     if code in _BUSY or status >= 500:
         return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", passing=True)
+    if anonymous:  # servers have many ways to say that they want to know who asks
+        return Trouble(f"store {url}: {_NO_KEYS}")
     if code in _DENIED or status in (401, 403):
-        reason = _NO_KEYS if anonymous else f"access denied; let this user read and write the bucket, or {_CREDENTIALS}"
-        return Trouble(f"store {url}: {reason}")
+        return Trouble(f"store {url}: access denied; let this user read and write the bucket, or {_CREDENTIALS}")
     return Trouble(f"store {url}: the server refuses the request ({code}); is AWS_ENDPOINT_URL an S3 server?")
 
 

@@ -93,7 +93,7 @@ RUNS = Table(
         "run_id": (_TEXT, "run"),
         "arm_id": (_TEXT, "the same for runs that differ only in seed"),
         "arm": (_TEXT, "readable part of arm_id"),
-        "seed": (_LONG, ""),
+        "seed": (_LONG, "of the init, data, noise and dropout streams"),
         "optimizer": (_TEXT, "name in the optimizer dict"),
         "lr": (_LOSS, "of the hidden matrices"),
         "embedding_lr": (_LOSS, "of embeddings, norms and vectors (AdamW)"),
@@ -114,8 +114,15 @@ RUNS = Table(
         "steps": (_LONG, "optimizer steps done"),
         "wall_s": (_LOSS, "seconds of the last attempt, from its start to its end"),
         "train_s": (_LOSS, "seconds in optimizer steps, without evaluation and tracking"),
+        "data_s": (_LOSS, "seconds reading batches"),
+        "gradients_s": (_LOSS, "seconds in forward, backward and their reduction"),
+        "optimizer_s": (_LOSS, "seconds in norms and optimizer steps"),
+        "tracking_s": (_LOSS, "seconds in layer statistics"),
+        "evaluation_s": (_LOSS, "seconds in evaluations"),
+        "checkpoint_s": (_LOSS, "seconds training waited for checkpoints"),
+        "loss_spikes": (_LONG, "steps whose loss spiked"),
         "peak_memory_bytes": (_LONG, "device memory on CUDA, resident set on CPU"),
-        "num_parameters": (_LONG, ""),
+        "num_parameters": (_LONG, "trainable weights"),
         "init_hash": (_TEXT, "sha256 over the initial weights"),
         "first_batch_hash": (_TEXT, "sha256 over the token ids of the first optimizer step"),
         "data_hash": (_TEXT, "sha256 over tokenizer, shards and split rule"),
@@ -141,5 +148,36 @@ SWEEP_RUNS = Table(
 SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS)}
 """Tables written row by row while a run trains."""
 TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
+_ROWS = {"runs": "One row per run that was started.", "sweep_runs": "One row per block of a sweep and run in it."}
 STATUSES = ("running", "done", "diverged", "failed", "stopped")
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
+
+
+_INTRODUCTION = """\
+# Tables
+
+What a results store holds, as `analysis.open_store(path)` shows it: the tables written row by row while a run trains,
+then `runs` and `sweep_runs`. Seen through `.sweep(name)`, a table has two more columns, `block` and `role`; read from
+its files with `hive_partitioning=True`, it has `table` and `run`, the names of their folders.
+
+Written by `python -m muon_core.tables > docs/tables.md`; change `muon_core/tables.py` instead.
+"""
+
+
+def describe() -> str:
+    """Every table with its columns, types and units, as Markdown: the text of docs/tables.md."""
+    return "\n".join([_INTRODUCTION, *(_section(table) for table in TABLES.values())])
+
+
+def _section(table: Table) -> str:
+    *others, last = ("run", *table.key)
+    lines = [f"## {table.name}", "", _ROWS.get(table.name) or f"One row per {', '.join(others)} and {last}.", ""]
+    lines += ["| column | type | unit or meaning |", "|---|---|---|"]
+    for name, (dtype, unit) in table.columns.items():
+        escaped = unit.replace("|", r"\|")
+        lines.append(f"| {name} | {dtype} | {escaped} |")
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    print(describe(), end="")

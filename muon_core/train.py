@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +19,19 @@ from muon_core import distributed, environment, seeds
 from muon_core.config import RunConfig
 from muon_core.data import TokenData, load_data
 from muon_core.evaluate import Evaluation, evaluate
+from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
 from muon_core.optim.build import Optimizers, build_optimizers
 from muon_core.optim.schedules import lr_multiplier
 from muon_core.progress import Progress
 from muon_core.recorder import Peaks, Recorder, start_record
-from muon_core.results import Row, record_failure
+from muon_core.results import Row, Superseded, record_failure
+from muon_core.resume import Saver, restore
 from muon_core.storage import Storage
 
 
 class Diverged(Exception):
-    """The loss is no longer finite; raised before the update that would follow."""
+    """The loss is no longer finite, or spiked where that ends a run; raised before the update that would follow."""
 
 
 class Stopped(Exception):
@@ -72,23 +75,31 @@ def train(
     *,
     report: Report = lambda progress: True,
     device: torch.device | None = None,
+    resume: bool = True,
 ) -> Outcome:
     """Train `config` to its end and write its rows to `storage` (rank 0; None writes nothing). All ranks call it.
 
     Args:
         report: hears of progress on rank 0 and may end the run.
+        resume: continue from the run's newest checkpoint in `storage`, if there is one.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
     recorder = Recorder(config, storage if distributed.rank() == 0 else None)
+    saver = Saver(config, storage)
     try:
         config.check_workers(distributed.world_size())
         state = prepare(config, device or torch.device("cpu"))
-        recorder.start(state.matrices, _facts(config, state))
-        _loop(config, state, recorder, report)
+        facts = _facts(config, state)
+        point = restore(config, state, recorder, storage) if storage and resume else None
+        recorder.start(state.matrices, facts, point)
+        _loop(config, state, recorder, saver, report)
+        saver.finish(state, recorder)
     except Diverged as reason:
         recorder.end("diverged", str(reason))
     except Stopped:
         recorder.end("stopped", "asked to stop")
+    except Superseded as reason:  # the run is another attempt's now, and so is its record
+        recorder.status, recorder.error = "stopped", str(reason)
     except KeyboardInterrupt:
         recorder.end("stopped", "interrupted")
         raise
@@ -98,6 +109,8 @@ def train(
         raise
     else:
         recorder.end("done")
+    finally:
+        saver.close()
     return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
 
 
@@ -118,7 +131,7 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
     init_weights(model, config.stream_seed("init"))
     model.to(device)
     replica: nn.Module = model
-    if distributed.world_size() > 1:
+    if distributed.world_size() > 1 and config.reduction == "ddp":
         replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     matrices = hidden_matrices(model)
     optimizers = build_optimizers(model.named_parameters(), config.optimizer, noise_seed=config.stream_seed("noise"))
@@ -138,37 +151,44 @@ def _facts(config: RunConfig, state: TrainState) -> Row:
     }
 
 
-def _loop(config: RunConfig, state: TrainState, recorder: Recorder, report: Report) -> None:
+def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver, report: Report) -> None:
     """Evaluate, then step until the end; every rank walks the same path."""
     tracking, steps = config.tracking, config.steps
-    recorder.evaluation(_evaluate(config, state))
-    _tell(state, recorder, report)
-    while state.step < steps:
+    if state.step == 0:
+        recorder.evaluation(_evaluate(config, state, recorder))
+    go_on = report(recorder.progress()) if distributed.rank() == 0 else True
+    while state.step < steps and distributed.agree(go_on, state.device):
         begin = time.perf_counter()
         last = state.step + 1 == steps
         track = last or (state.step + 1) % tracking.track_every == 0
-        loss, grad_norm = _optimizer_step(config, state, track=track)
+        loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
         recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, time.perf_counter() - begin)
         if track:
             recorder.layers(state.peaks, state.updates)
         if last or state.step % tracking.eval_every == 0:
-            recorder.evaluation(_evaluate(config, state))
-        if last or state.step % tracking.log_every == 0:
-            _tell(state, recorder, report)
+            recorder.evaluation(_evaluate(config, state, recorder))
+        if distributed.rank() == 0 and (last or state.step % tracking.log_every == 0):
+            go_on = report(recorder.progress())
+        saver.after_step(state, recorder, stopping=not go_on)
+    if state.step < steps:
+        raise Stopped
 
 
-def _optimizer_step(config: RunConfig, state: TrainState, *, track: bool) -> tuple[float, float]:
+def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *, track: bool) -> tuple[float, float]:
     """One optimizer step; returns (train loss in nats per token over the whole batch, global gradient norm)."""
     state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
-    loss = _accumulate_gradients(config, state)
+    loss = _gradients(config, state, recorder)
     if not math.isfinite(loss):
         raise Diverged(f"train loss {loss} at step {state.step}")
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
-    state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
-    state.updates = state.optimizers.step(state.step, keep_updates=track)
-    state.optimizers.zero_grad()
-    state.peaks.after_step()
+    if recorder.is_spike(loss) and config.spike.action == "end":
+        raise Diverged(f"train loss {loss:.4f} at step {state.step} spiked by more than {config.spike.above} nats")
+    with recorder.timed("optimizer"):
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
+        state.updates = state.optimizers.step(state.step, keep_updates=track)
+        state.optimizers.zero_grad()
+        state.peaks.after_step()
     state.step += 1
     return loss, grad_norm
 
@@ -178,34 +198,37 @@ def _gradient(matrix: HiddenMatrix) -> Tensor:
     return matrix.parameter.grad
 
 
-def _accumulate_gradients(config: RunConfig, state: TrainState) -> float:
+def _gradients(config: RunConfig, state: TrainState, recorder: Recorder) -> float:
     """Gradients of the mean loss over the step's batch; returns that loss in nats per token."""
     rank, world_size = distributed.rank(), distributed.world_size()
-    local = max(1, config.micro_batches // world_size)
-    rows = state.data.batch(
-        config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size
-    ).to(state.device)
-    total = torch.zeros((), device=state.device)
-    for index, window in enumerate(rows.chunk(local)):
-        last = index == local - 1
-        if config.model.dropout:
-            seeds.seed_dropout(config.stream_seed("dropout"), state.step, rank * local + index)
-        sync = nullcontext() if last or world_size == 1 else state.replica.no_sync()  # type: ignore[operator]
-        with sync:
-            with autocast(config, state.device):
-                loss = next_token_loss(state.replica, window) / local
-            loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return float(distributed.sum_over_ranks(total / world_size))
+    num_local = max(1, config.micro_batches // world_size)
+    with recorder.timed("data"):
+        rows = state.data.batch(
+            config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size
+        ).to(state.device)
+    windows = rows.chunk(num_local)
+
+    def micro_loss(index: int) -> Tensor:
+        if (
+            config.model.dropout
+        ):  # micro-batches are numbered over all ranks, so dropout does not depend on their number
+            seeds.seed_dropout(config.stream_seed("dropout"), state.step, rank * num_local + index)
+        with autocast(config, state.device):
+            return next_token_loss(state.replica, windows[index])
+
+    with recorder.timed("gradients"):
+        if config.reduction == "tree":
+            return float(tree_gradients(list(state.model.parameters()), micro_loss, num_local))
+        return float(ddp_gradients(state.replica, micro_loss, num_local))
 
 
-def autocast(config: RunConfig, device: torch.device) -> torch.autocast | nullcontext[None]:
-    """The run's precision for forward passes."""
+def autocast(config: RunConfig, device: torch.device) -> Any:
+    """The run's precision for forward passes, a context manager."""
     return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
 
 
-def _evaluate(config: RunConfig, state: TrainState) -> Evaluation:
-    with autocast(config, state.device):
+def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evaluation:
+    with recorder.timed("evaluation"), autocast(config, state.device):
         return evaluate(
             state.model,
             state.data.validation().to(state.device),
@@ -213,10 +236,3 @@ def _evaluate(config: RunConfig, state: TrainState) -> Evaluation:
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
-
-
-def _tell(state: TrainState, recorder: Recorder, report: Report) -> None:
-    """Report progress; raises Stopped on every rank if rank 0 is told to end."""
-    go_on = distributed.rank() != 0 or report(recorder.progress())
-    if not distributed.agree(go_on, state.device):
-        raise Stopped

@@ -153,7 +153,7 @@ def layer_rows(row: dict[str, Any], run: FakeRun) -> list[dict[str, Any]]:
     for projection in PROJECTIONS:
         rows, cols = {"k": (32, 64), "v": (32, 64), "up": (256, 64), "down": (64, 256)}.get(projection, (64, 64))
         for layer in range(NUM_LAYERS):
-            rank = 0.9 * min(rows, cols) * (1 - fall) * (1 - 0.03 * layer)
+            rank = 0.9 * min(rows, cols) * (1 - fall) * (1 - 0.03 * layer**2)
             values = {
                 "effective_rank": rank,
                 "entropy": math.log(rank),

@@ -46,7 +46,8 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
         (
             "verdict",
             "lower or higher if p < 0.05 in the paired t test of the log ratio, adjusted by Holm for the number of "
-            "arms tested; else not resolved, which is no claim that the arms are equal.",
+            "arms tested; else not resolved, which is no claim that the arms are equal. The seeds that would settle "
+            "it assume that the spread between seeds stays as measured, itself uncertain with two or three.",
         ),
         ("pair corr.", "Correlation of candidate and baseline over seeds, from three pairs on: what pairing gains."),
         ("seeds", "Runs done of runs asked for. Means are over done runs; the others are named with the verdict."),

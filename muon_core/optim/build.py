@@ -2,69 +2,175 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from muon_core.config import AdamWConfig, IsotropicConfig, MuonConfig, OptimizerConfig, OrthoNoiseConfig
-from muon_core.optim.muon import Muon, match_rms_adamw, original
-from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.config import (
+    AdamWConfig,
+    DampedConfig,
+    IsotropicConfig,
+    MuonConfig,
+    NolahConfig,
+    OptimizerConfig,
+    OrthoNoiseConfig,
+)  # fmt: skip
+from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
+from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
+from muon_core.optim.clipping import clipped
+from muon_core.optim.damped import Damped, top_block
+from muon_core.optim.health import Columns, Watch, measure
+from muon_core.optim.momentum import MOMENTA
+from muon_core.optim.muon import Muon, keep, match_rms_adamw, original, scale_lr, scale_update, unscaled
+from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, newton_schulz, polar_factor
+from muon_core.optim.nolah import Project, as_they_are, braked, gated, root_mean_square
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
-from muon_core.optim.perturb import Noise, Perturb, isotropic, orthogonal, unperturbed
+from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
+from muon_core.optim.sharding import Distribution, choose_distribution
 
-ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {"original": original, "match_rms_adamw": match_rms_adamw}
+ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
+    "original": original, "match_rms_adamw": match_rms_adamw, "none": unscaled,
+}  # fmt: skip
+APPLY = {"lr": scale_lr, "update": scale_update}
 NS_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+Distribute = Literal["auto", "owner", "replicated"]
 
 
-def adamw(params: NamedParameters, config: AdamWConfig, noise_seed: int) -> AdamW:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an optimizer depends on beside its config."""
+
+    noise_seed: int
+    head_size: int | None = None
+    """Of the model's attention; needed by `per_head` alone."""
+    distribute: Distribute = "auto"
+
+
+def adamw(params: NamedParameters, config: AdamWConfig, setting: Setting) -> AdamW:
     """AdamW on the hidden matrices."""
     return AdamW(params, lr=config.lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=config.weight_decay)
 
 
-def muon(params: NamedParameters, config: MuonConfig, noise_seed: int, perturb: Perturb = unperturbed) -> Muon:
-    """Muon with the conventions of `torch.optim.Muon`."""
-    return Muon(
+def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functions: Any) -> Muon:
+    """Muon with the conventions of the config; `functions` replace some."""
+    distribution = Distribution("replicated")
+    if not functions.get("store_perturbed"):  # what is stored must be computed on every rank
+        distribution = choose_distribution(setting.distribute, [p for _, p in params], orthogonalizer(config))
+    elif setting.distribute == "owner":
+        raise ValueError("distribute owner: as_seed writes into the momentum of every rank; use auto or replicated")
+    chosen: dict[str, Any] = {
+        "rule": MOMENTA[config.momentum_kind],
+        "partition": _partition(config, setting.head_size),
+        "orthogonalize": orthogonalizer(config),
+        "scale": ADJUSTMENTS[config.adjust],
+        "apply": APPLY[config.scale_on],
+        "distribute": distribution.function(_update_dtype(config)),
+    }
+    built = Muon(
         params,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
         nesterov=config.nesterov,
-        perturb=perturb,
-        orthogonalize=partial(newton_schulz, dtype=NS_DTYPES[config.ns_dtype]),
-        scale=ADJUSTMENTS[config.adjust],
+        **chosen | functions,
+    )
+    built.distribution = distribution
+    return built
+
+
+def orthogonalizer(config: MuonConfig) -> Callable[[Tensor], Tensor]:
+    """The function from momenta `(k, rows, cols)` to update directions that the config describes."""
+    if config.orthogonalizer == "svd":
+        return polar_factor
+    return partial(
+        newton_schulz,
+        coefficients=COEFFICIENTS[config.orthogonalizer],
+        dtype=NS_DTYPES[config.ns_dtype],
+        divisor=DIVISORS[config.normalization],
+        iteration=ITERATIONS[config.products],
     )
 
 
-def noisy_muon(
+def noisy(
     params: NamedParameters,
     config: OrthoNoiseConfig | IsotropicConfig,
-    noise_seed: int,
+    setting: Setting,
+    *,
     shape_noise: Callable[[Tensor], Tensor],
+    as_seed: Callable[[Tensor], Tensor],
+    cubic: int,
 ) -> Muon:
     """Muon that orthogonalizes momentum plus noise."""
-    noise = Noise(
-        shape_noise,
-        alpha=config.alpha,
-        seed=noise_seed,
-        anneal=config.anneal,
-        rank_threshold=config.rank_threshold,
-        noise_norm=config.noise_norm,
-        start_step=config.start_step,
+    if config.mode == "well_posed":
+        noise = Noise(shape_noise, _gate(config), setting.noise_seed, config.noise_norm)
+        return muon(params, config, setting, perturb=noise)
+    fails = config.on_nonfinite == "fail"
+    perturb = AsSeed(as_seed, _gate(config), setting.noise_seed, cubic, config.wide if cubic else "transpose", fails)
+    return muon(
+        params, config, setting, perturb=perturb, store_perturbed=True, repair=keep if fails else sgd_where_not_finite
     )
-    return muon(params, config, noise_seed, noise)
 
 
-HIDDEN: dict[str, Callable[[NamedParameters, Any, int], Optimizer]] = {
+def damped(params: NamedParameters, config: DampedConfig, setting: Setting) -> Muon:
+    """Muon with the mean effect of noise."""
+    return muon(
+        params,
+        config,
+        setting,
+        perturb=Damped(_gate(config), config.noise_norm),
+        orthogonalize=partial(top_block, orthogonalize=orthogonalizer(config)),
+    )
+
+
+def nolah(params: NamedParameters, config: NolahConfig, setting: Setting) -> Muon:
+    """Muon with NOLAH's gate, brake and projection."""
+    rule = MOMENTA[config.momentum_kind]
+    if config.mode == "well_posed":
+        return muon(params, config, setting, rule=gated(rule, config.gate, root_mean_square), perturb=Project())
+    fails = config.on_nonfinite == "fail"
+    return muon(
+        params,
+        config,
+        setting,
+        rule=braked(gated(rule, config.gate, as_they_are)),
+        perturb=Project(as_they_are, brakes=False, fails=fails),
+        repair=keep if fails else sgd_where_not_finite,
+    )
+
+
+HIDDEN: dict[str, Callable[[NamedParameters, Any, Setting], Optimizer]] = {
     "adamw": adamw,
     "muon": muon,
-    "orthonoise": partial(noisy_muon, shape_noise=orthogonal),
-    "isotropic": partial(noisy_muon, shape_noise=isotropic),
+    "orthonoise": partial(noisy, shape_noise=orthogonal, as_seed=qr, cubic=3),
+    "isotropic": partial(noisy, shape_noise=isotropic, as_seed=isotropic, cubic=0),
+    "damped": damped,
+    "nolah": nolah,
 }
-"""Optimizer of the hidden matrices by config name: (named matrices, config, noise seed) -> optimizer."""
+"""Optimizer of the hidden matrices by config name."""
+
+
+def _gate(config: OrthoNoiseConfig | IsotropicConfig | DampedConfig) -> Gate:
+    return Gate(config.alpha, config.anneal, config.rank_threshold, config.gate_metric, config.start_step)
+
+
+def _partition(config: MuonConfig, head_size: int | None) -> Partition:
+    if config.attention_blocks == "per_head":
+        if head_size is None:
+            raise ValueError("attention_blocks per_head needs the model's head size; give it, or use whole")
+        return partial(per_head, head_size=head_size)
+    return merge_qkvo if config.attention_blocks == "merge_qkvo" else whole
+
+
+def _update_dtype(config: MuonConfig) -> torch.dtype:
+    return torch.float32 if config.orthogonalizer == "svd" else NS_DTYPES[config.ns_dtype]
 
 
 def build_optimizers(
@@ -72,25 +178,41 @@ def build_optimizers(
     config: OptimizerConfig,
     *,
     noise_seed: int,
+    head_size: int | None = None,
+    distribute: Distribute = "auto",
     patterns: Sequence[tuple[str, Group]] = PATTERNS,
 ) -> Optimizers:
     """Optimizers for all of a model's parameters.
 
+    Args:
+        distribute: of Muon's updates over ranks; `auto` is decided by a probe, on all of them.
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
-    """
+    """  # all ranks
     groups = assign(named_parameters, patterns)
-    hidden = HIDDEN[config.name](groups["hidden"], config, noise_seed)
+    hidden = HIDDEN[config.name](groups["hidden"], config, Setting(noise_seed, head_size, distribute))
     vectors = AdamW(
         groups["vectors"], lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0
     )
-    return Optimizers(hidden, vectors)
+    if config.clipping == "all" and isinstance(hidden, Muon):
+        warnings.warn(
+            f"clipping all at norm {config.max_grad_norm:g} under {config.name}: Muon's updates have a fixed size, and "
+            "clipping only reweights the steps in its momentum; adamw_only clips where it matters",
+            stacklevel=2,
+        )
+    return Optimizers(hidden, vectors, clipping=config.clipping, max_grad_norm=config.max_grad_norm)
 
 
 class Optimizers:
     """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one."""
 
-    def __init__(self, hidden: Optimizer, vectors: Optimizer) -> None:
+    def __init__(
+        self, hidden: Optimizer, vectors: Optimizer, *, clipping: str = "none", max_grad_norm: float = 1.0
+    ) -> None:
         self.hidden, self.vectors = hidden, vectors
+        self.health: Columns = {}
+        """Columns of the `health` table for the last step with `keep_updates`, in the order of its updates."""
+        self._clipping, self._max_grad_norm = clipping, max_grad_norm
+        self._previous: tuple[int, dict[str, Tensor]] = (-1, {})
         for group in self._groups:
             group["initial_lr"] = group["lr"]
 
@@ -104,24 +226,73 @@ class Optimizers:
         for group in self._groups:
             group["lr"] = group["initial_lr"] * multiplier
 
-    def step(self, step: int, *, keep_updates: bool = False) -> dict[str, Tensor]:
+    def step(self, step: int, *, keep_updates: bool = False, next_keeps: bool = False) -> dict[str, Tensor]:
         """Apply optimizer step `step`, counted from 0; noise is drawn for this number.
 
+        Args:
+            keep_updates: return what changed, and measure `health`; all ranks do so at the same steps.
+            next_keeps: the next step will; so that it can compare its updates with these, they are kept until then.
         Returns: with `keep_updates` the change of each hidden matrix by name, weight decay taken out; else nothing. It
             is the difference of the weights around the step: what was applied, rounding included, in every arm alike.
             It costs a copy of the matrices.
         """
-        before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keep_updates else []
+        keeping = keep_updates or next_keeps
+        before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
+        watch = self._watch() if keep_updates else None
         for group in self.hidden.param_groups:
             group["step"] = step
-        self.hidden.step()
-        self.vectors.step()
-        if not keep_updates:
-            return {}
-        return {
+        with self._clipped():
+            self.hidden.step()
+            self.vectors.step()
+        updates = {
             name: param.detach() - old * kept
-            for (name, param, kept), old in zip(self._hidden_matrices(), before, strict=True)
+            for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
         }
+        if keep_updates:
+            self.health = self._measure(step, updates, watch)
+        self._previous = (step, updates if next_keeps else {})
+        return updates if keep_updates else {}
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """How Muon's updates are shared out over ranks; None for other optimizers."""
+        return self.hidden.distribution if isinstance(self.hidden, Muon) else None
+
+    def _clipped(self) -> AbstractContextManager[None]:
+        if self._clipping == "none":
+            return nullcontext()
+        optimizers = (
+            [self.vectors]
+            if self._clipping == "adamw_only" and isinstance(self.hidden, Muon)
+            else [self.vectors, self.hidden]
+        )
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
+
+    def _watch(self) -> Watch | None:
+        if not isinstance(self.hidden, Muon):
+            return None
+        self.hidden.watch = Watch(self.hidden.orthogonalize, getattr(self.hidden.perturb, "seen", {}))
+        return self.hidden.watch
+
+    def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Columns:
+        last_step, last = self._previous
+        previous = [last.get(name) if last_step == step - 1 else None for name in updates]
+        parameters = [param for _, param, _ in self._hidden_matrices()]
+        changes = list(updates.values())
+        if watch is None or not isinstance(self.hidden, Muon):
+            return measure(parameters, changes, previous)
+        self.hidden.watch = None
+        gate = getattr(self.hidden.perturb, "gate", None)
+        return measure(
+            parameters,
+            changes,
+            previous,
+            self.hidden.all_blocks,
+            watch.rows,
+            alpha=gate.share(step) if gate else math.nan,
+            shared=self.hidden.distribution.mode == "owner",
+        )
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

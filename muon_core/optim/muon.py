@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from muon_core.optim.blocks import Block, Partition, whole
+from muon_core.optim.momentum import EMA, Momentum
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
+from muon_core.optim.sharding import Distribute, Distribution, replicated
+
+Watch = Callable[[Sequence[Block], Tensor, Tensor, Tensor, Sequence[Tensor]], None]
+"""(blocks, momentum, perturbed momentum, updates, gradients) of one stack; must modify none of them."""
 
 
 def original(rows: int, cols: int) -> float:
@@ -24,18 +29,43 @@ def match_rms_adamw(rows: int, cols: int) -> float:
     return 0.2 * math.sqrt(max(rows, cols))
 
 
+def unscaled(rows: int, cols: int) -> float:
+    """No scale."""
+    return 1.0
+
+
+def scale_lr(param: Tensor, update: Tensor, lr: float, scale: float) -> None:
+    """Apply an update at the scaled rate, as torch.optim.Muon rounds it."""
+    param.add_(update, alpha=-lr * scale)
+
+
+def scale_update(param: Tensor, update: Tensor, lr: float, scale: float) -> None:
+    """Apply an update scaled in its own dtype, as github.com/KellerJordan/Muon rounds it."""
+    param.add_(update * scale, alpha=-lr)
+
+
+def keep(updates: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    """The updates as they are."""
+    return updates
+
+
 class Muon(torch.optim.Optimizer):
     """Muon for matrices, as in `torch.optim.Muon` unless other functions are handed in.
 
     Args:
         params: named matrices, `(name, parameter)`; the names key the noise.
         weight_decay: decoupled; weights shrink by `lr * weight_decay` a step.
+        rule: of the momentum.
+        partition: what is orthogonalized as one matrix.
         perturb: what the orthogonalizer sees in place of the momentum.
         orthogonalize: `(k, rows, cols)` fp32 to the update's directions, in any float dtype.
-        scale: factor on the learning rate by `(rows, cols)`.
-    State: `momentum_buffer`, always fp32. The step that `perturb` sees is `group["step"]`: counted here from 0, and
-        settable like `group["lr"]`.
-    Raises: ValueError for a parameter that is no matrix, is empty, or has no name.
+        repair: the last word on the updates, given the gradients.
+        scale: factor on the update by `(rows, cols)` of its block; `apply` says where it is multiplied in.
+        distribute: which rank computes which update.
+        store_perturbed: let the perturbed momentum replace the stored one, on every rank; only with `replicated`.
+    State: `momentum_buffer`, always fp32 and the same on every rank. The step that `perturb` sees is `group["step"]`:
+        counted here from 0, and settable like `group["lr"]`. `watch` may be set to look at a step's stacks.
+    Raises: ValueError for a parameter that is no matrix, is empty, or has no name; for a momentum outside [0, 1).
     """
 
     def __init__(
@@ -46,18 +76,37 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         nesterov: bool = True,
         *,
+        rule: Momentum = EMA,
+        partition: Partition = whole,
         perturb: Perturb = unperturbed,
         orthogonalize: Callable[[Tensor], Tensor] = newton_schulz,
+        repair: Callable[[Tensor, Sequence[Tensor]], Tensor] = keep,
         scale: Callable[[int, int], float] = original,
+        apply: Callable[[Tensor, Tensor, float, float], None] = scale_lr,
+        distribute: Distribute = replicated,
+        store_perturbed: bool = False,
     ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum {momentum} is outside [0, 1); 0 keeps none, 0.95 is usual")
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "step": 0}
         super().__init__(params, defaults)
-        self.perturb, self.orthogonalize, self.scale = perturb, orthogonalize, scale
+        self.rule, self.perturb, self.orthogonalize, self.repair = rule, perturb, orthogonalize, repair
+        self.scale, self.apply, self.distribute, self.store_perturbed = scale, apply, distribute, store_perturbed
+        self.watch: Watch | None = None
+        self.distribution = Distribution("replicated")
+        self._blocks: list[list[Block]] = []
         for group in self.param_groups:
             if "param_names" not in group:
                 raise ValueError("Muon got parameters without names; pass (name, parameter) pairs")
-            for name, param in zip(group["param_names"], group["params"], strict=True):
+            named = list(zip(group["param_names"], group["params"], strict=True))
+            for name, param in named:
                 _check_matrix(name, param)
+            self._blocks.append(partition(named))
+
+    @property
+    def all_blocks(self) -> list[Block]:
+        """What is orthogonalized as one matrix, over all groups."""
+        return [block for blocks in self._blocks for block in blocks]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -66,36 +115,50 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            lr, decay = group["lr"], group["lr"] * group["weight_decay"]
-            for named_params in _same_shape(group):
-                names, params = zip(*named_params, strict=True)
-                momentum = torch.stack([self._momentum(param, group) for param in params])
-                updates = self.orthogonalize(self.perturb(momentum, names, group["step"]))
-                for param, update in zip(params, updates, strict=True):
-                    param.mul_(1 - decay)
-                    param.add_(update, alpha=-lr * self.scale(*param.shape))
+        for group, all_blocks in zip(self.param_groups, self._blocks, strict=True):
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._accumulate(param, group["momentum"])
+                    param.mul_(1 - group["lr"] * group["weight_decay"])
+            blocks = [part for block in all_blocks if (part := block.with_gradient()).pieces]
+            for block, update in self.distribute(blocks, lambda stack, group=group: self._updates(stack, group)):  # type: ignore[misc]
+                scale = self.scale(*block.shape)
+                for piece, share in block.split(update):
+                    self.apply(piece.of(piece.parameter), share, group["lr"], scale)
             group["step"] += 1
         return loss
 
-    def _momentum(self, param: nn.Parameter, group: dict[str, Any]) -> Tensor:
-        """Update the running mean of gradients; return it, under Nesterov blended with the gradient."""
-        assert param.grad is not None
-        grad, state = param.grad.float(), self.state[param]
+    def _updates(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
+        """Directions `(len(blocks), rows, cols)` for blocks of one shape."""
+        gradients = [block.read(_gradient) for block in blocks]
+        momentum = torch.stack([block.read(lambda param: self._momentum(param, group)) for block in blocks])
+        perturbed = self.perturb(momentum, [block.name for block in blocks], group["step"], gradients)
+        updates = self.repair(self.orthogonalize(perturbed), gradients)
+        if self.store_perturbed:
+            for block, matrix in zip(blocks, perturbed, strict=True):
+                for piece, part in block.split(matrix):
+                    piece.of(self.state[piece.parameter]["momentum_buffer"]).copy_(part)
+        if self.watch is not None:
+            self.watch(blocks, momentum, perturbed, updates, gradients)
+        return updates
+
+    def _accumulate(self, param: nn.Parameter, momentum: float) -> None:
+        grad, state = _gradient(param).float(), self.state[param]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(grad)
-        buffer: Tensor = state["momentum_buffer"]
-        buffer.lerp_(grad, 1 - group["momentum"])
-        return grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+        self.rule.accumulate(state["momentum_buffer"], grad, momentum)
+
+    def _momentum(self, param: nn.Parameter, group: dict[str, Any]) -> Tensor:
+        """What is orthogonalized of a parameter: its buffer, or under Nesterov the buffer one step ahead."""
+        buffer: Tensor = self.state[param]["momentum_buffer"]
+        if not group["nesterov"]:
+            return buffer
+        return self.rule.look_ahead(buffer, _gradient(param).float(), group["momentum"])
 
 
-def _same_shape(group: dict[str, Any]) -> list[list[tuple[str, nn.Parameter]]]:
-    """The group's parameters that have a gradient, by shape and device: each list is orthogonalized as one stack."""
-    stacks: dict[Any, list[tuple[str, nn.Parameter]]] = defaultdict(list)
-    for name, param in zip(group["param_names"], group["params"], strict=True):
-        if param.grad is not None:
-            stacks[param.shape, param.device].append((name, param))
-    return list(stacks.values())
+def _gradient(param: nn.Parameter) -> Tensor:
+    assert param.grad is not None
+    return param.grad
 
 
 def _check_matrix(name: str, param: Tensor) -> None:

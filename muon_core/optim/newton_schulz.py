@@ -1,6 +1,8 @@
-"""Newton-Schulz: orthogonalize matrices with products only."""
+"""Newton-Schulz: orthogonalize matrices with products only; and the polar factor it aims at."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,13 +12,58 @@ Coefficients = tuple[tuple[float, float, float], ...]
 QUINTIC: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
 """Chosen for a steep slope at zero, not for convergence. Source: https://kellerjordan.github.io/posts/muon/"""
 
+POLAR_EXPRESS: Coefficients = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+"""The best polynomial for each step, given the ones before it. Source: Amsel et al. 2025, arXiv 2505.16932"""
+
+SIMPLE12: Coefficients = ((2.0, -1.5, 0.5),) * 12
+"""1 is a fixed point with slope zero: converges to the polar factor. Source: modded-nanogpt, track 3"""
+
+COEFFICIENTS: dict[str, Coefficients] = {"quintic": QUINTIC, "polar_express": POLAR_EXPRESS, "simple12": SIMPLE12}
+
+
+def clamped(norm: Tensor) -> Tensor:
+    """A zero matrix stays zero. Source: torch.optim.Muon"""
+    return norm.clamp(min=1e-7)
+
+
+DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clamped": clamped,
+    "added": lambda norm: norm + 1e-7,
+    "margin_1": lambda norm: norm * 1.01 + 1e-7,  # the polynomials above explode beyond 1, where bf16 may round to
+    "margin_2": lambda norm: norm * 1.02 + 1e-6,
+}
+"""What the Frobenius norm becomes before a matrix is divided by it."""
+
+
+def fused_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
+    """aX + b(XX')X + c(XX')^2 X in multiply-adds, as torch.optim.Muon rounds it."""
+    gram = x @ x.mT
+    polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    return torch.baddbmm(x, polynomial, x, beta=a)
+
+
+def plain_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
+    """The same in products and sums, as github.com/KellerJordan/Muon rounds it."""
+    gram = x @ x.mT
+    return a * x + (b * gram + c * gram @ gram) @ x
+
+
+ITERATIONS: dict[str, Callable[[Tensor, float, float, float], Tensor]] = {"fused": fused_step, "plain": plain_step}
+
 
 def newton_schulz(
     matrix: Tensor,
     coefficients: Coefficients = QUINTIC,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    eps: float = 1e-7,
+    divisor: Callable[[Tensor], Tensor] = clamped,
+    iteration: Callable[[Tensor, float, float, float], Tensor] = fused_step,
 ) -> Tensor:
     """Push the singular values of `matrix` towards 1, keeping its singular vectors.
 
@@ -24,20 +71,37 @@ def newton_schulz(
         matrix: `(..., rows, cols)`, any float dtype. Never modified.
         coefficients: one `(a, b, c)` per iteration of `aX + b(XX')X + c(XX')^2 X`.
         dtype: of the arithmetic. bfloat16 gives the bits of `torch.optim.Muon`.
-        eps: smallest Frobenius norm divided by, so that a zero matrix stays zero.
-    Returns: same shape, in `dtype`; under QUINTIC singular values above 0.003 of the norm end in [0.68, 1.21]. On a CPU
-        a stack gives the bits of its matrices one by one (in fp32 for even sizes: BLAS kernels depend on alignment).
+        divisor: from the Frobenius norm, what the matrix is divided by, so that no singular value exceeds 1.
+    Returns: same shape, in `dtype`. Singular values above 0.003 of the norm end in [0.68, 1.21] under QUINTIC, in
+        [0.859, 1.141] under POLAR_EXPRESS and at 1 under SIMPLE12. On a CPU a stack gives the bits of its matrices one
+        by one (in fp32 for even sizes: BLAS kernels depend on alignment).
     Raises: ValueError if `matrix` has fewer than 2 dimensions.
-    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/; the order of operations is torch.optim.Muon's.
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     if matrix.ndim < 2:
         raise ValueError(f"newton_schulz needs a matrix, got shape {tuple(matrix.shape)}; use AdamW for vectors")
     x = matrix.to(dtype).reshape(-1, *matrix.shape[-2:])
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=eps)
+    x = x / divisor(x.norm(dim=(-2, -1), keepdim=True))
     tall = x.size(-2) > x.size(-1)
     x = x.mT if tall else x  # iterate on the smaller Gram matrix
     for a, b, c in coefficients:
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        x = iteration(x, a, b, c)
     return (x.mT if tall else x).reshape(matrix.shape)
+
+
+def polar_factor(matrix: Tensor) -> Tensor:
+    """U V' of the singular value decomposition of `(..., rows, cols)`: what Newton-Schulz approximates.
+
+    Directions whose singular value is rounding (below eps max(rows, cols) s_1) map to zero, so that a zero matrix stays
+    zero; a matrix with a value that is not finite becomes NaN, where LAPACK would raise.
+
+    Returns: same shape, float32, or float64 for a float64 matrix (there is no bf16 decomposition).
+    """
+    x = matrix if matrix.dtype == torch.float64 else matrix.float()
+    finite = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    wide = x.size(-2) < x.size(-1)
+    x = (x.mT if wide else x).where(finite, 0)  # LAPACK is two to three times slower on row-major wide matrices
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    rounding = s[..., :1] * torch.finfo(s.dtype).eps * x.size(-2)
+    polar: Tensor = ((u * (s > rounding).to(s.dtype).unsqueeze(-2)) @ vh).where(finite, torch.nan)
+    return polar.mT if wide else polar

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from muon_core.optim.newton_schulz import POLAR_EXPRESS, newton_schulz
 from muon_core.seeds import generator
 from muon_core.spectral import momentum_effective_rank, singular_values
 
-Perturb = Callable[[Tensor, Sequence[str], int], Tensor]
-"""(momentum `(k, rows, cols)` fp32, never modified; the k parameters' names; optimizer step from 0) -> same shape."""
+Perturb = Callable[[Tensor, Sequence[str], int, Sequence[Tensor]], Tensor]
+"""(momentum `(k, rows, cols)` fp32, never modified; the k matrices' names; optimizer step from 0; their gradients) ->
+same shape; only `Damped` appends to it."""
 
 
-def unperturbed(momentum: Tensor, names: Sequence[str], step: int) -> Tensor:
+def unperturbed(momentum: Tensor, names: Sequence[str], step: int, gradients: Sequence[Tensor] = ()) -> Tensor:
     """Plain Muon."""
     return momentum
 
@@ -50,6 +52,7 @@ def spectral(matrix: Tensor) -> Tensor:
 
 
 NOISE_NORMS: dict[str, Callable[[Tensor], Tensor]] = {"fro": frobenius, "spectral": spectral}
+"""Norms that noise and momentum share; under `as_seed` there is none: draws are scaled by the gradient's norm."""
 
 ANNEALINGS: dict[str, Callable[[int], float]] = {
     "none": lambda step: 1.0,
@@ -57,6 +60,54 @@ ANNEALINGS: dict[str, Callable[[int], float]] = {
     "linear": lambda step: max(0.1, 1 - 0.9 * step / 1000),
 }
 """Multiplier of alpha by optimizer step; each stops at a tenth."""
+
+
+def nuclear_rank(momentum: Tensor) -> Tensor:
+    """(||M||_* / ||M||_F)^2 of each matrix of `(k, rows, cols)`: from 1 to m, 0 for a zero matrix; `(k,)`.
+
+    ||M||_* is <O, M> with O from Polar Express in fp32: products only, and some 5 % off the singular values' answer.
+    """
+    nuclear = (newton_schulz(momentum, POLAR_EXPRESS, dtype=torch.float32) * momentum).sum((-2, -1))
+    square = momentum.square().sum((-2, -1))
+    return nuclear.square() / square.where(square != 0, 1)
+
+
+GATE_METRICS: dict[str, Callable[[Tensor], Tensor]] = {"erank": momentum_effective_rank, "nuclear": nuclear_rank}
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """When, and for which matrices, there is noise, and how strong: the part every perturbation shares."""
+
+    alpha: float
+    """Norm of the noise as a share of the momentum's."""
+    anneal: str = "none"
+    """Key of ANNEALINGS."""
+    rank_threshold: float = 1.0
+    """A matrix gets noise while effective rank / min(rows, cols) is below it; 1.0 is always, and measures no rank."""
+    gate_metric: str = "erank"
+    """Key of GATE_METRICS."""
+    start_step: int = 0
+    """First step with noise."""
+
+    def __post_init__(self) -> None:
+        if not self.alpha >= 0:
+            raise ValueError(f"alpha {self.alpha} is negative; give the noise norm as a share, 0 for none")
+        if not 0 < self.rank_threshold <= 1:
+            raise ValueError(f"rank_threshold {self.rank_threshold} is outside (0, 1]; 1 adds noise always")
+
+    def share(self, step: int) -> float:
+        """Alpha at an optimizer step, 0 before the first with noise."""
+        return self.alpha * ANNEALINGS[self.anneal](step) if step >= self.start_step else 0.0
+
+    def chosen(self, momentum: Tensor, step: int) -> list[int]:
+        """Which matrices get noise. The rank of one that is not finite is NaN, which is below no threshold."""
+        if self.share(step) == 0:
+            return []
+        if self.rank_threshold == 1.0:
+            return list(range(len(momentum)))
+        share = GATE_METRICS[self.gate_metric](momentum) / min(momentum.shape[-2:])
+        return [index for index, is_open in enumerate((share < self.rank_threshold).tolist()) if is_open]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,41 +120,33 @@ class Noise:
 
     shape_noise: Callable[[Tensor], Tensor]
     """Gaussian `(k, rows, cols)` to noise of any norm: `orthogonal` or `isotropic`."""
-    alpha: float
-    """Norm of the noise as a share of the momentum's."""
+    gate: Gate
     seed: int
-    anneal: str = "none"
-    """Key of ANNEALINGS."""
-    rank_threshold: float = 1.0
-    """A matrix gets noise while effective rank / min(rows, cols) is below it; 1.0 is always, and measures no rank."""
     noise_norm: str = "fro"
-    """Key of NOISE_NORMS."""
-    start_step: int = 0
-    """First step with noise."""
+    """Key of NOISE_NORMS, or `as_seed`: the draw as it is, times alpha times the gradient's Frobenius norm."""
 
-    def __call__(self, momentum: Tensor, names: Sequence[str], step: int) -> Tensor:
-        if self.alpha == 0 or step < self.start_step:
-            return momentum
-        chosen = self._open_gates(momentum)
+    def __call__(self, momentum: Tensor, names: Sequence[str], step: int, gradients: Sequence[Tensor] = ()) -> Tensor:
+        chosen = self.gate.chosen(momentum, step)
         if not chosen:
             return momentum
-        noise = self.shape_noise(self._gaussian(momentum, [names[index] for index in chosen], step))
-        clean = momentum[chosen]
-        norm = NOISE_NORMS[self.noise_norm]
-        share = self.alpha * ANNEALINGS[self.anneal](step)
+        noise = self.shape_noise(draw(self.seed, momentum, [names[index] for index in chosen], step))
+        if self.noise_norm == "as_seed":
+            scale = self.gate.share(step) * gradient_norms(gradients, chosen).to(noise.dtype)
+        else:
+            norm = NOISE_NORMS[self.noise_norm]
+            scale = self.gate.share(step) * norm(momentum[chosen]) / norm(noise)
         perturbed = momentum.clone()
-        perturbed[chosen] = clean + noise * (share * norm(clean) / norm(noise))
+        perturbed[chosen] = momentum[chosen] + noise * scale
         return perturbed
 
-    def _open_gates(self, momentum: Tensor) -> list[int]:
-        """Which matrices get noise. The rank of one that is not finite is NaN, which is below no threshold."""
-        if self.rank_threshold == 1.0:
-            return list(range(len(momentum)))
-        share = momentum_effective_rank(momentum) / min(momentum.shape[-2:])
-        return [index for index, is_open in enumerate((share < self.rank_threshold).tolist()) if is_open]
 
-    def _gaussian(self, momentum: Tensor, names: Sequence[str], step: int) -> Tensor:
-        """One standard normal matrix per name, in the shape, dtype and place of `momentum`'s."""
-        shape, device = momentum.shape[1:], momentum.device
-        streams = [generator(self.seed, "noise", name, step, device=device) for name in names]
-        return torch.stack([torch.randn(shape, generator=g, device=device, dtype=momentum.dtype) for g in streams])
+def draw(seed: int, momentum: Tensor, names: Sequence[str], step: int) -> Tensor:
+    """One standard normal matrix per name, in the shape, dtype and place of `momentum`'s."""
+    shape, device = momentum.shape[1:], momentum.device
+    streams = [generator(seed, "noise", name, step, device=device) for name in names]
+    return torch.stack([torch.randn(shape, generator=g, device=device, dtype=momentum.dtype) for g in streams])
+
+
+def gradient_norms(gradients: Sequence[Tensor], chosen: Sequence[int]) -> Tensor:
+    """Frobenius norms of the chosen gradients, `(len(chosen), 1, 1)`."""
+    return torch.stack([gradients[index].float().norm() for index in chosen]).view(-1, 1, 1)

@@ -32,17 +32,18 @@ class Conventions:
 
 
 # fmt: off
-PROFILES: dict[str, Conventions] = {
-    #                            momentum Nesterov normalization orthogonalizer products adjust      scale on  decay    dtype
-    "torch":         Conventions("ema", True,  "clamped",  "quintic",       "fused", "original",        "lr",     "decoupled", "bf16"),
-    "keller":        Conventions("ema", True,  "added",    "quintic",       "plain", "original",        "update", "decoupled", "bf16"),
-    "moonlight":     Conventions("sum", True,  "added",    "quintic",       "plain", "match_rms_adamw", "lr",     "decoupled", "bf16"),
-    "polar_express": Conventions("ema", True,  "margin_1", "polar_express", "fused", "original",        "lr",     "none",      "bf16"),
-    "exact":         Conventions("ema", True,  "clamped",  "svd",           "fused", "original",        "lr",     "decoupled", "fp32"),
-    "simple12":      Conventions("ema", True,  "added",    "simple12",      "plain", "original",        "lr",     "decoupled", "bf16"),
-    "as_seed":       Conventions("sum", False, "clamped",  "svd",           "fused", "none",            "lr",     "decoupled", "fp32"),
-}  # noqa: E501
+_ROWS: dict[str, tuple[Any, ...]] = {
+    # momentum, Nesterov, normalization, orthogonalizer, products, adjust, scale on, decay, dtype
+    "torch":         ("ema", True,  "clamped",  "quintic",       "fused", "original",        "lr", "decoupled", "bf16"),
+    "keller":        ("ema", True,  "added",    "quintic",       "plain", "original",    "update", "decoupled", "bf16"),
+    "moonlight":     ("sum", True,  "added",    "quintic",       "plain", "match_rms_adamw", "lr", "decoupled", "bf16"),
+    "polar_express": ("ema", True,  "margin_1", "polar_express", "fused", "original",        "lr", "none", "bf16"),
+    "exact":         ("ema", True,  "clamped",  "svd",           "fused", "original",        "lr", "decoupled", "fp32"),
+    "simple12":      ("ema", True,  "added",    "simple12",      "plain", "original",        "lr", "decoupled", "bf16"),
+    "as_seed":       ("sum", False, "clamped",  "svd",           "fused", "none",            "lr", "decoupled", "fp32"),
+}
 # fmt: on
+PROFILES: dict[str, Conventions] = {name: Conventions(*row) for name, row in _ROWS.items()}
 """Sources, in this order: torch.optim.Muon of PyTorch 2.13; github.com/KellerJordan/Muon; arXiv 2502.16982; arXiv
 2505.16932 with the safety margin of modded-nanogpt (`margin_2` is its later, wider one); the polar factor itself;
 modded-nanogpt track 3; the noise arms as first written, whose plain baseline it is."""

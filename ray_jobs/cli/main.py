@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(EXIT_USAGE, f"{error.format_message()}{_see(error)}")
     except click.Abort as abort:
         if isinstance(abort.__cause__, KeyboardInterrupt):
-            _fail(EXIT_INTERRUPTED, "interrupted; what is finished is kept, and the same command goes on from there")
+            _fail(EXIT_INTERRUPTED, "interrupted; what is finished is kept, the same command continues")
         _fail(EXIT_USAGE, "not confirmed, nothing was started; --yes skips the question")
     except StoreUnavailable as error:
         _fail(EXIT_UNREACHABLE, str(error))

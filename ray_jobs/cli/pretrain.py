@@ -14,6 +14,7 @@ from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import last_line, next_command, store_option
 from ray_jobs.cli.run_file import resolve_run
 from search_spaces.parameters import parse_assignment
+from search_spaces.plan import FINISHED
 
 
 @click.command("pretrain")
@@ -88,23 +89,28 @@ def command(
 def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: int, again: bool) -> int:
     check_writable(storage)
     status = read_statuses(storage).get(run.run_id)
-    if status in ("done", "diverged") and not again:
+    if status in FINISHED and not again:
         click.echo(f"{run.run_id} is {status} already; --again trains it once more", err=True)
         click.echo(f"next: {next_command(f'muon status {run.run_id}')}", err=True)
         return 0
-    status, error = _on_ray(run, storage, ngpus, workers) if workers > 1 or ngpus else _in_process(run, storage)
+    on_ray = workers > 1 or ngpus > 0
+    if on_ray:
+        _check_machine(ngpus, workers)
+    from muon_core.shards import prepare  # numpy and the tokenizer take a moment to load
+
+    click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
+    prepare(run.data, run.model.vocab_size)  # bad data is an error of the input, not a failed run
+    status, error = _on_ray(run, storage, ngpus, workers) if on_ray else _in_process(run, storage)
+    show = next_command(f"muon status {run.run_id}")
     if status == "failed":
-        trace = next_command(f"muon status {run.run_id}")
-        click.echo(f"failed: {run.run_id}: {last_line(error)} (traceback: {trace})", err=True)
+        click.echo(f"failed: {run.run_id}: {last_line(error)} (traceback: {show})", err=True)
         return EXIT_FAILED_RUNS
-    click.echo(f"{status}: {run.run_id}{f': {last_line(error)}' if error else ''}", err=True)
-    click.echo(f"next: {next_command(f'muon status {run.run_id}')}", err=True)
-    return 0
+    click.echo(f"{status}: {run.run_id}{f': {last_line(error)}' if error else ''}\nnext: {show}", err=True)
+    return 0 if status in FINISHED else EXIT_FAILED_RUNS
 
 
 def _in_process(run: RunConfig, storage: Storage) -> tuple[str, str | None]:
     """Train here; returns how the run ended, and why if it did not end well."""
-    click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
     import torch
 
     from muon_core.train import train
@@ -115,23 +121,27 @@ def _in_process(run: RunConfig, storage: Storage) -> tuple[str, str | None]:
     try:
         with RunProgress() as progress:
             outcome = train(run, storage, report=progress, device=device)
-    except (StoreError, Superseded):
-        raise  # nothing of it is in the store
+    except StoreError:
+        raise  # the store does not know of it
+    except Superseded as error:
+        return "stopped", str(error)
     except Exception as error:
         return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
     return outcome.status, outcome.error
 
 
-def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str | None]:
-    """Train on a private Ray of this machine. Raises ValueError if it is too small, where Ray would wait for ever."""
+def _check_machine(ngpus: int, workers: int) -> None:
+    """Raises ValueError if this machine is too small: Ray would wait for more of it for ever."""
     import torch
 
-    for option, asked, found in [
-        ("--ngpus", ngpus, torch.cuda.device_count()),
-        ("--workers", workers, os.cpu_count() or 1),
-    ]:
+    wanted = [("--ngpus", ngpus, torch.cuda.device_count()), ("--workers", workers, os.cpu_count() or 1)]
+    for option, asked, found in wanted:
         if asked > found:
             raise ValueError(f"{option} {asked} is more than this machine has, {found}; lower it")
+
+
+def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str | None]:
+    """Train on a private Ray of this machine; returns what `_in_process` does."""
     from ray_jobs.cli.progress import Display
     from ray_jobs.launch import Resources, run_on_ray
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from analysis.tables import Store
 
+ERROR_WIDTH = 80  # of a row; the run's own status shows all of it
 HEADER = ("status", "run", "step", "val loss", "wall s", "attempts", "error")
 
 
@@ -103,8 +104,12 @@ def _cells(run: dict[str, Any]) -> tuple[str, ...]:
         "" if loss is None else f"{loss:.4f}",
         "" if wall is None else f"{wall:.0f}",
         str(run["attempts"] or ""),
-        last_line(run["error"]),
+        _shorten(last_line(run["error"])),
     )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= ERROR_WIDTH else f"{text[: ERROR_WIDTH - 1]}…"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

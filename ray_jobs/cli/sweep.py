@@ -153,6 +153,8 @@ def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, addre
     from ray_jobs.cli.progress import Display  # Ray and torch load only when something is trained
     from ray_jobs.launch import Resources, run_on_ray
 
+    if not address:
+        _prepare_data(runs)
     asked = sweep.resources
     resources = Resources(
         workers=asked.workers,
@@ -171,6 +173,15 @@ def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, addre
             address=address,
         )
     click.echo(f"trained {len(runs)} runs in {time.monotonic() - begin:.0f} s", err=True)
+
+
+def _prepare_data(runs: Sequence[PlannedRun]) -> None:
+    """Tokenize what the runs read, once, before workers would each do it; bad data is an error before Ray starts."""
+    from muon_core.shards import prepare
+
+    for data, vocab_size in dict.fromkeys((run.config.data, run.config.model.vocab_size) for run in runs):
+        click.echo(f"tokens: corpus {data.corpus}, vocabulary {vocab_size}", err=True)
+        prepare(data, vocab_size)
 
 
 def _print_answer(name: str, storage: Storage) -> None:

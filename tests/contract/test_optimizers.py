@@ -82,7 +82,7 @@ def test_loss_falls_on_a_quadratic(name: str, dtype: torch.dtype) -> None:
     problem = Problem(name, dtype, lr=0.05)
     before = problem.loss()
     problem.run(range(150))
-    assert problem.loss() < 0.1 * before
+    assert problem.loss() < 0.15 * before
     assert all(param.dtype == dtype for param in problem.params.values())
 
 

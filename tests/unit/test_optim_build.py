@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from muon_core.config import AdamWConfig, IsotropicConfig, MuonConfig, OrthoNoiseConfig
 from muon_core.optim.build import Optimizers, build_optimizers
 from muon_core.optim.newton_schulz import newton_schulz
-from muon_core.optim.perturb import Noise, isotropic, orthogonal
+from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
 
 UP = "blocks.0.mlp.up.weight"
 
@@ -92,13 +92,13 @@ def test_updates_are_kept_on_request_only() -> None:
 
 
 def test_config_reaches_the_noise() -> None:
-    fields: dict[str, Any] = {
-        "alpha": 0.25, "anneal": "linear", "rank_threshold": 0.5, "noise_norm": "spectral", "start_step": 7
+    gate: dict[str, Any] = {
+        "alpha": 0.25, "anneal": "linear", "rank_threshold": 0.5, "gate_metric": "nuclear", "start_step": 7
     }  # fmt: skip
     arms = {OrthoNoiseConfig: orthogonal, IsotropicConfig: isotropic}
     for config, shape_noise in arms.items():
-        hidden: Any = built(config(**fields), model(), noise_seed=3).hidden
-        assert hidden.perturb == Noise(shape_noise, seed=3, **fields)
+        hidden: Any = built(config(**gate, noise_norm="spectral"), model(), noise_seed=3).hidden
+        assert hidden.perturb == Noise(shape_noise, Gate(**gate), seed=3, noise_norm="spectral")
 
 
 def test_config_reaches_muon() -> None:

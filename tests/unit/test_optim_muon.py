@@ -100,7 +100,7 @@ def test_perturb_sees_nesterov_momentum_names_and_step() -> None:
     """First step: B = (1 - mu) g, and the blend mu B + (1 - mu) g = (1 - mu)(1 + mu) g."""
     seen: list[tuple[Tensor, tuple[str, ...], int]] = []
 
-    def spy(momentum: Tensor, names: Any, step: int) -> Tensor:
+    def spy(momentum: Tensor, names: Any, step: int, gradients: Any) -> Tensor:
         seen.append((momentum.clone(), tuple(names), step))
         return unperturbed(momentum, names, step)
 

@@ -217,14 +217,15 @@ def test_arms_of_one_readable_name_are_told_apart_by_block(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("width", [100, 120])
 def test_the_table_fits_the_terminal_and_shows_every_arm(tmp_path: Path, width: int) -> None:
-    runs = demo_runs()
+    runs, rest = demo_runs(), "a0.001-exponential-rt0.5-lr0.02"
     for run in runs:
-        run.facts["arm"] = f"{run.optimizer}-a0.001-exponential-rt0.5-lr0.02"
+        run.facts["arm"] = f"{run.optimizer}-{rest}"
     text = render_summary(summary_of(tmp_path, runs, unstarted=1), width)
     assert max(len(line) for line in text.splitlines()) <= width
     lines = text.splitlines()
     header = next(i for i, line in enumerate(lines) if line.startswith("arm "))
-    rows = lines[header + 2 : header + 6]
+    names, rows = lines[header + 2 : header + 10 : 2], lines[header + 3 : header + 10 : 2]
+    assert names == [f"{name}-{rest}" for name in ("muon", "adamw", "orthonoise", "isotropic")]  # whole, above the rows
     assert [row.split()[-1] for row in rows] == ["baseline", "higher", "resolved", "resolved"]
     assert [cell for row in rows for cell in row.split() if "/" in cell] == ["3/3", "3/3", "3/3", "1/4"]
 

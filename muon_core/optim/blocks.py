@@ -1,0 +1,111 @@
+"""What is orthogonalized as one matrix: a parameter, the attention matrices of a layer together, or a head's part."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+NamedMatrices = Sequence[tuple[str, nn.Parameter]]
+WHOLE = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Part of a parameter, transposed or not."""
+
+    parameter: nn.Parameter
+    rows: slice = field(default_factory=lambda: WHOLE)
+    cols: slice = field(default_factory=lambda: WHOLE)
+    transposed: bool = False
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """View of this part of a tensor of the parameter's shape."""
+        part = tensor[self.rows, self.cols]
+        return part.mT if self.transposed else part
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One matrix for the orthogonalizer: pieces of parameters, one below the other. The name keys its noise."""
+
+    name: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        shapes = [piece.of(piece.parameter).shape for piece in self.pieces]
+        return sum(rows for rows, _ in shapes), shapes[0][1]
+
+    def read(self, tensor_of: Callable[[nn.Parameter], Tensor]) -> Tensor:
+        """The block's matrix in tensors of its parameters' shapes: a view where it is one piece."""
+        parts = [piece.of(tensor_of(piece.parameter)) for piece in self.pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def split(self, matrix: Tensor) -> Iterator[tuple[Piece, Tensor]]:
+        """Each piece with its part of a matrix of the block's shape."""
+        rows = [piece.of(piece.parameter).size(0) for piece in self.pieces]
+        return zip(self.pieces, torch.split(matrix, rows), strict=True)
+
+    def with_gradient(self) -> Block:
+        """The block without the pieces whose parameter has no gradient."""
+        return Block(self.name, tuple(piece for piece in self.pieces if piece.parameter.grad is not None))
+
+
+Partition = Callable[[NamedMatrices], list[Block]]
+"""Named matrices to blocks; every entry of every matrix is in exactly one."""
+
+
+def whole(named: NamedMatrices) -> list[Block]:
+    """Every matrix by itself."""
+    return [Block(name, (Piece(parameter),)) for name, parameter in named]
+
+
+def per_head(named: NamedMatrices, *, head_size: int) -> list[Block]:
+    """Rows of q, k and v and columns of o in blocks of one head; other matrices whole.
+
+    Raises: ValueError if there are none, or they do not divide into heads.
+    """
+    blocks: list[Block] = []
+    for name, parameter in named:
+        projection = _projection(name)
+        if projection is None:
+            blocks.append(Block(name, (Piece(parameter),)))
+            continue
+        size = parameter.size(1 if projection == "o" else 0)
+        if size % head_size:
+            raise ValueError(f"{name} of shape {tuple(parameter.shape)} does not divide into heads of {head_size}")
+        for head in range(size // head_size):
+            part = slice(head * head_size, (head + 1) * head_size)
+            piece = Piece(parameter, cols=part) if projection == "o" else Piece(parameter, rows=part)
+            blocks.append(Block(f"{name}[{head}]", (piece,)))
+    return _changed(blocks, named, "per_head")
+
+
+def merge_qkvo(named: NamedMatrices) -> list[Block]:
+    """The q, k, v and o (transposed: its columns are the heads) of a layer one below the other; other matrices whole.
+
+    Raises: ValueError if there are none.
+    """
+    merged: dict[str, list[Piece]] = defaultdict(list)
+    for name, parameter in named:
+        projection = _projection(name)
+        key = name if projection is None else f"{name.rsplit('.', 2)[0]}.qkvo"
+        merged[key].append(Piece(parameter, transposed=projection == "o"))
+    return _changed([Block(name, tuple(pieces)) for name, pieces in merged.items()], named, "merge_qkvo")
+
+
+def _projection(name: str) -> str | None:
+    """q, k, v or o for the attention matrix `...attention.q.weight`."""
+    *_, part, projection, _ = ["", "", *name.split(".")]
+    return projection if part == "attention" and projection in ("q", "k", "v", "o") else None
+
+
+def _changed(blocks: list[Block], named: NamedMatrices, option: str) -> list[Block]:
+    if named and not any(_projection(name) for name, _ in named):
+        raise ValueError(f"{option} finds no matrix named like attention.q.weight in {named[0][0]}, ...; use whole")
+    return blocks

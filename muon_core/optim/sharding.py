@@ -1,0 +1,179 @@
+"""Who computes which update: every rank all of them, or each rank its own and all the result."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from muon_core import distributed
+from muon_core.optim.blocks import Block
+
+Compute = Callable[[Sequence[Block]], Tensor]
+"""Blocks of one shape and device to their updates `(k, rows, cols)`."""
+Distribute = Callable[[list[Block], Compute], Iterable[tuple[Block, Tensor]]]
+"""(blocks, how to compute some) -> every block with its update, on every rank."""
+
+STACK_ENTRIES = 2**24
+"""Most entries of one stack: 16 matrices of 2048 x 512, enough to fill a GPU, and a bound on the memory of a step."""
+
+
+def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """Blocks of equal shape and device, in portions of at most STACK_ENTRIES entries, at least one block each."""
+    groups: dict[tuple[tuple[int, int], torch.device], list[Block]] = defaultdict(list)
+    for block in blocks:
+        groups[block.shape, block.pieces[0].parameter.device].append(block)
+    for (shape, _), group in groups.items():
+        size = max(1, STACK_ENTRIES // (shape[0] * shape[1]))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def replicated(blocks: list[Block], compute: Compute) -> Iterator[tuple[Block, Tensor]]:
+    """Every rank computes everything; one stack is in memory at a time."""
+    for stack in stacks(blocks):
+        yield from zip(stack, compute(stack), strict=True)
+
+
+def owner(blocks: list[Block], compute: Compute, *, dtype: torch.dtype) -> Iterator[tuple[Block, Tensor]]:
+    """Each rank computes its own and gathers the others' updates, of `dtype`, while it computes on.
+
+    Updates travel as they are: the weights have the bits of `replicated` where the same kernels run.
+    """  # all ranks
+    pending: list[tuple[list[list[Block]], Tensor, Tensor, dist.Work]] = []
+    for dealt in deal(blocks, distributed.world_size()):
+        mine = dealt[distributed.rank()]
+        rows, cols = next(block.shape for part in dealt for block in part)
+        device = next(block.pieces[0].parameter.device for part in dealt for block in part)
+        sent = torch.zeros(max(map(len, dealt)), rows, cols, dtype=dtype, device=device)
+        start = 0
+        for stack in stacks(mine):
+            sent[start : start + len(stack)] = compute(stack)
+            start += len(stack)
+        received, work = _gather(sent)
+        pending.append((dealt, sent, received, work))  # tensors and handle live until waited on
+    for dealt, _, received, work in pending:
+        work.wait()
+        for part, updates in zip(dealt, received, strict=True):
+            yield from zip(part, updates, strict=False)  # padded to the longest part
+
+
+def flops(rows: int, cols: int) -> int:
+    """Of five Newton-Schulz steps on one matrix."""
+    small, large = sorted((rows, cols))
+    return 5 * (4 * small**2 * large + 2 * small**3)
+
+
+def deal(blocks: Sequence[Block], world_size: int) -> list[list[list[Block]]]:
+    """For each shape, costliest first, the blocks of each rank: every block to the rank with the least work so far."""
+    load = [0] * world_size
+    groups: dict[tuple[int, int], list[list[Block]]] = {}
+    for block in sorted(blocks, key=lambda block: (-flops(*block.shape), block.shape)):
+        rank = load.index(min(load))
+        load[rank] += flops(*block.shape)
+        groups.setdefault(block.shape, [[] for _ in range(world_size)])[rank].append(block)
+    return list(groups.values())
+
+
+def _gather(sent: Tensor) -> tuple[Tensor, dist.Work]:
+    received = torch.empty(distributed.world_size(), *sent.shape, dtype=sent.dtype, device=sent.device)
+    # as bytes: not every backend adds up bfloat16, and a gather does not have to
+    work = dist.all_gather_into_tensor(
+        received.view(torch.uint8).flatten(), sent.view(torch.uint8).flatten(), async_op=True
+    )
+    assert work is not None
+    return received, work
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How updates are shared out, and the probe that decided it; None where nothing was measured."""
+
+    mode: Literal["owner", "replicated"]
+    orthogonalize_s: float | None = None
+    """Seconds for one matrix of the costliest shape, on the slowest rank."""
+    gather_s: float | None = None
+    """Seconds to gather one such matrix from every rank, on the slowest rank."""
+
+    def function(self, dtype: torch.dtype) -> Distribute:
+        """The Distribute of this mode for updates of `dtype`."""
+        return partial(owner, dtype=dtype) if self.mode == "owner" else replicated
+
+
+def choose_distribution(
+    wanted: Literal["auto", "owner", "replicated"],
+    matrices: Sequence[Tensor],
+    orthogonalize: Callable[[Tensor], Tensor],
+) -> Distribution:
+    """`wanted`, or under `auto` the faster one by a probe: the same answer on every rank.
+
+    With one rank nothing is shared out. On W ranks an owner saves (W - 1) of W orthogonalizations and pays a gather.
+    """  # all ranks
+    if distributed.world_size() == 1 or wanted == "replicated":
+        return Distribution("replicated")
+    if wanted == "owner":
+        return Distribution("owner")
+    costliest = max(matrices, key=lambda matrix: flops(*matrix.shape))
+    probe = torch.ones(1, *costliest.shape, device=costliest.device) / costliest.numel() ** 0.5
+    update = orthogonalize(probe)
+    compute_s = _seconds(lambda: orthogonalize(probe), probe.device)
+    gather_s = _seconds(lambda: _gather(update)[1].wait(), probe.device)
+    slowest = torch.tensor([compute_s, gather_s], dtype=torch.float64, device=probe.device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    compute_s, gather_s = slowest.tolist()
+    is_owner = gather_s < (distributed.world_size() - 1) * compute_s
+    return Distribution("owner" if is_owner else "replicated", compute_s, gather_s)
+
+
+def _seconds(action: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
+    """Median time of `action`, warmed up once."""
+    times = []
+    for _ in range(1 + repeats):
+        _synchronize(device)
+        begin = time.perf_counter()
+        action()
+        _synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return sorted(times[1:])[repeats // 2]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class ReplicasDiffer(RuntimeError):
+    """Ranks that should hold the same weights do not."""
+
+
+def check_replicas(named_parameters: Iterable[tuple[str, nn.Parameter]], step: int) -> None:
+    """Compare a hash of every parameter over all ranks: two sums of its bits on the device, and one collective.
+
+    Raises: ReplicasDiffer on every rank, with the first parameter that differs.
+    """  # all ranks
+    if distributed.world_size() == 1:
+        return
+    names, hashes = zip(*((name, _bits(param.detach())) for name, param in named_parameters), strict=True)
+    mine = torch.stack(hashes)
+    spread = torch.stack([mine, -mine - 1])  # -x - 1 reverses the order of all int64
+    dist.all_reduce(spread, dist.ReduceOp.MAX)
+    differs = (spread[0] != -spread[1] - 1).any(-1).tolist()
+    if any(differs):
+        raise ReplicasDiffer(
+            f"weights differ between ranks at step {step}: {names[differs.index(True)]} and {sum(differs) - 1} more; "
+            "resume from the last checkpoint, and look for a rank with other data, code or a failing device"
+        )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Plain and position-weighted sum of a tensor's bits, int64 `(2,)`, wrapping around."""
+    views = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.contiguous().view(views[tensor.element_size()]).flatten().long()
+    weights = torch.arange(1, bits.numel() + 1, device=bits.device)
+    return torch.stack([bits.sum(), (bits * weights).sum()])

@@ -1,0 +1,145 @@
+"""Saves a run's state while it trains, and takes it up again: rows and weights share one lineage."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from muon_core import checkpoint, distributed
+from muon_core.config import RunConfig
+from muon_core.results import ResumePoint
+from muon_core.storage import Storage
+
+if TYPE_CHECKING:
+    from muon_core.recorder import Recorder
+    from muon_core.train import TrainState
+
+
+class Saver:
+    """Writes checkpoints of one run, off the training path but for a copy of the state. All ranks hold one."""
+
+    def __init__(self, config: RunConfig, storage: Storage | None) -> None:
+        self._config, self._storage = config, storage
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._saved_at = time.monotonic()
+        self._has_config = False
+
+    def after_step(self, state: TrainState, recorder: Recorder, *, stopping: bool) -> None:
+        """Save if a step period, a milestone, the clock or the end of the attempt says so. All ranks call it."""
+        if self._storage is None:
+            return
+        config = self._config.checkpoint
+        names = [name for name in [self._milestone(state.step)] if name]
+        if config.every_steps and state.step % config.every_steps == 0:
+            names.append(checkpoint.LATEST)
+        if not names and (stopping or self._clock_says_so()):
+            names.append(checkpoint.LATEST)
+        if not names or distributed.rank() != 0:
+            return
+        with recorder.timed("checkpoint"):
+            self.settle()
+            copied = _copy(state_of(state, recorder))
+            point = recorder.barrier()
+            for name in names:
+                self._submit(name, state.step, point, copied)
+            self._saved_at = time.monotonic()
+            if stopping:
+                self.settle()
+
+    def finish(self, state: TrainState, recorder: Recorder) -> None:
+        """Save the weights of a run that reached its last step."""
+        if self._storage is None or distributed.rank() != 0:
+            return
+        with recorder.timed("checkpoint"):
+            if self._config.checkpoint.model:
+                self._submit(checkpoint.MODEL, state.step, recorder.barrier(), {"model": state.model.state_dict()})
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the checkpoint under way; raises what went wrong with it."""
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def close(self) -> None:
+        """Let the checkpoint under way end; its failure is no longer anybody's business."""
+        self._thread.shutdown()
+
+    def _clock_says_so(self) -> bool:
+        every = self._config.checkpoint.every_s
+        return every is not None and time.monotonic() - self._saved_at > every
+
+    def _milestone(self, step: int) -> str | None:
+        tokens, per_step = step * self._config.tokens_per_step, self._config.tokens_per_step
+        if any(tokens - per_step < target <= tokens for target in self._config.checkpoint.milestones):
+            return checkpoint.milestone_name(step, tokens)
+        return None
+
+    def _submit(self, name: str, step: int, point: ResumePoint, state: dict[str, Any]) -> None:
+        self.settle()
+        self._pending = self._thread.submit(self._write, name, step, point, state)
+
+    def _write(self, name: str, step: int, point: ResumePoint, state: dict[str, Any]) -> None:
+        assert self._storage is not None
+        if not self._has_config:
+            checkpoint.write_config(self._storage, self._config)
+            self._has_config = True
+        checkpoint.write(self._storage, self._config, name, step, point, state)
+        if name == checkpoint.LATEST:
+            checkpoint.prune(self._storage, self._config.run_id, self._config.checkpoint.keep_last)
+
+
+def state_of(state: TrainState, recorder: Recorder) -> dict[str, Any]:
+    """What a checkpoint holds. Noise, batches and dropout are functions of seed and step: there is nothing of them."""
+    return {
+        "model": state.model.state_dict(),
+        "optimizers": state.optimizers.state_dict(),
+        "peaks": state.peaks.state_dict(),
+        "recorder": recorder.state_dict(),
+        "data_hash": state.data.data_hash,
+        "world_size": distributed.world_size(),
+        "torch": str(torch.__version__),  # of a type of its own, which a safe load refuses
+    }
+
+
+def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: Storage) -> ResumePoint | None:
+    """Take the run's newest checkpoint up, on every rank the same; returns its resume point, None if there is none.
+
+    Raises: CheckpointError for a checkpoint that does not fit this run or the text it now finds.
+    """
+    found = checkpoint.newest(storage, config) if distributed.rank() == 0 else None
+    key = distributed.share(found[0].key if found else None)
+    if key is None:
+        return None
+    saved, values = found or (None, checkpoint.load(storage, key))
+    if values["data_hash"] != state.data.data_hash:
+        raise checkpoint.CheckpointError(
+            f"checkpoint {key} was trained on other text or tokens than {config.data.corpus} holds now; "
+            f"restore the corpus, or remove checkpoints/{config.run_id}/ to train the run from the start"
+        )
+    try:
+        state.model.load_state_dict(values["model"])
+        state.optimizers.load_state_dict(values["optimizers"])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise checkpoint.CheckpointError(
+            f"checkpoint {key} does not fit the model of {config.run_id}: {reason}"
+        ) from error
+    state.peaks.load_state_dict(values["peaks"])
+    recorder.load_state_dict(values["recorder"])
+    state.step = recorder.step = values["step"]
+    return saved.resume_point if saved else None
+
+
+def _copy(value: Any) -> Any:
+    """A deep copy on the CPU: training goes on while it is written."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return value

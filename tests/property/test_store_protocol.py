@@ -1,0 +1,242 @@
+"""Random schedules of everything that can happen to a run's rows, against a model that keeps them in lists.
+
+MUON_SCHEDULES and MUON_SCHEDULES_S3 set how many are tried in a folder and on each S3 server.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from servers.fixtures import ON_SERVERS, Servers, enter, fresh_url
+
+from analysis.tables import open_store
+from muon_core import layout
+from muon_core.compaction import compact, finalize
+from muon_core.results import ResumePoint, RunWriter, record_failure
+from muon_core.snapshot import read_rows, relisting, visible_objects
+from muon_core.storage import Folder, Storage, open_storage
+from muon_core.tables import SERIES
+
+LOCAL = int(os.environ.get("MUON_SCHEDULES", "60"))
+ON_S3 = int(os.environ.get("MUON_SCHEDULES_S3", "4"))
+AT_ONCE = -60.0
+RUN = "r"
+TABLES = ("train", "val")
+
+Seen = tuple[str, int, int, int]  # table, seq, step, number of the attempt
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL between two requests."""
+
+
+@dataclass
+class Line:
+    """A writer and what must be visible if its attempt is the head."""
+
+    writer: RunWriter
+    base: list[Seen]
+    step: int
+    own: list[Seen] = field(default_factory=list)
+    stored: Counter[str] = field(default_factory=Counter)  # rows of each table that reached the store
+
+    def visible(self, table: str) -> list[Seen]:
+        own = [row for row in self.own if row[0] == table]
+        return [row for row in self.base if row[0] == table] + own[: self.stored[table]]
+
+    def store_all(self) -> None:
+        self.stored = Counter(row[0] for row in self.own)
+
+
+@dataclass
+class Checkpoint:
+    point: ResumePoint
+    rows: list[Seen]
+    step: int
+
+
+class Schedule:
+    """The store under test beside the model; every operation ends with a comparison of what both show."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.checkpoints = [Checkpoint(ResumePoint(layout.ROOT, 0), [], 0)]
+        self.dead: list[Line] = []
+        storage.put(f"checkpoints/{RUN}/some", b"")  # so compaction must keep every branch
+        self.head = self._start(self.checkpoints[0])
+
+    def _start(self, checkpoint: Checkpoint) -> Line:
+        point = checkpoint.point
+        writer = RunWriter(self.storage, RUN, {}, parent=point.attempt, resume_seq=point.seq)
+        return Line(writer, list(checkpoint.rows), checkpoint.step)
+
+    def emit(self, line: Line, steps: int) -> None:
+        for _ in range(steps):
+            line.step += 1
+            for table in TABLES if line.step % 3 == 0 else TABLES[:1]:
+                line.own.append((table, line.writer.seq, line.step, line.writer.attempt.number))
+                line.writer.emit(table, step=line.step, tokens=0)
+
+    def flush(self, n: int) -> None:
+        self.emit(self.head, n)
+        self.head.writer.flush()
+        self.head.store_all()
+
+    def emit_only(self, n: int) -> None:
+        self.emit(self.head, n)
+
+    def barrier(self, n: int) -> None:
+        self.emit(self.head, n)
+        self._publish(self.head, self.head.writer.barrier())
+
+    def _publish(self, line: Line, point: ResumePoint) -> None:
+        line.store_all()
+        self.checkpoints.append(Checkpoint(point, line.base + line.own, line.step))
+
+    def resume(self, n: int) -> None:
+        self.dead.append(self.head)
+        self.head = self._start(self.checkpoints[-1 - n % len(self.checkpoints)])
+
+    def killed_in_a_flush(self, n: int) -> None:
+        self.emit(self.head, 1 + n)
+        pending = {row[0] for row in self.head.own[sum(self.head.stored.values()) :]}
+        put, done = self.storage.put, []
+
+        def one_then_die(key: str, data: bytes) -> None:
+            if done:
+                raise Killed
+            put(key, data)
+            done.append(key)
+
+        with patch.object(self.storage, "put", one_then_die):
+            if len(pending) > 1:
+                with pytest.raises(Killed):
+                    self.head.writer.flush()
+            else:
+                self.head.writer.flush()
+        table = layout_table(done[0])
+        self.head.stored[table] = sum(row[0] == table for row in self.head.own)
+        self.check()
+        self.resume(n)
+
+    def zombie(self, n: int) -> None:
+        if self.dead:
+            line = self.dead[n % len(self.dead)]
+            self.emit(line, 1 + n)
+            line.writer.flush()
+            if n % 2:  # it passed the fence a moment before it was superseded
+                self._publish(line, ResumePoint(line.writer.attempt.id, line.writer.seq))
+
+    def finalize(self, n: int) -> None:
+        finalize(self.storage, RUN)
+
+    def compact(self, n: int) -> None:
+        if n % 2:
+            record_failure(self.storage, RUN, {}, "declared dead, though it may go on")
+        expected = {table: self.head.visible(table) for table in TABLES}
+        listed = {table: visible_objects(self.storage, table) for table in TABLES}
+        done = compact(self.storage, grace_s=AT_ONCE)
+        assert done.problems == {}
+        for table in TABLES:  # a reader that listed before: what it needs is there unchanged, or gone
+            try:
+                rows = read_rows(self.storage, listed[table][0], SERIES[table]).to_pylist()
+            except FileNotFoundError:
+                continue
+            assert seen(table, rows) == expected[table]
+
+    def done(self, n: int) -> None:
+        self.emit(self.head, n)
+        self.head.writer.end(status="done")
+        self._publish(self.head, ResumePoint(self.head.writer.attempt.id, self.head.writer.seq))
+        self.check()
+        self.compact(0)
+        self.check()
+        self.resume(n)
+
+    def check(self) -> None:
+        for table in TABLES:
+            rows = relisting(
+                lambda table=table: read_rows(self.storage, visible_objects(self.storage, table)[0], SERIES[table])
+            )
+            assert seen(table, rows.to_pylist()) == self.head.visible(table)
+
+    def check_through_polars(self) -> None:
+        for table in TABLES:
+            rows = open_store(self.storage.url).table(table).collect().to_dicts()
+            assert seen(table, rows) == self.head.visible(table)
+
+
+OPERATIONS: dict[str, Callable[[Schedule, int], None]] = {
+    name: getattr(Schedule, name)
+    for name in (
+        "emit_only",
+        "flush",
+        "barrier",
+        "resume",
+        "killed_in_a_flush",
+        "zombie",
+        "finalize",
+        "compact",
+        "done",
+    )
+}
+SCHEDULES = st.lists(st.tuples(st.sampled_from(sorted(OPERATIONS)), st.integers(0, 5)), min_size=4, max_size=14)
+
+
+def layout_table(key: str) -> str:
+    return key.split("table=")[1].split("/")[0]
+
+
+def seen(table: str, rows: list[dict[str, int]]) -> list[Seen]:
+    return sorted((table, row["seq"], row["step"], row["attempt"]) for row in rows if row["run_id"] == RUN)
+
+
+@contextmanager
+def hurried(seal_bytes: int) -> Iterator[None]:
+    """Small segments, and no grace for a writer's own replaced objects."""
+    with patch("muon_core.results.SEAL_BYTES", seal_bytes), patch("muon_core.results.GRACE_S", 0.0):
+        yield
+
+
+def play(storage: Storage, operations: list[tuple[str, int]], seal_bytes: int) -> None:
+    with hurried(seal_bytes):
+        other = RunWriter(storage, "another", {})  # so that packs hold two runs
+        other.emit("train", step=1, tokens=0)
+        other.emit("val", step=1, tokens=0)
+        other.end(status="done")
+        schedule = Schedule(storage)
+        for name, n in operations:
+            OPERATIONS[name](schedule, n)
+            schedule.check()
+        schedule.check_through_polars()
+
+
+@settings(max_examples=LOCAL, deadline=None)
+@given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]))
+def test_a_folder_shows_each_row_once_under_any_schedule(operations: list[tuple[str, int]], seal_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as root, patch("os.fsync"):  # no power is cut here
+        play(Folder(Path(root)), operations, seal_bytes)
+
+
+@pytest.mark.parametrize("name", ON_SERVERS)
+def test_s3_servers_show_each_row_once_under_any_schedule(
+    name: str, s3_servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(s3_servers.get(name), monkeypatch)
+
+    @settings(max_examples=ON_S3, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]))
+    def try_all(operations: list[tuple[str, int]], seal_bytes: int) -> None:
+        play(open_storage(fresh_url()), operations, seal_bytes)
+
+    try_all()
