@@ -21,7 +21,7 @@ test: .venv/.ready .venv-s3/.ready
 check: test
 
 # Each prints what it measured, the rival beside it, and the goal; exit 1 when short of it.
-bench: .venv/.ready
+bench: .venv/.ready .venv-s3/.ready
 	set -e; for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 s3: .venv/.ready .venv-s3/.ready

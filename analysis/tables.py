@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from muon_core import layout
-from muon_core.snapshot import list_keys, read_attempts, read_ends, read_start, visible_objects
+from muon_core.cache import cached, local_paths
+from muon_core.snapshot import list_keys, read_attempts, read_ends, read_starts, visible_objects
 from muon_core.storage import Storage, open_storage
 from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
@@ -41,8 +42,11 @@ class SweepRecord:
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
-    """The results store at `url`, a folder. Raises ValueError if it holds none, StoreError for an unknown scheme."""
-    storage = open_storage(url)
+    """The results store at `url`, a folder or `s3://bucket/prefix`.
+
+    Raises ValueError if it holds no results, StoreError if it cannot be reached or its scheme is unknown.
+    """
+    storage = cached(open_storage(url))
     if not storage.list("sweeps/") and not storage.list("attempts/"):
         raise ValueError(
             f"{storage.url} is no results store: it has neither sweeps/ nor attempts/; "
@@ -56,11 +60,12 @@ class Store:
     """Result tables as LazyFrames in no particular order. Each access lists the store anew, so it sees what is new.
 
     With a `record` the view is narrowed to that sweep's runs and every table has `block` and `role`; a run that two
-    blocks share has its rows once in each.
+    blocks share has its rows once in each. With `only` it is narrowed to one run, whose objects alone are listed.
     """
 
     storage: Storage
     record: SweepRecord | None = None
+    only: str | None = None
 
     @property
     def runs(self) -> pl.LazyFrame:
@@ -104,7 +109,11 @@ class Store:
         keys = self._sweeps()
         if name not in keys:
             raise ValueError(f"no sweep {name!r} in {self.storage.url}; it holds: {', '.join(keys) or 'no sweep yet'}")
-        return Store(self.storage, _sweep_record(self.storage, name, keys[name]))
+        return replace(self, record=_sweep_record(self.storage, name, keys[name]))
+
+    def run(self, run_id: str) -> Store:
+        """This store narrowed to one run, which is quicker than a filter on `run_id`; empty if there is no such run."""
+        return replace(self, only=run_id)
 
     def sweep_names(self) -> list[str]:
         """Sweeps recorded in the store, sorted."""
@@ -115,16 +124,17 @@ class Store:
         return [_sweep_record(self.storage, name, key) for name, key in keys.items()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
-        objects, sizes = visible_objects(self.storage, table.name)
+        objects, sizes = visible_objects(self.storage, table.name, self.only)
         wanted = self._wanted()
         return _rows(self.storage, [item for item in objects if wanted is None or item.run in wanted], sizes, table)
 
     def _runs(self) -> pl.LazyFrame:
         """Start record of each run's newest attempt, overlaid by its end record where it has ended."""
-        attempts, wanted = read_attempts(self.storage), self._wanted()
+        attempts, wanted = read_attempts(self.storage, self.only), self._wanted()
         heads = [max(tries.values()) for run, tries in attempts.items() if wanted is None or run in wanted]
         running = [{"status": "running", "attempts": len(attempts[head.run])} for head in heads]
-        rows = [read_start(self.storage, head) | state for head, state in zip(heads, running, strict=True)]
+        starts = read_starts(self.storage, heads)
+        rows = [start | state for start, state in zip(starts, running, strict=True)]
         started = _from_arrow(pa.Table.from_pylist(rows, schema=RUNS.schema)).lazy()
         # What only the reader knows, the number of tries, stays; a column the end record leaves empty keeps its start.
         ended = _from_arrow(read_ends(self.storage, heads)).lazy().drop("attempts")
@@ -158,35 +168,46 @@ def _rows(storage: Storage, objects: list[layout.Visible], sizes: dict[str, int]
     for item in objects:
         if sizes.get(item.key) == 0:  # Polars would read it as no rows
             raise ValueError(f"{storage.uri(item.key)} is 0 bytes, a damaged object; delete it and run its sweep again")
-    whole = [item for item in objects if item.start == 0 and item.bound is None]
+    uncut = [item for item in objects if item.start == 0 and item.bound is None]
     packs: dict[str, list[str]] = {}
-    for item in whole:
-        if item.key.startswith("packs/"):
+    for item in uncut:
+        if item.members > 1:
             packs.setdefault(item.key, []).append(item.run)
+    whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.members)
+    here = local_paths(storage, {item.key: sizes[item.key] for item in objects})
     of_run, seq = pl.col("run_id"), pl.col("seq")
-    frames = [_scan(storage, [item.key for item in whole if item.key not in packs], table)]
-    frames += [_scan(storage, [key], table).filter(of_run.is_in(runs)) for key, runs in packs.items()]
+    frames = [_scan(storage, here, list(whole), table)]
     frames += [
-        _scan(storage, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
+        _scan(storage, here, [key], table).filter(of_run.is_in(runs)) for key, runs in packs.items() if key not in whole
+    ]
+    frames += [
+        _scan(storage, here, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
         for item in objects
         if item.start > 0 or item.bound is not None
     ]
     return pl.concat(frames)
 
 
-def _scan(storage: Storage, keys: list[str], table: Table) -> pl.LazyFrame:
-    """Rows of the objects `keys`. The schema is given, not inferred: other releases have fewer or more columns."""
+def _scan(storage: Storage, here: dict[str, str], keys: list[str], table: Table) -> pl.LazyFrame:
+    """Rows of the objects `keys`; `here` maps those with a copy on this machine to its file."""
+    copies = [here[key] for key in keys if key in here]
+    remote = [storage.uri(key) for key in keys if key not in here]
+    return pl.concat([_scan_files(copies, table, {}), _scan_files(remote, table, storage.polars_options())])
+
+
+def _scan_files(files: list[str], table: Table, options: dict[str, Any]) -> pl.LazyFrame:
+    """Rows of `files`. The schema is given, not inferred: other releases have fewer or more columns."""
     schema = _polars_schema(table)
-    if not keys:
+    if not files:
         return pl.LazyFrame(schema=schema)
     return pl.scan_parquet(
-        [storage.uri(key) for key in keys],
+        files,
         schema=schema,
         hive_partitioning=False,  # a run named 001 would come back as the number 1
         glob=False,
         missing_columns="insert",
         extra_columns="ignore",
-        **storage.polars_options(),
+        **options,
     )
 
 

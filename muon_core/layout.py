@@ -61,7 +61,8 @@ class Attempt:
 class Visible:
     """An object a reader should scan for one run: of its rows, those with `start <= seq < bound` count.
 
-    `bound` is None if it cuts nothing off, and `hi` is the first seq the object no longer covers.
+    `bound` is None if it cuts nothing off, `hi` is the first seq the object no longer covers, and `members` counts the
+    runs it holds.
     """
 
     key: str
@@ -71,6 +72,7 @@ class Visible:
     final: bool
     start: int = 0
     hi: int = END
+    members: int = 1
 
     @property
     def end(self) -> int:
@@ -209,7 +211,8 @@ def visible(
     live, finals = parse_live(keys, table), parse_finals(keys, table)
     for pack in sorted(packs, key=rank):  # of finals that hold the same, the last is taken
         for run, attempt, hi, _ in pack.members:
-            finals[run].append(Visible(pack.key, run, attempt, None, final=True, hi=hi))
+            size = len(pack.members)
+            finals[run].append(Visible(pack.key, run, attempt, None, final=True, hi=hi, members=size))
     chosen: list[Visible] = []
     for run, attempts in parse_attempts(attempt_keys).items():
         chosen += _visible_of_run(attempts, live.get(run, {}), finals.get(run, []))

@@ -17,6 +17,7 @@ from muon_core import environment
 from muon_core.config import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.model import HiddenMatrix
+from muon_core.optim.health import Health, Verdict
 from muon_core.progress import Progress
 from muon_core.results import ResumePoint, Row, RunWriter
 from muon_core.spectral import spectral_metrics
@@ -75,6 +76,13 @@ class Peaks:
         torch.maximum(self.weight_norm_peak, self.weight_norm, out=self.weight_norm_peak)
 
 
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError:  # a run about to diverge
+        return math.inf
+
+
 class Recorder:
     """Turns what the loop sees into rows. With `storage` None (ranks other than 0) it counts and writes nothing."""
 
@@ -92,6 +100,7 @@ class Recorder:
         self._step_time: float | None = None
         self._recent_losses: deque[float] = deque(maxlen=config.spike.window)
         self._loss_spikes = 0
+        self._verdict = Verdict()
         self._seconds: dict[str, float] = dict.fromkeys(PROFILE, 0.0)
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
@@ -117,6 +126,7 @@ class Recorder:
             "best_val_loss": self._best_val_loss,
             "recent_losses": list(self._recent_losses),
             "loss_spikes": self._loss_spikes,
+            "health": [self._verdict.flag, self._verdict.suspects],
             "seconds": dict(self._seconds),
             "elapsed_s": self._elapsed,
         }
@@ -127,6 +137,7 @@ class Recorder:
         self._best_val_loss = state["best_val_loss"]
         self._recent_losses.extend(state["recent_losses"])
         self._loss_spikes = state["loss_spikes"]
+        self._verdict = Verdict(*state["health"])
         self._seconds |= state["seconds"]
         self._earlier_s = state["elapsed_s"]
 
@@ -170,7 +181,7 @@ class Recorder:
             "val",
             val_loss=result.val_loss,
             val_accuracy=result.val_accuracy,
-            val_perplexity=math.exp(result.val_loss),
+            val_perplexity=_perplexity(result.val_loss),
             elapsed_s=self._elapsed,
         )
 
@@ -195,6 +206,12 @@ class Recorder:
             rows, cols = matrix.parameter.shape
             named = dict(zip(columns, values, strict=True))
             self._emit("layers", layer=matrix.layer, projection=matrix.projection, rows=rows, cols=cols, **named)
+
+    def health(self, health: Health) -> None:
+        """One `health` row per hidden matrix, and a look at whether the optimizer still optimizes."""
+        self._verdict.see(self.step, health)
+        for matrix in self._matrices:
+            self._emit("health", layer=matrix.layer, projection=matrix.projection, **health[matrix.name])
 
     def progress(self) -> Progress:
         """Where the run stands."""
@@ -227,6 +244,7 @@ class Recorder:
             wall_s=self._elapsed,
             train_s=sum(self._seconds[part] for part in ("data", "gradients", "optimizer")),
             loss_spikes=self._loss_spikes,
+            health=self._verdict.flag,
             **{f"{part}_s": seconds for part, seconds in self._seconds.items()},
             peak_memory_bytes=environment.peak_memory_bytes(device),
         )

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,9 +48,17 @@ def open_bucket(url: str) -> Bucket:
         )
     bucket, prefix = match[1], (match[2] or "").strip("/")
     with _explained(url):
-        session = boto3.Session()
-        credentials = session.get_credentials()
-        return Bucket(bucket, prefix, _connect(session, anonymous=credentials is None), credentials)
+        settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        client, credentials = _client_for(settings, CONNECT_TIMEOUT_S, READ_TIMEOUT_S, TRIES)
+        return Bucket(bucket, prefix, client, credentials)
+
+
+@lru_cache(maxsize=8)
+def _client_for(*_settings: object) -> tuple[Any, Any]:
+    """Client and credentials under these settings; making them takes a tenth of a second and more."""
+    session = boto3.Session()
+    credentials = session.get_credentials()
+    return _connect(session, anonymous=credentials is None), credentials
 
 
 def _connect(session: boto3.Session, *, anonymous: bool) -> Any:
@@ -90,6 +99,7 @@ class Bucket:
 
     def __init__(self, bucket: str, prefix: str, client: Any, credentials: Any) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.place = f"{client.meta.endpoint_url}/{bucket}/{prefix}"  # tells stores of one name on two servers apart
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self._client, self._credentials = client, credentials
         self._polars: dict[str, Any] | None = None

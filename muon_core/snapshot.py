@@ -46,10 +46,13 @@ def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[st
     return layout.parse_attempts(list_keys(storage, f"attempts/{run}/" if run else "attempts/"))
 
 
-def read_packs(storage: Storage, table: str) -> list[layout.Pack]:
-    """The packs of `table`; one that is taken away meanwhile is left out, for a pack only repeats finals."""
+def read_packs(storage: Storage, table: str, keys: Iterable[str] | None = None) -> list[layout.Pack]:
+    """The packs of `table` (among `keys`, if these are listed already).
+
+    One that is taken away meanwhile is left out, for a pack only repeats finals.
+    """
     packs = []
-    for key in layout.parse_manifests(list_keys(storage, f"packs/table={table}/")):
+    for key in layout.parse_manifests(list_keys(storage, f"packs/table={table}/") if keys is None else keys):
         try:
             manifest = json.loads(storage.get(key))
         except FileNotFoundError:
@@ -67,8 +70,9 @@ def visible_objects(
     # Attempts first, live before final: a listing then misses at most the newest rows, never some in the middle.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
     sizes = dict(storage.list(f"live/table={table}/{below}")) | dict(storage.list(f"final/table={table}/{below}"))
-    packs = [] if run else read_packs(storage, table)
-    return layout.visible(attempts, list(sizes), table, packs), sizes
+    packed = {} if run else dict(storage.list(f"packs/table={table}/"))
+    packs = read_packs(storage, table, packed)
+    return layout.visible(attempts, list(sizes), table, packs), sizes | packed
 
 
 def read_rows(
@@ -142,8 +146,18 @@ def read_statuses(storage: Storage) -> dict[str, str]:
 
 def read_start(storage: Storage, attempt: layout.Attempt) -> dict[str, Any]:
     """Start record of `attempt` as a row of the `runs` table. Raises StoreError if it is damaged."""
+    return read_starts(storage, [attempt])[0]
+
+
+def read_starts(storage: Storage, attempts: list[layout.Attempt]) -> list[dict[str, Any]]:
+    """`read_start` of several attempts."""
+    files = storage.get_many(attempt.key for attempt in attempts)
+    return [_start_row(storage, attempt, data) for attempt, data in zip(attempts, files, strict=True)]
+
+
+def _start_row(storage: Storage, attempt: layout.Attempt, data: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(storage.get(attempt.key))
+        record: dict[str, Any] = json.loads(data)
     except ValueError as error:
         raise StoreError(f"{storage.uri(attempt.key)} is not JSON ({error}); restore it from a backup") from error
     started_at = record.get("started_at")

@@ -8,7 +8,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -99,17 +99,11 @@ class Folder:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        found: builtins.list[Listed] = []
-        for folder, _, names in os.walk(self.root / prefix):
-            for name in names:
-                if not name.startswith("."):
-                    path = Path(folder, name)
-                    try:
-                        status = path.stat()
-                    except FileNotFoundError:
-                        continue  # removed between listing and stat, as if listed a moment later
-                    found.append(Listed(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
-        return sorted(found)
+        start = len(str(self.root).rstrip("/")) + 1
+        try:
+            return sorted(Listed(path[start:], size, modified) for path, size, modified in _files(self.root / prefix))
+        except OSError as error:
+            raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -120,6 +114,23 @@ class Folder:
 
     def polars_options(self) -> dict[str, Any]:
         return {}
+
+
+def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[str, int, float]]:
+    """(path, size, time of writing) of every file below `folder`; none if it does not exist."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(entry.path)
+        elif not entry.name.startswith("."):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue  # removed between listing and stat, as if listed a moment later
+            yield entry.path, status.st_size, status.st_mtime
 
 
 def _fsync_folder(path: Path) -> None:

@@ -86,6 +86,28 @@ LAYERS = Table(
     },
 )
 
+HEALTH = Table(
+    "health",
+    ("step", "layer", "projection"),
+    _COMMON
+    | {
+        "layer": (_INT, "from 0"),
+        "projection": (_TEXT, "q k v o up down"),
+        "cos_previous_update": (_REAL, "cosine of the update and the one before, both without decay"),
+        "gradient_agreement": (_REAL, "<U, g> / nuclear norm of g, U the update scaled to root mean square sigma 1"),
+        "alpha": (_REAL, "annealed noise strength at the step; null without noise"),
+        "momentum_effective_rank": (_REAL, "exp(entropy) of what is orthogonalized, before noise; null for AdamW"),
+        "gate_open": (_REAL, "share of the matrix's blocks that were perturbed: 0 or 1 for whole matrices"),
+        "noise_ratio": (_REAL, "Frobenius norm of what the perturbation added / that of the momentum"),
+        "cos_noise_free": (_REAL, "cosine of the update direction and the one without perturbation"),
+        "sigma_max": (_REAL, "largest singular value of the momentum; under as_seed, before its cubic steps"),
+        "num_sign_flips": (_INT, "as_seed: singular values above sqrt(3), where a cubic step may flip the sign"),
+        "num_divergent": (_INT, "as_seed: singular values above sqrt(5), where cubic steps diverge"),
+        "num_nonfinite": (_INT, "entries of the perturbed momentum that are not finite"),
+        "num_fallbacks": (_INT, "blocks whose update is the raw gradient because of that"),
+    },
+)
+
 RUNS = Table(
     "runs",
     (),
@@ -104,8 +126,9 @@ RUNS = Table(
         "config_json": (_TEXT, "the resolved RunConfig"),
         "status": (_TEXT, "running done diverged failed stopped"),
         "error": (_TEXT, "traceback of a failed run, reason of a diverged one"),
+        "health": (_TEXT, "how the momentum froze or ran away; null where it was not seen to"),
         "attempts": (_INT, "tries at the run so far"),
-        "started_at": (_TIME, "first attempt"),
+        "started_at": (_TIME, "start of the newest attempt"),
         "ended_at": (_TIME, "null while running"),
         "final_val_loss": (_LOSS, "nats per token at the last evaluation"),
         "best_val_loss": (_LOSS, "nats per token"),
@@ -145,7 +168,7 @@ SWEEP_RUNS = Table(
     },
 )
 
-SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS)}
+SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS, HEALTH)}
 """Tables written row by row while a run trains."""
 TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
 _ROWS = {"runs": "One row per run that was started.", "sweep_runs": "One row per block of a sweep and run in it."}

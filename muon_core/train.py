@@ -160,11 +160,12 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
     while state.step < steps and distributed.agree(go_on, state.device):
         begin = time.perf_counter()
         last = state.step + 1 == steps
-        track = last or (state.step + 1) % tracking.track_every == 0
+        track = _is_tracked(config, state.step + 1)
         loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
         recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, time.perf_counter() - begin)
         if track:
             recorder.layers(state.peaks, state.updates)
+            recorder.health(state.optimizers.health)
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
         if distributed.rank() == 0 and (last or state.step % tracking.log_every == 0):
@@ -186,11 +187,18 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
         grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
         state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
-        state.updates = state.optimizers.step(state.step, keep_updates=track)
+        state.updates = state.optimizers.step(
+            state.step, keep_updates=track, next_keeps=_is_tracked(config, state.step + 2)
+        )
         state.optimizers.zero_grad()
         state.peaks.after_step()
     state.step += 1
     return loss, grad_norm
+
+
+def _is_tracked(config: RunConfig, step: int) -> bool:
+    """Whether the matrices are looked at once `step` optimizer steps are done."""
+    return step == config.steps or step % config.tracking.track_every == 0
 
 
 def _gradient(matrix: HiddenMatrix) -> Tensor:

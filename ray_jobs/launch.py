@@ -77,7 +77,7 @@ def run_on_ray(
         }
         with _watching(desk, watch):
             try:
-                errors = _tune(runs, settings, _slots(resources, len(runs)))
+                errors = _tune(runs, settings, _slots(resources, len(runs), private=address is None))
             except KeyboardInterrupt:
                 _stop(desk)
                 raise
@@ -104,22 +104,28 @@ def _tune(runs: Sequence[RunConfig], settings: dict[str, Any], slots: int) -> li
             name="sweep",
             storage_path=settings["scratch"],
             verbose=0,
+            # The death of a slot's own process; that of a worker inside it is the desk's to count.
+            failure_config=tune.FailureConfig(max_failures=settings["max_restarts"]),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the store holds what is worth keeping
         ),
     )
     return [str(error) for error in tuner.fit().errors]
 
 
-def _slots(resources: Resources, runs: int) -> int:
-    """Worker groups at a time: what was asked for, else what the cluster holds; never more than runs."""
-    if resources.max_concurrent is not None:
-        return min(resources.max_concurrent, runs)
+def _slots(resources: Resources, runs: int, *, private: bool) -> int:
+    """Worker groups at a time: what was asked for, else what the cluster holds; never more than runs.
+
+    Raises: ValueError if one does not fit on a private Ray, which cannot grow.
+    """
     total = ray.cluster_resources()
-    fits = [total.get("CPU", 0) // (resources.workers * resources.cpus_per_worker)]
-    if resources.gpus_per_worker:
-        fits.append(total.get("GPU", 0) // (resources.workers * resources.gpus_per_worker))
+    needs = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * resources.gpus_per_worker}
+    fits = min(int(total.get(name, 0) // need) for name, need in needs.items() if need)
+    if private and fits < 1:
+        asked = " and ".join(f"{need:g} {name}s" for name, need in needs.items() if need)
+        held = " and ".join(f"{total.get(name, 0):g} {name}s" for name, need in needs.items() if need)
+        raise ValueError(f"a run needs {asked}, this machine has {held}; ask for fewer workers or join a cluster")
     # A cluster that scales up from nothing shows no workers yet: one slot makes it start.
-    return max(1, min(runs, int(min(fits))))
+    return min(runs, resources.max_concurrent or max(1, fits))
 
 
 def _account_for(
@@ -160,7 +166,7 @@ def _ray(address: str | None, resources: Resources) -> Iterator[None]:
     if address is None:
         options["include_dashboard"] = False
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
     ray.init(address=address or "local", **options)
     try:
         yield

@@ -48,7 +48,7 @@ def resolve(name: str, *optimizers: str) -> FieldPath:
     if owners := [other for other in OPTIMIZERS if name in parameters(other)]:
         here = " or ".join(dict.fromkeys(optimizers))
         raise ValueError(
-            f"'{name}' is no parameter of {here}, only of {' and '.join(owners)}; remove it or change the optimizer"
+            f"'{name}' is no parameter of {here}, only of {', '.join(owners)}; remove it or change the optimizer"
         )
     if inside := [other for other in known if other.startswith(f"{name}.")]:
         raise ValueError(f"'{name}' is a group of parameters; set them one by one, such as '{inside[0]}'")

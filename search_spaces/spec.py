@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -221,17 +222,24 @@ def json_schema() -> dict[str, Any]:
 def _told(error: ValidationError, source: Source) -> SpecError:
     problems = Problems(source)
     found: dict[KeyPath, list[ErrorDetails]] = {}
+    missing: list[KeyPath] = []
+    hints: dict[KeyPath, str] = defaultdict(str)
     for detail in error.errors(include_url=False):
         path: KeyPath = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
         if detail["type"] == "extra_forbidden":
             known = _model_at(path[:-1]).model_fields
-            problems.add(path, f"unknown field '{path[-1]}'{suggest(str(path[-1]), known)}", within=path[:-1])
+            hint = suggest(str(path[-1]), known)
+            hints[path[:-1]] += hint
+            problems.add(path, f"unknown field '{path[-1]}'{hint}", within=path[:-1])
         elif detail["type"] == "missing":
-            problems.add(path, f"field '{path[-1]}' is missing", within=path[:-1])
+            missing.append(path)
         else:
             while path not in source.lines:
                 path = path[:-1]  # pydantic names the member of a union that it tried
             found.setdefault(path, []).append(detail)
+    for path in missing:
+        if f"'{path[-1]}'" not in hints[path[:-1]]:  # else it is there, misspelt, and told already
+            problems.add(path, f"field '{path[-1]}' is missing", within=path[:-1])
     for path, details in found.items():
         problems.add(path, f"{_subject(path)} {explain(details)}".lstrip())
     return problems.error()

@@ -27,7 +27,7 @@ from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
 from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
 from muon_core.optim.clipping import clipped
 from muon_core.optim.damped import Damped, top_block
-from muon_core.optim.health import Columns, Watch, measure
+from muon_core.optim.health import Health, Watch, measure
 from muon_core.optim.momentum import MOMENTA
 from muon_core.optim.muon import Muon, keep, match_rms_adamw, original, scale_lr, scale_update, unscaled
 from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, newton_schulz, polar_factor
@@ -42,6 +42,8 @@ ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
 APPLY = {"lr": scale_lr, "update": scale_update}
 NS_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Distribute = Literal["auto", "owner", "replicated"]
+PREVIOUS = "previous_update"
+"""Key in the saved state of the change a matrix made in the last step, where the next step is to be compared with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +211,10 @@ class Optimizers:
         self, hidden: Optimizer, vectors: Optimizer, *, clipping: str = "none", max_grad_norm: float = 1.0
     ) -> None:
         self.hidden, self.vectors = hidden, vectors
-        self.health: Columns = {}
-        """Columns of the `health` table for the last step with `keep_updates`, in the order of its updates."""
+        self.health: Health = {}
+        """What the `health` table says of the last step with `keep_updates`."""
         self._clipping, self._max_grad_norm = clipping, max_grad_norm
-        self._previous: tuple[int, dict[str, Tensor]] = (-1, {})
+        self._previous: dict[str, Tensor] = {}
         for group in self._groups:
             group["initial_lr"] = group["lr"]
 
@@ -250,7 +252,7 @@ class Optimizers:
         }
         if keep_updates:
             self.health = self._measure(step, updates, watch)
-        self._previous = (step, updates if next_keeps else {})
+        self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
 
     @property
@@ -275,19 +277,16 @@ class Optimizers:
         self.hidden.watch = Watch(self.hidden.orthogonalize, getattr(self.hidden.perturb, "seen", {}))
         return self.hidden.watch
 
-    def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Columns:
-        last_step, last = self._previous
-        previous = [last.get(name) if last_step == step - 1 else None for name in updates]
-        parameters = [param for _, param, _ in self._hidden_matrices()]
-        changes = list(updates.values())
+    def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Health:
+        parameters = {name: param for name, param, _ in self._hidden_matrices()}
         if watch is None or not isinstance(self.hidden, Muon):
-            return measure(parameters, changes, previous)
+            return measure(parameters, updates, self._previous)
         self.hidden.watch = None
         gate = getattr(self.hidden.perturb, "gate", None)
         return measure(
             parameters,
-            changes,
-            previous,
+            updates,
+            self._previous,
             self.hidden.all_blocks,
             watch.rows,
             alpha=gate.share(step) if gate else math.nan,
@@ -304,7 +303,10 @@ class Optimizers:
 
         Learning rates and noise are functions of config and step: there is nothing of them to save.
         """
-        return {name: dict(optimizer.state.get(param, {})) for name, param, optimizer in self._named()}
+        state = {name: dict(optimizer.state.get(param, {})) for name, param, optimizer in self._named()}
+        for name, update in self._previous.items():
+            state[name][PREVIOUS] = update
+        return state
 
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         """Continue from `state`, which is copied to the parameters' devices.
@@ -318,8 +320,12 @@ class Optimizers:
         for name, values in state.items():
             for key, value in values.items():
                 _check_shape(f"{name}/{key}", value, named[name])
+        self._previous = {}
         for name, param, optimizer in self._named():
-            optimizer.state[param] = {key: _placed(value, param.device) for key, value in state[name].items()}
+            values = {key: _placed(value, param.device) for key, value in state[name].items()}
+            if PREVIOUS in values:
+                self._previous[name] = values.pop(PREVIOUS)
+            optimizer.state[param] = values
 
     @property
     def _groups(self) -> list[dict[str, Any]]:

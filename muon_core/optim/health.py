@@ -15,8 +15,8 @@ from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import Block
 from muon_core.spectral import effective_rank, singular_values
 
-Columns = dict[str, list[float]]
-"""Column of the `health` table -> one value per matrix, NaN where there is none."""
+Health = dict[str, dict[str, float | None]]
+"""Parameter name -> column of the `health` table -> value, None where there is none."""
 
 OBSERVED: dict[str, Callable[[Tensor], Tensor]] = {
     "momentum_effective_rank": torch.mean,
@@ -73,31 +73,42 @@ class Watch:
 
 
 def measure(
-    parameters: Sequence[nn.Parameter],
-    updates: Sequence[Tensor],
-    previous: Sequence[Tensor | None],
+    parameters: Mapping[str, nn.Parameter],
+    updates: Mapping[str, Tensor],
+    previous: Mapping[str, Tensor],
     blocks: Sequence[Block] = (),
     rows: Mapping[str, Tensor] | None = None,
     *,
     alpha: float = math.nan,
     shared: bool = False,
-) -> Columns:
-    """The columns of the `health` table for matrices with their gradients, in one copy from the device.
+) -> Health:
+    """What the `health` table says of matrices that have their gradients, in one copy from the device.
 
     Args:
         updates: changes of the weights in this step, without decay; `previous` those of the step before, if kept.
         blocks, rows: what Muon orthogonalized, and what a Watch saw of it.
         shared: ranks saw different blocks; all of them call this.
     """
-    nothing = torch.full((len(parameters),), torch.nan, dtype=torch.float64, device=parameters[0].device)
-    related = [
-        torch.stack([_cosine_or_nan(update, before) for update, before in zip(updates, previous, strict=True)]),
-        torch.stack([_agreement_or_nan(update, p.grad) for update, p in zip(updates, parameters, strict=True)]),
-        nothing + alpha,
-    ]
-    observed = _by_parameter(parameters, blocks, rows, shared) if rows is not None else [nothing] * len(OBSERVED)
+    nothing = torch.full((), torch.nan, dtype=torch.float64, device=next(iter(updates.values())).device)
+    table = _by_parameter(list(parameters.values()), blocks, rows, shared) if rows is not None else None
+    columns = []
+    for index, (name, param) in enumerate(parameters.items()):
+        columns.append(cosine(updates[name], previous[name]) if name in previous else nothing)
+        columns.append(nothing if param.grad is None else agreement(updates[name], param.grad))
+        columns.append(torch.full_like(nothing, alpha))
+        columns.extend(nothing.expand(len(OBSERVED)) if table is None else table[index])
     names = ("cos_previous_update", "gradient_agreement", "alpha", *OBSERVED)
-    return dict(zip(names, torch.stack([*related, *observed]).tolist(), strict=True))
+    values = torch.stack(columns).view(len(parameters), len(names)).tolist()
+    return {
+        parameter: {name: _plain(name, value) for name, value in zip(names, row, strict=True)}
+        for parameter, row in zip(parameters, values, strict=True)
+    }
+
+
+def _plain(column: str, value: float) -> float | None:
+    if math.isnan(value):
+        return None
+    return int(value) if column.startswith("num_") else value
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -123,69 +134,59 @@ FROZEN_COSINE, FROZEN_AGREEMENT = 0.99, 0.1
 class Verdict:
     """Whether a run's momentum froze or ran away, from its `health` rows in order."""
 
-    names: Sequence[str]
-    """Of the matrices."""
     flag: str | None = None
     """The first thing that was wrong, in words; None while nothing is."""
-    _frozen: set[int] = field(default_factory=set)
+    suspects: list[str] = field(default_factory=list)
+    """Matrices that looked frozen at the last event."""
 
-    def see(self, step: int, columns: Columns) -> None:
+    def see(self, step: int, health: Health) -> None:
         """Take in one event.
 
         Frozen: half the matrices or more repeat their update though the gradient points elsewhere, at two events in a
         row. Runaway: singular values above sqrt 5 before as_seed's cubic steps, or a momentum that is not finite.
         """
-        self.flag = self.flag or self._runaway(step, columns) or self._freezing(step, columns)
+        self.flag = self.flag or _runaway(step, health)
+        now = [name for name, row in health.items() if _is_frozen(row)]
+        still = set(now) & set(self.suspects)
+        self.suspects = now
+        if self.flag is None and 2 * len(still) >= len(health):
+            self.flag = (
+                f"frozen momentum: {len(still)} of {len(health)} matrices repeat their update "
+                f"(cosine above {FROZEN_COSINE}, gradient agreement below {FROZEN_AGREEMENT}) at step {step}"
+            )
 
-    def _runaway(self, step: int, columns: Columns) -> str | None:
-        for index, name in enumerate(self.names):
-            if columns["num_nonfinite"][index] > 0:
-                return f"runaway momentum: {name} is not finite at step {step}"
-            if columns["num_divergent"][index] > 0:
-                sigma = columns["sigma_max"][index]
-                return f"runaway momentum: sigma_max {sigma:.3g} of {name} is above sqrt(5) at step {step}"
-        return None
 
-    def _freezing(self, step: int, columns: Columns) -> str | None:
-        pairs = zip(columns["cos_previous_update"], columns["gradient_agreement"], strict=True)
-        now = {index for index, (c, a) in enumerate(pairs) if c > FROZEN_COSINE and a < FROZEN_AGREEMENT}
-        still, self._frozen = now & self._frozen, now
-        if 2 * len(still) < len(self.names):
-            return None
-        return (
-            f"frozen momentum: {len(still)} of {len(self.names)} matrices repeat their update "
-            f"(cosine above {FROZEN_COSINE}, gradient agreement below {FROZEN_AGREEMENT}) at step {step}"
-        )
+def _is_frozen(row: Mapping[str, float | None]) -> bool:
+    cos, agrees = row["cos_previous_update"], row["gradient_agreement"]
+    return cos is not None and agrees is not None and cos > FROZEN_COSINE and agrees < FROZEN_AGREEMENT
+
+
+def _runaway(step: int, health: Health) -> str | None:
+    for name, row in health.items():
+        if row["num_nonfinite"]:
+            return f"runaway momentum: {name} is not finite at step {step}"
+        if row["num_divergent"]:
+            return f"runaway momentum: sigma_max {row['sigma_max']:.3g} of {name} is above sqrt(5) at step {step}"
+    return None
 
 
 def _by_parameter(
     parameters: Sequence[nn.Parameter], blocks: Sequence[Block], rows: Mapping[str, Tensor], shared: bool
-) -> list[Tensor]:
+) -> Tensor:
+    """Values of OBSERVED for each parameter, `(len(parameters), len(OBSERVED))`; NaN where no block was seen."""
     missing = torch.full((len(OBSERVED),), 0.0 if shared else torch.nan, dtype=torch.float64)
     missing = missing.to(parameters[0].device)
     table = torch.stack([rows.get(block.name, missing) for block in blocks])
     if shared:
         distributed.sum_over_ranks(table)
-    indices = [
+    owned = [
         [index for index, block in enumerate(blocks) if any(piece.parameter is p for piece in block.pieces)]
         for p in parameters
     ]
-    return [
-        torch.stack([summary(table[of_one, column]) for of_one in indices])
-        for column, summary in enumerate(OBSERVED.values())
-    ]
-
-
-def _cosine_or_nan(update: Tensor, before: Tensor | None) -> Tensor:
-    return _nan_like(update) if before is None else cosine(update, before)
-
-
-def _agreement_or_nan(update: Tensor, gradient: Tensor | None) -> Tensor:
-    return _nan_like(update) if gradient is None else agreement(update, gradient)
-
-
-def _nan_like(tensor: Tensor) -> Tensor:
-    return torch.full((), torch.nan, dtype=torch.float64, device=tensor.device)
+    summaries = list(OBSERVED.values())
+    return torch.stack(
+        [torch.stack([summary(table[indices, c]) for c, summary in enumerate(summaries)]) for indices in owned]
+    )
 
 
 def _count(sigma: Tensor, bound: float) -> Tensor:

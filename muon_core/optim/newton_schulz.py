@@ -54,7 +54,23 @@ def plain_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
     return a * x + (b * gram + c * gram @ gram) @ x
 
 
-ITERATIONS: dict[str, Callable[[Tensor, float, float, float], Tensor]] = {"fused": fused_step, "plain": plain_step}
+def rows_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
+    """`fused_step` that reads both factors of every product along rows (a Gram matrix is its own transpose).
+
+    Without bf16 units, a CPU is twenty times as fast at such dot products as at the other layout. Sums are taken in
+    another order: under bf16 about one entry in 20,000 differs in its last bit.
+    """
+    x = x.contiguous()
+    gram = x @ x.mT
+    polynomial = torch.baddbmm(gram, gram, gram.mT, beta=b, alpha=c)
+    return torch.baddbmm(x, polynomial, x.mT.contiguous().mT, beta=a)
+
+
+ITERATIONS: dict[str, Callable[[Tensor, float, float, float], Tensor]] = {
+    "fused": fused_step,
+    "plain": plain_step,
+    "rows": rows_step,
+}
 
 
 def newton_schulz(
@@ -73,8 +89,8 @@ def newton_schulz(
         dtype: of the arithmetic. bfloat16 gives the bits of `torch.optim.Muon`.
         divisor: from the Frobenius norm, what the matrix is divided by, so that no singular value exceeds 1.
     Returns: same shape, in `dtype`. Singular values above 0.003 of the norm end in [0.68, 1.21] under QUINTIC, in
-        [0.859, 1.141] under POLAR_EXPRESS and at 1 under SIMPLE12. On a CPU a stack gives the bits of its matrices one
-        by one (in fp32 for even sizes: BLAS kernels depend on alignment).
+        [0.8588, 1.1412] under POLAR_EXPRESS and at 1 under SIMPLE12. On a CPU a stack gives the bits of its matrices
+        one by one (in fp32 for even sizes: BLAS kernels depend on alignment).
     Raises: ValueError if `matrix` has fewer than 2 dimensions.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from muon_core.optim.newton_schulz import POLAR_EXPRESS, newton_schulz
+from muon_core.optim.newton_schulz import POLAR_EXPRESS, Coefficients, newton_schulz
 from muon_core.seeds import generator
 from muon_core.spectral import momentum_effective_rank, singular_values
 
@@ -62,12 +62,17 @@ ANNEALINGS: dict[str, Callable[[int], float]] = {
 """Multiplier of alpha by optimizer step; each stops at a tenth."""
 
 
+GATE_COEFFICIENTS: Coefficients = (*POLAR_EXPRESS, (1.875, -1.25, 0.375))
+"""The last is the polynomial of degree 5 that is flattest at 1: it maps [0.859, 1.141] to [0.993, 1.008]."""
+
+
 def nuclear_rank(momentum: Tensor) -> Tensor:
     """(||M||_* / ||M||_F)^2 of each matrix of `(k, rows, cols)`: from 1 to m, 0 for a zero matrix; `(k,)`.
 
-    ||M||_* is <O, M> with O from Polar Express in fp32: products only, and some 5 % off the singular values' answer.
+    ||M||_* is <O, M> with O from Polar Express in fp32 and one step that converges: products only, and 2 % off at most
+    where singular values are above 0.003 of the norm.
     """
-    nuclear = (newton_schulz(momentum, POLAR_EXPRESS, dtype=torch.float32) * momentum).sum((-2, -1))
+    nuclear = (newton_schulz(momentum, GATE_COEFFICIENTS, dtype=torch.float32) * momentum).sum((-2, -1))
     square = momentum.square().sum((-2, -1))
     return nuclear.square() / square.where(square != 0, 1)
 

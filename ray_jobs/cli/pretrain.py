@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from muon_core.config import OPTIMIZERS, RunConfig
-from muon_core.results import Superseded, read_statuses
+from muon_core.results import read_statuses
 from muon_core.storage import Storage, StoreError, check_writable, open_storage
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import last_line, next_command, store_option
@@ -43,7 +43,7 @@ from search_spaces.plan import FINISHED
     help="Any other parameter: data.seq_len=256, lr=0.02. May be given several times; the flags above win.",
 )
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and its run id; train nothing.")
-@click.option("--again", is_flag=True, help="Train even if the store has this run.")
+@click.option("--again", is_flag=True, help="Train from the first step even if the store has this run.")
 @store_option
 def command(
     config: str,
@@ -60,6 +60,8 @@ def command(
 ) -> int:
     """Train one run. CONFIG is a preset (tiny 88m 350m 1b) or a YAML file of parameters.
 
+    A run that was interrupted continues from its newest checkpoint, one that is done is not trained again.
+
     \b
     muon pretrain --steps 50
     muon pretrain --orthonoise --alpha 1e-2 --anneal --steps 10
@@ -73,6 +75,8 @@ def command(
         raise click.UsageError(f"--{noise} and --optimizer {optimizer} contradict each other; give one of them.")
     if workers and ngpus and workers != ngpus:
         raise click.UsageError(f"--ngpus {ngpus} means {ngpus} workers; leave --workers {workers} out.")
+    if again and (ngpus or (workers or 1) > 1):
+        raise click.UsageError("--again trains in this process only; without it, another --store trains the run anew.")
     named = dict(parse_assignment(text) for text in assignments)
     named |= {name: value for name, value in flags.items() if value is not None}
     if anneal:
@@ -99,18 +103,19 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     from muon_core.shards import prepare  # numpy and the tokenizer take a moment to load
 
     click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
+    click.echo(f"tokens: corpus {run.data.corpus}, vocabulary {run.model.vocab_size}", err=True)
     prepare(run.data, run.model.vocab_size)  # bad data is an error of the input, not a failed run
-    status, error = _on_ray(run, storage, ngpus, workers) if on_ray else _in_process(run, storage)
+    status, detail = _on_ray(run, storage, ngpus, workers) if on_ray else _in_process(run, storage, again)
     show = next_command(f"muon status {run.run_id}")
     if status == "failed":
-        click.echo(f"failed: {run.run_id}: {last_line(error)} (traceback: {show})", err=True)
+        click.echo(f"failed: {run.run_id}: {last_line(detail)} (traceback: {show})", err=True)
         return EXIT_FAILED_RUNS
-    click.echo(f"{status}: {run.run_id}{f': {last_line(error)}' if error else ''}\nnext: {show}", err=True)
+    click.echo(f"{status}: {run.run_id}: {last_line(detail)}\nnext: {show}", err=True)
     return 0 if status in FINISHED else EXIT_FAILED_RUNS
 
 
-def _in_process(run: RunConfig, storage: Storage) -> tuple[str, str | None]:
-    """Train here; returns how the run ended, and why if it did not end well."""
+def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str]:
+    """Train here; returns how the run ended, and its loss or why it did not end well."""
     import torch
 
     from muon_core.train import train
@@ -120,14 +125,12 @@ def _in_process(run: RunConfig, storage: Storage) -> tuple[str, str | None]:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
         with RunProgress() as progress:
-            outcome = train(run, storage, report=progress, device=device)
+            outcome = train(run, storage, report=progress, device=device, resume=not again)
     except StoreError:
         raise  # the store does not know of it
-    except Superseded as error:
-        return "stopped", str(error)
     except Exception as error:
         return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return outcome.status, outcome.error
+    return outcome.status, outcome.error or _loss(outcome.final.val_loss if outcome.final else None)
 
 
 def _check_machine(ngpus: int, workers: int) -> None:
@@ -140,7 +143,7 @@ def _check_machine(ngpus: int, workers: int) -> None:
             raise ValueError(f"{option} {asked} is more than this machine has, {found}; lower it")
 
 
-def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str | None]:
+def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str]:
     """Train on a private Ray of this machine; returns what `_in_process` does."""
     from ray_jobs.cli.progress import Display
     from ray_jobs.launch import Resources, run_on_ray
@@ -148,4 +151,8 @@ def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple
     resources = Resources(workers=workers, gpus_per_worker=1 if ngpus else 0)
     with Display(1) as display:
         (state,) = run_on_ray([run], storage, resources, watch=display.update)
-    return state.state, state.error
+    return state.state, state.error or _loss(state.progress.val_loss if state.progress else None)
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"val loss {value:.4f} nats per token"

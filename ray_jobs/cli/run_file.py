@@ -57,14 +57,17 @@ def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) ->
 
 def read_run_file(path: str) -> Source:
     """The file's mapping with the line of each field. Raises SpecError if there is none to read."""
+    data = b""
     try:
-        document = parse(Path(path).read_text(encoding="utf-8-sig"))
+        data = Path(path).read_bytes()
+        document = parse(data.decode("utf-8-sig"))
     except FileNotFoundError as error:
         raise SpecError(f"{path}: no such file, and no preset ({', '.join(PRESETS)})") from error
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8; save the file as UTF-8") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from error
     except YamlError as error:
         raise SpecError(f"{path}:{error.line}: {error}") from error
     if not isinstance(document.value, dict):
@@ -133,14 +136,14 @@ def _place(given: Mapping[FieldPath, Given], path: FieldPath, text: str) -> KeyP
 
 def _with_corpus(run: RunConfig, corpus: Given | None, sha256: Any, source: Source, errors: _Errors) -> RunConfig:
     """`run` with its corpus found: seen from the file that names it, else from here."""
-    at = corpus.at if corpus else _FLAG
+    flagged = corpus is not None and corpus.at == _FLAG
     try:
-        data = locate_corpus(run.data, Path.cwd() if at == _FLAG else source.folder)
+        data = locate_corpus(run.data, Path.cwd() if flagged else source.folder)
     except ValueError as error:
-        errors.add(at, str(error))
+        errors.add(corpus.at if corpus else _FLAG, str(error))
         errors.check()
         raise
-    if sha256 is not None and at != _FLAG and data.corpus_sha256 != sha256:
+    if sha256 is not None and not flagged and data.corpus_sha256 != sha256:
         errors.add(("data", "corpus_sha256"), "the corpus has changed since; remove this line to train on it as it is")
         errors.check()
     return run.replace(data=data)

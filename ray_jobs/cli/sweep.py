@@ -134,7 +134,13 @@ def sweep_record(planned: Plan) -> dict[str, Any]:
         "spec": planned.spec.model_dump(mode="json"),
         "metrics": planned.spec.metrics.model_dump(mode="json"),
         "runs": [
-            {"run_id": run.run_id, "block": block, "role": role, "arm": _arm_name(run.config, ids)}
+            {
+                "run_id": run.run_id,
+                "block": block,
+                "role": role,
+                "seed": run.config.seed,
+                "arm": _arm_name(run.config, ids),
+            }
             for run in planned.runs
             for block, role in run.members
         ],

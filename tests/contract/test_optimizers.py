@@ -1,15 +1,20 @@
 """What every optimizer of the dict promises; a new entry is covered without a line here."""
 
 import io
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from muon_core.config import OPTIMIZERS
 from muon_core.optim.build import HIDDEN, Optimizers, build_optimizers
+from muon_core.optim.sharding import ReplicasDiffer, check_replicas
 
 SHAPES = {
     "embedding.weight": (7, 4),
@@ -22,6 +27,16 @@ SHAPES = {
 }
 
 
+SHARED: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in sorted(HIDDEN)),
+    ("muon", {"ns_dtype": "fp32"}),
+    ("muon", {"profile": "exact"}),
+    *((name, {"mode": "as_seed", "on_nonfinite": "sgd_fallback"}) for name in ("orthonoise", "isotropic", "nolah")),
+]
+"""Entries and fields that two ranks must step like one process."""
+DISTRIBUTE = ("auto", "owner", "replicated")
+
+
 @pytest.fixture(params=sorted(HIDDEN))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -30,14 +45,14 @@ def name(request: pytest.FixtureRequest) -> str:
 class Problem:
     """Parameters to be driven to fixed targets, with loss ||p - target||^2 / 2, and their optimizers."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32, **fields: Any) -> None:
+    def __init__(self, name: str, dtype: torch.dtype = torch.float32, distribute: Any = "auto", **fields: Any) -> None:
         generator = torch.Generator().manual_seed(0)
         self.params = {
             key: nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for key, shape in SHAPES.items()
         }
         self.targets = {key: torch.randn(shape, generator=generator).to(dtype) for key, shape in SHAPES.items()}
         self.optimizers: Optimizers = build_optimizers(
-            self.params.items(), OPTIMIZERS[name](**fields), noise_seed=11  # type: ignore[arg-type]
+            self.params.items(), OPTIMIZERS[name](**fields), noise_seed=11, distribute=distribute  # type: ignore[arg-type]
         )  # fmt: skip
 
     def loss(self) -> float:
@@ -185,3 +200,93 @@ def test_keeping_updates_changes_no_bit(name: str) -> None:
         for key, update in updates.items():
             torch.testing.assert_close(before[key] * decay + update, kept.params[key].detach(), rtol=0, atol=1e-6)
     assert_same_bits(plain.weights(), kept.weights())
+
+
+def stepped(
+    name: str, fields: dict[str, Any], distribute: str, resumed: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Weights and state after three steps, from the start or from what another world size left."""
+    problem = Problem(name, distribute=distribute, **fields)
+    if resumed is not None:
+        for param, weight in zip(problem.params.values(), resumed["weights"], strict=True):
+            param.data.copy_(weight)
+        problem.optimizers.load_state_dict(resumed["state"])
+    start = 0 if resumed is None else 3
+    weights = problem.run(range(start, start + 3))
+    return {"weights": weights, "state": problem.optimizers.state_dict()}
+
+
+def key(name: str, fields: dict[str, Any], distribute: str) -> str:
+    return f"{name} {fields} {distribute}"
+
+
+def modes(fields: dict[str, Any]) -> list[str]:
+    return [mode for mode in DISTRIBUTE if not (fields.get("mode") and mode == "owner")]
+
+
+def rank_of_two(rank: int, folder: str) -> None:
+    """All shared problems on one of two gloo ranks; both must end with the same weights, and then be made to differ."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    ends: dict[str, Any] = {}
+    for name, fields in SHARED:
+        for mode in modes(fields):
+            ends[key(name, fields, mode)] = stepped(name, fields, mode)
+    problem = Problem("muon", ns_dtype="fp32")
+    distribution = problem.optimizers.distribution
+    assert distribution is not None
+    assert distribution.gather_s is not None
+    ends["probe"] = distribution.mode
+    check_replicas(problem.params.items(), step=7)
+    if rank == 1:
+        problem.params["blocks.0.tall.weight"].data[3, 2] += 1e-6
+    try:
+        check_replicas(problem.params.items(), step=8)
+    except ReplicasDiffer as error:
+        ends["differs"] = str(error)
+    torch.save(ends, f"{folder}/rank{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two ranks ended with."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.start_processes(rank_of_two, (str(folder),), nprocs=2, start_method="spawn")
+    return [torch.load(Path(folder) / f"rank{rank}") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(("entry", "fields"), SHARED)
+def test_two_ranks_have_the_bits_of_one(two_ranks: list[dict[str, Any]], entry: str, fields: dict[str, Any]) -> None:
+    alone = stepped(entry, fields, "auto")
+    for ends in two_ranks:
+        for mode in modes(fields):
+            shared = ends[key(entry, fields, mode)]
+            assert_same_bits(shared["weights"], alone["weights"])
+            for parameter, state in alone["state"].items():
+                assert shared["state"][parameter].keys() == state.keys()
+                for field, value in state.items():
+                    mine = shared["state"][parameter][field]
+                    torch.testing.assert_close(mine, value, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("entry", "fields"), SHARED)
+def test_state_of_two_ranks_resumes_on_one(two_ranks: list[dict[str, Any]], entry: str, fields: dict[str, Any]) -> None:
+    whole = Problem(entry, **fields)
+    uninterrupted = whole.run(range(6))
+    for mode in modes(fields):
+        resumed = stepped(entry, fields, "auto", resumed=two_ranks[0][key(entry, fields, mode)])
+        assert_same_bits(resumed["weights"], uninterrupted)
+
+
+def test_probe_decides_alike_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:
+    assert two_ranks[0]["probe"] == two_ranks[1]["probe"]
+    assert two_ranks[0]["probe"] in ("owner", "replicated")
+
+
+def test_weights_that_differ_between_ranks_are_named_on_all(two_ranks: list[dict[str, Any]]) -> None:
+    for ends in two_ranks:
+        assert ends["differs"].startswith(
+            "weights differ between ranks at step 8: blocks.0.tall.weight and 0 more; resume"
+        )

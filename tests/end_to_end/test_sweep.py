@@ -88,7 +88,7 @@ def test_a_sweep_ends_with_an_answer_and_a_report_and_repeats_nothing(tmp_path: 
     assert "0/2" in first.stdout
 
     again = muon("sweep", "run", str(spec), store=store)
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 3, again.stderr  # the failed runs are still there
     assert "0 to train" in again.stderr
     assert open_store(store).runs.collect().equals(opened.runs.collect())
 

@@ -20,11 +20,11 @@ pytestmark = pytest.mark.slow
 TIMING = ("run_id", "attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 
-def worker(rank: int, rendezvous: str, config: str, store: str, breaks_on: int) -> None:
+def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str, breaks_on: int) -> None:
     """One rank: trains `config`; rank `breaks_on` raises in its first evaluation after a step."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     if rank == breaks_on:
         real, calls = train_module.evaluate, []
 
@@ -45,11 +45,19 @@ def worker(rank: int, rendezvous: str, config: str, store: str, breaks_on: int) 
             dist.destroy_process_group()
 
 
-def train_on_two(tmp_path: Path, config: RunConfig, store: Path, breaks_on: int = -1) -> None:
+def train_on(world_size: int, tmp_path: Path, config: RunConfig, store: Path, breaks_on: int = -1) -> None:
     rendezvous = str(tmp_path / f"rendezvous-{store.name}")
-    mp.start_processes(
-        worker, (rendezvous, config.model_dump_json(), str(store), breaks_on), nprocs=2, start_method="spawn"
-    )
+    arguments = (world_size, rendezvous, config.model_dump_json(), str(store), breaks_on)
+    mp.start_processes(worker, arguments, nprocs=world_size, start_method="spawn")
+
+
+def assert_same_rows(a: Path, b: Path) -> None:
+    for table in ("train", "val", "layers"):
+        left, right = (
+            open_store(store).table(table).drop(TIMING, strict=False).sort("seq").collect() for store in (a, b)
+        )
+        assert left.height > 0
+        assert left.equals(right), table
 
 
 @pytest.mark.parametrize("name", ["muon", "orthonoise"])
@@ -57,19 +65,40 @@ def test_two_workers_equal_one_with_two_micro_batches(tmp_path: Path, run_config
     config = run_config.replace(optimizer={"name": name})
     one, two = tmp_path / "one", tmp_path / "two"
     train(config.replace(micro_batches=2), Folder(one))
-    train_on_two(tmp_path, config, two)
+    train_on(2, tmp_path, config, two)
     assert open_store(two).runs.collect()["world_size"].to_list() == [2]
-    for table in ("train", "val", "layers"):
-        a, b = (open_store(store).table(table).drop(TIMING, strict=False).sort("seq").collect() for store in (one, two))
-        assert a.height > 0
-        assert a.equals(b), table
+    assert_same_rows(one, two)
+
+
+def test_tree_reduction_gives_the_same_bits_on_1_2_and_4_workers_and_after_a_move(
+    tmp_path: Path, small: dict[str, Any]
+) -> None:
+    """Four micro-batches; the last store begins on one worker, is stopped, and goes on with four."""
+    config = RunConfig.model_validate(
+        small | {"reduction": "tree", "micro_batches": 4, "model": small["model"] | {"dropout": 0.1}}
+    )
+    one, moved = tmp_path / "one", tmp_path / "moved"
+    train(config, Folder(one))
+    train(config, Folder(moved), report=lambda progress: progress.step < 5)
+    for world_size, store in ((2, tmp_path / "two"), (4, moved)):
+        train_on(world_size, tmp_path, config, store)
+        assert_same_rows(one, store)
+    assert open_store(moved).runs.collect().select("attempts", "world_size").rows() == [(2, 4)]
+
+
+def test_ddp_reduction_agrees_between_world_sizes_to_rounding(tmp_path: Path, run_config: RunConfig) -> None:
+    four = tmp_path / "four"
+    train_on(4, tmp_path, run_config, four)
+    whole = train(run_config, None).final
+    assert whole is not None
+    assert open_store(four).runs.collect()["final_val_loss"][0] == pytest.approx(whole.val_loss, abs=1e-5)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_raises_fails_the_run_with_its_own_traceback(
     tmp_path: Path, run_config: RunConfig, rank: int
 ) -> None:
-    train_on_two(tmp_path, run_config, tmp_path / "store", breaks_on=rank)
+    train_on(2, tmp_path, run_config, tmp_path / "store", breaks_on=rank)
     (run,) = open_store(tmp_path / "store").runs.collect().to_dicts()
     assert run["status"] == "failed"
     assert run["error"].strip().endswith("RuntimeError: this rank broke")

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or moved goes on as if nothing had happened: the same rows and weights, bit for bit."""
+"""A run that was stopped, killed or moved goes on as if nothing had happened: the same rows and weights."""
 
 import hashlib
 import io
@@ -122,7 +122,9 @@ def test_resuming_with_other_micro_batches_differs_only_in_rounding(tmp_path: Pa
 
 def test_milestones_are_kept_and_rolling_checkpoints_pruned(tmp_path: Path, config: RunConfig) -> None:
     per_step = config.tokens_per_step  # 256
-    config = config.replace(checkpoint={"every_steps": 2, "milestones": [per_step * 3 - 5, per_step * 7], "keep_last": 2})
+    config = config.replace(
+        checkpoint={"every_steps": 2, "milestones": [per_step * 3 - 5, per_step * 7], "keep_last": 2}
+    )
     train(config, Folder(tmp_path))
     folders = sorted({key.split("/")[2] for key, _ in Folder(tmp_path).list(f"checkpoints/{config.run_id}/")})
     assert folders == ["config.json", "latest", "model", "step_3_0.000768M_tokens", "step_7_0.001792M_tokens"]

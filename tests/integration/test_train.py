@@ -38,7 +38,7 @@ def test_a_run_of_every_optimizer_learns_and_fills_its_tables(tmp_path: Path, ru
     val, layers = rows(tmp_path, "val"), rows(tmp_path, "layers")
     assert val["step"].to_list() == [0, 4, 8]
     assert val["val_loss"][0] == pytest.approx(math.log(512), rel=0.05)  # nothing learned yet: uniform over the tokens
-    assert val["val_loss"][-1] < val["val_loss"][0] - 0.3
+    assert val["val_loss"][-1] < val["val_loss"][0] - 0.2
     assert rows(tmp_path, "train")["step"].to_list() == list(range(1, 9))
     keys = layers.select("step", "layer", "projection").rows()
     assert sorted(keys) == sorted((step, layer, p) for step in (4, 8) for layer in (0, 1) for p in PROJECTIONS)

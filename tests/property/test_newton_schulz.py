@@ -8,10 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from muon_core.optim.newton_schulz import QUINTIC, newton_schulz
+from muon_core.optim.newton_schulz import (
+    COEFFICIENTS,
+    POLAR_EXPRESS,
+    QUINTIC,
+    SIMPLE12,
+    newton_schulz,
+    plain_step,
+    polar_factor,
+    rows_step,
+)
 
-CONVERGENT = ((2.0, -1.5, 0.5),) * 12
-"""Fixed point 1 with zero slope: goes all the way to the polar factor, so identities of the polar factor are exact."""
 SMALLEST = 3e-3  # singular value over Frobenius norm from which the promised range holds
 
 # torch's first call is slow, and each example costs a few milliseconds
@@ -43,25 +50,47 @@ def scalar_map(s: Tensor, coefficients: tuple[tuple[float, float, float], ...]) 
 
 
 def exact(matrix: Tensor) -> Tensor:
-    return newton_schulz(matrix, CONVERGENT, dtype=torch.float64)
+    return newton_schulz(matrix, SIMPLE12, dtype=torch.float64)
 
 
 def quintic(matrix: Tensor) -> Tensor:
     return newton_schulz(matrix, dtype=torch.float64)
 
 
+def express(matrix: Tensor) -> Tensor:
+    return newton_schulz(matrix, POLAR_EXPRESS, dtype=torch.float64)
+
+
 @quick
-@given(matrices())
-def test_singular_values_end_in_the_promised_range(matrix: Tensor) -> None:
-    s = torch.linalg.svdvals(quintic(matrix))
-    assert s.min() >= 0.68
-    assert s.max() <= 1.21
+@pytest.mark.parametrize(
+    ("sign", "low", "high"),
+    [(quintic, 0.68, 1.21), (express, 0.8588, 1.1412), (exact, 1 - 1e-9, 1 + 1e-9), (polar_factor, 1 - 1e-9, 1 + 1e-9)],
+)
+@given(matrix=matrices())
+def test_singular_values_end_in_the_promised_range(
+    sign: Callable[[Tensor], Tensor], low: float, high: float, matrix: Tensor
+) -> None:
+    s = torch.linalg.svdvals(sign(matrix))
+    assert s.min() >= low
+    assert s.max() <= high
 
 
 @quick
 @given(matrices())
-def test_fp32_follows_fp64(matrix: Tensor) -> None:
-    torch.testing.assert_close(newton_schulz(matrix, dtype=torch.float32).double(), quintic(matrix), rtol=0, atol=1e-4)
+def test_polar_factor_is_that_of_lapack_in_fp64(matrix: Tensor) -> None:
+    torch.testing.assert_close(polar_factor(matrix), polar(matrix), rtol=0, atol=1e-9)
+    single = polar_factor(matrix.float())
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), polar(matrix), rtol=0, atol=1e-3)  # 1e-7 / 3e-3 and a margin
+
+
+@quick
+@pytest.mark.parametrize("iteration", [plain_step, rows_step])
+@given(matrix=matrices())
+def test_iterations_differ_by_rounding_alone(iteration: Callable[..., Tensor], matrix: Tensor) -> None:
+    torch.testing.assert_close(
+        newton_schulz(matrix, dtype=torch.float64, iteration=iteration), quintic(matrix), rtol=0, atol=1e-11
+    )
 
 
 @quick
@@ -82,11 +111,13 @@ def test_singular_vectors_are_kept(matrix: Tensor) -> None:
 
 
 @quick
-@given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=8))
-def test_diagonal_matrix_follows_the_scalar_polynomial(values: list[float]) -> None:
+@pytest.mark.parametrize("name", COEFFICIENTS)
+@given(values=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=8))
+def test_diagonal_matrix_follows_the_scalar_polynomial(name: str, values: list[float]) -> None:
     s = torch.tensor(values, dtype=torch.float64)
-    expected = scalar_map(s / s.norm(), QUINTIC)
-    torch.testing.assert_close(quintic(s.diag()), expected.diag(), rtol=0, atol=1e-12)
+    expected = scalar_map(s / s.norm(), COEFFICIENTS[name])
+    result = newton_schulz(s.diag(), COEFFICIENTS[name], dtype=torch.float64)
+    torch.testing.assert_close(result, expected.diag(), rtol=0, atol=1e-12)
 
 
 @quick
@@ -106,13 +137,13 @@ def test_power_of_two_scale_changes_no_bit(matrix: Tensor, exponent: int) -> Non
 
 
 @quick
-@pytest.mark.parametrize("sign", [quintic, exact])
+@pytest.mark.parametrize("sign", [quintic, express, exact, polar_factor])
 @given(matrix=matrices(), seed=st.integers(0, 2**31))
 def test_rotations_pass_through(sign: Callable[[Tensor], Tensor], matrix: Tensor, seed: int) -> None:
     torch.manual_seed(seed)
     p = torch.linalg.qr(torch.randn(matrix.size(0), matrix.size(0), dtype=torch.float64)).Q
     q = torch.linalg.qr(torch.randn(matrix.size(1), matrix.size(1), dtype=torch.float64)).Q
-    torch.testing.assert_close(sign(p @ matrix @ q), p @ sign(matrix) @ q, rtol=0, atol=1e-9)
+    torch.testing.assert_close(sign(p @ matrix @ q), p @ sign(matrix) @ q, rtol=0, atol=1e-8)
 
 
 @quick
@@ -160,6 +191,15 @@ def test_input_is_not_modified_and_shape_is_kept(shape: tuple[int, ...]) -> None
         result = newton_schulz(matrix)
         assert torch.equal(matrix, before)
         assert (result.shape, result.dtype) == (matrix.shape, torch.bfloat16)
+
+
+def test_polar_factor_keeps_zeros_and_passes_nan_on() -> None:
+    stack = torch.stack([torch.zeros(3, 2), torch.full((3, 2), torch.nan), torch.tensor([[2.0, 0], [0, 0], [0, 0]])])
+    result = polar_factor(stack)
+    assert torch.equal(result[0], torch.zeros(3, 2))
+    assert result[1].isnan().all()
+    torch.testing.assert_close(result[2], stack[2] / 2)
+    assert polar_factor(stack[2].bfloat16()).dtype == torch.float32
 
 
 def test_zero_stays_zero() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers.fixtures import ON_SERVERS, Servers, enter, fresh_url
 
@@ -27,8 +27,8 @@ from muon_core.snapshot import read_rows, relisting, visible_objects
 from muon_core.storage import Folder, Storage, open_storage
 from muon_core.tables import SERIES
 
-LOCAL = int(os.environ.get("MUON_SCHEDULES", "60"))
-ON_S3 = int(os.environ.get("MUON_SCHEDULES_S3", "4"))
+LOCAL = int(os.environ.get("MUON_SCHEDULES", "40"))
+ON_S3 = int(os.environ.get("MUON_SCHEDULES_S3", "3"))
 AT_ONCE = -60.0
 RUN = "r"
 TABLES = ("train", "val")
@@ -162,6 +162,7 @@ class Schedule:
         self.compact(0)
         self.check()
         self.resume(n)
+        self.dead.pop()  # an ended writer writes no more
 
     def check(self) -> None:
         for table in TABLES:
@@ -234,7 +235,10 @@ def test_s3_servers_show_each_row_once_under_any_schedule(
 ) -> None:
     enter(s3_servers.get(name), monkeypatch)
 
-    @settings(max_examples=ON_S3, deadline=None, suppress_health_check=list(HealthCheck))
+    # Not shrunk: it would take hours over HTTP, and the folder shows the same schedule.
+    phases = (Phase.explicit, Phase.reuse, Phase.generate)
+
+    @settings(max_examples=ON_S3, deadline=None, phases=phases, suppress_health_check=list(HealthCheck))
     @given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]))
     def try_all(operations: list[tuple[str, int]], seal_bytes: int) -> None:
         play(open_storage(fresh_url()), operations, seal_bytes)

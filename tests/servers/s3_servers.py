@@ -29,7 +29,7 @@ NAMES = ("swift", "ministack")
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A server that answers at `endpoint`, with an empty bucket named `BUCKET`."""
+    """A server that answers at `endpoint`, with a bucket named `BUCKET`."""
 
     name: str
     endpoint: str
@@ -84,7 +84,9 @@ def running(name: str, folder: Path, port: int | None = None) -> Iterator[S3Serv
     server = S3Server(name, f"http://127.0.0.1:{port}", "test:tester", "testing", process.pid)
     try:
         _wait(server, process, folder / "server.log")
-        client(server).create_bucket(Bucket=BUCKET)
+        s3 = client(server)
+        if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+            s3.create_bucket(Bucket=BUCKET)
         yield server
     finally:
         process.terminate()
@@ -127,15 +129,15 @@ def main() -> None:
     if name not in NAMES:
         sys.exit(f"unknown server {name!r}; choose {' or '.join(NAMES)}")
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else f"build/{name}").absolute()
-    with running(name, folder) as server:
-        print(f"# {name} keeps its objects in {folder}; stop it with Ctrl-C. In another terminal:")
-        for key, value in server.environment.items():
-            print(f"export {key}={shlex.quote(value)}")
-        print(f"muon sweep run search_spaces/demo.yaml --store s3://{BUCKET}/demo", flush=True)
-        try:
+    try:
+        with running(name, folder) as server:
+            print(f"# {name} keeps its objects in {folder}; stop it with Ctrl-C. In another terminal:")
+            for key, value in server.environment.items():
+                print(f"export {key}={shlex.quote(value)}")
+            print(f"muon sweep run search_spaces/demo.yaml --store s3://{BUCKET}/demo", flush=True)
             os.waitpid(server.pid, 0)
-        except KeyboardInterrupt:
-            print("stopped")
+    except KeyboardInterrupt:
+        print("stopped")
 
 
 if __name__ == "__main__":

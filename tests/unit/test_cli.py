@@ -17,8 +17,8 @@ from rich.console import Console
 from analysis.tables import open_store
 from muon_core.config import PRESETS, RunConfig
 from muon_core.progress import Progress
-from muon_core.results import Superseded
 from muon_core.storage import StoreUnavailable
+from muon_core.train import Outcome
 from ray_jobs.cli.main import COMMANDS, main
 from ray_jobs.cli.progress import Display
 from ray_jobs.cli.run_progress import RunProgress
@@ -216,8 +216,9 @@ def test_pretrain_trains_and_writes_the_tables_once(muon: Muon, tmp_path: Path, 
     run_id = muon.config(run_yaml).run_id
     lines = first.err.splitlines()
     assert lines[0] == f"training {run_id}, results in {tmp_path / 'results'}"
-    assert [line.split("  ")[0] for line in lines[1:-2]] == ["step 0/8", "step 4/8", "step 8/8"]
-    assert lines[-2:] == [f"done: {run_id}", f"next: muon status {run_id}"]
+    assert lines[1].startswith("tokens: corpus ")
+    assert [line.split("  ")[0] for line in lines[2:-2]] == ["step 0/8", "step 4/8", "step 8/8"]
+    assert lines[-1] == f"next: muon status {run_id}"
     assert first.out == ""
 
     store = open_store(tmp_path / "results")
@@ -226,6 +227,7 @@ def test_pretrain_trains_and_writes_the_tables_once(muon: Muon, tmp_path: Path, 
     val = store.val.sort("step").collect()
     assert val["step"].to_list() == [0, 4, 8]
     assert f"val {val['val_loss'][2]:.4f}" in lines[-3]
+    assert lines[-2] == f"done: {run_id}: val loss {val['val_loss'][2]:.4f} nats per token"
     assert store.layers.collect().height == 2 * 2 * 6  # at steps 4 and 8: two layers of six projections
 
     second = muon("pretrain", run_yaml)
@@ -237,6 +239,28 @@ def test_pretrain_trains_and_writes_the_tables_once(muon: Muon, tmp_path: Path, 
     assert again.code == 0, again.err
     assert store.runs.collect()["attempts"].to_list() == [2]
     assert store.val.sort("step").collect()["val_loss"].to_list() == val["val_loss"].to_list()
+
+
+def test_pretrain_continues_from_a_checkpoint_unless_asked_to_begin_again(
+    muon: Muon, tmp_path: Path, run_yaml: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = ["--set", "checkpoint.every_steps=3"]
+
+    def interrupt(progress: Progress) -> bool:
+        if progress.step == 5:
+            raise KeyboardInterrupt
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ray_jobs.cli.run_progress.RunProgress.__call__", lambda self, progress: interrupt(progress))
+        assert muon("pretrain", run_yaml, *checkpoints).code == 130
+    store = open_store(tmp_path / "results")
+    assert store.runs.collect()["status"].to_list() == ["stopped"]
+    assert muon("pretrain", run_yaml, *checkpoints).code == 0
+    attempts = store.train.sort("step").collect()["attempt"].to_list()
+    assert attempts == [1, 1, 1, 2, 2, 2, 2, 2]  # the checkpoint is of step 3
+    assert muon("pretrain", run_yaml, *checkpoints, "--again").code == 0
+    assert store.train.sort("step").collect()["attempt"].to_list() == [3] * 8
 
 
 def test_pretrain_writes_to_the_store_it_is_told(
@@ -255,7 +279,7 @@ def test_pretrain_records_a_failed_run_and_shows_its_traceback(muon: Muon, run_y
     run_id = muon.config(run_yaml, *too_large).run_id
     failed = muon("pretrain", run_yaml, *too_large)
     assert failed.code == 3
-    _, told = failed.err.splitlines()
+    told = failed.err.splitlines()[-1]
     assert told.startswith(f"failed: {run_id}: RuntimeError: ")
     assert told.endswith(f" (traceback: muon status {run_id})")
     shown = muon("status", run_id)
@@ -276,14 +300,12 @@ def test_pretrain_counts_a_diverged_run_as_a_result(muon: Muon, run_yaml: str) -
 def test_pretrain_that_is_overtaken_stops_in_one_line(
     muon: Muon, run_yaml: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overtaken(*args: Any, **kwargs: Any) -> None:
-        raise Superseded("a newer attempt has taken over, so this one stops")
-
-    monkeypatch.setattr("muon_core.train.train", overtaken)
+    reason = "a newer attempt has taken over, so this one stops"
+    monkeypatch.setattr("muon_core.train.train", lambda *_, **__: Outcome("r", "stopped", 3, None, reason))
     stopped = muon("pretrain", run_yaml)
     assert stopped.code == 3
-    assert "stopped: muon-s42-" in stopped.err
-    assert "a newer attempt has taken over" in stopped.err
+    assert stopped.err.splitlines()[-2].startswith("stopped: muon-s42-")
+    assert stopped.err.splitlines()[-2].endswith(f": {reason}")
 
 
 @pytest.mark.slow

@@ -40,10 +40,10 @@ def problems(*block: str, head: str = HEAD) -> list[str]:
 
 def test_expand_crosses_the_axes_of_a_grid() -> None:
     assert cells("grid: {alpha: [1e-3, 1e-2], anneal: [none, linear]}") == [
-        (0.001, "none", 0.03),
-        (0.001, "linear", 0.03),
-        (0.01, "none", 0.03),
-        (0.01, "linear", 0.03),
+        (0.001, "none", 0.02),
+        (0.001, "linear", 0.02),
+        (0.01, "none", 0.02),
+        (0.01, "linear", 0.02),
     ]
 
 
@@ -180,7 +180,7 @@ def test_expand_tells_a_fault_of_a_block_in_one_line(block: str, line: int, text
         (
             "optimizer: muon}",
             "optimizer: muon, set: {alpha: 1}}",
-            "6: blocks[base]: 'alpha' is no parameter of muon, only of orthonoise and isotropic;"
+            "6: blocks[base]: 'alpha' is no parameter of muon, only of orthonoise, isotropic, damped;"
             " remove it or change the optimizer",
         ),
         (
@@ -210,7 +210,7 @@ def test_a_constant_of_an_optimizer_needs_a_block_that_has_it() -> None:
     head = HEAD.replace("{steps: 50}", "{alpha: 0.2}")
     assert [run.config.optimizer.name for run in runs(head=head)[:2]] == ["muon", "orthonoise"]
     assert problems(head=head.replace("orthonoise", "adamw")) == [
-        "sweep.yaml:4: constants: 'alpha' is no parameter of muon or adamw, only of orthonoise and isotropic;"
+        "sweep.yaml:4: constants: 'alpha' is no parameter of muon or adamw, only of orthonoise, isotropic, damped;"
         " remove it or change the optimizer"
     ]
 

@@ -6,6 +6,8 @@ from muon_core.layout import (
     ROOT,
     Attempt,
     BrokenLineage,
+    Member,
+    Pack,
     check_name,
     final_key,
     lineage,
@@ -79,6 +81,35 @@ def test_visible_uses_a_final_up_to_the_point_a_later_attempt_continues_from() -
     extended = Attempt("00003.cc", B.id, 11, "r")
     data = [final_key("val", "r", B.id), live_key("val", "r", extended.id, 11, 20)]
     assert shown([A, B, extended], data) == [(data[1], None), (data[0], 11)]
+
+
+def test_visible_takes_a_final_up_to_its_hi_and_live_rows_from_there() -> None:
+    final = final_key("val", "r", A.id, 10, "0123456789abcdef")
+    early, late = live_key("val", "r", A.id, 0, 14), live_key("val", "r", A.id, 14, 20)
+    found = visible([A.key], [live_key("val", "r", A.id, 0, 9), early, late, final], "val")
+    assert [(item.key, item.start, item.end) for item in found] == [(early, 10, 14), (late, 0, 20), (final, 0, 10)]
+
+
+def test_visible_reads_an_ancestors_rows_from_the_final_of_a_branch_that_shares_them() -> None:
+    final = final_key("val", "r", B.id, 30, "0123456789abcdef")
+    head = Attempt("00003.cc", A.id, 7, "r")
+    tail = live_key("val", "r", head.id, 7, 9)
+    assert shown([A, B, head], [final, tail]) == [(tail, None), (final, 7)]
+
+
+def test_visible_takes_one_of_two_finals_that_hold_the_same_and_the_larger_pack_before_both() -> None:
+    finals = [final_key("val", "r", A.id, 10, digit * 16) for digit in "ab"]
+    assert shown([A], finals) == [(finals[1], None)]
+    small = Pack("packs/table=val/ff.parquet", (Member("r", A.id, 10, 3),))
+    large = Pack("packs/table=val/00.parquet", (Member("q", A.id, 10, 3), Member("r", A.id, 10, 3)))
+    (item,) = visible([A.key], finals, "val", [large, small])
+    assert (item.key, item.bound, item.members) == (large.key, None, 2)
+
+
+def test_visible_passes_over_a_pack_of_an_earlier_end_of_the_run() -> None:
+    old = Pack("packs/table=val/ff.parquet", (Member("q", A.id, 10, 3), Member("r", A.id, 10, 3)))
+    final = final_key("val", "r", A.id, 12, "0123456789abcdef")
+    assert [item.key for item in visible([A.key], [final], "val", [old])] == [final]
 
 
 def test_visible_shows_nothing_of_a_run_without_start_record_or_of_another_table() -> None:

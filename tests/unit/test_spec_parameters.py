@@ -32,7 +32,7 @@ def test_resolve_finds_the_field(name: str, path: tuple[str, ...]) -> None:
     [
         (
             "alpha",
-            "'alpha' is no parameter of muon, only of orthonoise and isotropic; remove it or change the optimizer",
+            "'alpha' is no parameter of muon, only of orthonoise, isotropic, damped; remove it or change the optimizer",
         ),
         ("moment", "unknown parameter 'moment'. Did you mean 'momentum'?"),
         ("num_layers", "unknown parameter 'num_layers'. Did you mean 'model.num_layers'?"),
@@ -119,7 +119,7 @@ def test_apply_overrides_of_nothing_is_the_default_run() -> None:
         (
             {},
             {"adjust": "orignal"},
-            "adjust must be 'original' or 'match_rms_adamw', got 'orignal'. Did you mean 'original'?",
+            "adjust must be 'original', 'match_rms_adamw' or 'none', got 'orignal'. Did you mean 'original'?",
         ),
         ({}, {"adam_betas": [0.9]}, "adam_betas has too few values, got [0.9]"),
         ({}, {"adam_betas": [0.9, 1.5]}, "adam_betas must be less than 1, got 1.5"),

@@ -1,0 +1,114 @@
+"""Copies of immutable objects: fetched once, never stale, never more than the bound."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from muon_core.cache import Cached, cache_folder, cached
+from muon_core.storage import Folder
+
+
+class Remote(Folder):
+    """A folder that counts what is fetched from it."""
+
+    def __init__(self, root: Path, place: str) -> None:
+        super().__init__(root)
+        self.place = place
+        self.fetched: list[str] = []
+
+    def get_many(self, keys: Iterable[str]) -> list[bytes]:
+        wanted = list(keys)
+        self.fetched += wanted
+        return super().get_many(wanted)
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Remote(tmp_path / "store", "http://here/bucket/x")
+
+
+def test_an_immutable_object_is_fetched_once(remote: Remote) -> None:
+    remote.put("final/a", b"12")
+    for _ in range(2):
+        assert cached(remote).get("final/a") == b"12"
+    assert remote.fetched == ["final/a"]
+
+
+def test_what_may_change_is_always_fetched(remote: Remote) -> None:
+    for text in (b"1", b"2"):
+        remote.put("checkpoints/r/latest.json", text)
+        assert cached(remote).get("checkpoints/r/latest.json") == text
+
+
+def test_objects_come_in_the_order_asked_for_whether_here_or_not(remote: Remote) -> None:
+    for name in "abc":
+        remote.put(f"final/{name}", name.encode())
+    store = cached(remote)
+    store.get("final/b")
+    assert store.get_many(f"final/{name}" for name in "cbab") == [b"c", b"b", b"a", b"b"]
+    assert remote.fetched == ["final/b", "final/c", "final/a"]
+
+
+def test_local_paths_fetches_what_is_small_and_leaves_the_rest_to_the_store(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote.put("final/a", b"12")
+    remote.put("live/b", b"34")
+    store = cached(remote)
+    assert isinstance(store, Cached)
+    (path,) = store.local_paths({"final/a": 2, "live/b": 2}).values()
+    assert Path(path).read_bytes() == b"12"
+    remote.put("final/c", b"56789")
+    monkeypatch.setattr("muon_core.cache.FETCH_BYTES", 4)
+    assert set(store.local_paths({"final/a": 2, "final/c": 5})) == {"final/a"}
+
+
+def test_a_torn_copy_is_fetched_again(remote: Remote) -> None:
+    remote.put("final/a", b"12")
+    store = cached(remote)
+    assert isinstance(store, Cached)
+    (path,) = store.local_paths({"final/a": 2}).values()
+    Path(path).write_bytes(b"")
+    assert store.get("final/a") == b"12"
+    Path(path).write_bytes(b"1")
+    store.local_paths({"final/a": 2})
+    assert Path(path).read_bytes() == b"12"
+
+
+def test_stores_of_one_name_on_two_servers_share_nothing(remote: Remote, tmp_path: Path) -> None:
+    other = Remote(tmp_path / "other", "http://there/bucket/x")
+    remote.put("final/a", b"1")
+    other.put("final/a", b"2")
+    assert (cached(remote).get("final/a"), cached(other).get("final/a")) == (b"1", b"2")
+
+
+def test_the_copies_used_longest_ago_go_beyond_the_bound(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUON_CACHE_BYTES", "10")
+    store = cached(remote)
+    for age, name in ((3, "old"), (2, "older-use"), (1, "recent")):
+        remote.put(f"final/{name}", b"1234")
+        store.get(f"final/{name}")
+        past = 1_000_000_000 - age
+        path = cache_folder(remote.place) / f"final/{name}"
+        if path.exists():
+            os.utime(path, (past, past))
+    left = {path.name for path in cache_folder(remote.place).rglob("*") if path.is_file()}
+    assert left == {"older-use", "recent"}
+
+
+def test_an_unwritable_cache_is_no_error(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    remote.put("final/a", b"1")
+    assert cached(remote).get("final/a") == b"1"
+
+
+def test_a_folder_and_a_cache_of_no_bytes_are_read_directly(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(tmp_path)
+    assert cached(folder) is folder
+    monkeypatch.setenv("MUON_CACHE_BYTES", "0")
+    assert cached(remote) is remote

@@ -1,0 +1,203 @@
+"""What the texts say holds: links, commands, snippets, the map, the table of columns, the help of every command."""
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+import pytest
+
+from muon_core import tables
+from muon_core.config import OPTIMIZERS, RunConfig
+from muon_core.results import write_sweep
+from muon_core.storage import Folder
+from muon_core.train import train
+from ray_jobs.cli.main import cli
+from search_spaces.expand import expand
+from search_spaces.spec import parse_spec
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TEXTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGES = ("muon_core", "search_spaces", "ray_jobs", "analysis")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """Fenced blocks of a language (empty: of none)."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The text of a README section."""
+    return README.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def shell_lines(path: Path) -> list[list[str]]:
+    """The words of each command in the `sh` blocks of a text."""
+    lines = "".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ("muon",)) -> Iterator[tuple[str, click.Command]]:
+    """Every command below `group`, groups too, with the words that call it."""
+    context = click.Context(group, info_name=path[-1])
+    yield " ".join(path), group
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+def check_command(words: list[str]) -> None:
+    """Parse a `muon` command without running it. Raises click.UsageError for what does not exist."""
+    words = words[1 : words.index(">")] if ">" in words else words[1:]
+    command: click.Command = cli
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        name, *words = words
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, name
+        command = found
+    if not isinstance(command, click.Group) and not {"-h", "--help"} & set(words):
+        command.make_context(command.name, words)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    local = [link.partition("#")[0] for link in links if not re.match(r"[a-z]+:", link) and not link.startswith("#")]
+    assert [link for link in local if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_muon_commands_of_the_texts_parse(path: Path) -> None:
+    for words in shell_lines(path):
+        if words[0] == "muon":
+            check_command(words)
+
+
+def test_the_check_of_commands_notices_what_does_not_exist() -> None:
+    with pytest.raises(AssertionError):
+        check_command(["muon", "sweep", "plam"])
+    for wrong in (
+        ["muon", "pretrain", "--stepz", "5"],
+        ["muon", "sweep", "plan"],
+        ["muon", "pretrain", "--steps", "x"],
+    ):
+        with pytest.raises(click.UsageError):
+            check_command(wrong)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_make_targets_of_the_texts_exist(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for words in shell_lines(path) if words[0] == "make"}
+    named |= set(re.findall(r"`make ([\w-]+)`", path.read_text()))
+    assert named <= targets
+    assert path != README or {"demo", "test"} <= named
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), list(commands(cli)), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_every_command_is_explained_with_an_example_and_named_in_the_texts(name: str, command: click.Command) -> None:
+    text = command.help or ""
+    examples = [line.strip() for line in text.splitlines() if line.strip().startswith(f"{name}")]
+    assert examples, f"{name} --help shows no example"
+    for example in examples:
+        check_command(shlex.split(example, comments=True))
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
+    assert any(re.search(rf"{name}\b", path.read_text()) for path in TEXTS), f"no text mentions {name}"
+
+
+def test_the_readme_sweep_expands_to_its_runs() -> None:
+    (text,) = blocks(README, "yaml")
+    runs = expand(parse_spec(text))
+    assert len(runs) == 3 * (1 + 2 + 2)
+    assert {run.config.steps for run in runs} == {200}
+    name = parse_spec(text).name
+    assert f"muon report {name} " in section("Write a sweep")
+    assert f"muon status {name} " in section("Write a sweep")
+
+
+def test_readme_snippets_answer_from_a_real_store(
+    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two short runs under the name of the demo; every expression of the README gives rows."""
+    storage = Folder(tmp_path / "results")
+    configs = [RunConfig.model_validate(small | {"optimizer": {"name": name}}) for name in ("muon", "adamw")]
+    for config in configs:
+        assert train(config, storage).status == "done"
+    runs = [
+        {"run_id": c.run_id, "block": c.optimizer.name, "role": "candidate", "arm": c.arm_label, "seed": c.seed}
+        for c in configs
+    ]
+    write_sweep(storage, "demo", {"question": "", "spec": {}, "metrics": {}, "runs": runs})
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    answers: list[pl.DataFrame] = []
+    for snippet in blocks(README, "python"):
+        for statement in ast.parse(snippet).body:
+            if isinstance(statement, ast.Expr):
+                answers.append(eval(compile(ast.Expression(statement.value), "README.md", "eval"), names))
+            else:
+                exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
+    plain, losses, ranks = answers
+    assert sorted(plain["step"]) == [0, 0, 4, 4, 8, 8]
+    assert {"table", "run"} <= set(plain.columns)  # as docs/tables.md says of its files
+    final = plain.filter(step=8)
+    assert dict(losses.iter_rows()) == {
+        c.optimizer.name: final.filter(run_id=c.run_id)["val_loss"].item() for c in configs
+    }
+    assert ranks.columns == ["run_id", "step", "layer", "effective_rank"]
+    assert ranks.height == 2 * 2 * 2  # two runs, two layers, at steps 4 and 8
+
+
+def test_the_map_names_files_that_exist_and_every_package() -> None:
+    (drawn,) = re.findall(r"```\n(.*?)```", section("Map"), re.DOTALL)
+    top, shown = ROOT, set()
+    for line in drawn.splitlines():
+        first = line.split()[0]
+        if not line.startswith(" "):
+            top = ROOT / first if first.endswith("/") else ROOT
+        for name in re.findall(r"[\w./]+(?:\.py|\.yaml|/)(?=[\s,:]|$)", line):
+            path = ROOT / name if line.startswith(name) else top / name
+            assert path.exists(), f"{path.relative_to(ROOT)} is in the README's map and nowhere else"
+            shown.add(path.resolve())
+    packages = [path.parent for name in PACKAGES for path in (ROOT / name).rglob("__init__.py")]
+    assert [path.relative_to(ROOT).as_posix() for path in packages if path not in shown] == []
+    folders = [path.parent for path in ROOT.glob("tests/*/test_*.py")]
+    assert set(folders) <= shown
+
+
+def test_adding_an_optimizer_names_the_dicts_that_hold_them() -> None:
+    text = section("Add an optimizer")
+    assert "`OPTIMIZERS`" in text
+    assert set(OPTIMIZERS) == set(dict_in_build())
+
+
+def dict_in_build() -> dict[str, Any]:
+    """The dict of rules that the README speaks of."""
+    from muon_core.optim import build
+
+    (rules,) = [value for value in vars(build).values() if isinstance(value, dict) and set(value) == set(OPTIMIZERS)]
+    return dict(rules)
+
+
+def test_docs_tables_is_what_the_code_says() -> None:
+    assert (ROOT / "docs" / "tables.md").read_text() == tables.describe(), (
+        "docs/tables.md is old: python -m muon_core.tables > docs/tables.md"
+    )
+
+
+def test_every_column_has_a_unit_or_meaning() -> None:
+    for table in tables.TABLES.values():
+        assert [name for name, (_, unit) in table.columns.items() if not unit] == []

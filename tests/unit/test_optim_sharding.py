@@ -1,0 +1,88 @@
+"""How updates are dealt out to ranks, and what a single process makes of it; the ranks meet in the contract suite."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from muon_core.config import MuonConfig, OrthoNoiseConfig
+from muon_core.optim import sharding
+from muon_core.optim.blocks import Block, Piece
+from muon_core.optim.build import build_optimizers
+from muon_core.optim.sharding import Distribution, check_replicas, choose_distribution, deal, flops, replicated, stacks
+
+
+def blocks(*shapes: tuple[int, int]) -> list[Block]:
+    return [Block(f"w{index}", (Piece(nn.Parameter(torch.zeros(shape))),)) for index, shape in enumerate(shapes)]
+
+
+def names(dealt: list[list[list[Block]]]) -> list[list[list[str]]]:
+    return [[[block.name for block in part] for part in parts] for parts in dealt]
+
+
+def test_flops_by_hand() -> None:
+    """Gram 2 m^2 n, its square 2 m^3, the product 2 m^2 n, five times."""
+    assert flops(2, 3) == flops(3, 2) == 5 * (2 * 4 * 3 + 2 * 8 + 2 * 4 * 3)
+
+
+def test_costliest_blocks_are_dealt_first_and_loads_even_out() -> None:
+    dealt = deal(blocks((2, 2), (8, 8), (2, 2), (8, 8), (8, 8), (2, 2)), 2)
+    assert names(dealt) == [[["w1", "w4"], ["w3"]], [[], ["w0", "w2", "w5"]]]
+
+
+def test_loads_of_the_88m_model_differ_by_less_than_a_matrix() -> None:
+    layer = [(512, 512), (256, 512), (256, 512), (512, 512), (2048, 512), (512, 2048)]
+    for world_size in (2, 3, 8):
+        dealt = deal(blocks(*(layer * 22)), world_size)
+        load = [sum(flops(*block.shape) for parts in dealt for block in parts[rank]) for rank in range(world_size)]
+        assert sum(len(part) for parts in dealt for part in parts) == 6 * 22
+        assert max(load) - min(load) <= flops(2048, 512)
+
+
+def test_stacks_hold_equal_shapes_up_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "STACK_ENTRIES", 20)
+    stacked = stacks(blocks((2, 4), (4, 2), (2, 4), (2, 4), (6, 6), (6, 6)))
+    assert [[block.name for block in stack] for stack in stacked] == [["w0", "w2"], ["w3"], ["w1"], ["w4"], ["w5"]]
+
+
+def test_replicated_pairs_every_block_with_its_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharding, "STACK_ENTRIES", 8)
+
+    def compute(stack: Any) -> Tensor:
+        return torch.stack([torch.full(block.shape, float(block.name[1:])) for block in stack])
+
+    pairs = list(replicated(blocks((2, 4), (4, 2), (2, 4)), compute))
+    assert [(block.name, update[0, 0].item()) for block, update in pairs] == [("w0", 0.0), ("w2", 2.0), ("w1", 1.0)]
+
+
+@pytest.mark.parametrize("wanted", ["auto", "owner", "replicated"])
+def test_one_process_shares_nothing_out_and_probes_nothing(wanted: Any) -> None:
+    def fail(matrix: Tensor) -> Tensor:
+        raise AssertionError("probed")
+
+    assert choose_distribution(wanted, [torch.zeros(2, 2)], fail) == Distribution("replicated")
+
+
+def test_owner_under_as_seed_is_refused() -> None:
+    config = OrthoNoiseConfig(mode="as_seed")
+    named = [("a", nn.Parameter(torch.zeros(2, 2))), ("b", nn.Parameter(torch.zeros(2)))]
+    patterns: Any = [("a", "hidden"), ("b", "vectors")]
+    with pytest.raises(ValueError, match="distribute owner: as_seed writes into the momentum of every rank; use auto"):
+        build_optimizers(named, config, noise_seed=0, distribute="owner", patterns=patterns)
+    assert build_optimizers(named, MuonConfig(), noise_seed=0, patterns=patterns).distribution == Distribution(
+        "replicated"
+    )
+
+
+def test_replicas_of_one_process_are_equal() -> None:
+    check_replicas([("w", nn.Parameter(torch.zeros(2)))], step=3)
+
+
+def test_bits_tell_values_and_places_apart() -> None:
+    values = torch.tensor([1.0, 2.0, -3.0])
+    same = sharding._bits(values)
+    for other in (values.flip(0), values + 1e-7 * values, torch.tensor([1.0, 2.0, 3.0])):
+        assert not torch.equal(sharding._bits(other), same)
+    for dtype in (torch.bfloat16, torch.float64, torch.uint8):
+        assert sharding._bits(values.abs().to(dtype)).shape == (2,)
