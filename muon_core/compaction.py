@@ -7,6 +7,7 @@ back and hold every one of their rows, and after a time in which readers that li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +24,7 @@ from muon_core.storage import Listed, Storage, StoreError, store_time
 from muon_core.tables import RUNS, SERIES, Table
 
 READER_GRACE_S = 600.0  # an object stays this long after another took its place
+_CHECKPOINT = re.compile(r"/\d{9}\.(\d{5}\.[0-9a-f]+)\.(\d{12})\.")  # <step>.<attempt>.<seq>. in its name
 FINISHED = ("done", "diverged")  # nobody goes on with such a run
 
 
@@ -40,7 +42,7 @@ class Compaction:
 def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: float = READER_GRACE_S) -> Compaction:
     """Write finals of the runs that have ended (of `runs`, or all), packs over all runs, and remove what these replace.
 
-    Rows of an abandoned branch go only with the run finished and no checkpoint left that could continue it.
+    Rows of an abandoned branch go only with the run finished and no checkpoint left that continues it.
     """
     done = Compaction()
     attempts = read_attempts(storage)
@@ -118,8 +120,7 @@ def _clean_run(storage: Storage, run: str, status: str, before: float, done: Com
     """Remove the objects that finals written `before` that time stand for, verified against them."""
     attempts = read_attempts(storage, run)[run]
     chain = layout.lineage(attempts)
-    # Checkpoints of a run may continue any of its attempts; without one nobody can go on with an abandoned branch.
-    branches = status in FINISHED and not storage.list(f"checkpoints/{run}/")
+    branches = status in FINISHED and _nobody_resumes_a_branch(storage, run, chain)
     old: list[Listed] = []
     for table in SERIES.values():
         listed = {
@@ -138,6 +139,18 @@ def _clean_run(storage: Storage, run: str, status: str, before: float, done: Com
         alive = {attempt.id for attempt, _ in chain}
         storage.delete([attempt.key for attempt in attempts.values() if attempt.id not in alive])
     _remove(storage, old, done)
+
+
+def _nobody_resumes_a_branch(storage: Storage, run: str, chain: list[tuple[Attempt, int | None]]) -> bool:
+    """Whether every checkpoint of the run continues rows that its head still shows."""
+    shown = {attempt.id: layout.END if bound is None else bound for attempt, bound in chain}
+    for key in list_keys(storage, f"checkpoints/{run}/"):
+        point = _CHECKPOINT.search(key)
+        if point and int(point[2]) > shown.get(point[1], -1):
+            return False
+        if not point and not key.endswith("/config.json"):
+            return False  # what it continues is unknown
+    return True
 
 
 def _settled_final(

@@ -43,7 +43,7 @@ APPLY = {"lr": scale_lr, "update": scale_update}
 NS_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 Distribute = Literal["auto", "owner", "replicated"]
 PREVIOUS = "previous_update"
-"""Key in the saved state of the change a matrix made in the last step, where the next step is to be compared with it."""
+"""Key in the saved state of a matrix's change in the last step, where the next step is to be compared with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,13 @@ from analysis.tables import open_store
 from muon_core import layout
 from muon_core.compaction import compact
 from muon_core.parquet import digest, encode, sort_for_reading
-from muon_core.results import RunWriter, write_end_record
+from muon_core.results import RunWriter, write_end_record, write_sweep
 from muon_core.storage import Folder, Storage, open_storage
 from muon_core.tables import LAYERS, PROJECTIONS, TRAIN, VAL, Table
 
 NUM_LAYERS, EVENTS, RUNS_WITH_LAYERS, REPEATS = 22, 400, 100, 5
 EXAMPLE = "run-0000"
+SERIES_HERE = ("train", "val", "layers")
 missed: list[str] = []
 
 
@@ -69,6 +70,7 @@ def rows_of(run: str, table: Table, seed: int) -> pa.Table:
 
 def fill(storage: Storage, runs: int) -> None:
     """Ended runs with their finals, as `muon compact` leaves them before it packs."""
+    write_sweep(storage, "bench", {"runs": []})
     for n in range(runs):
         run = f"run-{n:04d}"
         attempt = layout.Attempt(f"00001.{n:012x}", layout.ROOT, 0, run)
@@ -152,17 +154,14 @@ def ask_jsonl(folder: Path) -> dict[str, float]:
 
 
 def measure_bytes(storage: Storage, folder: Path, runs: int) -> None:
-    """Bytes of finals and packs of what JSONL holds."""
-    jsonl = sum(path.stat().st_size for path in folder.rglob("*.jsonl"))
-    layers = dict(storage.list(f"final/table=layers/run={EXAMPLE}/"))
-    rest = [storage.list(f"{kind}/table={table}/") for kind in ("final", "packs") for table in ("train", "val")]
-    parquet = sum(layers.values()) + sum(size for listing in rest for _, size in listing)
+    """Bytes of one whole run, and of the small tables of all runs, which lie there twice: in finals and in packs."""
     own = sum(path.stat().st_size for path in folder.rglob(f"{EXAMPLE}.jsonl"))
-    finals = [
-        size for table in ("train", "val", "layers") for _, size in storage.list(f"final/table={table}/run={EXAMPLE}/")
-    ]
-    report(f"{runs} runs: bytes of one run's finals / JSONL", sum(finals) / own, "", 1 / 8 if runs <= 200 else None)
-    report(f"{runs} runs: the same with packs, layers of one run", parquet / jsonl, "")
+    finals = sum(size for t in SERIES_HERE for _, size in storage.list(f"final/table={t}/run={EXAMPLE}/"))
+    report(f"{runs} runs: bytes of one run's finals / JSONL", finals / own, "", 1 / 8)
+    small = sum(size for kind in ("final", "packs") for t in ("train", "val")
+                for _, size in storage.list(f"{kind}/table={t}/"))  # fmt: skip
+    jsonl = sum(path.stat().st_size for table in ("train", "val") for path in (folder / table).iterdir())
+    report(f"{runs} runs: train and val of all, with packs / JSONL", small / jsonl, "")
 
 
 def measure_writer(storage: Storage, place: str) -> None:

@@ -105,7 +105,7 @@ def kill_on_ray(spec: Path, store: Path, kills: int, chance: random.Random) -> d
             if sweep.poll() is not None:
                 break
             target = chance.choice(list(hits))
-            name = {"worker": "RayTrainWorker", "trial driver": "ray::Slot", "everything": ""}[target]
+            name = {"worker": "RayTrainWorker", "trial driver": "ray::ResourceTrainable", "everything": ""}[target]
             victims = processes(sweep.pid, name)
             if target == "everything":
                 for process in [psutil.Process(sweep.pid), *victims]:

@@ -200,6 +200,19 @@ def test_compact_keeps_a_zombies_rows_while_a_checkpoint_may_continue_it(folder:
     assert rows(folder) == [("a", 2 * step + 1, step, attempt) for step, attempt in owner.items()]
 
 
+def test_compact_drops_a_zombie_when_every_checkpoint_continues_the_head(folder: Folder) -> None:
+    zombie, head = zombie_store(folder)
+    folder.put("checkpoints/a/config.json", b"{}")
+    folder.put(f"checkpoints/a/latest/000000004.{zombie.attempt.id}.000000000012.0123456789abcdef.pt", b"")
+    assert compact(folder, grace_s=AT_ONCE).problems == {}
+    assert zombie.attempt.key in keys(folder, "attempts/")
+    folder.delete(keys(folder, "checkpoints/a/latest/"))
+    folder.put(f"checkpoints/a/latest/000000006.{head.attempt.id}.000000000012.0123456789abcdef.pt", b"")
+    compact(folder, grace_s=AT_ONCE)
+    assert zombie.attempt.key not in keys(folder, "attempts/")
+    assert keys(folder, "live/") == []
+
+
 def test_compact_drops_a_zombie_without_checkpoints_and_refuses_to_continue_it(folder: Folder) -> None:
     zombie, _ = zombie_store(folder)
     compact(folder, grace_s=AT_ONCE)

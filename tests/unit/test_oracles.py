@@ -1,4 +1,4 @@
-"""Every profile against independent oracles: the table in docs/optimizers.md is written, and held to, by these tests."""
+"""Every profile against independent oracles; the table in docs/optimizers.md is written by these tests, and held to."""
 
 import os
 import re
@@ -54,15 +54,11 @@ def polar(matrix: Tensor) -> Tensor:
 
 def scalar_error(config: MuonConfig, sign: Callable[[Tensor], Tensor]) -> float:
     values = torch.linspace(0.05, 1, 32, dtype=torch.float64)
-    mapped = values / values.norm()
+    mapped = values / values.norm() / (1.01 if config.normalization == "margin_1" else 1)
     for a, b, c in COEFFICIENTS.get(config.orthogonalizer, ()):
         mapped = a * mapped + b * mapped**3 + c * mapped**5
     if config.orthogonalizer == "svd":
         mapped = torch.ones_like(values)
-    if config.normalization == "margin_1":
-        mapped = values / values.norm() / 1.01
-        for a, b, c in COEFFICIENTS[config.orthogonalizer]:
-            mapped = a * mapped + b * mapped**3 + c * mapped**5
     return float((sign(values.diag().float()) - mapped.diag()).abs().max())
 
 
@@ -118,9 +114,13 @@ def test_conformance_table_in_the_docs_is_what_is_measured(measured: dict[str, d
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profile_keeps_the_invariances(measured: dict[str, dict[str, float]], profile: Profile) -> None:
+    """The scalar map is held to twice the bound: it is the worst of 32 entries, not their mean."""
     row = measured[profile]
-    allowed = FP32 if MuonConfig(profile=profile).orthogonalizer == "svd" else BF16
-    assert max(row[name] for name in ("scale", "transpose", "rotation", "scalar map")) <= allowed * 2
+    allowed = FP32 if MuonConfig(profile=profile).orthogonalizer == "svd" else 1.25 * BF16
+    assert max(row[name] for name in ("scale", "transpose", "rotation")) <= allowed
+    assert row["scalar map"] <= 2 * allowed
+    single = MuonConfig(profile=profile, ns_dtype="fp32")
+    assert scalar_error(single, direction(single)) <= FP32
 
 
 RANGES = {"quintic": (0.68, 1.21), "polar_express": (0.8588, 1.1412), "simple12": (1.0, 1.0), "svd": (1.0, 1.0)}
