@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,10 +13,12 @@ import pyarrow as pa
 
 from muon_core import layout
 from muon_core.cache import cached, local_paths
-from muon_core.snapshot import list_keys, read_attempts, read_ends, read_starts, visible_objects
+from muon_core.snapshot import check_version, list_keys, read_attempts, read_ends, read_starts, visible_objects
 from muon_core.storage import Storage, open_storage
 from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
+log = logging.getLogger(__name__)
+_MAGIC = b"PAR1"
 MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
 """What a sweep adds to the rows of its runs."""
 
@@ -41,18 +44,25 @@ class SweepRecord:
     runs: tuple[SweepRun, ...]
 
 
-def open_store(url: str | os.PathLike[str]) -> Store:
+def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None) -> Store:
     """The results store at `url`, a folder or `s3://bucket/prefix`.
 
-    Raises ValueError if it holds no results, StoreError if it cannot be reached or its scheme is unknown.
+    Args:
+        skip_damaged: leave objects that are no Parquet out, with a warning that names each, instead of raising
+            ValueError; None follows the environment variable MUON_SKIP_DAMAGED.
+    Raises: ValueError if it holds no results, StoreError if it cannot be reached, its scheme is unknown, or a newer
+        release wrote it in a way this one would misread.
     """
     storage = cached(open_storage(url))
+    check_version(storage)
+    if skip_damaged is None:
+        skip_damaged = os.environ.get("MUON_SKIP_DAMAGED", "") not in ("", "0")
     if not storage.list("sweeps/") and not storage.list("attempts/"):
         raise ValueError(
             f"{storage.url} is no results store: it has neither sweeps/ nor attempts/; "
             "give the folder that holds them, or run a sweep first"
         )
-    return Store(storage)
+    return Store(storage, skip_damaged=skip_damaged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,7 @@ class Store:
     storage: Storage
     record: SweepRecord | None = None
     only: str | None = None
+    skip_damaged: bool = False
 
     @property
     def runs(self) -> pl.LazyFrame:
@@ -126,7 +137,18 @@ class Store:
     def _series(self, table: Table) -> pl.LazyFrame:
         objects, sizes = visible_objects(self.storage, table.name, self.only)
         wanted = self._wanted()
-        return _rows(self.storage, [item for item in objects if wanted is None or item.run in wanted], sizes, table)
+        sizes = {item.key: sizes[item.key] for item in objects}
+        here = local_paths(self.storage, sizes)
+        damaged = _damaged(self.storage, sizes, here)
+        if damaged and not self.skip_damaged:
+            raise ValueError(
+                f"{self.storage.uri(damaged[0])} is {sizes[damaged[0]]} bytes, a damaged object; "
+                "set MUON_SKIP_DAMAGED=1 to read the rest, or delete it and run its sweep again"
+            )
+        for key in damaged:
+            log.warning("left out: %s is damaged", self.storage.uri(key))
+        kept = [item for item in objects if item.key not in damaged and (wanted is None or item.run in wanted)]
+        return _rows(self.storage, kept, here, table)
 
     def _runs(self) -> pl.LazyFrame:
         """Start record of each run's newest attempt, overlaid by its end record where it has ended."""
@@ -163,18 +185,35 @@ def _from_arrow(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def _rows(storage: Storage, objects: list[layout.Visible], sizes: dict[str, int], table: Table) -> pl.LazyFrame:
-    """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts."""
-    for item in objects:
-        if sizes.get(item.key) == 0:  # Polars would read it as no rows
-            raise ValueError(f"{storage.uri(item.key)} is 0 bytes, a damaged object; delete it and run its sweep again")
+def _damaged(storage: Storage, sizes: dict[str, int], here: dict[str, str]) -> list[str]:
+    """Objects that cannot be Parquet: empty, or, where they are on this machine, without its marks at both ends."""
+    paths = {key: here.get(key, storage.uri(key)) for key in sizes}
+    return [key for key, path in paths.items() if sizes[key] == 0 or ("://" not in path and not _is_parquet(path))]
+
+
+def _is_parquet(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            begins = file.read(len(_MAGIC)) == _MAGIC
+            file.seek(-len(_MAGIC), os.SEEK_END)
+            return begins and file.read() == _MAGIC
+    except FileNotFoundError:
+        return True  # removed since it was listed, which is no damage
+    except OSError:
+        return False  # shorter than the marks
+
+
+def _rows(storage: Storage, objects: list[layout.Visible], here: dict[str, str], table: Table) -> pl.LazyFrame:
+    """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts.
+
+    `here` maps the keys of objects with a copy on this machine to its file.
+    """
     uncut = [item for item in objects if item.start == 0 and item.bound is None]
     packs: dict[str, list[str]] = {}
     for item in uncut:
         if item.members > 1:
             packs.setdefault(item.key, []).append(item.run)
     whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.members)
-    here = local_paths(storage, {item.key: sizes[item.key] for item in objects})
     of_run, seq = pl.col("run_id"), pl.col("seq")
     frames = [_scan(storage, here, list(whole), table)]
     frames += [

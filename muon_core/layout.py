@@ -5,6 +5,7 @@
     final/table=<table>/run=<run>/<id>.<seq_hi>-<digest>.parquet         rows below seq_hi in <id>'s lineage, sorted
     final/table=runs/run=<run>/<id>.parquet                              how attempt <id> ended
     packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
+    schema/<version>.json                                                marks what release may read it
     sweeps/<sweep>/<id>.json                                             what was asked
 
 An id is `<n>.<nonce>`. Objects are immutable. The head of a run is its greatest attempt id; following parents from it,
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 ROOT = "00000.0"
+_VERSION = re.compile(r"schema/(\d{5})\.json")
 END = 10**12  # above every seq
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _ID = r"\d{5}\.[0-9a-f]+"
@@ -133,6 +135,17 @@ def pack_key(table: str, digest: str) -> str:
 def sweep_key(sweep: str, record: str) -> str:
     """Key of a sweep record."""
     return f"sweeps/{sweep}/{record}.json"
+
+
+def version_key(version: int) -> str:
+    """Key that marks a store as written with a schema of its tables and names."""
+    return f"schema/{version:05d}.json"
+
+
+def parse_version(key: str) -> int | None:
+    """Inverse of `version_key`; None for another key."""
+    match = _VERSION.fullmatch(key)
+    return int(match[1]) if match else None
 
 
 def parse_attempts(keys: Iterable[str]) -> dict[str, dict[str, Attempt]]:

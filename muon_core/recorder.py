@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muon_core import environment
+from muon_core import environment, layout
 from muon_core.config import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.model import HiddenMatrix
@@ -110,8 +110,10 @@ class Recorder:
         self._matrices = matrices
         if self._storage:
             start = start_record(self.config, **facts)
-            options = {"parent": point.attempt, "resume_seq": point.seq} if point else {}
-            self._writer = RunWriter(self._storage, self.config.run_id, start, **options)
+            after = point or ResumePoint(layout.ROOT, 0)
+            self._writer = RunWriter(
+                self._storage, self.config.run_id, start, parent=after.attempt, resume_seq=after.seq
+            )
 
     def barrier(self) -> ResumePoint:
         """Wait until the store has every row so far; the resume point for a checkpoint of this moment."""

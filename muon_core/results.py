@@ -14,7 +14,7 @@ import pyarrow as pa
 from muon_core import layout
 from muon_core.compaction import finalize
 from muon_core.parquet import Row, encode
-from muon_core.snapshot import list_keys, list_series_keys, read_attempts, read_start, read_statuses
+from muon_core.snapshot import list_keys, list_series_keys, mark_version, read_attempts, read_start, read_statuses
 from muon_core.storage import Storage, StoreError, patiently
 from muon_core.tables import RUNS, SERIES
 
@@ -75,6 +75,7 @@ class RunWriter:
     ) -> None:
         layout.check_name(run_id)
         self._storage, self._patience_s = storage, patience_s
+        patiently(lambda: mark_version(storage), patience_s)
         earlier = patiently(lambda: read_attempts(storage, run_id), patience_s).get(run_id, {})
         if parent != layout.ROOT:
             patiently(lambda: _check_resume(storage, run_id, earlier, ResumePoint(parent, resume_seq)), patience_s)
@@ -230,6 +231,7 @@ def record_failure(storage: Storage, run_id: str, start: Row, error: str) -> Non
 def write_sweep(storage: Storage, name: str, record: Row) -> None:
     """Record what a sweep asks and which runs answer it; a new record only where it differs from the newest."""
     layout.check_name(name)
+    mark_version(storage)
     keys = list_keys(storage, f"sweeps/{name}/")
     data = json.dumps(record | {"sweep": name}, sort_keys=True).encode()
     newest = layout.parse_sweeps(keys).get(name)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from muon_core import layout
 from muon_core.parquet import decode_named
 from muon_core.storage import Storage, StoreError
-from muon_core.tables import RUNS, SERIES, Table
+from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
 
 T = TypeVar("T")
 RELIST_PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
@@ -39,6 +39,24 @@ def list_series_keys(storage: Storage, run: str) -> list[str]:
     """Keys of the live and final rows of a run, of every table written row by row."""
     folders = [f"{kind}/table={table}/run={run}/" for table in SERIES for kind in ("live", "final")]
     return [key for folder in folders for key in list_keys(storage, folder)]
+
+
+def check_version(storage: Storage) -> bool:
+    """Whether the store is marked with this release's schema; raises StoreError if a newer one marked it."""
+    versions = [layout.parse_version(key) for key in list_keys(storage, "schema/")]
+    newest = max((version for version in versions if version is not None), default=0)
+    if newest > SCHEMA_VERSION:
+        raise StoreError(
+            f"{storage.url} was written with schema {newest}, this release reads up to {SCHEMA_VERSION}; "
+            "update muon-jobs to read it"
+        )
+    return newest == SCHEMA_VERSION
+
+
+def mark_version(storage: Storage) -> None:
+    """Mark the store with the schema of this release, before it writes there. Raises StoreError as `check_version`."""
+    if not check_version(storage):
+        storage.put(layout.version_key(SCHEMA_VERSION), b"{}")
 
 
 def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[str, layout.Attempt]]:

@@ -21,8 +21,8 @@ Compute = Callable[[Sequence[Block]], Tensor]
 Distribute = Callable[[list[Block], Compute], Iterable[tuple[Block, Tensor]]]
 """(blocks, how to compute some) -> every block with its update, on every rank."""
 
-STACK_ENTRIES = 2**24
-"""Most entries of one stack: 16 matrices of 2048 x 512, enough to fill a GPU, and a bound on the memory of a step."""
+STACK_ENTRIES = 2**22
+"""Most entries of one stack: 16 matrices of 512 x 512. Enough to hide launches, and a bound on the memory of a step."""
 
 
 def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:

@@ -22,7 +22,11 @@ COMMANDS = {
     "pretrain": ("ray_jobs.cli.pretrain", "Train one run, in this process or on N workers."),
     "sweep": ("ray_jobs.cli.sweep", "Plan and run a sweep file: seeds x optimizers x parameters."),
     "status": ("ray_jobs.cli.status", "Show how far runs are, and why one failed."),
+    "runs": ("ray_jobs.cli.runs", "List runs, show one, or compare two."),
+    "query": ("ray_jobs.cli.query", "Answer a question to the tables, asked in SQL."),
     "report": ("ray_jobs.cli.report", "Write a sweep's answer as one HTML page with its data beside it."),
+    "import": ("ray_jobs.cli.import_", "Bring JSONL and metrics.json of older projects into the store."),
+    "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
     "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),
     "version": ("ray_jobs.cli.version", "Print the versions that decide a result."),
 }

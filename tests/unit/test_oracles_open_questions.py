@@ -139,7 +139,7 @@ def test_noise_needs_no_communication() -> None:
 
 
 def test_control_at_equal_alpha_is_confounded_as_first_written() -> None:
-    """Raw Gaussian noise has sqrt(max(r, c)) times the Frobenius norm of orthogonal noise: 22.6 at 512; well-posed, 1."""
+    """Raw Gaussian noise has sqrt(max(r, c)) times the norm of orthogonal noise: 22.6 at 512; well-posed noise, 1."""
     draw = gaussian(1, 512, 128)
     ratio = isotropic(draw).norm() / orthogonal(draw).norm()
     assert float(ratio) == pytest.approx(512**0.5, rel=0.02)

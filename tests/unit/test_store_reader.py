@@ -86,7 +86,7 @@ def test_open_store_refuses_an_unknown_scheme() -> None:
 
 def test_an_unknown_table_is_answered_with_the_tables_there_are(storage: Folder) -> None:
     write_sweep(storage, "demo", [])
-    with pytest.raises(ValueError, match="no table 'loss'; the tables are layers, runs, sweep_runs, train, val"):
+    with pytest.raises(ValueError, match=f"no table 'loss'; the tables are {', '.join(sorted(TABLES))}"):
         analysis.open_store(storage.url).table("loss")
 
 
@@ -145,6 +145,31 @@ def test_a_0_byte_object_is_refused_by_name(storage: Folder, fake: FakeRun) -> N
     storage.put(key, b"")
     with pytest.raises(ValueError, match=rf"{key} is 0 bytes, a damaged object"):
         analysis.open_store(storage.url).table("val")
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR", b"PAR1 cut off in the middle", b"x" * 100])
+def test_a_damaged_object_is_named_and_the_rest_read_on_request(
+    storage: Folder, fake: FakeRun, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempt = write_attempt(storage, fake)
+    put_val(storage, attempt, range(3))
+    key = layout.live_key("val", RUN, attempt.id, 3, 5)
+    storage.put(key, damage)
+    with pytest.raises(ValueError, match=rf"{key} is {len(damage)} bytes, a damaged object; set MUON_SKIP_DAMAGED=1"):
+        analysis.open_store(storage.url).table("val")
+    rest = analysis.open_store(storage.url, skip_damaged=True).val.select("seq").collect()["seq"].to_list()
+    assert sorted(rest) == [0, 1, 2]
+    assert [record.message for record in caplog.records] == [f"left out: {storage.uri(key)} is damaged"]
+
+
+def test_a_store_of_a_newer_release_is_refused_by_readers_and_writers(storage: Folder) -> None:
+    writer = RunWriter(storage, RUN, {})
+    writer.end(status="done")
+    assert storage.list("schema/") == [("schema/00001.json", 2)]
+    storage.put("schema/00002.json", b"{}")
+    for use in (lambda: analysis.open_store(storage.url), lambda: RunWriter(storage, RUN, {})):
+        with pytest.raises(StoreError, match="was written with schema 2, this release reads up to 1; update"):
+            use()
 
 
 def test_a_damaged_end_record_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:

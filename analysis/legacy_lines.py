@@ -1,0 +1,130 @@
+"""Reads the JSONL files of older projects: one line a step, layer and projection, some of them torn or repeated."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from muon_core.tables import PROJECTIONS
+
+Cell = tuple[int, int, str]  # step, layer, projection
+
+FILES = ("manifold_stats.jsonl", "norms.jsonl", "alignment.jsonl", "singular_values.jsonl")
+"""The unified layout, and the split one."""
+COLUMNS = {
+    "weight_norm": "weight_norm",
+    "grad_norm": "grad_norm",
+    "update_norm": "update_norm",
+    "effective_rank": "effective_rank",
+    "alignment": "update_alignment",
+    "update_alignment": "update_alignment",
+    "left_alignment": "left_alignment",
+    "right_alignment": "right_alignment",
+}
+"""Field of a line -> column of `layers`. Others, as entropy, were computed from what is not known to be a whole spectrum,
+or by another definition."""
+_KEY = ("step", "layer", "proj", "tokens")
+SAMPLE = 50  # singular values: a line never holds more of a sample, and a spectrum cut to it has exactly so many
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was found in the lines of a run, beside its values."""
+
+    lines: int = 0
+    torn: int = 0
+    """No JSON object with step, layer, projection and tokens."""
+    repeated: int = 0
+    """A later line of the same file has the same step, layer and projection; the last counts."""
+    changed: int = 0
+    """Repeated with other values: several runs, or a run and its resumption, wrote to one file."""
+    unmatched: int = 0
+    """Left out: another file has the same step, layer and projection at another number of tokens."""
+    spectra: int = 0
+    sampled_spectra: int = 0
+    sampled_ranks: int = 0
+    """Effective ranks left out, for they are what the sample of singular values beside them gives."""
+    ignored: set[str] = field(default_factory=set)
+    """Fields that were not imported."""
+
+
+def read_cells(files: list[Path], counts: Counts) -> list[dict[str, Any]]:
+    """Rows of the `layers` table from the lines of one run's files, sorted; what was odd is added to `counts`."""
+    cells: dict[Cell, dict[str, Any]] = {}
+    for path in files:
+        for key, row in _last_lines(path, counts).items():
+            if row.keys() <= {"tokens"}:
+                continue  # a line of singular values only
+            known = cells.setdefault(key, row)
+            if known["tokens"] == row["tokens"]:
+                known.update(row)
+            else:
+                counts.unmatched += 1
+    named = {key: dict(zip(("step", "layer", "projection"), key, strict=True)) | row for key, row in cells.items()}
+    return [named[key] for key in sorted(named, key=lambda key: (key[0], key[1], PROJECTIONS.index(key[2])))]
+
+
+def _last_lines(path: Path, counts: Counts) -> dict[Cell, dict[str, Any]]:
+    """The last row of each cell in one file."""
+    rows: dict[Cell, dict[str, Any]] = {}
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in filter(str.strip, file):
+            counts.lines += 1
+            line = _parse(text)
+            if line is None:
+                counts.torn += 1
+                continue
+            key, row = (line["step"], line["layer"], line["proj"]), _row(line, counts)
+            if key in rows:
+                counts.repeated += 1
+                counts.changed += rows[key] != row
+            rows[key] = row
+    return rows
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """The line as an object, or None if it is torn."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(line, dict) or line.get("proj") not in PROJECTIONS:
+        return None
+    if not all(type(line.get(name)) is int for name in ("step", "layer", "tokens")):
+        return None
+    return line if all(_is_number(line[name]) for name in COLUMNS if name in line) else None
+
+
+def _row(line: dict[str, Any], counts: Counts) -> dict[str, Any]:
+    """Values of the `layers` columns a line has."""
+    counts.ignored |= line.keys() - COLUMNS.keys() - set(_KEY) - {"singular_values"}
+    row = {"tokens": line["tokens"]} | {column: line[name] for name, column in COLUMNS.items() if name in line}
+    spectrum = line.get("singular_values")
+    if spectrum:
+        counts.spectra += 1
+        if len(spectrum) == SAMPLE:
+            counts.sampled_spectra += 1
+            if _is_rank_of(spectrum, row.get("effective_rank")):
+                counts.sampled_ranks += 1
+                del row["effective_rank"]
+    return row
+
+
+def _is_rank_of(values: list[float], rank: float | None) -> bool:
+    """Whether `rank` is what `values` alone give, by singular values or by their squares."""
+    return rank is not None and any(
+        math.isclose(rank, _effective_rank([value**power for value in values]), rel_tol=1e-3) for power in (1, 2)
+    )
+
+
+def _effective_rank(weights: list[float]) -> float:
+    total = sum(weights)
+    shares = [weight / total for weight in weights if weight > 0]
+    return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,65 @@
+"""SQL over the result tables, through Polars' SQLContext; a mistake in the question is one line that names the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+import polars as pl
+
+from analysis.tables import Store
+from muon_core.snapshot import relisting
+from muon_core.tables import TABLES
+
+READING = ("select", "with", "show")
+"""First words of the statements that only read. Polars knows others, whose effect would last no longer than the query."""
+_UNKNOWN_TABLE = re.compile(r"relation '(?P<name>[^']*)' was not found")
+_UNKNOWN_COLUMN = re.compile(r"""(?:unable to find column|no column named) ["'](?P<name>[^"']*)["']""")
+
+
+def query(store: Store, sql: str) -> pl.DataFrame:
+    """The answer to one SELECT over the tables of `store`, each listed only if `sql` names it.
+
+    Raises ValueError with one line for a statement that does not read, is no SQL, or names what there is not.
+    """
+    word = next(iter(re.findall(r"\w+", sql.lower())), "")
+    if word not in READING:
+        raise ValueError(f"a query begins with SELECT, WITH or SHOW TABLES, not {word!r}; it only reads the store")
+    names = _tables_in(sql)
+    try:
+        return relisting(lambda: _execute(store, sql, names))
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(_explained(str(error), {name: _columns(store, name) for name in names})) from error
+
+
+def _execute(store: Store, sql: str, names: list[str]) -> pl.DataFrame:
+    frames = {name: store.table(name) for name in names}
+    return pl.SQLContext(frames, eager=False).execute(sql).collect()
+
+
+def _tables_in(sql: str) -> list[str]:
+    """The tables whose name stands in `sql`; all if none does, as SHOW TABLES wants them."""
+    words = set(re.findall(r"\w+", sql.lower()))
+    return [name for name in TABLES if name in words] or list(TABLES)
+
+
+def _columns(store: Store, name: str) -> list[str]:
+    return store.table(name).collect_schema().names()
+
+
+def _explained(message: str, columns: dict[str, list[str]]) -> str:
+    """Polars' `message` in one line, with the names there are: `columns` maps the tables asked to theirs."""
+    if unknown := _UNKNOWN_TABLE.search(message):
+        return f"no table {unknown['name']!r}{_near(unknown['name'], TABLES)}; the tables are {', '.join(TABLES)}"
+    if unknown := _UNKNOWN_COLUMN.search(message):
+        known = [name for names in columns.values() for name in names]
+        listed = "; ".join(f"{table}: {', '.join(names)}" for table, names in columns.items())
+        return f"no column {unknown['name']!r}{_near(unknown['name'], known)}; the columns are {listed}"
+    first = message.strip().partition("\n")[0].rstrip(":") or "no answer"
+    return f"Polars cannot answer this query: {first} (docs/queries.md has examples)"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,71 @@
+"""`muon import`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from muon_core.storage import check_writable, open_storage
+from ray_jobs.cli.main import EXIT_FAILED_RUNS
+from ray_jobs.cli.options import next_command, store_option
+
+if TYPE_CHECKING:
+    from analysis.legacy import LegacyRun
+
+
+@click.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--name", metavar="SWEEP", help="Sweep that lists the runs.  [default: DIR's name]")
+@click.option("--baseline", metavar="OPTIMIZER", help="Its runs are what the others are compared with.")
+@store_option
+def command(folder: Path, name: str | None, baseline: str | None, store: str) -> int:
+    """Bring runs of older projects below DIR, in metrics.json and JSONL files, into the store (docs/import.md).
+
+    Torn and repeated lines are counted. Importing the same files again adds nothing.
+
+    \b
+    muon import old_project/experiments
+    muon import old_project/experiments --name muon-vs-adamw --baseline adamw
+
+    Exit codes: 0 done; 3 some runs were left out, each named with the reason.
+    """
+    from analysis.legacy import import_runs
+
+    root = folder.resolve()
+    sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", root.name) or "imported"
+    storage = open_storage(store)
+    check_writable(storage)
+    done = import_runs(storage, root, sweep, baseline)
+    for run in done.new:
+        click.echo(f"{run.run_id}  {run.folder}: {len(run.val)} evaluations, {len(run.layers)} layer rows")
+    for run in [*done.new, *done.known]:
+        for note in _notes(run):
+            click.echo(f"{run.folder}: {note}", err=True)
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    for place, reason in done.damaged.items():
+        click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
+    click.echo(f"{sweep}: {len(done.new)} runs imported, {len(done.known)} were there already", err=True)
+    click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
+    return EXIT_FAILED_RUNS if done.damaged else 0
+
+
+def _notes(run: LegacyRun) -> list[str]:
+    """What of a run's files was odd or left out, a sentence each."""
+    counts = run.counts
+    whole = counts.spectra - counts.sampled_spectra
+    told = {
+        f"{counts.torn} of {counts.lines} lines are torn and left out": counts.torn,
+        f"{counts.repeated} of {counts.lines} lines repeat a step, layer and projection, {counts.changed} of them with "
+        "other values; the last line of each counts": counts.repeated,
+        f"{counts.unmatched} lines are left out, for another file has their step at other tokens": counts.unmatched,
+        f"{counts.sampled_spectra} samples of singular values are left out: no metric may be computed from them":
+            counts.sampled_spectra,
+        f"{whole} whole spectra are left out: there is no table for them": whole,
+        f"{counts.sampled_ranks} effective ranks are left out, computed from such samples": counts.sampled_ranks,
+        f"fields left out: {', '.join(sorted(counts.ignored))}": counts.ignored,
+    }  # fmt: skip
+    return [sentence for sentence, count in told.items() if count] + run.notes

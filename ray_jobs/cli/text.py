@@ -1,0 +1,76 @@
+"""Frames and records as plain text of at most 120 columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+WIDTH = 120
+NARROWEST = 12  # columns a text may shrink to before the rows are shown as records instead
+_GAP = "  "
+
+
+def frame_text(frame: pl.DataFrame, width: int = WIDTH) -> str:
+    """`frame` as a table, its longest texts cut if need be; where even that is too wide, one record below the other.
+
+    Floats have six digits.
+    """
+    numeric = [dtype.is_numeric() for dtype in frame.dtypes]
+    rows = [[cell_text(value) for value in row] for row in frame.iter_rows()]
+    widths = [max(map(len, column)) for column in zip(frame.columns, *rows, strict=True)]
+    widths = _fitted(widths, numeric, width)
+    if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        return "\n\n".join(record_text(zip(frame.columns, row, strict=True), width) for row in frame.iter_rows())
+    return "\n".join(_line(row, widths, numeric) for row in [frame.columns, *rows])
+
+
+def record_text(items: Iterable[tuple[str, Any]], width: int = WIDTH) -> str:
+    """One line an item, names to the left; values that are too long are cut."""
+    cells = [(name, cell_text(value)) for name, value in items]
+    indent = max((len(name) for name, _ in cells), default=0)
+    return "\n".join(f"{name:<{indent}}{_GAP}{_cut(value, width - indent - len(_GAP))}".rstrip() for name, value in cells)
+
+
+def cell_text(value: Any) -> str:
+    """One line for any value; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else str(value)
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, (dict, list, tuple)):
+        return json.dumps(value, default=str)
+    return " ".join(str(value).split())
+
+
+def _fitted(widths: Sequence[int], numeric: Sequence[bool], width: int) -> list[int]:
+    """`widths` with the widest texts shrunk until the line fits, or none is left to shrink."""
+    fitted = list(widths)
+    excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - width
+    texts = [i for i, is_number in enumerate(numeric) if not is_number]
+    while excess > 0 and (widest := max(texts, key=lambda i: fitted[i], default=None)) is not None:
+        if fitted[widest] <= NARROWEST:
+            break
+        fitted[widest] -= 1
+        excess -= 1
+    return fitted
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    """Texts to the left, numbers to the right."""
+    padded = [
+        cell.rjust(size) if is_number else _cut(cell, size).ljust(size)
+        for cell, size, is_number in zip(cells, widths, numeric, strict=True)
+    ]
+    return _GAP.join(padded).rstrip()
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
