@@ -24,8 +24,7 @@ COLUMNS = {
     "left_alignment": "left_alignment",
     "right_alignment": "right_alignment",
 }
-"""Field of a line -> column of `layers`. Others, as entropy, were computed from what is not known to be a whole spectrum,
-or by another definition."""
+"""Field of a line -> column of `layers`. Others, as entropy, may be of a sample, or defined otherwise."""
 _KEY = ("step", "layer", "proj", "tokens")
 SAMPLE = 50  # singular values: a line never holds more of a sample, and a spectrum cut to it has exactly so many
 
@@ -95,7 +94,7 @@ def _parse(text: str) -> dict[str, Any] | None:
         return None
     if not all(type(line.get(name)) is int for name in ("step", "layer", "tokens")):
         return None
-    return line if all(_is_number(line[name]) for name in COLUMNS if name in line) else None
+    return line if all(is_number(line[name]) for name in COLUMNS if name in line) else None
 
 
 def _row(line: dict[str, Any], counts: Counts) -> dict[str, Any]:
@@ -126,5 +125,6 @@ def _effective_rank(weights: list[float]) -> float:
     return math.exp(-sum(share * math.log(share) for share in shares))
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether `value` is a number of JSON, or NaN."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

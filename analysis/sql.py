@@ -1,4 +1,4 @@
-"""SQL over the result tables, through Polars' SQLContext; a mistake in the question is one line that names the remedy."""
+"""SQL over the result tables, through Polars' SQLContext; a mistake in the question is one line with the remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from muon_core.snapshot import relisting
 from muon_core.tables import TABLES
 
 READING = ("select", "with", "show")
-"""First words of the statements that only read. Polars knows others, whose effect would last no longer than the query."""
+"""First words of the statements that only read. The effect of others would last no longer than the query."""
 _UNKNOWN_TABLE = re.compile(r"relation '(?P<name>[^']*)' was not found")
 _UNKNOWN_COLUMN = re.compile(r"""(?:unable to find column|no column named) ["'](?P<name>[^"']*)["']""")
 

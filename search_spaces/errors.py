@@ -112,7 +112,8 @@ def explain(details: Sequence[ErrorDetails]) -> str:
     """
     first, value = details[0], details[0]["input"]
     if first["type"] == "missing":
-        return f"has too few values, got {_short(list(value) if isinstance(value, tuple) else value)}"  # of a tuple; a missing field is told by name
+        given = list(value) if isinstance(value, tuple) else value  # as the file writes it
+        return f"has too few values, got {_short(given)}"  # of a tuple; a missing field is told by name
     if first["type"] in ("too_short", "string_too_short"):
         return "must not be empty"
     if first["type"] in ("value_error", "misplaced"):

@@ -85,6 +85,12 @@ def _configs(
             for path, text in invalid(error):
                 problems.add(_place(cell, path, text, index), text)
             continue
+        if config.seeds.init is not None and len(spec.seeds) > 1:
+            problems.add(
+                _place(cell, ("seeds", "init"), "", index),
+                f"seeds.init pins the initial weights to {config.seeds.init} for all {len(spec.seeds)} seeds, "
+                "which would then not vary them; remove it, or list one seed",
+            )
         try:
             config.check_workers(spec.resources.workers)
         except ValueError as error:

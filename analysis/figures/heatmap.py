@@ -58,7 +58,7 @@ class Heatmap:
 
 def choose_seed(members: pl.DataFrame, run_ids: set[str]) -> int | None:
     """The seed at which most arms have rows (`run_ids`), the first listed of equals; None if no run has."""
-    present = members.filter(pl.col("run_id").is_in(run_ids))
+    present = members.filter(pl.col("run_id").is_in(run_ids)).drop_nulls("seed")
     counts = present.group_by("seed", maintain_order=True).agg(pl.col("arm").n_unique())
     seeds = counts.sort("arm", descending=True, maintain_order=True)["seed"]
     return int(seeds[0]) if len(seeds) else None

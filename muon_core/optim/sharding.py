@@ -131,16 +131,14 @@ def choose_distribution(
     return Distribution("owner" if is_owner else "replicated", compute_s, gather_s)
 
 
-def _seconds(action: Callable[[], object], device: torch.device, repeats: int = 3) -> float:
-    """Median time of `action`, warmed up once."""
-    times = []
-    for _ in range(1 + repeats):
+def _seconds(action: Callable[[], object], device: torch.device) -> float:
+    """Time of the second of two calls of `action`."""
+    for _ in range(2):
         _synchronize(device)
         begin = time.perf_counter()
         action()
         _synchronize(device)
-        times.append(time.perf_counter() - begin)
-    return sorted(times[1:])[repeats // 2]
+    return time.perf_counter() - begin
 
 
 def _synchronize(device: torch.device) -> None:

@@ -32,7 +32,7 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
 
     Exit codes: 0 done; 3 some runs were left out, each named with the reason.
     """
-    from analysis.legacy import import_runs
+    from analysis.legacy_import import import_runs
 
     root = folder.resolve()
     sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", root.name) or "imported"

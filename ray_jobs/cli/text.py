@@ -34,7 +34,9 @@ def record_text(items: Iterable[tuple[str, Any]], width: int = WIDTH) -> str:
     """One line an item, names to the left; values that are too long are cut."""
     cells = [(name, cell_text(value)) for name, value in items]
     indent = max((len(name) for name, _ in cells), default=0)
-    return "\n".join(f"{name:<{indent}}{_GAP}{_cut(value, width - indent - len(_GAP))}".rstrip() for name, value in cells)
+    return "\n".join(
+        f"{name:<{indent}}{_GAP}{_cut(value, width - indent - len(_GAP))}".rstrip() for name, value in cells
+    )
 
 
 def cell_text(value: Any) -> str:

@@ -103,13 +103,15 @@ def tune_and_trainer(count: int, workers: int) -> tuple[float, list[float]]:
             }
             for index, config in enumerate(configs(count))
         ]  # fmt: skip
-        tune.Tuner(
+        results = tune.Tuner(
             tune.with_resources(lambda space: guide_driver(space["cell"]), {"node:__internal_head__": 0.001}),
             param_space={"cell": tune.grid_search(cells)},
             tune_config=tune.TuneConfig(max_concurrent_trials=1),
             run_config=tune.RunConfig(name="guide", storage_path=scratch, verbose=0),
         ).fit()
         ray.shutdown()
+        if results.errors:
+            raise results.errors[0]
         stamps = [json.loads(Path(times, f"{index}.json").read_text()) for index in range(count)]
     gaps = [after["first_step"] - before["end"] for before, after in itertools.pairwise(stamps)]
     return stamps[0]["first_step"] - begin, gaps

@@ -249,3 +249,12 @@ def test_demo_compares_four_optimizers_on_three_seeds() -> None:
     assert isinstance(control, IsotropicConfig)
     differing = {name for name, value in dict(ortho).items() if value != getattr(control, name)}
     assert differing <= {"name", "rank_threshold"}  # the control differs in the kind of noise alone
+
+
+def test_a_pinned_init_seed_is_refused_where_seeds_should_vary_the_weights() -> None:
+    pinned = HEAD.replace("{steps: 50}", "{seeds.init: 7}")
+    assert problems(head=pinned) == [
+        "sweep.yaml:4: constants: seeds.init pins the initial weights to 7 for all 2 seeds, which would then not vary "
+        "them; remove it, or list one seed"
+    ]
+    assert runs(head=pinned.replace("[1, 2]", "[1]"))[0].config.seeds.init == 7

@@ -58,6 +58,32 @@ def test_muon_has_the_bits_of_torch_on_the_tiny_model() -> None:
     assert_torch_bits(TINY_MODEL, "original", weight_decay=0.0)
 
 
+QUARTER_88M = [(128, 128), (64, 128), (512, 128), (128, 512)]
+
+
+@pytest.mark.slow
+def test_muon_has_the_bits_of_torch_on_the_88m_model_at_a_quarter() -> None:
+    """Ten steps on matrices in the proportions of the 88M model; at full size a CPU takes minutes a step."""
+    assert_torch_bits(QUARTER_88M, "original", weight_decay=0.1)
+
+
+@pytest.mark.gpu
+def test_muon_is_near_torch_on_the_88m_model() -> None:
+    """Ten steps at full size in bf16; on CUDA a batched product may sum in another order than a single one."""
+    shapes = [(4 * rows, 4 * cols) for rows, cols in QUARTER_88M]
+    weights = [weight.cuda() for weight in draw(shapes, seed=0)]
+    pairs, theirs = named(weights), [nn.Parameter(weight.clone()) for weight in weights]
+    muon, reference = Muon(pairs, lr=0.03), torch.optim.Muon(theirs, lr=0.03, weight_decay=0.0)
+    for step in range(10):
+        gradients = [gradient.cuda() for gradient in draw(shapes, seed=1 + step)]
+        set_gradients([param for _, param in pairs], gradients)
+        set_gradients(theirs, gradients)
+        muon.step()
+        reference.step()
+    for (_, mine), other, weight in zip(pairs, theirs, weights, strict=True):
+        assert (mine - other).norm() <= 4e-2 * (other - weight).norm()
+
+
 def test_fp32_arithmetic_is_near_bf16() -> None:
     """One step's update differs by bfloat16's rounding alone."""
     matrix = draw([(64, 256)], seed=0)[0]

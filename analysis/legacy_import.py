@@ -1,0 +1,152 @@
+"""Writes runs of older projects into a results store, each once, under the name of a sweep."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis.legacy import METRICS, Damaged, LegacyRun, canonical, read_run, run_files
+from analysis.legacy_lines import FILES
+from analysis.tables import Store
+from muon_core import layout
+from muon_core.results import RunWriter, read_statuses, write_sweep
+from muon_core.storage import Storage
+
+NO_END = "imported without metrics.json, so how it ended is not known"
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import found and did; `damaged` maps a run's folder to the reason it was left out."""
+
+    new: list[LegacyRun] = field(default_factory=list)
+    known: list[LegacyRun] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
+    """Write the runs below `folder` that the store has not yet, and list them all under `sweep`.
+
+    The optimizer named `baseline` becomes the sweep's baseline.
+    Raises ValueError if there is nothing to import, or `sweep` is one that was not imported.
+    """
+    layout.check_name(sweep)
+    found = run_files(folder)
+    if not found:
+        raise ValueError(f"{folder} holds none of {METRICS}, {', '.join(FILES)}; give the folder that holds the runs")
+    done = Imported()
+    earlier = _earlier(storage, sweep)
+    statuses = read_statuses(storage)
+    for place, files in found.items():
+        try:
+            run = read_run(folder, place, files)
+        except Damaged as error:
+            done.damaged[str(place.relative_to(folder))] = str(error)
+            continue
+        is_new = statuses.get(run.run_id, "running") == "running"  # an import that was killed left it so
+        (done.new if is_new else done.known).append(run)
+        if is_new:
+            _write(storage, run)
+            statuses[run.run_id] = "done"
+    runs = [*done.new, *done.known]
+    _write_sweep(storage, sweep, earlier, runs, baseline)
+    done.warnings = same_start_warnings(runs)
+    return done
+
+
+def same_start_warnings(runs: Iterable[LegacyRun]) -> list[str]:
+    """Arms whose seeds share the loss at step 0 to the last digit: their seed did not reach the initial weights."""
+    losses: dict[tuple[str, float], set[int]] = defaultdict(set)
+    names = {}
+    for run in runs:
+        names[run.arm_id] = run.optimizer
+        for row in run.val:
+            if row["step"] == 0 and run.seed is not None:
+                losses[run.arm_id, row["val_loss"]].add(run.seed)
+    return [
+        f"{names[arm]}: seeds {', '.join(map(str, sorted(seeds)))} have the same validation loss at step 0 ({loss}): "
+        "their initial weights were probably the same, so they are not independent draws of them"
+        for (arm, loss), seeds in losses.items()
+        if len(seeds) > 1
+    ]
+
+
+def _write(storage: Storage, run: LegacyRun) -> None:
+    writer = RunWriter(storage, run.run_id, _start(run))
+    for row in run.layers:
+        writer.emit("layers", **row)
+    for row in run.val:
+        writer.emit("val", **row)
+    last = run.val[-1] if run.val else {}
+    metrics = run.metrics or {}
+    for row in run.train:
+        writer.emit("train", **row)
+    losses = [row["val_loss"] for row in run.val]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    status = "stopped" if run.metrics is None else "done" if len(finite) == len(losses) else "diverged"
+    writer.end(
+        status=status,
+        error=NO_END if run.metrics is None else None,
+        steps=metrics.get("actual_steps", run.layers[-1]["step"] if run.layers else None),
+        tokens=metrics.get("tokens_seen", run.layers[-1]["tokens"] if run.layers else None),
+        final_val_loss=last.get("val_loss"),
+        final_val_accuracy=last.get("val_accuracy"),
+        best_val_loss=min(finite, default=None),
+        wall_s=run.wall_s,
+    )
+
+
+def _start(run: LegacyRun) -> dict[str, Any]:
+    """Columns of the `runs` table that the config tells. Hashes and environment are unknown, so null."""
+    embedding_lr = _number(run.config.get("adamw_lr"))
+    lr = _number(run.config.get("muon_lr")) if run.optimizer == "muon" else embedding_lr
+    config = run.config | {"imported_from": run.folder, "steps": (run.metrics or {}).get("actual_steps")}
+    return {
+        "arm_id": run.arm_id,
+        "arm": run.optimizer,
+        "seed": run.seed,
+        "optimizer": run.optimizer,
+        "lr": lr,
+        "embedding_lr": embedding_lr,
+        "config_json": canonical(config),
+    }
+
+
+def _number(value: Any) -> float | None:
+    """YAML 1.1 reads 1e-3 as text."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _earlier(storage: Storage, sweep: str) -> list[dict[str, str]]:
+    """The runs that `sweep` lists already. Raises ValueError if it was not imported."""
+    store = Store(storage)
+    if sweep not in store.sweep_names():
+        return []
+    record = store.sweep(sweep).record
+    assert record is not None
+    if not record.spec.get("imported"):
+        raise ValueError(f"{storage.url} has a sweep {sweep!r} that was not imported; choose another with --name")
+    return [{"run_id": run.run_id, "block": run.block, "role": run.role, "arm": run.arm} for run in record.runs]
+
+
+def _write_sweep(
+    storage: Storage, sweep: str, earlier: list[dict[str, str]], runs: list[LegacyRun], baseline: str | None
+) -> None:
+    found = sorted(runs, key=lambda run: run.folder)
+    new = [{"run_id": run.run_id, "block": run.optimizer, "role": "candidate", "arm": run.arm_id} for run in found]
+    if baseline is None:
+        baseline = next((entry["block"] for entry in earlier if entry["role"] == "baseline"), None)
+    elif baseline not in (blocks := sorted({entry["block"] for entry in [*earlier, *new]})):
+        raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {', '.join(blocks)}")
+    listed = {entry["run_id"]: entry for entry in [*new, *earlier]}
+    ordered = [listed[run_id] for run_id in dict.fromkeys(entry["run_id"] for entry in [*earlier, *new])]
+    entries = [entry | {"role": "baseline" if entry["block"] == baseline else "candidate"} for entry in ordered]
+    write_sweep(storage, sweep, {"question": "", "spec": {"imported": True}, "metrics": {}, "runs": entries})
