@@ -49,9 +49,11 @@ class LegacyRun:
     @property
     def wall_s(self) -> float | None:
         """Seconds from start to end, where the metrics have them."""
-        times = {"total_wall_time_seconds": 1, "total_time_minutes": 60}
-        known = {name: value for name in times if is_number(value := (self.metrics or {}).get(name))}
-        return next((times[name] * value for name, value in known.items()), None)
+        metrics = self.metrics or {}
+        for name, unit in (("total_wall_time_seconds", 1.0), ("total_time_minutes", 60.0)):
+            if is_number(metrics.get(name)):
+                return float(unit * metrics[name])
+        return None
 
     @property
     def arm_id(self) -> str:

@@ -36,6 +36,8 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
     Raises ValueError if there is nothing to import, or `sweep` is one that was not imported.
     """
     layout.check_name(sweep)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; give the one that holds the runs")
     found = run_files(folder)
     if not found:
         raise ValueError(f"{folder} holds none of {METRICS}, {', '.join(FILES)}; give the folder that holds the runs")

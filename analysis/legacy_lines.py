@@ -94,7 +94,11 @@ def _parse(text: str) -> dict[str, Any] | None:
         return None
     if not all(type(line.get(name)) is int for name in ("step", "layer", "tokens")):
         return None
-    return line if all(is_number(line[name]) for name in COLUMNS if name in line) else None
+    spectrum = line.get("singular_values", [])
+    numbers = [line[name] for name in COLUMNS if name in line] + (
+        spectrum if isinstance(spectrum, list) else [spectrum]
+    )
+    return line if all(map(is_number, numbers)) else None
 
 
 def _row(line: dict[str, Any], counts: Counts) -> dict[str, Any]:

@@ -6,51 +6,30 @@ accurate. What lies below `sqrt(eps64 * m)` of the largest, 1e-7 or so, is round
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 
-def spectral_metrics(weights: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Metrics of matrices on one device, of any float dtype: name -> float64 `(len(weights),)` on CPU, in input order.
-
-    With singular values s, largest first, m of them, and p = s / sum(s):
-
-    - `spectral_norm` s_1
-    - `spectral_gap` s_1 / s_2; infinite for rank one, 1 for a zero matrix
-    - `entropy` -sum p log p, nats
-    - `effective_rank` exp(entropy). Source: Roy & Vetterli 2007, "The effective rank"
-    - `stable_rank` sum(s^2) / s_1^2
-    - `orthogonality_error` ||(W/s_1)'(W/s_1) - I||_F / sqrt(m) on the short side; 0 for orthogonal, 1 for a zero matrix
-
-    A zero matrix has all ranks and its entropy 0. Only a matrix with a value that is not finite gives NaN.
-    One copy from the device for all matrices.
-
-    Raises: ValueError if a weight is no matrix.
-    """
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, weight in enumerate(weights):
-        if weight.ndim != 2:
-            raise ValueError(f"spectral_metrics needs matrices, got shape {tuple(weight.shape)} at index {i}")
-        groups[min(weight.shape), max(weight.shape)].append(i)
-    order = [i for group in groups.values() for i in group]
-    tables = [_metrics(_stack([weights[i] for i in group])) for group in groups.values()]
-    result = torch.full((len(METRICS), len(weights)), torch.nan, dtype=torch.float64)
-    if order:
-        result[:, order] = torch.cat(tables, dim=1).cpu()
-    return dict(zip(METRICS, result, strict=True))
-
-
 def singular_values(matrices: Tensor) -> Tensor:
     """Singular values of `(..., rows, cols)`: float64 `(..., min(rows, cols))`, largest first, NaN where not finite."""
     wide = (matrices if matrices.size(-2) <= matrices.size(-1) else matrices.mT).double()
-    gram = wide @ wide.mT
+    gram = gram_matrix(wide)
     finite = gram.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
-    squares: Tensor = torch.linalg.eigvalsh(gram.where(finite, 0)).flip(-1).clamp_min(0)  # LAPACK fails on NaN
+    return spectrum(gram.where(finite, 0)).where(finite[..., 0], torch.nan)  # LAPACK fails on NaN
+
+
+def gram_matrix(wide: Tensor) -> Tensor:
+    """W W' of `(..., m, long)`: `(..., m, m)`."""
+    return wide @ wide.mT
+
+
+def spectrum(gram: Tensor) -> Tensor:
+    """Singular values `(..., m)` of the matrices whose Gram matrices are `(..., m, m)`, finite, float64."""
+    squares: Tensor = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
     noise = squares[..., :1] * gram.size(-1) * torch.finfo(torch.float64).eps
-    return squares.where(squares > noise, 0).sqrt().where(finite[..., 0], torch.nan)
+    return squares.where(squares > noise, 0).sqrt()
 
 
 def effective_rank(s: Tensor) -> Tensor:
@@ -103,16 +82,3 @@ METRICS: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonality_error": orthogonality_error,
 }
 """Column of the `layers` table -> function of singular values `(..., m)`, largest first. A new metric is one line."""
-
-
-def _stack(weights: list[Tensor]) -> Tensor:
-    # Wide: row-major tall matrices, transposed, are what LAPACK and the product read fastest.
-    return torch.stack(
-        [weight.detach() if weight.size(0) <= weight.size(1) else weight.detach().mT for weight in weights]
-    )
-
-
-def _metrics(stack: Tensor) -> Tensor:
-    """`(n, m, k)` to `(len(METRICS), n)`."""
-    s = singular_values(stack)
-    return torch.stack([metric(s) for metric in METRICS.values()])

@@ -84,7 +84,7 @@ def deal(blocks: Sequence[Block], world_size: int) -> list[list[list[Block]]]:
 def _gather(sent: Tensor) -> tuple[Tensor, dist.Work]:
     received = torch.empty(distributed.world_size(), *sent.shape, dtype=sent.dtype, device=sent.device)
     # as bytes: not every backend adds up bfloat16, and a gather does not have to
-    work = dist.all_gather_into_tensor(
+    work = dist.all_gather_single(
         received.view(torch.uint8).flatten(), sent.view(torch.uint8).flatten(), async_op=True
     )
     assert work is not None
@@ -121,7 +121,7 @@ def choose_distribution(
         return Distribution("owner")
     costliest = max(matrices, key=lambda matrix: flops(*matrix.shape))
     probe = torch.ones(1, *costliest.shape, device=costliest.device) / costliest.numel() ** 0.5
-    update = orthogonalize(probe)
+    update = orthogonalize(probe).contiguous()  # that of a tall matrix is a transposed view
     compute_s = _seconds(lambda: orthogonalize(probe), probe.device)
     gather_s = _seconds(lambda: _gather(update)[1].wait(), probe.device)
     slowest = torch.tensor([compute_s, gather_s], dtype=torch.float64, device=probe.device)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("import")
-@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--name", metavar="SWEEP", help="Sweep that lists the runs.  [default: DIR's name]")
 @click.option("--baseline", metavar="OPTIMIZER", help="Its runs are what the others are compared with.")
 @store_option

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from muon_core.config import OPTIMIZERS
 from muon_core.optim.build import HIDDEN, Optimizers, build_optimizers
-from muon_core.optim.sharding import ReplicasDiffer, check_replicas
+from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.optim.sharding import ReplicasDiffer, check_replicas, choose_distribution
 
 SHAPES = {
     "embedding.weight": (7, 4),
@@ -238,6 +239,8 @@ def rank_of_two(rank: int, folder: str) -> None:
     assert distribution is not None
     assert distribution.gather_s is not None
     ends["probe"] = distribution.mode
+    for shape in ((8, 2), (2, 8)):
+        assert choose_distribution("auto", [torch.zeros(shape)], newton_schulz).orthogonalize_s is not None
     check_replicas(problem.params.items(), step=7)
     if rank == 1:
         problem.params["blocks.0.tall.weight"].data[3, 2] += 1e-6

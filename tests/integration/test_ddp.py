@@ -88,8 +88,9 @@ def test_tree_reduction_gives_the_same_bits_on_1_2_and_4_workers_and_after_a_mov
 
 def test_ddp_reduction_agrees_between_world_sizes_to_rounding(tmp_path: Path, run_config: RunConfig) -> None:
     four = tmp_path / "four"
-    train_on(4, tmp_path, run_config, four)
-    whole = train(run_config, None).final
+    config = run_config.replace(optimizer={"name": "muon", "ns_dtype": "fp32"})  # bfloat16 rounds a last bit up to 1e-2
+    train_on(4, tmp_path, config, four)
+    whole = train(config, None).final
     assert whole is not None
     assert open_store(four).runs.collect()["final_val_loss"][0] == pytest.approx(whole.val_loss, abs=1e-5)
 

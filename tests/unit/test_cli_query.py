@@ -72,9 +72,15 @@ def test_query_knows_every_table(demo: Muon) -> None:
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("SELECT * FROM vall", "no table 'vall' (did you mean 'val'?); the tables are train, val, layers, health, runs, "),
+        (
+            "SELECT * FROM vall",
+            "no table 'vall' (did you mean 'val'?); the tables are train, val, layers, health, runs, ",
+        ),
         ("SELECT val_los FROM val", "no column 'val_los' (did you mean 'val_loss'?); the columns are val: run_id, "),
-        ("SELECT v.val_los FROM val v", "no column 'val_los' (did you mean 'val_loss'?); the columns are val: run_id, "),
+        (
+            "SELECT v.val_los FROM val v",
+            "no column 'val_los' (did you mean 'val_loss'?); the columns are val: run_id, ",
+        ),
         ("SELECT loss_of FROM val JOIN runs ON val.run_id = runs.run_id", "no column 'loss_of'; the columns are val: "),
         ("SELECT step FROM val WHERE", "Polars cannot answer this query: sql parser error: Expected: an expression, "),
         ("SELECT nope(step) FROM val", "Polars cannot answer this query: unsupported function 'nope'"),

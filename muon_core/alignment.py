@@ -1,0 +1,40 @@
+"""How much of what an update or a momentum does lies in the leading directions of its weight."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ILL_POSED = 1e-3
+"""Relative gap below which a subspace is no property of the matrix: bf16 orthogonalization rounds by as much."""
+_CHANCE = {1: (0.6366, 0.48), 2: (1.3128, 0.667), 3: (2.009, 0.845), 4: (2.716, 1.055), 5: (3.4255, 1.27)}
+"""k -> square of the mean singular value of a k x k Gaussian matrix, and a correction for small dimensions; fitted."""
+
+
+def alignment(a: Tensor, b: Tensor) -> Tensor:
+    """Mean cosine of the principal angles between the column spaces of `(n, dim, k)`: float64 `(n,)`.
+
+    Columns are orthonormal or zero; as many angles count as the smaller space has, and the mean of none is 0.
+    """
+    counts = torch.minimum(*(x.square().sum(-2).round().sum(-1) for x in (a, b)))
+    cosines: Tensor = torch.linalg.svdvals(a.mT @ b)
+    return cosines.sum(-1) / counts.clamp_min(1)
+
+
+def energy_share(directions: Tensor, matrices: Tensor) -> Tensor:
+    """||D' M||_F^2 / ||M||_F^2 for orthonormal columns D `(n, rows, k)` and `(n, rows, cols)`: `(n,)`, 0 for zero."""
+    total = matrices.square().sum((-2, -1))
+    return (directions.mT @ matrices).square().sum((-2, -1)) / total.where(total != 0, 1)
+
+
+def chance_alignment(dim: int, k: int) -> float:
+    """Expected `alignment` of two independent, uniformly random k-dimensional subspaces of R^dim, k <= dim.
+
+    The k x k corner of a random orthogonal matrix tends to a Gaussian one over sqrt(dim), whose mean singular value is
+    the constant; the rest of the formula makes it 1 at dim = k. Within 0.5 % of Monte Carlo means (400,000 draws), 1.5 %
+    at k = 1.
+    """
+    squared, shift = _CHANCE[k]
+    return math.sqrt(squared / (dim - shift - (k - shift - squared) * (k / dim) ** 2))

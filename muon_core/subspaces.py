@@ -1,0 +1,134 @@
+"""The leading singular directions of many matrices: cheap where they stand apart, exact where they do not.
+
+Eigenvectors of the fp64 Gram matrix on the short side by block subspace iteration from a fixed start; what it does not
+resolve is left to LAPACK, which finds a few eigenvectors at a third of the price of all. A result is a function of its
+matrix alone: iterating from the directions of the event before would save little and tie every row to a run's past.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from scipy import linalg
+from torch import Tensor
+
+SUBSPACE = 5
+"""Leading directions that are compared, or all where a matrix has fewer rows or columns."""
+BLOCK = SUBSPACE + 11
+"""Directions that are iterated: the further the last one's singular value lies below, the fewer iterations it takes."""
+ROUNDS = (6, 12)
+"""Iterations to begin with, and those added where they promise to suffice."""
+TOLERANCE = 1e-7
+"""Largest residual, as a share of the gap below the subspace: about the sine of the angle to the true one."""
+WEAK = 1e-3
+"""Where s_5 / s_1 is below it, the Gram matrix has lost the digits that would tell the directions; an SVD has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """The first k singular values and directions of `(n, m, long)` matrices, k = min(SUBSPACE, m), float64."""
+
+    values: Tensor
+    """`(n, k + 1)`: what follows the subspace too, 0 if nothing does."""
+    short: Tensor
+    """`(n, m, k)`: orthonormal columns, zero where the singular value is."""
+    long: Tensor
+    """`(n, long, k)`: the same on the long side."""
+
+    @property
+    def gap(self) -> Tensor:
+        """(s_k - s_{k+1}) / s_1, `(n,)`: a change of the matrix by this share may turn the subspace; 0 for zero."""
+        return (self.values[:, -2] - self.values[:, -1]) / _nonzero(self.values[:, 0])
+
+    @property
+    def counts(self) -> Tensor:
+        """How many of the k directions there are, `(n,)`."""
+        return (self.values[:, :-1] > 0).sum(-1)
+
+    def __getitem__(self, part: slice) -> Leading:
+        return Leading(self.values[part], self.short[part], self.long[part])
+
+
+def leading(wide: Tensor, gram: Tensor) -> Leading:
+    """Leading singular directions of `wide` `(n, m, long)`, m <= long, finite; `gram` is `wide @ wide.mT`, float64."""
+    k = min(SUBSPACE, gram.size(-1))
+    squares, short = top_eigenvectors(gram, min(k + 1, gram.size(-1)))
+    values = torch.nn.functional.pad(squares.clamp_min(0).sqrt(), (0, k + 1 - squares.size(-1)))
+    short = short[..., :k]
+    long = wide.mT @ short / _nonzero(values[:, None, :k])
+    weak = (values[:, k - 1] < WEAK * values[:, 0]).nonzero()[:, 0]
+    if len(weak):
+        u, s, vt = torch.linalg.svd(wide[weak], full_matrices=False)
+        short[weak], long[weak] = u[..., :k], vt.mT[..., :k]
+        values[weak, : s.size(-1)] = s[:, : k + 1]
+    values = values.where(values > values[:, :1] * wide.size(-1) * torch.finfo(torch.float64).eps, 0)
+    found = values[:, None, :k] > 0
+    return Leading(values, short.where(found, 0), long.where(found, 0))
+
+
+def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest eigenvalues of positive semidefinite `(n, m, m)`, descending, and their eigenvectors.
+
+    Returns: `(n, count)` and `(n, m, count)`. A sum of residuals above TOLERANCE times the gap before the last is
+    never returned from the iteration.
+    """
+    size = gram.size(-1)
+    if size <= 4 * BLOCK:
+        return _exact(gram, count)
+    values, vectors = gram.new_empty(len(gram), count), gram.new_empty(len(gram), size, count)
+    todo, block = torch.arange(len(gram), device=gram.device), _start(size).to(gram.device).expand(len(gram), -1, -1)
+    hopeless = []
+    for spent, iterations in enumerate(ROUNDS, start=1):
+        ritz, block, residuals = _iterate(gram[todo], block, iterations)
+        values[todo], vectors[todo] = ritz[:, :count], block[..., :count]
+        bound = TOLERANCE * (ritz[:, count - 2] - ritz[:, count - 1])
+        excess = residuals[:, :count].amax(-1) / bound.clamp_min(torch.finfo(torch.float64).tiny)
+        rest = ROUNDS[spent] if spent < len(ROUNDS) else 0
+        promising = excess * (ritz[:, -1] / _nonzero(ritz[:, count - 1])) ** rest <= 1
+        hopeless.append(todo[(excess > 1) & ~promising])
+        again = (excess > 1) & promising
+        todo, block = todo[again], block[again]
+        if not len(todo):
+            break
+    left = torch.cat(hopeless)
+    if len(left):
+        values[left], vectors[left] = _exact(gram[left], count)
+    return values, vectors
+
+
+def _iterate(gram: Tensor, block: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ritz values `(n, BLOCK)`, descending, Ritz vectors `(n, m, BLOCK)` and norms of their residuals `(n, BLOCK)`."""
+    for _ in range(iterations):
+        block = torch.linalg.qr(gram @ block).Q
+    image = gram @ block
+    ritz, rotation = (part.flip(-1) for part in torch.linalg.eigh(block.mT @ image))
+    block, image = block @ rotation, image @ rotation
+    return ritz, block, torch.linalg.vector_norm(image - block * ritz[:, None], dim=-2)
+
+
+def _exact(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    if gram.is_cuda or gram.size(-1) <= BLOCK:
+        values, vectors = torch.linalg.eigh(gram)
+        return values[:, -count:].flip(-1), vectors[..., -count:].flip(-1)
+    size = gram.size(-1)
+    pairs = [
+        linalg.eigh(matrix, subset_by_index=(size - count, size - 1), driver="evr", check_finite=False)
+        for matrix in gram.numpy()
+    ]
+    values = torch.stack([torch.from_numpy(pair[0]) for pair in pairs])
+    vectors = torch.stack([torch.from_numpy(pair[1]) for pair in pairs])
+    return values.flip(-1), vectors.flip(-1)
+
+
+@lru_cache
+def _start(size: int) -> Tensor:
+    """`(size, BLOCK)` random directions, always the same."""
+    drawn = torch.randn(size, BLOCK, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    return drawn / math.sqrt(size)
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    return x.where(x != 0, 1)

@@ -1,0 +1,339 @@
+"""`muon import`: runs of older projects in made-up files of their layouts, and what is counted."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import test_cli
+from analysis_fixtures import FakeRun, write_store
+from test_cli import Muon
+
+from analysis.legacy_lines import Counts, read_cells
+from analysis.tables import Store, open_store
+from muon_core.results import RunWriter
+from muon_core.storage import Folder, StoreError
+
+muon = test_cli.muon
+STEPS, TOKENS_PER_STEP = [0, 10, 20], 16_384
+LOSSES = {  # a start that seeds share in the first arm, and ends with all the digits a float has
+    ("muon", 42): [10.887699146270752, 4.725796780586243, 3.315414309501648],
+    ("muon", 137): [10.887699146270752, 4.726120824813843, 3.309816346168518],
+    ("adamw", 42): [10.886251859664917, 4.957194709777832, 3.3610411405563356],
+    ("adamw", 137): [10.9, 4.972416753768921, 3.366878514289856],
+}
+
+
+def write_metrics(folder: Path, optimizer: str, seed: int | None, losses: list[float], **changes: Any) -> None:
+    """A run's folder with its metrics.json and config.yaml."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"optimizer_type": optimizer, "seed": seed, "log_every": 50}
+    (folder / "config.yaml").write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items()))
+    metrics = {
+        "final_metrics": {"val_loss": losses[-1], "val_accuracy": 0.39, "val_perplexity": 27.5, "train_loss": 3.35},
+        "total_wall_time_seconds": 26081.5,
+        "actual_steps": STEPS[-1],
+        "tokens_seen": STEPS[-1] * TOKENS_PER_STEP,
+        "experiment_config": {"optimizer_type": optimizer, "muon_lr": "24e-3", "adamw_lr": 0.0005},
+        "history": {
+            "steps": STEPS,
+            "val_losses": losses,
+            "val_accuracies": [0.007, 0.25, 0.39],
+            "elapsed_times": [0.15, 2.0, 4.5],
+            "learning_rates": [0.024, 0.024, 0.012],
+            "manifold_history": [],
+        },
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics | changes))
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """A folder with two arms at two seeds."""
+    for (optimizer, seed), losses in LOSSES.items():
+        write_metrics(tmp_path / "older" / f"{optimizer}_seed{seed}", optimizer, seed, losses)
+    return tmp_path / "older"
+
+
+def line(step: int, layer: int, proj: str, tokens: int, **values: Any) -> str:
+    return json.dumps({"step": step, "tokens": tokens, "layer": layer, "proj": proj, **values}) + "\n"
+
+
+def write_split(folder: Path) -> None:
+    """Split layout: two steps x two layers x two projections, by two runs that wrote to the same files."""
+    raw = folder / "dry_run" / "metrics" / "raw"
+    raw.mkdir(parents=True)
+    (folder / "config.yaml").write_text("optimizer_type: muon\nmuon_lr: 1e-2\n")
+    cells = [(step, layer, proj) for step in (5, 10) for layer in (0, 1) for proj in ("q", "up")]
+    norms, alignment = "", ""
+    for n, tokens in ((1, 100), (2, 200)):
+        norms += "".join(line(*cell, tokens * cell[0], weight_norm=n + 0.5, effective_rank=412.25) for cell in cells)
+        alignment += "".join(line(*cell, tokens * cell[0], alignment=0.125 * n) for cell in cells)
+    torn = '{"step": 10, "tokens": 20\n'
+    (raw / "norms.jsonl").write_text(torn + norms + '{"step": 15, "tokens": 3000, "layer": 0, "pr')
+    (raw / "alignment.jsonl").write_text(alignment + "\n")
+
+
+def imported(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "results")
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_import_keeps_the_losses_to_the_last_digit(muon: Muon, tmp_path: Path, older: Path) -> None:
+    done = muon("import", "older")
+    assert done.code == 0, done.err
+    store = imported(tmp_path)
+    runs = store.runs.sort("optimizer", "seed").collect()
+    final = {(run["optimizer"], run["seed"]): run["final_val_loss"] for run in runs.iter_rows(named=True)}
+    assert final == {arm: losses[-1] for arm, losses in LOSSES.items()}
+    assert runs["status"].unique().to_list() == ["done"]
+    val = store.val.join(store.runs.select("run_id", "optimizer", "seed"), on="run_id").sort("step").collect()
+    for (optimizer, seed), losses in LOSSES.items():
+        rows = val.filter(optimizer=optimizer, seed=seed)
+        assert rows["val_loss"].to_list() == losses
+        assert rows["tokens"].to_list() == [step * TOKENS_PER_STEP for step in STEPS]
+        assert rows["elapsed_s"].to_list() == pytest.approx([9.0, 120.0, 270.0])
+
+
+def test_import_fills_what_the_files_tell_and_leaves_the_rest_null(muon: Muon, tmp_path: Path, older: Path) -> None:
+    muon("import", "older")
+    row = imported(tmp_path).runs.filter(optimizer="muon", seed=42).collect().row(0, named=True)
+    assert row["run_id"].startswith("imported-muon-s42-")
+    assert (row["lr"], row["embedding_lr"], row["steps"], row["tokens"]) == (0.024, 0.0005, 20, 20 * TOKENS_PER_STEP)
+    assert (row["wall_s"], row["best_val_loss"], row["final_val_accuracy"]) == (26081.5, 3.315414309501648, 0.39)
+    assert [row[name] for name in ("init_hash", "environment_json", "device", "alpha", "train_s")] == [None] * 5
+    assert json.loads(row["config_json"])["imported_from"] == "muon_seed42"
+    train = imported(tmp_path).train.filter(pl.col("run_id") == row["run_id"]).collect().row(0, named=True)
+    assert (train["step"], train["train_loss"]) == (20, 3.35)
+    assert train["lr"] == pytest.approx(0.012)
+    adamw = imported(tmp_path).runs.filter(optimizer="adamw", seed=42).collect()["lr"].item()
+    assert adamw == 0.0005
+
+
+def test_import_warns_of_seeds_that_share_their_loss_at_step_0(muon: Muon, older: Path) -> None:
+    done = muon("import", "older")
+    warnings = [text for text in done.err.splitlines() if text.startswith("warning: ")]
+    assert warnings == [
+        "warning: muon: seeds 42, 137 have the same validation loss at step 0 (10.887699146270752): their initial "
+        "weights were probably the same, so they are not independent draws of them"
+    ]
+
+
+def test_import_lists_the_runs_under_a_sweep_with_a_baseline(muon: Muon, tmp_path: Path, older: Path) -> None:
+    done = muon("import", "older", "--name", "old", "--baseline", "adamw")
+    assert done.err.splitlines()[-1] == "next: muon runs ls --sweep old"
+    rows = imported(tmp_path).sweep("old").runs.select("optimizer", "block", "role").unique().collect()
+    assert set(rows.rows()) == {("muon", "muon", "candidate"), ("adamw", "adamw", "baseline")}
+    arms = {run.arm for run in imported(tmp_path).sweep("old").record.runs}  # type: ignore[union-attr]
+    assert len(arms) == 2  # seeds share theirs
+    assert muon("report", "old", "-o", "page").code == 0
+    assert "no run has the optimizer 'sgd' to be the baseline; there are adamw, muon" in (
+        muon("import", "older", "--baseline", "sgd").err
+    )
+
+
+def test_import_twice_adds_nothing(muon: Muon, tmp_path: Path, older: Path) -> None:
+    write_split(tmp_path / "older" / "split")
+    muon("import", "older", "--baseline", "adamw")
+    before = files(tmp_path / "results")
+    again = muon("import", "older")
+    assert (again.code, again.out) == (0, "")
+    assert "older: 0 runs imported, 5 were there already" in again.err
+    assert files(tmp_path / "results") == before
+
+
+def test_import_of_a_copy_finds_its_runs_and_adds_the_new_one(muon: Muon, tmp_path: Path, older: Path) -> None:
+    muon("import", "older", "--name", "old")
+    write_metrics(older / "muon_seed7", "muon", 7, [10.5, 4.0, 3.0])
+    done = muon("import", str(older.rename(tmp_path / "moved")), "--name", "old")
+    assert "old: 1 runs imported, 4 were there already" in done.err
+    assert imported(tmp_path).sweep("old").runs.collect().height == 5
+
+
+def test_import_completes_one_that_was_killed(
+    muon: Muon, tmp_path: Path, older: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: RunWriter, **_: Any) -> None:
+        self.flush()
+        raise StoreError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "end", killed)
+        assert muon("import", "older").code == 2
+    assert imported(tmp_path).runs.collect()["status"].to_list() == ["running"]
+    assert "4 runs imported, 0 were there" in muon("import", "older").err
+    store = imported(tmp_path)
+    assert store.runs.collect()["status"].to_list() == ["done"] * 4
+    assert store.val.collect().height == 4 * len(STEPS)
+
+
+def test_import_reads_the_split_layout_and_counts_torn_and_repeated_lines(muon: Muon, tmp_path: Path) -> None:
+    write_split(tmp_path / "older")
+    done = muon("import", "older")
+    assert done.code == 0, done.err
+    assert done.err.splitlines()[:2] == [
+        "dry_run: 2 of 34 lines are torn and left out",
+        "dry_run: 16 of 34 lines repeat a step, layer and projection, 16 of them with other values; "
+        "the last line of each counts",
+    ]
+    rows = imported(tmp_path).layers.sort("step", "layer", "projection").collect()
+    assert rows.height == 2 * 2 * 2
+    assert rows["weight_norm"].unique().to_list() == [2.5]  # of the last
+    assert rows["update_alignment"].unique().to_list() == [0.25]
+    assert rows["effective_rank"].unique().to_list() == [412.25]
+    assert rows["tokens"].unique().sort().to_list() == [1000, 2000]
+    assert rows["projection"].unique().sort().to_list() == ["q", "up"]
+    run = imported(tmp_path).runs.collect().row(0, named=True)
+    assert (run["status"], run["seed"], run["lr"], run["steps"], run["final_val_loss"]) == (
+        "stopped",
+        None,
+        0.01,
+        10,
+        None,
+    )
+    assert run["error"] == "imported without metrics.json, so how it ended is not known"
+
+
+def test_import_reads_the_unified_layout_without_its_singular_values(muon: Muon, tmp_path: Path) -> None:
+    flat, falling = [2.0] * 50, [1 / n for n in range(1, 51)]
+    common = {"update_alignment": 0.5, "left_alignment": 0.5, "right_alignment": 0.25, "entropy": 0.9}
+    (tmp_path / "older" / "run_seed3" / "metrics").mkdir(parents=True)
+    text = line(250, 0, "q", 4_112_384, singular_values=falling, effective_rank=407.5, grad_norm=0.5, **common)
+    text += line(
+        250, 0, "k", 4_112_384, singular_values=flat, effective_rank=50.0, weight_norm=1.0
+    )  # what 50 equal values give
+    text += line(250, 0, "v", 4_112_384, singular_values=[3.0] * 20, effective_rank=20.0)  # all of a small matrix
+    (tmp_path / "older" / "run_seed3" / "metrics" / "manifold_stats.jsonl").write_text(text)
+    done = muon("import", "older")
+    assert done.err.splitlines()[:4] == [
+        "run_seed3: 2 samples of singular values are left out: no metric may be computed from them",
+        "run_seed3: 1 whole spectra are left out: there is no table for them",
+        "run_seed3: 1 effective ranks are left out, computed from such samples",
+        "run_seed3: fields left out: entropy",
+    ]
+    rows = imported(tmp_path).layers.collect()
+    assert dict(rows.select("projection", "effective_rank").iter_rows()) == {"q": 407.5, "k": None, "v": 20.0}
+    q = rows.filter(projection="q").row(0, named=True)
+    assert (q["left_alignment"], q["right_alignment"], q["grad_norm"], q["entropy"]) == (0.5, 0.25, 0.5, None)
+    assert imported(tmp_path).runs.collect()["seed"].to_list() == [3]
+
+
+@pytest.mark.parametrize(
+    ("values", "rank", "left_out"),
+    [
+        ([1.0] * 50, 50.0, True),
+        ([2.0] * 25 + [1.0] * 25, math.exp(math.log(75) - (50 * math.log(2)) / 75), True),  # p = s / sum(s), by hand
+        ([2.0] * 25 + [1.0] * 25, math.exp(math.log(125) - (100 * math.log(4)) / 125), True),  # p = s^2 / sum(s^2)
+        ([2.0] * 25 + [1.0] * 25, 300.0, False),
+        ([0.0] * 50, 407.5, False),
+    ],
+)
+def test_ranks_that_a_sample_gives_are_left_out(
+    tmp_path: Path, values: list[float], rank: float, left_out: bool
+) -> None:
+    path = tmp_path / "manifold_stats.jsonl"
+    path.write_text(line(1, 0, "q", 1, singular_values=values, effective_rank=rank, weight_norm=1.0))
+    counts = Counts()
+    (row,) = read_cells([path], counts)
+    assert ("effective_rank" not in row) == left_out == counts.sampled_ranks
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        '{"step": 1',
+        "[1, 2]",
+        "3",
+        line(1, 0, "gate", 1),
+        line(1, 0, "q", 1, weight_norm="heavy"),
+        line(1, 0, "q", 1, singular_values=["?"]),
+        '{"step": 1.5, "layer": 0, "proj": "q", "tokens": 1}',
+        '{"step": 1, "layer": 0, "proj": "q"}',
+        '{"step": 1, "layer": 0, "proj": "q", "tokens": 1, "weight_norm": 2.0}{"step": 2',
+    ],
+)
+def test_lines_that_are_no_cell_are_counted_as_torn(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "norms.jsonl"
+    path.write_text(f"{torn.rstrip()}\n{line(1, 0, 'q', 8, weight_norm=2.0)}")
+    counts = Counts()
+    assert read_cells([path], counts) == [{"step": 1, "layer": 0, "projection": "q", "tokens": 8, "weight_norm": 2.0}]
+    assert (counts.lines, counts.torn, counts.repeated) == (2, 1, 0)
+
+
+def test_files_that_disagree_on_tokens_are_not_mixed(tmp_path: Path) -> None:
+    norms, alignment = tmp_path / "norms.jsonl", tmp_path / "alignment.jsonl"
+    norms.write_text(line(1, 0, "q", 8, weight_norm=2.0))
+    alignment.write_text(line(1, 0, "q", 16, alignment=0.5))
+    counts = Counts()
+    (row,) = read_cells([norms, alignment], counts)
+    assert "update_alignment" not in row
+    assert counts.unmatched == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"actual_steps": None}, "lacks actual_steps or tokens_seen as whole numbers"),
+        ({"history": {"steps": [0, 1], "val_losses": [1.0]}}, "has not one number for val_loss at each of its 2 steps"),
+        ({"history": {"steps": [0], "val_losses": ["low"]}}, "has not one number for val_loss at each of its 1 steps"),
+        ({"history": {"steps": [0.5], "val_losses": [1.0]}}, "has steps that are no whole numbers"),
+        ({"history": {"steps": [0], "val_accuracies": [0.5]}}, "it has neither an evaluation nor a whole line"),
+        ({"experiment_config": {"seed": "x"}}, "seed 'x' is no whole number; correct it in config.yaml"),
+    ],
+)
+def test_import_leaves_out_a_damaged_run_by_name(
+    muon: Muon, tmp_path: Path, older: Path, changes: dict[str, Any], reason: str
+) -> None:
+    write_metrics(older / "bad", "muon", 9, [9.0, 8.0, 7.0], **changes)
+    done = muon("import", "older")
+    assert done.code == 3
+    (told,) = [text for text in done.err.splitlines() if text.startswith("left out: ")]
+    assert told.startswith("left out: bad: ")
+    assert told.endswith(reason)
+    assert imported(tmp_path).runs.collect().height == 4
+
+
+def test_import_leaves_out_torn_metrics_and_config(muon: Muon, tmp_path: Path, older: Path) -> None:
+    metrics, config = older / "muon_seed42" / "metrics.json", older / "adamw_seed42" / "config.yaml"
+    metrics.write_bytes(metrics.read_bytes()[:100])
+    config.write_text("seed: [1\n")
+    done = muon("import", "older")
+    left = sorted(text for text in done.err.splitlines() if text.startswith("left out: "))
+    assert [text.split(" is not ")[1][:4] for text in left] == ["YAML", "JSON"]
+    assert imported(tmp_path).runs.collect().height == 2
+
+
+def test_import_takes_final_metrics_where_there_is_no_history(muon: Muon, tmp_path: Path) -> None:
+    write_metrics(tmp_path / "older" / "run", "muon", 1, [3.25], history={}, total_wall_time_seconds=None,
+                  total_time_minutes=2.0)  # fmt: skip
+    assert muon("import", "older").code == 0
+    assert imported(tmp_path).val.select("step", "val_loss", "val_accuracy").collect().rows() == [(20, 3.25, 0.39)]
+    assert imported(tmp_path).runs.collect()["wall_s"].to_list() == [120.0]
+
+
+def test_import_tells_diverged_from_done_and_final_metrics_that_differ(muon: Muon, tmp_path: Path) -> None:
+    write_metrics(tmp_path / "older" / "a", "muon", 1, [9.0, 8.0, math.nan], final_metrics={"val_loss": 8.0})
+    done = muon("import", "older")
+    assert "a: final_metrics say val_loss 8.0, the last evaluation nan, which counts" in done.err.splitlines()
+    row = imported(tmp_path).runs.collect().row(0, named=True)
+    assert (row["status"], row["best_val_loss"]) == ("diverged", 8.0)
+
+
+def test_import_refuses_an_empty_folder_and_a_sweep_of_another_origin(muon: Muon, tmp_path: Path, older: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    empty = muon("import", "empty")
+    assert (empty.code, empty.err.count("\n")) == (2, 1)
+    assert "holds none of metrics.json, manifold_stats.jsonl, " in empty.err
+    assert muon("import", "nowhere").err.endswith("nowhere is no folder; give the one that holds the runs\n")
+    write_store(tmp_path / "results", [FakeRun("muon", 1, {0: 6.9})])
+    taken = muon("import", "older", "--name", "demo")
+    assert taken.code == 2
+    assert taken.err.endswith("has a sweep 'demo' that was not imported; choose another with --name\n")
+    assert Folder(tmp_path / "results").list("attempts/imported") == []
+    assert open_store(tmp_path / "results").runs.collect().height == 1
+    assert muon("import", "older", "--name", "a b").err.startswith("muon: 'a b' cannot name a run or sweep")
