@@ -36,6 +36,7 @@ class LegacyRun:
     val: list[dict[str, Any]]
     train: list[dict[str, Any]]
     layers: list[dict[str, Any]]
+    spectra: list[dict[str, Any]]
     counts: Counts
     digest: str
     notes: list[str] = field(default_factory=list)
@@ -84,13 +85,13 @@ def read_run(root: Path, place: Path, files: list[Path]) -> LegacyRun:
     if seed is not None and type(seed) is not int:
         raise Damaged(f"seed {seed!r} is no whole number; correct it in {CONFIG}")
     counts = Counts()
-    layers = read_cells([path for path in files if path.name in FILES], counts)
+    layers, spectra = read_cells([path for path in files if path.name in FILES], counts)
     val, train = (_evaluations(metrics), _last_step(metrics)) if metrics else ([], [])
-    if not (val or layers):
+    if not (val or layers or spectra):
         raise Damaged("it has neither an evaluation nor a whole line")
     digest = _digest(canonical(config), *(f"{path.relative_to(place)} {_file_digest(path)}" for path in files))
     relative = str(place.relative_to(root))
-    run = LegacyRun(relative, optimizer, seed, config, metrics, val, train, layers, counts, digest)
+    run = LegacyRun(relative, optimizer, seed, config, metrics, val, train, layers, spectra, counts, digest)
     claimed = _section(metrics, "final_metrics").get("val_loss")
     if val and claimed is not None and claimed != val[-1]["val_loss"]:
         run.notes.append(

@@ -26,7 +26,7 @@ COLUMNS = {
 }
 """Field of a line -> column of `layers`. Others, as entropy, may be of a sample, or defined otherwise."""
 _KEY = ("step", "layer", "proj", "tokens")
-SAMPLE = 50  # singular values: a line never holds more of a sample, and a spectrum cut to it has exactly so many
+SAMPLE = 50  # singular values: a sample has at most so many, so a line with more holds the whole spectrum
 
 
 @dataclass(slots=True)
@@ -42,28 +42,35 @@ class Counts:
     """Repeated with other values: several runs, or a run and its resumption, wrote to one file."""
     unmatched: int = 0
     """Left out: another file has the same step, layer and projection at another number of tokens."""
-    spectra: int = 0
     sampled_spectra: int = 0
+    """Left out."""
     sampled_ranks: int = 0
     """Effective ranks left out, for they are what the sample of singular values beside them gives."""
     ignored: set[str] = field(default_factory=set)
     """Fields that were not imported."""
 
 
-def read_cells(files: list[Path], counts: Counts) -> list[dict[str, Any]]:
-    """Rows of the `layers` table from the lines of one run's files, sorted; what was odd is added to `counts`."""
+def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of `layers` and of `spectra` from the lines of one run's files, sorted; `counts` gets what was odd."""
     cells: dict[Cell, dict[str, Any]] = {}
     for path in files:
         for key, row in _last_lines(path, counts).items():
             if row.keys() <= {"tokens"}:
-                continue  # a line of singular values only
+                continue  # all it had was a sample of singular values
             known = cells.setdefault(key, row)
             if known["tokens"] == row["tokens"]:
                 known.update(row)
             else:
                 counts.unmatched += 1
-    named = {key: dict(zip(("step", "layer", "projection"), key, strict=True)) | row for key, row in cells.items()}
-    return [named[key] for key in sorted(named, key=lambda key: (key[0], key[1], PROJECTIONS.index(key[2])))]
+    layers, spectra = [], []
+    for key in sorted(cells, key=lambda key: (key[0], key[1], PROJECTIONS.index(key[2]))):
+        row = cells[key]
+        where = {"step": key[0], "layer": key[1], "projection": key[2], "tokens": row.pop("tokens")}
+        if values := row.pop("singular_values", None):
+            spectra.append(where | {"singular_values": values})
+        if row:
+            layers.append(where | row)
+    return layers, spectra
 
 
 def _last_lines(path: Path, counts: Counts) -> dict[Cell, dict[str, Any]]:
@@ -102,17 +109,17 @@ def _parse(text: str) -> dict[str, Any] | None:
 
 
 def _row(line: dict[str, Any], counts: Counts) -> dict[str, Any]:
-    """Values of the `layers` columns a line has."""
+    """Values of the columns of `layers` and `spectra` a line has."""
     counts.ignored |= line.keys() - COLUMNS.keys() - set(_KEY) - {"singular_values"}
     row = {"tokens": line["tokens"]} | {column: line[name] for name, column in COLUMNS.items() if name in line}
-    spectrum = line.get("singular_values")
-    if spectrum:
-        counts.spectra += 1
-        if len(spectrum) == SAMPLE:
-            counts.sampled_spectra += 1
-            if _is_rank_of(spectrum, row.get("effective_rank")):
-                counts.sampled_ranks += 1
-                del row["effective_rank"]
+    spectrum = line.get("singular_values", [])
+    if len(spectrum) > SAMPLE:
+        row["singular_values"] = sorted(spectrum, reverse=True)
+    elif spectrum:
+        counts.sampled_spectra += 1
+        if _is_rank_of(spectrum, row.get("effective_rank")):
+            counts.sampled_ranks += 1
+            del row["effective_rank"]
     return row
 
 

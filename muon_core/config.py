@@ -279,6 +279,9 @@ class TrackingConfig(Config):
     """A `val` row each so many steps, and at step 0 and the last."""
     track_every: int = Field(20, gt=0)
     """`layers` rows each so many steps, and at the last."""
+    spectra_every: int | None = Field(None, gt=0)
+    """`spectra` rows (all singular values), with `layers` rows beside them, each so many steps; they are written at
+    checkpoint milestones and at the last step in any case, and for None only there."""
     flush_every_s: float = Field(5.0, gt=0)
     """Rows become readable after at most so many seconds."""
 
@@ -328,11 +331,18 @@ class RunConfig(Config):
     reduction: Literal["ddp", "tree"] = "ddp"
     """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches to
     be a power of two that the workers divide."""
+    distribute: Literal["auto", "owner", "replicated"] = "auto"
+    """With several workers: each computes the updates of its own matrices (`owner`), or all of all (`replicated`); `auto`
+    measures which is faster."""
+    check_replicas_every: int = Field(100, ge=0)
+    """Compare the workers' weights each so many optimizer steps; 0 never."""
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     spike: SpikeConfig = SpikeConfig()
 
-    EXECUTION: ClassVar[frozenset[str]] = frozenset({"tracking", "micro_batches", "reduction", "checkpoint", "spike"})
+    EXECUTION: ClassVar[frozenset[str]] = frozenset(
+        {"tracking", "micro_batches", "reduction", "distribute", "check_replicas_every", "checkpoint", "spike"}
+    )
     """Fields that say how a run is carried out and watched, not what it computes."""
 
     @model_validator(mode="after")
@@ -360,6 +370,16 @@ class RunConfig(Config):
                 f"batch_size {self.batch_size} in {self.micro_batches} micro-batches does not divide over "
                 f"{workers} workers; choose numbers of which each divides the next"
             )
+
+    def has_spectra(self, step: int) -> bool:
+        """Whether `spectra` rows are written once `step` optimizer steps are done."""
+        every = self.tracking.spectra_every
+        return step == self.steps or self.reaches_milestone(step) or (every is not None and step % every == 0)
+
+    def reaches_milestone(self, step: int) -> bool:
+        """Whether `step` optimizer steps are the first to reach one of the checkpoint milestones."""
+        before, tokens = (step - 1) * self.tokens_per_step, step * self.tokens_per_step
+        return any(before < target <= tokens for target in self.checkpoint.milestones)
 
     @property
     def tokens_per_step(self) -> int:

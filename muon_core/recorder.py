@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from muon_core import environment, layout
+from muon_core.alignment import chance_alignment
 from muon_core.config import RunConfig
 from muon_core.evaluate import Evaluation
+from muon_core.layer_metrics import layer_metrics
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Health, Verdict
 from muon_core.progress import Progress
 from muon_core.results import ResumePoint, Row, RunWriter
-from muon_core.spectral import spectral_metrics
 from muon_core.storage import Storage
+from muon_core.subspaces import SUBSPACE
 
 
 def start_record(config: RunConfig, **facts: Any) -> Row:
@@ -187,27 +189,41 @@ class Recorder:
             elapsed_s=self._elapsed,
         )
 
-    def layers(self, peaks: Peaks, updates: dict[str, Tensor]) -> None:
-        """One `layers` row per hidden matrix; `updates` maps parameter names to the step's change without decay."""
+    def layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor]) -> None:
+        """One `layers` row per hidden matrix and, where they are due, one `spectra` row.
+
+        Args:
+            updates, momenta: by parameter name, the step's change without decay and what the optimizer averages.
+        """
         if self._writer:
             with self.timed("tracking"):
-                self._layers(peaks, updates)
+                self._layers(peaks, updates, momenta)
 
-    def _layers(self, peaks: Peaks, updates: dict[str, Tensor]) -> None:
-        norms = {
-            "update_norm": torch.stack(torch._foreach_norm([updates[matrix.name] for matrix in self._matrices])),
+    def _layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor]) -> None:
+        changes = [updates[matrix.name] for matrix in self._matrices]
+        averages = [momenta[matrix.name] for matrix in self._matrices]
+        measured = layer_metrics([matrix.parameter for matrix in self._matrices], changes, averages)
+        columns = {
+            "update_norm": torch.stack(torch._foreach_norm(changes)),
             "weight_norm": peaks.weight_norm,
             "weight_norm_peak": peaks.weight_norm_peak,
             "grad_norm": peaks.grad_norm,
             "grad_norm_peak": peaks.grad_norm_peak,
+            **measured.columns,
         }
-        host = dict(zip(norms, torch.stack(list(norms.values())).double().cpu(), strict=True))
-        columns = host | spectral_metrics([matrix.parameter for matrix in self._matrices])
-        table = torch.stack(list(columns.values()), dim=1).tolist()
-        for matrix, values in zip(self._matrices, table, strict=True):
-            rows, cols = matrix.parameter.shape
-            named = dict(zip(columns, values, strict=True))
-            self._emit("layers", layer=matrix.layer, projection=matrix.projection, rows=rows, cols=cols, **named)
+        table = torch.stack([column.double() for column in columns.values()], dim=1)
+        copied = torch.cat([table, measured.spectra], dim=1).tolist()  # all there is to copy from the device
+        for matrix, values in zip(self._matrices, copied, strict=True):
+            self._layer(matrix, dict(zip(columns, values, strict=False)), values[len(columns) :])
+
+    def _layer(self, matrix: HiddenMatrix, named: dict[str, Any], singular_values: list[float]) -> None:
+        where = {"layer": matrix.layer, "projection": matrix.projection}
+        rows, cols = matrix.parameter.shape
+        named["ill_posed"] = bool(named["ill_posed"])
+        chance = chance_alignment(rows, min(SUBSPACE, rows, cols))
+        self._emit("layers", **where, rows=rows, cols=cols, alignment_chance=chance, **named)
+        if self.config.has_spectra(self.step):
+            self._emit("spectra", **where, singular_values=singular_values[: min(rows, cols)])
 
     def health(self, health: Health) -> None:
         """One `health` row per hidden matrix, and a look at whether the optimizer still optimizes."""

@@ -75,9 +75,8 @@ class Saver:
         return every is not None and time.monotonic() - self._saved_at > every
 
     def _milestone(self, step: int) -> str | None:
-        tokens, per_step = step * self._config.tokens_per_step, self._config.tokens_per_step
-        if any(tokens - per_step < target <= tokens for target in self._config.checkpoint.milestones):
-            return checkpoint.milestone_name(step, tokens)
+        if self._config.reaches_milestone(step):
+            return checkpoint.milestone_name(step, step * self._config.tokens_per_step)
         return None
 
     def _submit(self, name: str, step: int, point: ResumePoint, state: dict[str, Any]) -> None:

@@ -81,11 +81,30 @@ LAYERS = Table(
         "effective_rank": (_REAL, "exp(entropy)"),
         "stable_rank": (_REAL, "||W||_F^2 / s_1^2"),
         "orthogonality_error": (_REAL, "||(W/s_1)'(W/s_1) - I||_F / sqrt(min(rows, cols)), on the short side"),
-        "update_alignment": (_REAL, "left_alignment, as older runs name it"),
-        "left_alignment": (_REAL, "mean cosine of the principal angles of weight and update, 5 left directions"),
-        "right_alignment": (_REAL, "the same, 5 right directions"),
+        "update_alignment": (_REAL, "left_alignment"),
+        "left_alignment": (
+            _REAL, "mean svdvals(U_W' U_dW), top 5 left singular vectors of the weight and of its update without decay"
+        ),
+        "right_alignment": (_REAL, "left_alignment of the right singular vectors"),
+        "momentum_left_alignment": (_REAL, "left_alignment with the momentum in place of the update"),
+        "momentum_right_alignment": (_REAL, "right_alignment with the momentum in place of the update"),
+        "energy_alignment": (_REAL, "||U_W' dW||_F^2 / ||dW||_F^2"),
+        "alignment_gap": (_REAL, "(s_5 - s_6) / s_1 of the update"),
+        "ill_posed": (_TRUE, "alignment_gap below 1e-3: the update has no top 5, and its alignments no meaning"),
+        "alignment_chance": (_REAL, "mean left_alignment of independent, uniformly random subspaces"),
         "rows": (_INT, "of the weight matrix"),
         "cols": (_INT, "of the weight matrix"),
+    },
+)
+
+SPECTRA = Table(
+    "spectra",
+    ("step", "layer", "projection"),
+    _COMMON
+    | {
+        "layer": (_INT, "from 0"),
+        "projection": (_TEXT, "q k v o up down"),
+        "singular_values": (pa.list_(_REAL), "all of the weight's, largest first"),
     },
 )
 
@@ -156,6 +175,7 @@ RUNS = Table(
         "device": (_TEXT, "GPU name or CPU capability"),
         "commit": (_TEXT, "of the code; null outside a checkout"),
         "diff_hash": (_TEXT, "sha256 of uncommitted changes; null when clean"),
+        "distribution_json": (_TEXT, "how updates were shared out among workers, and the seconds that decided it"),
         "environment_json": (_TEXT, "python, torch, threads, platform"),
     },
 )
@@ -171,7 +191,7 @@ SWEEP_RUNS = Table(
     },
 )
 
-SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS, HEALTH)}
+SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS, SPECTRA, HEALTH)}
 """Tables written row by row while a run trains."""
 TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
 _ROWS = {"runs": "One row per run that was started.", "sweep_runs": "One row per block of a sweep and run in it."}

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
 from muon_core.optim.build import Optimizers, build_optimizers
 from muon_core.optim.schedules import lr_multiplier
+from muon_core.optim.sharding import check_replicas
 from muon_core.progress import Progress
 from muon_core.recorder import Peaks, Recorder, start_record
 from muon_core.results import Row, Superseded, record_failure
@@ -134,12 +135,19 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
     if distributed.world_size() > 1 and config.reduction == "ddp":
         replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     matrices = hidden_matrices(model)
-    optimizers = build_optimizers(model.named_parameters(), config.optimizer, noise_seed=config.stream_seed("noise"))
+    optimizers = build_optimizers(
+        model.named_parameters(),
+        config.optimizer,
+        noise_seed=config.stream_seed("noise"),
+        head_size=config.model.d_model // config.model.num_heads,
+        distribute=config.distribute,
+    )
     return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device)
 
 
 def _facts(config: RunConfig, state: TrainState) -> Row:
     first_batch = state.data.batch(config.stream_seed("data"), 0, config.batch_size)
+    shared_out = state.optimizers.distribution
     return {
         "num_parameters": sum(p.numel() for p in state.model.parameters()),
         "init_hash": seeds.hash_parameters(state.model),
@@ -148,6 +156,7 @@ def _facts(config: RunConfig, state: TrainState) -> Row:
         "world_size": distributed.world_size(),
         "device": environment.device_name(state.device),
         "environment_json": json.dumps(environment.fingerprint(), sort_keys=True),
+        "distribution_json": json.dumps(asdict(shared_out)) if shared_out else None,
     }
 
 
@@ -164,7 +173,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
         recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, time.perf_counter() - begin)
         if track:
-            recorder.layers(state.peaks, state.updates)
+            recorder.layers(state.peaks, state.updates, state.optimizers.momenta())
             recorder.health(state.optimizers.health)
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
@@ -193,12 +202,14 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
         state.optimizers.zero_grad()
         state.peaks.after_step()
     state.step += 1
+    if config.check_replicas_every and state.step % config.check_replicas_every == 0:
+        check_replicas(state.model.named_parameters(), state.step)
     return loss, grad_norm
 
 
 def _is_tracked(config: RunConfig, step: int) -> bool:
     """Whether the matrices are looked at once `step` optimizer steps are done."""
-    return step == config.steps or step % config.tracking.track_every == 0
+    return config.has_spectra(step) or step % config.tracking.track_every == 0
 
 
 def _gradient(matrix: HiddenMatrix) -> Tensor:

@@ -255,6 +255,17 @@ class Optimizers:
         self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
 
+    def momenta(self) -> dict[str, Tensor]:
+        """What the optimizer averages of each hidden matrix's gradient, by name: AdamW's `exp_avg`, else Muon's buffer.
+
+        Zeros for a matrix that had no gradient yet. The optimizer's own tensors: not to be changed.
+        """
+        key = "momentum_buffer" if isinstance(self.hidden, Muon) else "exp_avg"
+        return {
+            name: self.hidden.state[param][key] if self.hidden.state[param] else torch.zeros_like(param)
+            for name, param, _ in self._hidden_matrices()
+        }
+
     @property
     def distribution(self) -> Distribution | None:
         """How Muon's updates are shared out over ranks; None for other optimizers."""

@@ -56,7 +56,6 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
 def _notes(run: LegacyRun) -> list[str]:
     """What of a run's files was odd or left out, a sentence each."""
     counts = run.counts
-    whole = counts.spectra - counts.sampled_spectra
     told = {
         f"{counts.torn} of {counts.lines} lines are torn and left out": counts.torn,
         f"{counts.repeated} of {counts.lines} lines repeat a step, layer and projection, {counts.changed} of them with "
@@ -64,7 +63,6 @@ def _notes(run: LegacyRun) -> list[str]:
         f"{counts.unmatched} lines are left out, for another file has their step at other tokens": counts.unmatched,
         f"{counts.sampled_spectra} samples of singular values are left out: no metric may be computed from them":
             counts.sampled_spectra,
-        f"{whole} whole spectra are left out: there is no table for them": whole,
         f"{counts.sampled_ranks} effective ranks are left out, computed from such samples": counts.sampled_ranks,
         f"fields left out: {', '.join(sorted(counts.ignored))}": counts.ignored,
     }  # fmt: skip
