@@ -80,22 +80,19 @@ def same_start_warnings(runs: Iterable[LegacyRun]) -> list[str]:
 
 def _write(storage: Storage, run: LegacyRun) -> None:
     writer = RunWriter(storage, run.run_id, _start(run))
-    for row in run.layers:
-        writer.emit("layers", **row)
-    for row in run.val:
-        writer.emit("val", **row)
-    last = run.val[-1] if run.val else {}
-    metrics = run.metrics or {}
-    for row in run.train:
-        writer.emit("train", **row)
+    for table, rows in (("layers", run.layers), ("spectra", run.spectra), ("val", run.val), ("train", run.train)):
+        for row in rows:
+            writer.emit(table, **row)
+    metrics, last = run.metrics or {}, run.val[-1] if run.val else {}
+    newest = max([*run.layers, *run.spectra, {"step": None, "tokens": None}], key=lambda row: row["step"] or -1)
     losses = [row["val_loss"] for row in run.val]
     finite = [loss for loss in losses if math.isfinite(loss)]
     status = "stopped" if run.metrics is None else "done" if len(finite) == len(losses) else "diverged"
     writer.end(
         status=status,
         error=NO_END if run.metrics is None else None,
-        steps=metrics.get("actual_steps", run.layers[-1]["step"] if run.layers else None),
-        tokens=metrics.get("tokens_seen", run.layers[-1]["tokens"] if run.layers else None),
+        steps=metrics.get("actual_steps", newest["step"]),
+        tokens=metrics.get("tokens_seen", newest["tokens"]),
         final_val_loss=last.get("val_loss"),
         final_val_accuracy=last.get("val_accuracy"),
         best_val_loss=min(finite, default=None),

@@ -62,8 +62,8 @@ def layer_metrics(weights: Sequence[Tensor], updates: Sequence[Tensor], momenta:
 
 def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values `(n, m)` and metrics `(columns, n)` of wide weights, updates and momenta `(3, n, m, long)`."""
-    finite = stacks.isfinite().all(-1).all(-1)
-    stacks = stacks.where(finite[..., None, None], 0)  # LAPACK fails on NaN
+    finite = stacks.sum((-2, -1)).isfinite()
+    stacks[~finite] = 0  # LAPACK fails on NaN
     gram = gram_matrix(stacks)
     s = spectrum(gram[0]).where(finite[0, :, None], torch.nan)
     n = len(tall)

@@ -7,7 +7,6 @@ matrix alone: iterating from the directions of the event before would save littl
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,10 +18,13 @@ SUBSPACE = 5
 """Leading directions that are compared, or all where a matrix has fewer rows or columns."""
 BLOCK = SUBSPACE + 11
 """Directions that are iterated: the further the last one's singular value lies below, the fewer iterations it takes."""
-ROUNDS = (6, 12)
-"""Iterations to begin with, and those added where they promise to suffice."""
-TOLERANCE = 1e-7
-"""Largest residual, as a share of the gap below the subspace: about the sine of the angle to the true one."""
+SCOUTS, ROUGH, FINE = 4, 12, 4
+"""Iterations: in float32 to see whether more would do, in float32 to come close, and in float64."""
+PROMISING = 0.5
+"""Largest ratio of the last to the k-th eigenvalue, after SCOUTS iterations, with which it is worth going on."""
+TOLERANCES = (1e-7, 1e-5)
+"""Largest residuals, as shares of the gap below the subspace: of its directions (about the sine of the angle to the true
+subspace), and of the direction after it, whose eigenvalue makes the gap."""
 WEAK = 1e-3
 """Where s_5 / s_1 is below it, the Gram matrix has lost the digits that would tell the directions; an SVD has them."""
 
@@ -70,43 +72,50 @@ def leading(wide: Tensor, gram: Tensor) -> Leading:
 
 
 def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest eigenvalues of positive semidefinite `(n, m, m)`, descending, and their eigenvectors.
+    """The `count` largest eigenvalues of positive semidefinite float64 `(n, m, m)`, descending, and their eigenvectors.
 
-    Returns: `(n, count)` and `(n, m, count)`. A sum of residuals above TOLERANCE times the gap before the last is
-    never returned from the iteration.
+    Returns: `(n, count)` and `(n, m, count)`, from the iteration where its residuals are within TOLERANCES.
     """
     size = gram.size(-1)
     if size <= 4 * BLOCK:
         return _exact(gram, count)
     values, vectors = gram.new_empty(len(gram), count), gram.new_empty(len(gram), size, count)
-    todo, block = torch.arange(len(gram), device=gram.device), _start(size).to(gram.device).expand(len(gram), -1, -1)
-    hopeless = []
-    for spent, iterations in enumerate(ROUNDS, start=1):
-        ritz, block, residuals = _iterate(gram[todo], block, iterations)
-        values[todo], vectors[todo] = ritz[:, :count], block[..., :count]
-        bound = TOLERANCE * (ritz[:, count - 2] - ritz[:, count - 1])
-        excess = residuals[:, :count].amax(-1) / bound.clamp_min(torch.finfo(torch.float64).tiny)
-        rest = ROUNDS[spent] if spent < len(ROUNDS) else 0
-        promising = excess * (ritz[:, -1] / _nonzero(ritz[:, count - 1])) ** rest <= 1
-        hopeless.append(todo[(excess > 1) & ~promising])
-        again = (excess > 1) & promising
-        todo, block = todo[again], block[again]
-        if not len(todo):
-            break
-    left = torch.cat(hopeless)
-    if len(left):
-        values[left], vectors[left] = _exact(gram[left], count)
+    index, block = _scout(gram, count)
+    ritz, block, residuals = _refine(gram[index], block)
+    values[index], vectors[index] = ritz[:, :count], block[..., :count]
+    allowed = ritz.new_tensor([*[TOLERANCES[0]] * (count - 1), TOLERANCES[1]])
+    gaps = ritz[:, count - 2] - ritz[:, count - 1]
+    converged = (residuals[:, :count] <= gaps[:, None] * allowed).all(-1)
+    left = torch.ones(len(gram), dtype=torch.bool, device=gram.device).index_fill(0, index[converged], False)
+    values[left], vectors[left] = _exact(gram[left], count)
     return values, vectors
 
 
-def _iterate(gram: Tensor, block: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ritz values `(n, BLOCK)`, descending, Ritz vectors `(n, m, BLOCK)` and norms of their residuals `(n, BLOCK)`."""
+def _scout(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Which matrices are worth iterating, `(chosen,)`, and their blocks after all iterations in float32."""
+    rough = (gram / _nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]).float()  # a trace of 1: no overflow
+    ritz, block = _ritz(rough, _power(rough, _start(gram.size(-1)).to(gram.device), SCOUTS))[:2]
+    index = (ritz[:, -1] < PROMISING * ritz[:, count - 2]).nonzero()[:, 0]
+    return index, _power(rough[index], block[index], ROUGH)
+
+
+def _refine(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    ritz, block, image = _ritz(gram, _power(gram, block.double(), FINE))
+    return ritz, block, torch.linalg.vector_norm(image - block * ritz[:, None], dim=-2)
+
+
+def _power(gram: Tensor, block: Tensor, iterations: int) -> Tensor:
     for _ in range(iterations):
         block = torch.linalg.qr(gram @ block).Q
+    return block
+
+
+def _ritz(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ritz values `(n, BLOCK)`, descending, Ritz vectors `(n, m, BLOCK)` and their images under `gram`."""
     image = gram @ block
-    ritz, rotation = (part.flip(-1) for part in torch.linalg.eigh(block.mT @ image))
-    block, image = block @ rotation, image @ rotation
-    return ritz, block, torch.linalg.vector_norm(image - block * ritz[:, None], dim=-2)
+    values, rotation = torch.linalg.eigh(block.mT @ image)
+    rotation = rotation.flip(-1)
+    return values.flip(-1), block @ rotation, image @ rotation
 
 
 def _exact(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -114,6 +123,8 @@ def _exact(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(gram)
         return values[:, -count:].flip(-1), vectors[..., -count:].flip(-1)
     size = gram.size(-1)
+    if not len(gram):
+        return gram.new_empty(0, count), gram.new_empty(0, size, count)
     pairs = [
         linalg.eigh(matrix, subset_by_index=(size - count, size - 1), driver="evr", check_finite=False)
         for matrix in gram.numpy()
@@ -126,8 +137,7 @@ def _exact(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
 @lru_cache
 def _start(size: int) -> Tensor:
     """`(size, BLOCK)` random directions, always the same."""
-    drawn = torch.randn(size, BLOCK, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
-    return drawn / math.sqrt(size)
+    return torch.randn(size, BLOCK, generator=torch.Generator().manual_seed(size))
 
 
 def _nonzero(x: Tensor) -> Tensor:

@@ -164,7 +164,8 @@ def _ray(address: str | None, resources: Resources) -> Iterator[None]:
         "runtime_env": {"env_vars": worker_environment(threads)},
     }
     if address is None:
-        options["include_dashboard"] = False
+        # Ray Train frees the places of a dead slot by asking the dashboard; it listens on loopback like the rest.
+        options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
     ray.init(address=address or "local", **options)

@@ -40,7 +40,8 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
     check_writable(storage)
     done = import_runs(storage, root, sweep, baseline)
     for run in done.new:
-        click.echo(f"{run.run_id}  {run.folder}: {len(run.val)} evaluations, {len(run.layers)} layer rows")
+        rows = f"{len(run.val)} evaluations, {len(run.layers)} layer rows, {len(run.spectra)} spectra"
+        click.echo(f"{run.run_id}  {run.folder}: {rows}")
     for run in [*done.new, *done.known]:
         for note in _notes(run):
             click.echo(f"{run.folder}: {note}", err=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--sweep", metavar="NAME", help="Only this sweep's runs; each table then has block and role.")
 @store_option
 def command(sql: str, as_json: bool, as_csv: bool, sweep: str | None, store: str) -> None:
-    """Answer one SQL query over the tables runs, train, val, layers, health and sweep_runs (docs/tables.md).
+    """Answer one SQL query over the result tables: runs, val, train, layers and more (docs/tables.md).
 
     The table on the terminal has six digits and cuts long texts; --json and --csv have all of both.
 

@@ -207,17 +207,19 @@ def test_import_reads_the_unified_layout_without_its_singular_values(muon: Muon,
     text += line(
         250, 0, "k", 4_112_384, singular_values=flat, effective_rank=50.0, weight_norm=1.0
     )  # what 50 equal values give
-    text += line(250, 0, "v", 4_112_384, singular_values=[3.0] * 20, effective_rank=20.0)  # all of a small matrix
+    text += line(250, 0, "v", 4_112_384, singular_values=[3.0] * 50 + [4.0], effective_rank=51.5)  # a whole spectrum
     (tmp_path / "older" / "run_seed3" / "metrics" / "manifold_stats.jsonl").write_text(text)
     done = muon("import", "older")
-    assert done.err.splitlines()[:4] == [
+    assert done.err.splitlines()[:3] == [
         "run_seed3: 2 samples of singular values are left out: no metric may be computed from them",
-        "run_seed3: 1 whole spectra are left out: there is no table for them",
         "run_seed3: 1 effective ranks are left out, computed from such samples",
         "run_seed3: fields left out: entropy",
     ]
     rows = imported(tmp_path).layers.collect()
-    assert dict(rows.select("projection", "effective_rank").iter_rows()) == {"q": 407.5, "k": None, "v": 20.0}
+    assert dict(rows.select("projection", "effective_rank").iter_rows()) == {"q": 407.5, "k": None, "v": 51.5}
+    (spectrum,) = imported(tmp_path).table("spectra").collect().iter_rows(named=True)
+    assert (spectrum["step"], spectrum["projection"], spectrum["tokens"]) == (250, "v", 4_112_384)
+    assert spectrum["singular_values"] == [4.0] + [3.0] * 50
     q = rows.filter(projection="q").row(0, named=True)
     assert (q["left_alignment"], q["right_alignment"], q["grad_norm"], q["entropy"]) == (0.5, 0.25, 0.5, None)
     assert imported(tmp_path).runs.collect()["seed"].to_list() == [3]
@@ -239,7 +241,8 @@ def test_ranks_that_a_sample_gives_are_left_out(
     path = tmp_path / "manifold_stats.jsonl"
     path.write_text(line(1, 0, "q", 1, singular_values=values, effective_rank=rank, weight_norm=1.0))
     counts = Counts()
-    (row,) = read_cells([path], counts)
+    (row,), spectra = read_cells([path], counts)
+    assert spectra == []
     assert ("effective_rank" not in row) == left_out == counts.sampled_ranks
 
 
@@ -261,8 +264,19 @@ def test_lines_that_are_no_cell_are_counted_as_torn(tmp_path: Path, torn: str) -
     path = tmp_path / "norms.jsonl"
     path.write_text(f"{torn.rstrip()}\n{line(1, 0, 'q', 8, weight_norm=2.0)}")
     counts = Counts()
-    assert read_cells([path], counts) == [{"step": 1, "layer": 0, "projection": "q", "tokens": 8, "weight_norm": 2.0}]
+    layers, _ = read_cells([path], counts)
+    assert layers == [{"step": 1, "layer": 0, "projection": "q", "tokens": 8, "weight_norm": 2.0}]
     assert (counts.lines, counts.torn, counts.repeated) == (2, 1, 0)
+
+
+def test_a_file_of_spectra_only_makes_a_run(muon: Muon, tmp_path: Path) -> None:
+    (tmp_path / "older" / "run").mkdir(parents=True)
+    text = "".join(line(step, 0, "q", 8 * step, singular_values=[1.0] * 64) for step in (5, 10))
+    (tmp_path / "older" / "run" / "singular_values.jsonl").write_text(text)
+    done = muon("import", "older")
+    assert done.out.endswith("  run: 0 evaluations, 0 layer rows, 2 spectra\n")
+    run = imported(tmp_path).runs.collect().row(0, named=True)
+    assert (run["optimizer"], run["steps"], run["tokens"]) == ("unknown", 10, 80)
 
 
 def test_files_that_disagree_on_tokens_are_not_mixed(tmp_path: Path) -> None:
@@ -270,7 +284,7 @@ def test_files_that_disagree_on_tokens_are_not_mixed(tmp_path: Path) -> None:
     norms.write_text(line(1, 0, "q", 8, weight_norm=2.0))
     alignment.write_text(line(1, 0, "q", 16, alignment=0.5))
     counts = Counts()
-    (row,) = read_cells([norms, alignment], counts)
+    (row,), _ = read_cells([norms, alignment], counts)
     assert "update_alignment" not in row
     assert counts.unmatched == 1
 
