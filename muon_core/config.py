@@ -80,7 +80,9 @@ class DataConfig(Config):
 
 _Beta = Annotated[float, Field(ge=0, lt=1)]
 # A list is how JSON writes a tuple; strict validation after a `before` validator would not know it.
-Betas = Annotated[tuple[_Beta, _Beta], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+Betas = Annotated[
+    tuple[_Beta, _Beta], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+]
 
 
 class _Vectors(Config):
@@ -329,11 +331,11 @@ class RunConfig(Config):
     seed: int = Field(42, ge=0)
     seeds: SeedsConfig = SeedsConfig()
     reduction: Literal["ddp", "tree"] = "ddp"
-    """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches to
-    be a power of two that the workers divide."""
+    """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches
+    to be a power of two that the workers divide."""
     distribute: Literal["auto", "owner", "replicated"] = "auto"
-    """With several workers: each computes the updates of its own matrices (`owner`), or all of all (`replicated`); `auto`
-    measures which is faster."""
+    """With several workers: each computes the updates of its own matrices (`owner`), or all of all (`replicated`);
+    `auto` measures which is faster."""
     check_replicas_every: int = Field(100, ge=0)
     """Compare the workers' weights each so many optimizer steps; 0 never."""
     tracking: TrackingConfig = TrackingConfig()

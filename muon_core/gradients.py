@@ -37,7 +37,7 @@ def tree_gradients(parameters: Sequence[nn.Parameter], micro_loss: MicroLoss, nu
     """The same, bitwise equal at every world size: all micro-batches are summed as one pairwise tree.
 
     Each rank sums its own block of micro-batches, a subtree since counts are powers of two; the ranks' sums are
-    gathered and every rank adds them in the same order. Costs one gradient copy per level of the tree and an all-gather.
+    gathered and every rank adds them in the same order. Costs a gradient copy per level of the tree, and an all-gather.
     """
     local = _tree_sum(_flat_gradient(parameters, micro_loss(index)) for index in range(num_local))
     parts = [local]

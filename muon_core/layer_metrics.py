@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from muon_core.alignment import ILL_POSED, alignment, energy_share
-from muon_core.spectral import METRICS, gram_matrix, spectrum
-from muon_core.subspaces import Leading, leading
+from muon_core.spectral import METRICS, gram_matrix, roots
+from muon_core.subspaces import SUBSPACE, Leading, decompose, leading, top_eigenvectors
 
-CHUNK_BYTES = 2**28
-"""Of float64 copies that are worked on at a time, so that a large model needs no second large model of memory."""
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**30}
+"""Of float64 copies that are worked on at a time: a CPU wants them near its cache, a GPU many at once, and neither a
+second large model in its memory."""
+STEEP = 1e-6
+"""Where s_m / s_1 is below it, as for weights of low rank, many small values together would spoil the entropy."""
 
 SUBSPACES = (
     "update_alignment",
@@ -51,8 +54,7 @@ def layer_metrics(weights: Sequence[Tensor], updates: Sequence[Tensor], momenta:
     table = torch.zeros(len(names), len(weights), dtype=torch.float64, device=device)
     spectra = table.new_zeros(len(weights), max((min(weight.shape) for weight in weights), default=0))
     for chunk in _chunks(weights):
-        stacks = torch.stack([_wide(kind[i]) for kind in (weights, updates, momenta) for i in chunk]).double()
-        stacks = stacks.view(3, len(chunk), *stacks.shape[1:])
+        stacks = _stack(chunk, weights, updates, momenta)
         index = torch.tensor(chunk, device=device)
         s, values = _measure(stacks, torch.tensor([tall[i] for i in chunk], device=device))
         spectra[index, : s.size(-1)] = s
@@ -65,10 +67,12 @@ def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
     finite = stacks.sum((-2, -1)).isfinite()
     stacks[~finite] = 0  # LAPACK fails on NaN
     gram = gram_matrix(stacks)
-    s = spectrum(gram[0]).where(finite[0, :, None], torch.nan)
-    n = len(tall)
-    every = leading(stacks.flatten(0, 1), gram.flatten(0, 1))
-    weight, update, momentum = every[:n], every[n : 2 * n], every[2 * n :]
+    n, count = len(tall), min(SUBSPACE + 1, gram.size(-1))
+    squares, vectors = decompose(gram[0], count)
+    s = _spectrum(stacks[0], squares).where(finite[0, :, None], torch.nan)
+    weight = leading(stacks[0], squares[:, :count], vectors)
+    others = leading(stacks[1:].flatten(0, 1), *top_eigenvectors(gram[1:].flatten(0, 1), count))
+    update, momentum = others[:n], others[n:]
     left, right = _sides(weight, update, tall)
     momentum_left, momentum_right = _sides(weight, momentum, tall)
     energy = energy_share(weight.short, stacks[1]), energy_share(weight.long, stacks[1].mT)
@@ -86,6 +90,16 @@ def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
     return s, torch.stack([*(metric(s) for metric in METRICS.values()), *(column.double() for column in subspaces)])
 
 
+def _spectrum(wide: Tensor, squares: Tensor) -> Tensor:
+    """Singular values `(n, m)`, by an SVD where their squares span more than the Gram matrix resolves."""
+    s = roots(squares)
+    steep = (s[:, -1] < STEEP * s[:, 0]).nonzero()[:, 0]
+    if len(steep):
+        precise = torch.linalg.svdvals(wide[steep])
+        s[steep] = precise.where(precise > precise[:, :1] * wide.size(-1) * torch.finfo(torch.float64).eps, 0)
+    return s
+
+
 def _sides(a: Leading, b: Leading, tall: Tensor) -> tuple[Tensor, Tensor]:
     """Alignment of the left and of the right singular directions."""
     short, long = alignment(a.short, b.short), alignment(a.long, b.long)
@@ -100,11 +114,17 @@ def _chunks(weights: Sequence[Tensor]) -> Iterator[list[int]]:
             raise ValueError(f"layer_metrics needs matrices, got shape {tuple(weight.shape)} at index {i}")
         groups[min(weight.shape), max(weight.shape)].append(i)
     for (rows, cols), group in groups.items():
-        size = max(1, CHUNK_BYTES // (3 * 8 * rows * cols))
+        size = max(1, CHUNK_BYTES[weights[0].device.type] // (3 * 8 * rows * cols))
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
 
-def _wide(matrix: Tensor) -> Tensor:
-    # Row-major tall matrices, transposed, are what LAPACK and the product read fastest.
-    return matrix.detach() if matrix.size(0) <= matrix.size(1) else matrix.detach().mT
+def _stack(chosen: Sequence[int], *kinds: Sequence[Tensor]) -> Tensor:
+    """Wide float64 copies `(kinds, chosen, m, long)`: row-major, as products and decompositions read fastest."""
+    shape = sorted(kinds[0][chosen[0]].shape)
+    stack = torch.empty(len(kinds), len(chosen), *shape, dtype=torch.float64, device=kinds[0][0].device)
+    for kind, copies in zip(kinds, stack, strict=True):
+        for i, copy in zip(chosen, copies, strict=True):
+            matrix = kind[i].detach()
+            copy.copy_(matrix if matrix.size(0) <= matrix.size(1) else matrix.mT)
+    return stack

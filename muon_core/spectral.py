@@ -17,7 +17,8 @@ def singular_values(matrices: Tensor) -> Tensor:
     wide = (matrices if matrices.size(-2) <= matrices.size(-1) else matrices.mT).double()
     gram = gram_matrix(wide)
     finite = gram.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
-    return spectrum(gram.where(finite, 0)).where(finite[..., 0], torch.nan)  # LAPACK fails on NaN
+    squares: Tensor = torch.linalg.eigvalsh(gram.where(finite, 0)).flip(-1)  # LAPACK fails on NaN
+    return roots(squares).where(finite[..., 0], torch.nan)
 
 
 def gram_matrix(wide: Tensor) -> Tensor:
@@ -31,10 +32,10 @@ def gram_matrix(wide: Tensor) -> Tensor:
     return torch.cat([upper, torch.cat([corner.mT, gram_matrix(bottom)], dim=-1)], dim=-2)
 
 
-def spectrum(gram: Tensor) -> Tensor:
-    """Singular values `(..., m)` of the matrices whose Gram matrices are `(..., m, m)`, finite, float64."""
-    squares: Tensor = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
-    noise = squares[..., :1] * gram.size(-1) * torch.finfo(torch.float64).eps
+def roots(squares: Tensor) -> Tensor:
+    """Singular values `(..., m)` from all eigenvalues of a Gram matrix, largest first, float64: rounding becomes 0."""
+    squares = squares.clamp_min(0)
+    noise = squares[..., :1] * squares.size(-1) * torch.finfo(torch.float64).eps
     return squares.where(squares > noise, 0).sqrt()
 
 

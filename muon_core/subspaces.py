@@ -1,8 +1,8 @@
 """The leading singular directions of many matrices: cheap where they stand apart, exact where they do not.
 
 Eigenvectors of the fp64 Gram matrix on the short side by block subspace iteration from a fixed start; what it does not
-resolve is left to LAPACK, which finds a few eigenvectors at a third of the price of all. A result is a function of its
-matrix alone: iterating from the directions of the event before would save little and tie every row to a run's past.
+resolve is left to LAPACK, at a third of the price of all eigenvectors. A result is a function of its matrix alone:
+iterating from the directions of the event before would save a few per cent and tie every row to a run's past.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
-from scipy import linalg
+from numpy.typing import NDArray
+from scipy.linalg import lapack
 from torch import Tensor
 
 SUBSPACE = 5
 """Leading directions that are compared, or all where a matrix has fewer rows or columns."""
 BLOCK = SUBSPACE + 11
 """Directions that are iterated: the further the last one's singular value lies below, the fewer iterations it takes."""
+SMALL = 64
+"""Rows up to which a matrix is decomposed at once."""
 SCOUTS, ROUGH, FINE = 4, 12, 4
 """Iterations: in float32 to see whether more would do, in float32 to come close, and in float64."""
 PROMISING = 0.5
 """Largest ratio of the last to the k-th eigenvalue, after SCOUTS iterations, with which it is worth going on."""
 TOLERANCES = (1e-7, 1e-5)
-"""Largest residuals, as shares of the gap below the subspace: of its directions (about the sine of the angle to the true
-subspace), and of the direction after it, whose eigenvalue makes the gap."""
+"""Largest residuals, as shares of the gap below the subspace: of its directions (about the sine of their angle to the
+true subspace), and of the direction after it, whose eigenvalue makes the gap."""
 WEAK = 1e-3
 """Where s_5 / s_1 is below it, the Gram matrix has lost the digits that would tell the directions; an SVD has them."""
 
@@ -54,10 +58,13 @@ class Leading:
         return Leading(self.values[part], self.short[part], self.long[part])
 
 
-def leading(wide: Tensor, gram: Tensor) -> Leading:
-    """Leading singular directions of `wide` `(n, m, long)`, m <= long, finite; `gram` is `wide @ wide.mT`, float64."""
-    k = min(SUBSPACE, gram.size(-1))
-    squares, short = top_eigenvectors(gram, min(k + 1, gram.size(-1)))
+def leading(wide: Tensor, squares: Tensor, short: Tensor) -> Leading:
+    """Leading singular directions of float64 `wide` `(n, m, long)`, m <= long, finite.
+
+    Args:
+        squares, short: the first min(SUBSPACE + 1, m) eigenvalues and eigenvectors of `wide @ wide.mT`.
+    """
+    k = min(SUBSPACE, wide.size(-2))
     values = torch.nn.functional.pad(squares.clamp_min(0).sqrt(), (0, k + 1 - squares.size(-1)))
     short = short[..., :k]
     long = wide.mT @ short / _nonzero(values[:, None, :k])
@@ -71,14 +78,44 @@ def leading(wide: Tensor, gram: Tensor) -> Leading:
     return Leading(values, short.where(found, 0), long.where(found, 0))
 
 
+def decompose(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """All eigenvalues of symmetric float64 `(n, m, m)`, descending, and the eigenvectors of the `count` largest.
+
+    Returns: `(n, m)` and `(n, m, count)`.
+    """
+    if gram.is_cuda or gram.size(-1) <= SMALL:
+        values, vectors = torch.linalg.eigh(gram)
+        return values.flip(-1), vectors[..., -count:].flip(-1)
+    pairs = [_decompose(matrix, count) for matrix in gram.numpy()]
+    values, vectors = (torch.stack([torch.from_numpy(pair[part]) for pair in pairs]) for part in (0, 1))
+    return values.flip(-1), vectors.flip(-1)
+
+
+def _decompose(gram: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The steps of LAPACK's `syevr`, which by itself gives either all eigenvalues or some of the eigenvectors."""
+    size = len(gram)
+    reflectors, diagonal, beside, scales, failed = lapack.dsytrd(
+        gram, lower=1, lwork=64 * size
+    )  # enough to work in blocks
+    assert not failed
+    values, failed = lapack.dsterf(diagonal, beside)
+    assert not failed, "eigenvalues of a finite symmetric matrix did not converge"
+    _, _, vectors, failed = lapack.dstemr(diagonal, np.append(beside, 0.0), 2, 0.0, 0.0, size - count + 1, size)
+    assert not failed, "eigenvectors of a finite symmetric matrix did not converge"
+    vectors = np.asfortranarray(vectors[:, :count])
+    vectors[1:] = lapack.dormqr("L", "N", reflectors[1:, :-1], scales, vectors[1:], 64 * count)[0]
+    return values, vectors
+
+
 def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` largest eigenvalues of positive semidefinite float64 `(n, m, m)`, descending, and their eigenvectors.
 
     Returns: `(n, count)` and `(n, m, count)`, from the iteration where its residuals are within TOLERANCES.
     """
     size = gram.size(-1)
-    if size <= 4 * BLOCK:
-        return _exact(gram, count)
+    if size <= SMALL:
+        squares, vectors = decompose(gram, count)
+        return squares[:, :count], vectors
     values, vectors = gram.new_empty(len(gram), count), gram.new_empty(len(gram), size, count)
     index, block = _scout(gram, count)
     ritz, block, residuals = _refine(gram[index], block)
@@ -87,13 +124,17 @@ def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     gaps = ritz[:, count - 2] - ritz[:, count - 1]
     converged = (residuals[:, :count] <= gaps[:, None] * allowed).all(-1)
     left = torch.ones(len(gram), dtype=torch.bool, device=gram.device).index_fill(0, index[converged], False)
-    values[left], vectors[left] = _exact(gram[left], count)
+    if left.any():
+        squares, vectors[left] = decompose(gram[left], count)
+        values[left] = squares[:, :count]
     return values, vectors
 
 
 def _scout(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Which matrices are worth iterating, `(chosen,)`, and their blocks after all iterations in float32."""
-    rough = (gram / _nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]).float()  # a trace of 1: no overflow
+    rough = (
+        gram / _nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]
+    ).float()  # a trace of 1: no overflow
     ritz, block = _ritz(rough, _power(rough, _start(gram.size(-1)).to(gram.device), SCOUTS))[:2]
     index = (ritz[:, -1] < PROMISING * ritz[:, count - 2]).nonzero()[:, 0]
     return index, _power(rough[index], block[index], ROUGH)
@@ -116,22 +157,6 @@ def _ritz(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     values, rotation = torch.linalg.eigh(block.mT @ image)
     rotation = rotation.flip(-1)
     return values.flip(-1), block @ rotation, image @ rotation
-
-
-def _exact(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    if gram.is_cuda or gram.size(-1) <= BLOCK:
-        values, vectors = torch.linalg.eigh(gram)
-        return values[:, -count:].flip(-1), vectors[..., -count:].flip(-1)
-    size = gram.size(-1)
-    if not len(gram):
-        return gram.new_empty(0, count), gram.new_empty(0, size, count)
-    pairs = [
-        linalg.eigh(matrix, subset_by_index=(size - count, size - 1), driver="evr", check_finite=False)
-        for matrix in gram.numpy()
-    ]
-    values = torch.stack([torch.from_numpy(pair[0]) for pair in pairs])
-    vectors = torch.stack([torch.from_numpy(pair[1]) for pair in pairs])
-    return values.flip(-1), vectors.flip(-1)
 
 
 @lru_cache

@@ -83,7 +83,8 @@ LAYERS = Table(
         "orthogonality_error": (_REAL, "||(W/s_1)'(W/s_1) - I||_F / sqrt(min(rows, cols)), on the short side"),
         "update_alignment": (_REAL, "left_alignment"),
         "left_alignment": (
-            _REAL, "mean svdvals(U_W' U_dW), top 5 left singular vectors of the weight and of its update without decay"
+            _REAL,
+            "mean svdvals(U_W' U_dW), top 5 left singular vectors of the weight and of its update without decay",
         ),
         "right_alignment": (_REAL, "left_alignment of the right singular vectors"),
         "momentum_left_alignment": (_REAL, "left_alignment with the momentum in place of the update"),
@@ -104,7 +105,7 @@ SPECTRA = Table(
     | {
         "layer": (_INT, "from 0"),
         "projection": (_TEXT, "q k v o up down"),
-        "singular_values": (pa.list_(_REAL), "all of the weight's, largest first"),
+        "singular_values": (pa.list_(pa.field("element", _REAL)), "all of the weight's, largest first"),
     },
 )
 

@@ -84,9 +84,7 @@ def deal(blocks: Sequence[Block], world_size: int) -> list[list[list[Block]]]:
 def _gather(sent: Tensor) -> tuple[Tensor, dist.Work]:
     received = torch.empty(distributed.world_size(), *sent.shape, dtype=sent.dtype, device=sent.device)
     # as bytes: not every backend adds up bfloat16, and a gather does not have to
-    work = dist.all_gather_single(
-        received.view(torch.uint8).flatten(), sent.view(torch.uint8).flatten(), async_op=True
-    )
+    work = dist.all_gather_single(received.view(torch.uint8).flatten(), sent.view(torch.uint8).flatten(), async_op=True)
     assert work is not None
     return received, work
 

@@ -3,7 +3,7 @@
     python tests/bench/torture.py --kills 50
 
 Half of the kills hit a training in one process; half hit a sweep on Ray with two DDP workers: a worker, the process
-that drives the trial, or everything at once. Prints what was killed; exits 1 at the first difference in rows or weights.
+that drives the trial, or everything at once. Prints what was killed; exits 1 at the first difference.
 """
 
 from __future__ import annotations

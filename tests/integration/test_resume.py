@@ -239,3 +239,23 @@ def test_a_process_killed_at_any_instant_continues_bitwise(tmp_path: Path, confi
     subprocess.run(command, check=True)
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
+
+
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))" + PROGRAM
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_there(
+    tmp_path: Path, config: RunConfig
+) -> None:
+    """No file may grow beyond 60 kB, as on a full disk: rows fit, a checkpoint does not."""
+    train_until(tmp_path, config, 6)
+    before = {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), config.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("File too large; free space there or choose another store"), done.stderr
+    assert {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")} == before
+    assert open_store(tmp_path).runs.collect()["status"].to_list() == ["failed"]
+    assert steps_reported(tmp_path, config)[0] == 4
