@@ -56,3 +56,11 @@ def small(corpus: Path) -> dict[str, Any]:
 def run_config(small: dict[str, Any]) -> RunConfig:
     """That run, under Muon."""
     return RunConfig.model_validate(small)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under parallel runs, tests that start a Ray take turns, and so do those that share a server."""
+    for item in items:
+        for marker in ("ray", "s3"):
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.xdist_group(marker))

@@ -1,9 +1,11 @@
 """Warm slots on a real Ray: what a run computes there, and what the death of a worker costs."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 import psutil
@@ -24,17 +26,29 @@ def rows(store: Path, table: str) -> pl.DataFrame:
     return open_store(store).table(table).drop(TIMING, strict=False).sort("run_id", "seq").collect()
 
 
-def train_workers() -> list[psutil.Process]:
-    """The Ray Train workers this process started, through whatever processes lie between."""
-    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+T = TypeVar("T")
+
+
+def ask_family(question: Callable[[psutil.Process], T]) -> list[T]:
+    """The answers of this process and all it started; some end while they are asked."""
+    answers = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.Error):
+            answers.append(question(process))
+    return answers
+
+
+def train_workers() -> list[int]:
+    """Process ids of the Ray Train workers this process started, through whatever processes lie between."""
+    return [pid for pid, command in ask_family(lambda p: (p.pid, " ".join(p.cmdline()))) if "RayTrainWorker" in command]
 
 
 def wildcard_listeners() -> list[str]:
     """Command lines of the processes of the sweep that listen on more than loopback, one entry a socket."""
-    mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    sockets = [(p, c) for p in mine for c in p.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
+    asked = ask_family(lambda p: (" ".join(p.cmdline()), p.net_connections(kind="tcp")))
+    sockets = [(command, c) for command, found in asked for c in found if c.status == psutil.CONN_LISTEN]
     assert sockets
-    return [" ".join(p.cmdline()) for p, c in sockets if c.laddr.ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")]
+    return [command for command, c in sockets if c.laddr.ip.removeprefix("::ffff:") not in ("127.0.0.1", "::1")]
 
 
 def test_runs_in_a_warm_slot_equal_fresh_ones_also_after_a_worker_was_killed(
@@ -57,9 +71,8 @@ def test_runs_in_a_warm_slot_equal_fresh_ones_also_after_a_worker_was_killed(
         progress = next((s.progress for s in states if s.run_id == slow.run_id), None)
         if not killed and progress is not None and progress.step > 10:
             exposed.extend(wildcard_listeners())
-            victim = train_workers()[-1]
-            killed.append(victim.pid)
-            os.kill(victim.pid, signal.SIGKILL)
+            killed.append(train_workers()[-1])
+            os.kill(killed[-1], signal.SIGKILL)
 
     states = run_on_ray(runs, Folder(tmp_path / "ray"), Resources(workers=2, max_concurrent=1), watch=kill_once)
 
@@ -90,8 +103,8 @@ def test_a_run_that_keeps_losing_its_worker_fails_and_the_next_goes_on(tmp_path:
         if running and len(killed) < running[0].starts and running[0].starts <= 2:
             workers = train_workers()
             if workers and running[0].progress and running[0].progress.step > 5:
-                killed.append(workers[0].pid)
-                os.kill(workers[0].pid, signal.SIGKILL)
+                killed.append(workers[0])
+                os.kill(killed[-1], signal.SIGKILL)
 
     states = run_on_ray([doomed, fine], Folder(tmp_path), Resources(max_concurrent=1), max_restarts=1, watch=kill)
     assert [state.state for state in states] == ["failed", "done"]
