@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from muon_core.alignment import ILL_POSED, alignment, energy_share
-from muon_core.spectral import METRICS, gram_matrix, roots
-from muon_core.subspaces import SUBSPACE, Leading, decompose, leading, top_eigenvectors
+from muon_core.spectral import METRICS, roots
+from muon_core.subspaces import SUBSPACE, Leading, decompose, gram_matrices, leading, top_eigenvectors
 
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**30}
 """Of float64 copies that are worked on at a time: a CPU wants them near its cache, a GPU many at once, and neither a
@@ -66,7 +66,7 @@ def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values `(n, m)` and metrics `(columns, n)` of wide weights, updates and momenta `(3, n, m, long)`."""
     finite = stacks.sum((-2, -1)).isfinite()
     stacks[~finite] = 0  # LAPACK fails on NaN
-    gram = gram_matrix(stacks)
+    gram = gram_matrices(stacks.flatten(0, 1)).view(3, len(tall), stacks.size(2), stacks.size(2))
     n, count = len(tall), min(SUBSPACE + 1, gram.size(-1))
     squares, vectors = decompose(gram[0], count)
     s = _spectrum(stacks[0], squares).where(finite[0, :, None], torch.nan)

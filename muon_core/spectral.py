@@ -15,21 +15,10 @@ from torch import Tensor
 def singular_values(matrices: Tensor) -> Tensor:
     """Singular values of `(..., rows, cols)`: float64 `(..., min(rows, cols))`, largest first, NaN where not finite."""
     wide = (matrices if matrices.size(-2) <= matrices.size(-1) else matrices.mT).double()
-    gram = gram_matrix(wide)
+    gram = wide @ wide.mT
     finite = gram.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     squares: Tensor = torch.linalg.eigvalsh(gram.where(finite, 0)).flip(-1)  # LAPACK fails on NaN
     return roots(squares).where(finite[..., 0], torch.nan)
-
-
-def gram_matrix(wide: Tensor) -> Tensor:
-    """W W' of `(..., m, long)`: `(..., m, m)`, in halves down to 128 rows: what symmetry repeats is copied."""
-    half = wide.size(-2) // 2
-    if half < 128:
-        return wide @ wide.mT
-    top, bottom = wide[..., :half, :], wide[..., half:, :]
-    corner = top @ bottom.mT
-    upper = torch.cat([gram_matrix(top), corner], dim=-1)
-    return torch.cat([upper, torch.cat([corner.mT, gram_matrix(bottom)], dim=-1)], dim=-2)
 
 
 def roots(squares: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 from torch import Tensor
 
 SUBSPACE = 5
@@ -76,6 +76,17 @@ def leading(wide: Tensor, squares: Tensor, short: Tensor) -> Leading:
     values = values.where(values > values[:, :1] * wide.size(-1) * torch.finfo(torch.float64).eps, 0)
     found = values[:, None, :k] > 0
     return Leading(values, short.where(found, 0), long.where(found, 0))
+
+
+def gram_matrices(wide: Tensor) -> Tensor:
+    """W W' of contiguous float64 `(n, m, long)`: `(n, m, m)`."""
+    if wide.is_cuda:
+        return wide @ wide.mT
+    # The symmetric product of BLAS, half the work, which torch has no call for. It leaves one triangle zero.
+    lower = torch.stack([torch.from_numpy(blas.dsyrk(1.0, matrix.T, trans=1).T) for matrix in wide.numpy()])
+    whole = lower + lower.mT
+    whole.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    return whole
 
 
 def decompose(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -261,8 +261,9 @@ class Optimizers:
         Zeros for a matrix that had no gradient yet. The optimizer's own tensors: not to be changed.
         """
         key = "momentum_buffer" if isinstance(self.hidden, Muon) else "exp_avg"
+        kept = {name: self.hidden.state.get(param, {}).get(key) for name, param, _ in self._hidden_matrices()}
         return {
-            name: self.hidden.state[param][key] if self.hidden.state[param] else torch.zeros_like(param)
+            name: torch.zeros_like(param) if kept[name] is None else kept[name]
             for name, param, _ in self._hidden_matrices()
         }
 

@@ -35,7 +35,7 @@ def config(small: dict[str, Any]) -> RunConfig:
             "optimizer": {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"},
             "steps": 12,
             "micro_batches": 2,
-            "tracking": {"eval_every": 3, "track_every": 3},
+            "tracking": {"eval_every": 3, "track_every": 3, "spectra_every": 5},
             "checkpoint": {"every_steps": 4},
         }
     )
@@ -53,7 +53,7 @@ def weights(store: Path, config: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(a: Path, b: Path, config: RunConfig) -> None:
-    for table in ("train", "val", "layers"):
+    for table in ("train", "val", "layers", "spectra"):
         left, right = rows(a, table), rows(b, table)
         assert left.height > 0
         assert left.equals(right), table

@@ -48,6 +48,28 @@ def test_a_run_of_every_optimizer_learns_and_fills_its_tables(tmp_path: Path, ru
     assert run["final_val_loss"] == val["val_loss"][-1]
 
 
+def test_spectra_are_written_at_their_period_the_milestones_and_the_end(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(
+        tracking={"track_every": 4, "spectra_every": 3}, checkpoint={"milestones": [2 * run_config.tokens_per_step - 1]}
+    )
+    train_in(tmp_path, config)
+    spectra, layers = rows(tmp_path, "spectra"), rows(tmp_path, "layers")
+    assert spectra["step"].unique().sort().to_list() == [2, 3, 6, 8]
+    assert layers["step"].unique().sort().to_list() == [2, 3, 4, 6, 8]
+    both = spectra.join(layers, on=["step", "layer", "projection"])
+    assert both.height == spectra.height == 4 * 2 * len(PROJECTIONS)
+    for row in both.iter_rows(named=True):
+        s = torch.tensor(row["singular_values"], dtype=torch.float64)
+        assert len(s) == min(row["rows"], row["cols"])
+        assert row["effective_rank"] == pytest.approx(torch.special.entr(s / s.sum()).sum().exp().item(), rel=1e-5)
+        assert row["spectral_norm"] == s[0]
+
+
+def test_spectra_are_written_at_the_end_alone_by_default(tmp_path: Path, run_config: RunConfig) -> None:
+    train_in(tmp_path, run_config)
+    assert rows(tmp_path, "spectra")["step"].unique().to_list() == [8]
+
+
 def test_the_same_config_gives_the_same_rows_bit_for_bit(tmp_path: Path, run_config: RunConfig) -> None:
     config = run_config.replace(optimizer={"name": "orthonoise", "alpha": 0.1})
     train_in(tmp_path / "a", config)

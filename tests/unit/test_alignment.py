@@ -12,8 +12,8 @@ from muon_core import subspaces
 from muon_core.alignment import ILL_POSED, alignment, chance_alignment, energy_share
 from muon_core.layer_metrics import SUBSPACES, layer_metrics
 from muon_core.optim.newton_schulz import newton_schulz, polar_factor
-from muon_core.spectral import METRICS, gram_matrix
-from muon_core.subspaces import leading, top_eigenvectors
+from muon_core.spectral import METRICS
+from muon_core.subspaces import decompose, gram_matrices, leading, top_eigenvectors
 from muon_core.tables import LAYERS
 
 SHAPES = [(48, 96), (160, 96), (96, 160), (96, 96), (96, 200)]
@@ -220,13 +220,30 @@ def test_what_stands_apart_is_iterated_and_the_rest_left_to_lapack(monkeypatch: 
     monkeypatch.setattr(subspaces, "decompose", counted)
     steep, flat = with_spectrum(96, 128, 0.7 ** torch.arange(96).double(), 0), randn(96, 128)
     wide = torch.stack([steep, flat, steep]).double()
-    top_eigenvectors(gram_matrix(wide), 6)
+    top_eigenvectors(gram_matrices(wide), 6)
     assert asked == [1]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3, 3), (70, 90)])
+def test_gram_matrices_are_the_product(shape: tuple[int, int]) -> None:
+    wide = torch.randint(-9, 10, (2, *shape), generator=torch.Generator().manual_seed(0)).double()
+    assert torch.equal(gram_matrices(wide), wide @ wide.mT)  # integers: no rounding
+
+
+@pytest.mark.parametrize("size", [9, 64, 65, 130])
+def test_decompose_gives_all_eigenvalues_and_the_leading_vectors(size: int) -> None:
+    gram = gram_matrices(randn(2, size, 2 * size).double())
+    squares, vectors = decompose(gram, 6)
+    torch.testing.assert_close(squares, torch.linalg.eigvalsh(gram).flip(-1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        gram @ vectors, vectors * squares[:, None, :6], rtol=0, atol=1e-10 * float(squares.max())
+    )
+    torch.testing.assert_close(vectors.mT @ vectors, torch.eye(6).double().expand(2, 6, 6), rtol=0, atol=1e-12)
 
 
 def test_directions_are_orthonormal_and_singular() -> None:
     wide = torch.stack([decaying(96, 128, 0), randn(96, 128), randn(96, 5) @ randn(5, 128)]).double()
-    found = leading(wide, *top_eigenvectors(gram_matrix(wide), 6))
+    found = leading(wide, *top_eigenvectors(gram_matrices(wide), 6))
     eye = torch.eye(5).double().expand(3, 5, 5)
     torch.testing.assert_close(found.short.mT @ found.short, eye, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.long.mT @ found.long, eye, rtol=0, atol=1e-9)

@@ -91,6 +91,19 @@ def test_updates_are_kept_on_request_only() -> None:
     assert built(MuonConfig(), model()).step(0) == {}
 
 
+@pytest.mark.parametrize(
+    ("config", "share"), [(MuonConfig(momentum=0.75), 0.25), (AdamWConfig(adam_betas=(0.75, 0.9)), 0.25)]
+)
+def test_momenta_are_what_the_optimizer_averages_and_zero_before_the_first_gradient(config: Any, share: float) -> None:
+    params = model()
+    optimizers = built(config, params)
+    assert {name: matrix.abs().max().item() for name, matrix in optimizers.momenta().items()} == {UP: 0}
+    optimizers.step(0)
+    gradient = params[UP].grad
+    assert gradient is not None
+    torch.testing.assert_close(optimizers.momenta()[UP], share * gradient)
+
+
 def test_config_reaches_the_noise() -> None:
     gate: dict[str, Any] = {
         "alpha": 0.25, "anneal": "linear", "rank_threshold": 0.5, "gate_metric": "nuclear", "start_step": 7
