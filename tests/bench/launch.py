@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray_jobs.ray_settings  # noqa: F401  before ray, for both sides alike
+
 GOAL_S = 0.3
 CONFIG: dict[str, Any] = {  # short, with a small evaluation: what is measured is everything but the training
     "steps": 10,
