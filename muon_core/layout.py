@@ -272,5 +272,5 @@ def _segments(objects: list[Visible], start: int, end: int) -> list[Visible]:
     return [
         replace(item, start=start if item.start < start else 0, bound=end if item.hi > end else None)
         for lo, item in sorted(longest.items())
-        if item.hi > start and lo < end
+        if item.hi > start and lo < end and start < end
     ]

@@ -107,12 +107,9 @@ def _write_pack(storage: Storage, table: Table, group: list[tuple[str, str, int]
     rows = sort_for_reading(_rows(storage, table, {run: attempt for run, attempt, _ in group}), table)
     counts = rows["run_id"].value_counts()
     by_run = dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
-    if lost := sorted({run for run, _, _ in group} - by_run.keys()):
-        raise StoreError(
-            f"the final object of run {lost[0]} in table={table.name} holds rows of another run; delete it"
-        )
     data = encode(rows, table, final=True, row_group=PACK_ROW_GROUP)
-    members = tuple(Member(run, attempt, hi, by_run[run]) for run, attempt, hi in group)
+    # A final may be empty: the run went back to before its first row of the table.
+    members = tuple(Member(run, attempt, hi, by_run.get(run, 0)) for run, attempt, hi in group)
     pack = Pack(layout.pack_key(table.name, digest(data)), members)
     storage.put(pack.key, data)
     storage.put(pack.manifest, json.dumps({"members": members, "rows": rows.num_rows}).encode())

@@ -98,7 +98,8 @@ def read_rows(
 ) -> pa.Table:
     """The rows that count of `objects`, in `table`'s schema.
 
-    Raises StoreError naming a damaged object or, with `lossless`, one with columns this release does not know.
+    Raises StoreError naming a damaged object or, with `lossless`, one with columns this release does not know or, of
+    one run, with another's rows.
     """
     groups: dict[str, list[layout.Visible]] = {}
     for item in objects:
@@ -109,6 +110,8 @@ def read_rows(
         if lossless and (unknown := set(rows.column_names) - set(table.columns)):
             names = ", ".join(sorted(unknown))
             raise StoreError(f"{storage.uri(key)} has columns of a newer release ({names}); update before compacting")
+        if lossless and items[0].members == 1 and set(rows["run_id"].unique().to_pylist()) - {items[0].run}:
+            raise StoreError(f"{storage.uri(key)} holds rows of another run than its name says; delete it")
         parts += _cut(fit(rows, table), items)
     return pa.concat_tables(parts)
 

@@ -11,7 +11,7 @@ import pytest
 from muon_core import layout
 from muon_core.compaction import compact, finalize
 from muon_core.packs import pack_table
-from muon_core.parquet import decode
+from muon_core.parquet import decode, encode
 from muon_core.results import RunWriter, read_statuses, write_end_record
 from muon_core.snapshot import read_rows, visible_objects
 from muon_core.storage import Folder, StoreError
@@ -356,6 +356,32 @@ def test_a_large_final_is_not_packed(folder: Folder, monkeypatch: pytest.MonkeyP
         finished(folder, run)
     monkeypatch.setattr("muon_core.packs.PACK_BELOW", 10)
     assert pack_table(folder, VAL) == 0
+
+
+def test_a_run_that_went_back_to_before_its_first_row_is_packed_without_rows(folder: Folder) -> None:
+    finished(folder, "a")
+    first = RunWriter(folder, "b", START)
+    write(first, range(4))
+    first.end(status="failed")
+    finalize(folder, "b")
+    RunWriter(folder, "b", START, parent=first.attempt.id, resume_seq=1).end(status="failed")  # after one train row
+    assert compact(folder, grace_s=AT_ONCE).problems == {}
+    assert len(keys(folder, "packs/table=val/")) == 2
+    assert rows(folder) == expected("a", 6)
+    assert rows(folder, "train") == [*((run, 2 * s, s, 1) for run, n in (("a", 6), ("b", 1)) for s in range(n))]
+
+
+def test_a_final_under_the_name_of_another_run_is_not_packed(folder: Folder) -> None:
+    for run in ("a", "b"):
+        finished(folder, run)
+        finalize(folder, run)
+    (key,) = keys(folder, "final/table=val/run=a/")
+    (own,) = keys(folder, "final/table=val/run=b/")
+    stranger = decode(folder.get(key)).set_column(0, "run_id", [["x"] * 6])
+    folder.put(own, encode(stranger.cast(VAL.schema), VAL, final=True))
+    with pytest.raises(StoreError, match="holds rows of another run than its name says; delete it"):
+        pack_table(folder, VAL)
+    assert keys(folder, "packs/table=val/") == []
 
 
 def test_grace_counts_by_the_stores_clock(folder: Folder) -> None:
