@@ -14,7 +14,7 @@ from muon_core import layout
 from muon_core.layout import Member, Pack
 from muon_core.parquet import PACK_ROW_GROUP, digest, encode, sort_for_reading
 from muon_core.snapshot import list_keys, read_attempts, read_ends, read_packs, read_rows
-from muon_core.storage import Listed, Storage, StoreError
+from muon_core.storage import Listed, Storage
 from muon_core.tables import RUNS, Table
 
 PACK_BELOW = 1 << 20  # bytes: a larger final reads well alone, and copying it would double the store

@@ -27,6 +27,7 @@ import yaml
 from analysis.tables import open_store
 from muon_core.config import RunConfig
 from muon_core.storage import Folder
+from muon_core.tables import SERIES
 from muon_core.train import train
 
 MUON = str(Path(sys.executable).with_name("muon"))
@@ -36,7 +37,7 @@ FIELDS: dict[str, Any] = {
     "data": {"validation_tokens": 2048},
     "steps": 150,
     "micro_batches": 2,
-    "tracking": {"eval_every": 10, "track_every": 10, "flush_every_s": 0.1},
+    "tracking": {"eval_every": 10, "track_every": 10, "spectra_every": 30, "flush_every_s": 0.1},
     "checkpoint": {"every_steps": 7, "every_s": None},
 }
 PROGRAM = """
@@ -136,7 +137,7 @@ def weights(store: Path, config: RunConfig) -> dict[str, torch.Tensor]:
 
 def differences(a: Path, b: Path, config: RunConfig) -> list[str]:
     """Tables and weights in which two stores differ."""
-    found = [table for table in ("train", "val", "layers") if not rows(a, table).equals(rows(b, table))]
+    found = [table for table in SERIES if not rows(a, table).equals(rows(b, table))]
     ours, theirs = weights(a, config), weights(b, config)
     return found + [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
