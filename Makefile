@@ -1,11 +1,14 @@
 # make demo: set up and run the demo sweep.   make test: set up and run every test and check.
-# make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack).
+# make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
 .PHONY: demo test check bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
+define check-python
+@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)"; exit 1; }
+endef
 
 demo: .venv/.ready
 	$(BIN)/muon sweep run search_spaces/demo.yaml
@@ -24,20 +27,21 @@ check: test
 bench: .venv/.ready .venv-s3/.ready
 	set -e; for script in tests/bench/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-s3: .venv/.ready .venv-s3/.ready
+s3: .venv/.ready $(if $(filter ceph,$(SERVER)),,.venv-s3/.ready)
 	$(BIN)/python tests/servers/s3_servers.py $(SERVER)
 
 s3-servers: .venv-s3/.ready
 
 # Their own environment: the servers need an older botocore than the tool.
 .venv-s3/.ready: tests/servers/requirements.txt
+	$(check-python)
 	$(PYTHON) -m venv .venv-s3
 	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
 		{ echo "make: installing the S3 servers failed; a package registry must be reachable"; exit 1; }
 	touch $@
 
 .venv/.ready: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)"; exit 1; }
+	$(check-python)
 	$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
 		{ echo "make: installing failed; a package registry must be reachable (pip's own settings are used)"; exit 1; }

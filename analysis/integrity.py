@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import polars as pl
 
 _HASHES = {"init_hash": "initial weights", "first_batch_hash": "first batch"}
+_STREAMS = {"init_hash": "init", "first_batch_hash": "data"}
+"""Hash -> the random stream it is a function of."""
 _POOLED = {
     "device": "devices",
     "environment_json": "environments (versions, threads, platform)",
@@ -15,43 +20,116 @@ _POOLED = {
 }
 
 
-def integrity_warnings(members: pl.DataFrame) -> list[str]:
-    """What makes the comparison weaker than it looks, from the rows of `sweep_members`; empty if nothing was found."""
-    started = members.filter(pl.col("status") != "missing").unique(["arm", "run_id"], maintain_order=True)
+def integrity_errors(members: pl.DataFrame) -> dict[str, list[str]]:
+    """Arm -> its runs that are the same draw although their seeds for it differ: the seed never reached it.
+
+    Args:
+        members: rows of `sweep_members`.
+    """
+    errors: dict[str, list[str]] = {}
+    for row in _same_draws(_started(members)):
+        if not row["is_pinned"]:
+            errors.setdefault(row["arm"], []).append(
+                f"seeds {row['seeds']} of {row['arm']} have the same {row['what']}, though nothing pins them: the seed "
+                f"did not reach them, and one draw was counted as several ({row['runs']})"
+            )
+    return errors
+
+
+def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
+    """What makes the comparison weaker than it looks; empty if nothing was found.
+
+    Args:
+        members: rows of `sweep_members`.
+        val: the sweep's validation losses by step; read only where runs have no hashes.
+    """
+    started = _started(members)
     return [
-        *_seeds_that_do_not_vary(started),
+        *_pinned_streams(started),
+        *equal_first_losses(started, val),
         *_unequal_starts(started),
+        *_unequal_first_losses(started, val),
         *_repeated_seeds(started),
         *_pooled(started.unique("run_id", maintain_order=True)),
     ]
 
 
-def _seeds_that_do_not_vary(started: pl.DataFrame) -> list[str]:
-    """Runs of one arm with different seeds and the same hash: the seed did not reach that stream."""
-    found = []
-    for column, what in _HASHES.items():
-        groups = started.drop_nulls(column).group_by("arm", column, maintain_order=True).agg("seed", "run_id")
-        for row in groups.filter(pl.col("seed").list.n_unique() > 1).iter_rows(named=True):
-            seeds = ", ".join(map(str, sorted(row["seed"])))
-            found.append(
-                f"{row['arm']}: seeds {seeds} have the same {what}, so they are not independent draws of it "
-                f"({', '.join(row['run_id'])})"
-            )
-    return found
+def _started(members: pl.DataFrame) -> pl.DataFrame:
+    return members.filter(pl.col("status") != "missing").unique(["arm", "run_id"], maintain_order=True)
+
+
+def _same_draws(started: pl.DataFrame) -> list[dict[str, Any]]:
+    """Runs of one arm with different seeds and the same hash; `is_pinned` where their configs ask for that."""
+    return [
+        {
+            "arm": arm,
+            "what": what,
+            "seeds": ", ".join(map(str, runs["seed"].unique().sort())),
+            "runs": ", ".join(runs["run_id"]),
+            "is_pinned": len(_stream_seeds(runs, _STREAMS[column])) == 1,
+        }
+        for column, what in _HASHES.items()
+        for (arm, _), runs in started.drop_nulls(column).group_by("arm", column, maintain_order=True)
+        if runs["seed"].n_unique() > 1
+    ]
+
+
+def _stream_seeds(runs: pl.DataFrame, stream: str) -> set[int]:
+    """The seeds of one random stream: those set apart for it in the runs' configs, else the runs' own."""
+    pins = [json.loads(text or "{}").get("seeds", {}).get(stream) for text in runs["config_json"]]
+    return {seed if pin is None else pin for seed, pin in zip(runs["seed"], pins, strict=True)}
+
+
+def _pinned_streams(started: pl.DataFrame) -> list[str]:
+    return [
+        f"{row['arm']}: seeds {row['seeds']} have the same {row['what']}, as their configs ask, so they are not "
+        f"independent draws of it ({row['runs']})"
+        for row in _same_draws(started)
+        if row["is_pinned"]
+    ]
+
+
+def equal_first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
+    """Runs of one arm with different seeds and the same loss at step 0, where no hash tells more, as of imported ones.
+
+    Equal weights give equal losses; that different ones do, to the last digit, is next to impossible.
+    """
+    groups = _first_losses(members, val).group_by("arm", "val_loss", maintain_order=True).agg("seed")
+    return [
+        f"{row['arm']}: seeds {', '.join(map(str, sorted(set(row['seed']))))} have the same validation loss at step 0 "
+        f"({row['val_loss']}): their initial weights were probably the same, so they are not independent draws of them"
+        for row in groups.filter(pl.col("seed").list.n_unique() > 1).iter_rows(named=True)
+    ]
+
+
+def _first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> pl.DataFrame:
+    """`arm`, `seed`, `val_loss` at step 0 of the runs whose initial weights have no hash."""
+    unknown = members.filter(pl.col("init_hash").is_null()).drop_nulls("seed").select("run_id", "arm", "seed")
+    if unknown.height < 2:
+        return unknown.clear().with_columns(val_loss=pl.lit(None, pl.Float64))
+    first = val.filter(pl.col("step") == 0, pl.col("run_id").is_in(unknown["run_id"].to_list()))
+    losses = first.filter(pl.col("val_loss").is_finite()).select("run_id", "val_loss").unique().collect()
+    return unknown.join(losses, on="run_id", maintain_order="left")
 
 
 def _unequal_starts(started: pl.DataFrame) -> list[str]:
     """Arms that start one seed from different weights or data: pairing by seed then removes less noise."""
-    found = []
-    for column, what in _HASHES.items():
-        by_seed = started.drop_nulls(column).group_by("seed").agg(pl.col(column).n_unique())
-        seeds = by_seed.filter(pl.col(column) > 1)["seed"].sort().to_list()
-        if seeds:
-            found.append(
-                f"arms differ in their {what} at seed {', '.join(map(str, seeds))}: "
-                "pairs by seed share less than they should"
-            )
-    return found
+    return [text for column, what in _HASHES.items() for text in _unequal(started.drop_nulls(column), column, what)]
+
+
+def _unequal_first_losses(started: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
+    """The same, told by the losses at step 0 where no hash tells it."""
+    return _unequal(_first_losses(started, val), "val_loss", "validation loss at step 0")
+
+
+def _unequal(runs: pl.DataFrame, column: str, what: str) -> list[str]:
+    by_seed = runs.group_by("seed").agg(pl.col(column).n_unique())
+    seeds = by_seed.filter(pl.col(column) > 1)["seed"].sort().to_list()
+    if not seeds:
+        return []
+    return [
+        f"arms differ in their {what} at seed {', '.join(map(str, seeds))}: pairs by seed share less than they should"
+    ]
 
 
 def _repeated_seeds(started: pl.DataFrame) -> list[str]:

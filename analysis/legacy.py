@@ -77,7 +77,7 @@ def run_files(folder: Path) -> dict[Path, list[Path]]:
 def read_run(root: Path, place: Path, files: list[Path]) -> LegacyRun:
     """The run whose folder is `place`, from its `files`. Raises Damaged if its metrics or config cannot be read."""
     metrics = next((_load_metrics(path) for path in files if path.name == METRICS), None)
-    config = _find_config(root, place) | _section(metrics, "experiment_config")
+    config = _find_config(place) | _section(metrics, "experiment_config")
     optimizer = re.sub(r"[^A-Za-z0-9._]+", "_", str(config.get("optimizer_type") or "unknown"))
     if config.get("seed") is None and (named := re.search(r"seed[_-]?(\d+)", place.name)):
         config["seed"] = int(named[1])
@@ -111,17 +111,19 @@ def _load_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def _find_config(root: Path, place: Path) -> dict[str, Any]:
-    """The config in the run's folder, or in the nearest one above it up to `root`; empty if there is none."""
-    above = [place, *place.parents]
-    for folder in above[: above.index(root) + 1]:
+def _find_config(place: Path) -> dict[str, Any]:
+    """The config in the run's folder, or the nearest above it that names an optimizer; empty if there is none.
+
+    The run is named after it, so it is the same whichever of the folders above is imported.
+    """
+    for folder in (place, *place.resolve().parents):
         path = folder / CONFIG
         if path.is_file():
             try:
                 config = yaml.safe_load(path.read_bytes())
             except yaml.YAMLError as error:
                 raise Damaged(f"{path} is not YAML ({str(error).partition(chr(10))[0]})") from error
-            if isinstance(config, dict):
+            if isinstance(config, dict) and (folder == place or "optimizer_type" in config):
                 return config
     return {}
 
@@ -139,6 +141,9 @@ def _evaluations(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         history = {"steps": [metrics["actual_steps"]]} | {
             many: [final[one]] for many, one in _VAL.items() if one in final
         }
+    for name in ("steps", "elapsed_times", "learning_rates", *_VAL):
+        if not isinstance(history.get(name) or [], list):
+            raise Damaged(f"the history in {METRICS} has {history[name]!r} where a list of {name} belongs")
     steps = history["steps"]
     columns = {one: history[many] for many, one in _VAL.items() if history.get(many)}
     if minutes := history.get("elapsed_times"):

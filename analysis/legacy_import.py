@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from analysis.integrity import equal_first_losses
 from analysis.legacy import METRICS, Damaged, LegacyRun, canonical, read_run, run_files
 from analysis.legacy_lines import FILES
+from analysis.summary import members_of
 from analysis.tables import Store
 from muon_core import layout
+from muon_core.cache import cached
 from muon_core.results import RunWriter, read_statuses, write_sweep
 from muon_core.storage import Storage
+from muon_core.tables import RUNS, TABLES
 
 NO_END = "imported without metrics.json, so how it ended is not known"
 
@@ -46,7 +50,7 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
     statuses = read_statuses(storage)
     for place, files in found.items():
         try:
-            run = read_run(folder, place, files)
+            run = _read(folder, place, files)
         except Damaged as error:
             done.damaged[str(place.relative_to(folder))] = str(error)
             continue
@@ -57,47 +61,53 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
             statuses[run.run_id] = "done"
     runs = [*done.new, *done.known]
     _write_sweep(storage, sweep, earlier, runs, baseline)
-    done.warnings = same_start_warnings(runs)
+    view = Store(cached(storage)).sweep(sweep)
+    done.warnings = equal_first_losses(members_of(view), view.val)
     return done
 
 
-def same_start_warnings(runs: Iterable[LegacyRun]) -> list[str]:
-    """Arms whose seeds share the loss at step 0 to the last digit: their seed did not reach the initial weights."""
-    losses: dict[tuple[str, float], set[int]] = defaultdict(set)
-    names = {}
-    for run in runs:
-        names[run.arm_id] = run.optimizer
-        for row in run.val:
-            if row["step"] == 0 and run.seed is not None:
-                losses[run.arm_id, row["val_loss"]].add(run.seed)
-    return [
-        f"{names[arm]}: seeds {', '.join(map(str, sorted(seeds)))} have the same validation loss at step 0 ({loss}): "
-        "their initial weights were probably the same, so they are not independent draws of them"
-        for (arm, loss), seeds in losses.items()
-        if len(seeds) > 1
-    ]
+def _read(folder: Path, place: Path, files: list[Path]) -> LegacyRun:
+    """The run at `place`, all of whose numbers fit their columns. Raises Damaged."""
+    try:
+        run = read_run(folder, place, files)
+        tables = _series(run) | {RUNS.name: [_start(run) | _end(run)]}
+        for name, rows in tables.items():
+            pa.Table.from_pylist(rows, schema=TABLES[name].schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise Damaged(f"it has a number that is out of range ({error})") from error
+    return run
 
 
 def _write(storage: Storage, run: LegacyRun) -> None:
     writer = RunWriter(storage, run.run_id, _start(run))
-    for table, rows in (("layers", run.layers), ("spectra", run.spectra), ("val", run.val), ("train", run.train)):
+    for table, rows in _series(run).items():
         for row in rows:
             writer.emit(table, **row)
+    writer.end(**_end(run))
+
+
+def _series(run: LegacyRun) -> dict[str, list[dict[str, Any]]]:
+    """Rows by their table."""
+    return {"layers": run.layers, "spectra": run.spectra, "val": run.val, "train": run.train}
+
+
+def _end(run: LegacyRun) -> dict[str, Any]:
+    """Columns of the `runs` table that tell how it ended."""
     metrics, last = run.metrics or {}, run.val[-1] if run.val else {}
     newest = max([*run.layers, *run.spectra, {"step": None, "tokens": None}], key=lambda row: row["step"] or -1)
     losses = [row["val_loss"] for row in run.val]
     finite = [loss for loss in losses if math.isfinite(loss)]
     status = "stopped" if run.metrics is None else "done" if len(finite) == len(losses) else "diverged"
-    writer.end(
-        status=status,
-        error=NO_END if run.metrics is None else None,
-        steps=metrics.get("actual_steps", newest["step"]),
-        tokens=metrics.get("tokens_seen", newest["tokens"]),
-        final_val_loss=last.get("val_loss"),
-        final_val_accuracy=last.get("val_accuracy"),
-        best_val_loss=min(finite, default=None),
-        wall_s=run.wall_s,
-    )
+    return {
+        "status": status,
+        "error": NO_END if run.metrics is None else None,
+        "steps": metrics.get("actual_steps", newest["step"]),
+        "tokens": metrics.get("tokens_seen", newest["tokens"]),
+        "final_val_loss": last.get("val_loss"),
+        "final_val_accuracy": last.get("val_accuracy"),
+        "best_val_loss": min(finite, default=None),
+        "wall_s": run.wall_s,
+    }
 
 
 def _start(run: LegacyRun) -> dict[str, Any]:

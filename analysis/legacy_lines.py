@@ -27,6 +27,7 @@ COLUMNS = {
 """Field of a line -> column of `layers`. Others, as entropy, may be of a sample, or defined otherwise."""
 _KEY = ("step", "layer", "proj", "tokens")
 SAMPLE = 50  # singular values: a sample has at most so many, so a line with more holds the whole spectrum
+_SPECTRUM = "spectrum"  # in a row: the columns of `spectra`
 
 
 @dataclass(slots=True)
@@ -43,7 +44,7 @@ class Counts:
     unmatched: int = 0
     """Left out: another file has the same step, layer and projection at another number of tokens."""
     sampled_spectra: int = 0
-    """Left out."""
+    """Marked as such."""
     sampled_ranks: int = 0
     """Effective ranks left out, for they are what the sample of singular values beside them gives."""
     ignored: set[str] = field(default_factory=set)
@@ -56,7 +57,7 @@ def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]],
     for path in files:
         for key, row in _last_lines(path, counts).items():
             if row.keys() <= {"tokens"}:
-                continue  # all it had was a sample of singular values
+                continue
             known = cells.setdefault(key, row)
             if known["tokens"] == row["tokens"]:
                 known.update(row)
@@ -66,8 +67,8 @@ def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]],
     for key in sorted(cells, key=lambda key: (key[0], key[1], PROJECTIONS.index(key[2]))):
         row = cells[key]
         where = {"step": key[0], "layer": key[1], "projection": key[2], "tokens": row.pop("tokens")}
-        if values := row.pop("singular_values", None):
-            spectra.append(where | {"singular_values": values})
+        if spectrum := row.pop(_SPECTRUM, None):
+            spectra.append(where | spectrum)
         if row:
             layers.append(where | row)
     return layers, spectra
@@ -112,15 +113,15 @@ def _row(line: dict[str, Any], counts: Counts) -> dict[str, Any]:
     """Values of the columns of `layers` and `spectra` a line has."""
     counts.ignored |= line.keys() - COLUMNS.keys() - set(_KEY) - {"singular_values"}
     row = {"tokens": line["tokens"]} | {column: line[name] for name, column in COLUMNS.items() if name in line}
-    spectrum = line.get("singular_values", [])
-    if len(spectrum) > SAMPLE:
-        row["singular_values"] = sorted(spectrum, reverse=True)
-    elif spectrum:
-        counts.sampled_spectra += 1
-        if _is_rank_of(spectrum, row.get("effective_rank")):
-            counts.sampled_ranks += 1
-            del row["effective_rank"]
-    return row
+    values = sorted(line.get("singular_values", []), reverse=True)
+    if not values:
+        return row
+    is_sample = len(values) <= SAMPLE
+    if is_sample and _is_rank_of(values, row.get("effective_rank")):
+        counts.sampled_ranks += 1
+        del row["effective_rank"]
+    counts.sampled_spectra += is_sample
+    return row | {_SPECTRUM: {"singular_values": values} | ({"sampled": True} if is_sample else {})}
 
 
 def _is_rank_of(values: list[float], rank: float | None) -> bool:

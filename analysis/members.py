@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 
 import polars as pl
 
@@ -21,8 +20,8 @@ def sweep_members(record: SweepRecord, runs: pl.DataFrame) -> pl.DataFrame:
     A run nobody has started has status `missing` and nulls. `arm` is readable and names one arm of one block.
     """
     known = runs.drop("block", "role", strict=False).unique("run_id", maintain_order=True)
-    readable = dict(zip(known["run_id"], known["arm"], strict=True))
-    names = arm_names(record.runs, readable)
+    labels = dict(known.select("arm_id", "arm").drop_nulls().iter_rows())
+    names = arm_names(record.runs, labels)
     planned = pl.DataFrame(
         [(run.run_id, run.block, run.role, names[run.block, run.arm]) for run in record.runs],
         schema={"run_id": pl.String, "block": pl.String, "role": pl.String, "arm": pl.String},
@@ -32,19 +31,18 @@ def sweep_members(record: SweepRecord, runs: pl.DataFrame) -> pl.DataFrame:
     return joined.with_columns(pl.col("status").fill_null(MISSING))
 
 
-def arm_names(runs: tuple[SweepRun, ...], readable: dict[str, str | None]) -> dict[tuple[str, str], str]:
-    """(block, arm) -> the shortest name that tells the sweep's arms apart: the readable part if that suffices."""
-    short: dict[tuple[str, str], str] = {}
-    for run in runs:
-        if label := readable.get(run.run_id):
-            short.setdefault((run.block, run.arm), label)
-    keys = list(dict.fromkeys((run.block, run.arm) for run in runs))
-    naming: list[Callable[[tuple[str, str]], str]] = [
-        lambda key: short.get(key, key[1]),
-        lambda key: f"{key[0]}: {short.get(key, key[1])}",
-        lambda key: f"{key[0]}: {key[1]}",
-    ]
-    for name in naming:
-        if max(Counter(map(name, keys)).values(), default=1) == 1:
-            return {key: name(key) for key in keys}
-    raise AssertionError("a block and an arm together are unique")
+def arm_names(runs: tuple[SweepRun, ...], labels: dict[str, str]) -> dict[tuple[str, str], str]:
+    """(block, arm) -> the shortest name that no other arm of the sweep has.
+
+    That is what the sweep calls the arm; of a sweep that only knows its arm_id, the readable part, from `labels`. Arms
+    that share it have their block before it, and, if that is not enough, the arm_id.
+    """
+    names = {(run.block, run.arm): labels.get(run.arm, run.arm) for run in runs}
+    for whole in (False, True):
+        taken = Counter(names.values())
+        names = {
+            (block, arm): name if taken[name] == 1 else f"{block}: {arm if whole else labels.get(arm, arm)}"
+            for (block, arm), name in names.items()
+        }
+    assert len(set(names.values())) == len(names), "a block and an arm together are unique"
+    return names

@@ -27,6 +27,10 @@ class PairedComparison:
     """
 
     seeds: tuple[int, ...]
+    mean: float
+    """Of the candidate over these seeds, which need not be all it has."""
+    baseline_mean: float
+    """Of the baseline over these seeds."""
     difference: float
     """Mean over pairs, in the metric's unit (nats per token for a loss)."""
     difference_interval: Interval | None
@@ -46,6 +50,11 @@ class PairedComparison:
     def n(self) -> int:
         """Pairs."""
         return len(self.seeds)
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether every pair is equal to the last digit."""
+        return self.difference == 0 and self.better == 0  # no seed better, so for a mean of 0 none is worse
 
     @property
     def percent(self) -> float:
@@ -95,6 +104,8 @@ def compare_paired(
     sign = 1 if goal == "max" else -1
     return PairedComparison(
         seeds=seeds,
+        mean=float(np.mean([candidate[s] for s in seeds])),
+        baseline_mean=float(np.mean([baseline[s] for s in seeds])),
         difference=float(np.mean(differences)),
         difference_interval=mean_interval(differences),
         log_ratio=float(np.mean(ratios)),
@@ -120,9 +131,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def seeds_to_resolve(sd: float, effect: float, limit: int = 1000) -> int | None:
-    """Fewest seeds whose 95 % interval half width is at most |effect|, if the spread stays `sd`; None above `limit`."""
-    return next((n for n in range(2, limit + 1) if t_quantile(n - 1) * sd / sqrt(n) <= abs(effect)), None)
+def seeds_to_resolve(sd: float, effect: float, num_tests: int = 1, limit: int = 1000) -> int | None:
+    """Seeds with about even odds that a true difference of `effect` is resolved; None for no effect and above `limit`.
+
+    That is the fewest whose interval, at Holm's strictest level among `num_tests`, is no wider than |effect| to a side:
+    of the estimates around a true `effect`, half are smaller than that.
+    """
+    if effect == 0:
+        return None
+    level = 1 - (1 - LEVEL) / num_tests
+    return next((n for n in range(2, limit + 1) if t_quantile(n - 1, level) * sd / sqrt(n) <= abs(effect)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import Literal, cast
+from math import isfinite
+from typing import cast
 
 import polars as pl
 
 from analysis import queries
-from analysis.integrity import integrity_warnings
+from analysis.arms import ArmSummary, summarize_arms
+from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
-from analysis.statistics import (
-    Contrast,
-    Goal,
-    PairedComparison,
-    block_model,
-    compare_paired,
-    holm,
-    seeds_to_resolve,
-    spread_ratio,
-)
+from analysis.statistics import Goal, spread_ratio
 from analysis.tables import Store, SweepRecord
 
-ALPHA = 0.05  # of the Holm-adjusted p, to match the 95 % intervals
-Verdict = Literal["baseline", "lower", "higher", "not resolved", "no data"]
-
-
-@dataclass(frozen=True, slots=True)
-class ArmSummary:
-    """One arm of one block. Means are over runs that are done; the others are counted in `counts`."""
-
-    arm: str
-    block: str
-    role: str
-    optimizer: str | None
-    counts: dict[str, int]
-    """Runs by status, `missing` for those nobody has started."""
-    values: dict[int, float]
-    """Seed -> primary metric of its done run."""
-    mean: float | None
-    sd: float | None
-    wall_s: float | None
-    """Mean seconds a done run took."""
-    comparison: PairedComparison | None
-    """With the baseline; None for the baseline and where no seed pairs."""
-    adjusted_p: float | None
-    """Holm over the arms that were tested."""
-    seeds_to_resolve: int | None
-    """Seeds whose interval would exclude 0 for a difference this size; None for a resolved one and above 1000."""
-    pooled: Contrast | None
-    """The same contrast under the additive block model, which pools the error of all arms."""
-    verdict: Verdict
-
-    @property
-    def planned(self) -> int:
-        """Runs the sweep asks for."""
-        return sum(self.counts.values())
+MAX_SPREAD_RATIO = 3  # at three seeds chance alone exceeds it for one pair of arms in five
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +31,16 @@ class Summary:
     goal: Goal
     baseline: str | None
     arms: tuple[ArmSummary, ...]
+    counts: dict[str, int]
+    """Runs by status; one that several blocks list counts once."""
+    errors: tuple[str, ...]
+    """What forbids a comparison; the arms it concerns are `invalid`."""
     warnings: tuple[str, ...]
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Runs by status over all arms."""
-        return {status: sum(arm.counts[status] for arm in self.arms) for status in ALL_STATUSES}
-
-    @property
     def tests(self) -> int:
-        """Arms tested against the baseline: the family Holm adjusts for."""
-        return sum(arm.adjusted_p is not None for arm in self.arms)
+        """Arms tested against the baseline, those of equal runs once: the family Holm adjusts for."""
+        return sum(arm.adjusted_p is not None and arm.copy_of is None for arm in self.arms)
 
 
 def summarize(view: Store) -> Summary:
@@ -106,8 +65,9 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     series = view.table(queries.metric_table(metric))
     per_run = queries.value_per_run(series, metric, at=at, goal=goal)
     runs = members.lazy().join(per_run.select("run_id", "value"), on="run_id", how="left", maintain_order="left")
-    arms, notes = _arms(runs.collect(), goal)
-    baseline = next((arm.arm for arm in arms if arm.verdict == "baseline"), None)
+    errors = integrity_errors(members)
+    arms, baseline = summarize_arms(runs.collect(), goal, errors)
+    once = members.unique("run_id")["status"].to_list()
     return Summary(
         sweep=record.name,
         question=record.question,
@@ -117,7 +77,9 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         goal=goal,
         baseline=baseline,
         arms=arms,
-        warnings=(*notes, *integrity_warnings(members)),
+        counts={status: once.count(status) for status in ALL_STATUSES},
+        errors=tuple(text for texts in errors.values() for text in texts),
+        warnings=(*_notes(arms), *integrity_warnings(members, view.val)),
     )
 
 
@@ -128,77 +90,13 @@ def _question(record: SweepRecord) -> tuple[str, queries.At, Goal]:
     return record.metrics["primary"], cast(queries.At, at), cast(Goal, goal)
 
 
-def _arms(runs: pl.DataFrame, goal: Goal) -> tuple[tuple[ArmSummary, ...], list[str]]:
-    groups = {str(name): frame for (name,), frame in runs.group_by("arm", maintain_order=True)}
-    values = {name: _values(frame) for name, frame in groups.items()}
-    baselines = [name for name, frame in groups.items() if frame["role"][0] == "baseline"]
-    baseline = baselines[0] if baselines else None
-    base = values[baseline] if baseline else {}
-    comparisons = {name: None if name == baseline else compare_paired(own, base, goal) for name, own in values.items()}
-    tested = holm([found.p_value if found else None for found in comparisons.values()])
-    adjusted = dict(zip(comparisons, tested, strict=True))
-    pooled = block_model(values, baseline) if baseline else {}
-    arms = tuple(
-        _arm(frame, values[name], comparisons[name], adjusted[name], pooled.get(name), is_baseline=name == baseline)
-        for name, frame in groups.items()
-    )
-    return arms, [*_baseline_notes(baselines), *_value_notes(groups, values), *_spread_notes(values)]
+def _notes(arms: Sequence[ArmSummary]) -> list[str]:
+    distinct = [arm for arm in arms if arm.copy_of is None]
+    return [*_baseline_notes(distinct), *_value_notes(distinct), *_equal_notes(distinct), *_spread_notes(distinct)]
 
 
-def _arm(
-    frame: pl.DataFrame,
-    values: dict[int, float],
-    comparison: PairedComparison | None,
-    adjusted_p: float | None,
-    pooled: Contrast | None,
-    *,
-    is_baseline: bool,
-) -> ArmSummary:
-    done = frame.filter(pl.col("status") == "done")
-    wall = done["wall_s"].drop_nulls().to_list()
-    own = list(values.values())
-    verdict = _verdict(comparison, adjusted_p, bool(values), is_baseline)
-    seeds = None
-    if verdict == "not resolved" and comparison and comparison.sd_log is not None:
-        seeds = seeds_to_resolve(comparison.sd_log, comparison.log_ratio)
-    return ArmSummary(
-        arm=frame["arm"][0],
-        block=frame["block"][0],
-        role=frame["role"][0],
-        optimizer=next(iter(frame["optimizer"].drop_nulls()), None),
-        counts={status: frame.filter(pl.col("status") == status).height for status in ALL_STATUSES},
-        values=values,
-        mean=fmean(own) if own else None,
-        sd=stdev(own) if len(own) > 1 else None,
-        wall_s=fmean(wall) if wall else None,
-        comparison=comparison,
-        adjusted_p=adjusted_p,
-        seeds_to_resolve=seeds,
-        pooled=pooled,
-        verdict=verdict,
-    )
-
-
-def _values(frame: pl.DataFrame) -> dict[int, float]:
-    """Seed -> value of the done runs that have a finite one; the mean where two runs share a seed."""
-    done = frame.filter((pl.col("status") == "done") & pl.col("value").is_finite())
-    means = done.group_by("seed").agg(pl.col("value").mean()).sort("seed")
-    return dict(zip(means["seed"], means["value"], strict=True))
-
-
-def _verdict(
-    comparison: PairedComparison | None, adjusted_p: float | None, has_values: bool, baseline: bool
-) -> Verdict:
-    if baseline:
-        return "baseline"
-    if not has_values:
-        return "no data"
-    if comparison is None or adjusted_p is None or adjusted_p >= ALPHA:
-        return "not resolved"
-    return "lower" if comparison.log_ratio < 0 else "higher"
-
-
-def _baseline_notes(baselines: list[str]) -> list[str]:
+def _baseline_notes(arms: list[ArmSummary]) -> list[str]:
+    baselines = [arm.arm for arm in arms if arm.role == "baseline"]
     if not baselines:
         return ["no arm has the role baseline, so nothing is compared; give one block `role: baseline`"]
     if len(baselines) > 1:
@@ -206,20 +104,29 @@ def _baseline_notes(baselines: list[str]) -> list[str]:
     return []
 
 
-def _value_notes(groups: dict[str, pl.DataFrame], values: dict[str, dict[int, float]]) -> list[str]:
-    notes = []
-    for name, frame in groups.items():
-        seeds = frame.filter(pl.col("status") == "done")["seed"].unique()
-        lost = sorted(set(seeds) - values[name].keys())
-        if lost:
-            notes.append(f"{name}: done, but without a finite value of the metric at seed {', '.join(map(str, lost))}")
-    return notes
-
-
-def _spread_notes(values: dict[str, dict[int, float]]) -> list[str]:
-    ratio = spread_ratio(values)
-    if ratio is None or ratio <= 3:
-        return []
+def _value_notes(arms: list[ArmSummary]) -> list[str]:
     return [
-        f"the spread between seeds differs {ratio:.3g}-fold between arms: trust the paired intervals, not pooled errors"
+        f"{arm.arm}: done, but without a positive, finite value of the metric at seed "
+        f"{', '.join(map(str, arm.unusable))}"
+        for arm in arms
+        if arm.unusable
+    ]
+
+
+def _equal_notes(arms: list[ArmSummary]) -> list[str]:
+    return [
+        f"the runs of {arm.arm} equal the baseline's to the last digit; its perturbation never acted"
+        for arm in arms
+        if arm.comparison and arm.comparison.is_identical
+    ]
+
+
+def _spread_notes(arms: list[ArmSummary]) -> list[str]:
+    ratio = spread_ratio({arm.arm: arm.values for arm in arms})
+    if ratio is None or ratio <= MAX_SPREAD_RATIO:
+        return []
+    fold = f"{ratio:.3g}-fold" if isfinite(ratio) else "one of them not at all"
+    return [
+        f"arms scatter unequally between seeds ({fold}): the intervals shown allow for it, each comes from its own "
+        "pairs; the `pooled` contrasts in report.json do not"
     ]

@@ -5,20 +5,34 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+
+# Polars opens as many files at once as it has cores and three: with few cores, a question over many waits for each.
+os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
 
 import polars as pl
 import pyarrow as pa
 
+from analysis.damage import damaged_objects
+from analysis.scan import from_arrow, polars_schema, scan_rows
 from muon_core import layout
 from muon_core.cache import cached, local_paths
-from muon_core.snapshot import check_version, list_keys, read_attempts, read_ends, read_starts, visible_objects
+from muon_core.layout import Problems
+from muon_core.snapshot import (
+    check_version,
+    list_keys,
+    read_attempts,
+    read_ends,
+    read_starts,
+    relisting,
+    visible_objects,
+)
 from muon_core.storage import Storage, open_storage
 from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
 log = logging.getLogger(__name__)
-_MAGIC = b"PAR1"
 MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
 """What a sweep adds to the rows of its runs."""
 
@@ -48,8 +62,9 @@ def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None)
     """The results store at `url`, a folder or `s3://bucket/prefix`.
 
     Args:
-        skip_damaged: leave objects that are no Parquet out, with a warning that names each, instead of raising
-            ValueError; None follows the environment variable MUON_SKIP_DAMAGED.
+        skip_damaged: check every object in full before it is read, and leave out those that are damaged and runs
+            without one of their records, with a warning that names each; without it, what shows at a glance raises
+            ValueError and the rest is an error of Polars. None follows the environment variable MUON_SKIP_DAMAGED.
     Raises: ValueError if it holds no results, StoreError if it cannot be reached, its scheme is unknown, or a newer
         release wrote it in a way this one would misread.
     """
@@ -63,6 +78,19 @@ def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None)
             "give the folder that holds them, or run a sweep first"
         )
     return Store(storage, skip_damaged=skip_damaged)
+
+
+class _Found(NamedTuple):
+    """What there is to read of a table: objects, the files of copies on this machine, and what is wrong.
+
+    `damaged` holds the size of each object that cannot be read; `passed_over` packs whose rows are read from finals.
+    """
+
+    objects: list[layout.Visible]
+    here: dict[str, str]
+    damaged: dict[str, int]
+    passed_over: list[str]
+    problems: Problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,124 +158,94 @@ class Store:
         """Sweeps recorded in the store, sorted."""
         return list(self._sweeps())
 
+    def damaged(self) -> str | None:
+        """One line that names an object of this view which cannot be read; None if each, read in full, is whole."""
+        for table in SERIES.values():
+            found = self._find(table, thorough=True)
+            for key, size in found.damaged.items():
+                return self._told(key, size)
+            for key in found.passed_over:
+                return f"{self.storage.uri(key)} is a damaged copy of finals that are whole; delete it, and compact"
+        return None
+
+    def _told(self, key: str, size: int) -> str:
+        return (
+            f"{self.storage.uri(key)} is {size} bytes, a damaged object; "
+            "set MUON_SKIP_DAMAGED=1 to read the rest, or delete it and run its sweep again"
+        )
+
     def _records(self) -> list[SweepRecord]:
         keys = self._sweeps()
         return [_sweep_record(self.storage, name, key) for name, key in keys.items()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
-        objects, sizes = visible_objects(self.storage, table.name, self.only)
-        wanted = self._wanted()
-        sizes = {item.key: sizes[item.key] for item in objects}
-        here = local_paths(self.storage, sizes)
-        damaged = _damaged(self.storage, sizes, here)
-        if damaged and not self.skip_damaged:
-            raise ValueError(
-                f"{self.storage.uri(damaged[0])} is {sizes[damaged[0]]} bytes, a damaged object; "
-                "set MUON_SKIP_DAMAGED=1 to read the rest, or delete it and run its sweep again"
-            )
-        for key in damaged:
+        found = self._find(table, thorough=self.skip_damaged)
+        self._refuse(found.problems)
+        if found.damaged and not self.skip_damaged:
+            raise ValueError(self._told(*next(iter(found.damaged.items()))))
+        for key in found.damaged:
             log.warning("left out: %s is damaged", self.storage.uri(key))
-        kept = [item for item in objects if item.key not in damaged and (wanted is None or item.run in wanted)]
-        return _rows(self.storage, kept, here, table)
+        kept = [item for item in found.objects if item.key not in found.damaged]
+        return scan_rows(self.storage, kept, found.here, table)
+
+    def _find(self, table: Table, *, thorough: bool) -> _Found:
+        """The objects of `table` in this view; `thorough` reads them all in full."""
+        wants = self._wanted()
+        passed_over: list[str] = []
+        while True:
+            problems: Problems = {}
+            objects, sizes = visible_objects(self.storage, table.name, self.only, problems, passed_over)
+            objects = [item for item in objects if wants(item.run)]
+            sizes = {item.key: sizes[item.key] for item in objects}
+            damaged = damaged_objects(self.storage, sizes, local_paths(self.storage, sizes), thorough=thorough)
+            packs = [key for key in damaged if key.startswith("packs/")]
+            if not packs:
+                # Asked again, for a copy that was damaged is gone.
+                here = local_paths(self.storage, sizes)
+                wanted = {run: problem for run, problem in problems.items() if wants(run)}
+                return _Found(objects, here, {key: sizes[key] for key in damaged}, passed_over, wanted)
+            for key in packs:
+                log.warning("passed over: %s is damaged, and read from finals instead", self.storage.uri(key))
+            passed_over += packs
+
+    def _refuse(self, problems: Problems) -> None:
+        """Raise the first of `problems`, or warn of all where what is damaged is left out."""
+        for run, problem in problems.items():
+            if not self.skip_damaged:
+                raise ValueError(f"{problem}; or set MUON_SKIP_DAMAGED=1 to read the other runs")
+            log.warning("left out: run %s: %s", run, problem.removeprefix(f"run {run}: "))
 
     def _runs(self) -> pl.LazyFrame:
-        """Start record of each run's newest attempt, overlaid by its end record where it has ended."""
-        attempts, wanted = read_attempts(self.storage, self.only), self._wanted()
-        heads = [max(tries.values()) for run, tries in attempts.items() if wanted is None or run in wanted]
-        running = [{"status": "running", "attempts": len(attempts[head.run])} for head in heads]
-        starts = read_starts(self.storage, heads)
-        rows = [start | state for start, state in zip(starts, running, strict=True)]
-        started = _from_arrow(pa.Table.from_pylist(rows, schema=RUNS.schema)).lazy()
-        # What only the reader knows, the number of tries, stays; a column the end record leaves empty keeps its start.
-        ended = _from_arrow(read_ends(self.storage, heads)).lazy().drop("attempts")
-        own = [name for name in RUNS.columns if name not in ("run_id", "attempts")]
-        overlaid = [pl.coalesce(f"{name}_end", name).alias(name) for name in own]
-        joined = started.join(ended, on="run_id", how="left", suffix="_end", maintain_order="left")
-        return joined.with_columns(overlaid).select(list(RUNS.columns))
+        rows, problems = relisting(self._run_rows)
+        self._refuse(problems)
+        return from_arrow(rows).lazy()
 
-    def _wanted(self) -> set[str] | None:
-        return None if self.record is None else {run.run_id for run in self.record.runs}
+    def _run_rows(self) -> tuple[pa.Table, Problems]:
+        """End record of each run's newest attempt, its start record where it has not ended; and runs without either."""
+        attempts, wants = read_attempts(self.storage, self.only), self._wanted()
+        heads = {run: max(tries.values()) for run, tries in attempts.items() if wants(run)}
+        problems: Problems = {}
+        ends = read_ends(self.storage, heads.values(), problems)
+        known = {*ends["run_id"].to_pylist(), *problems}
+        starts = read_starts(self.storage, [head for run, head in heads.items() if run not in known], problems)
+        going = pa.Table.from_pylist([start | {"status": "running"} for start in starts], schema=RUNS.schema)
+        rows = pa.concat_tables([ends, going]).sort_by("run_id")
+        numbers = pa.array([heads[run].number for run in rows["run_id"].to_pylist()], pa.int32())
+        return rows.set_column(
+            rows.schema.get_field_index("attempts"), RUNS.schema.field("attempts"), numbers
+        ), problems
+
+    def _wanted(self) -> Callable[[str], bool]:
+        """Whether a run belongs to the view."""
+        if self.record is None:
+            return lambda _: True
+        return {run.run_id for run in self.record.runs}.__contains__
 
     def _sweeps(self) -> dict[str, str]:
         return layout.parse_sweeps(list_keys(self.storage, "sweeps/"))
 
 
 _MEMBERS = {"run_id": pl.String(), **MEMBERSHIP}
-
-
-def _polars_schema(table: Table) -> pl.Schema:
-    return _from_arrow(table.schema.empty_table()).schema
-
-
-def _from_arrow(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
-
-
-def _damaged(storage: Storage, sizes: dict[str, int], here: dict[str, str]) -> list[str]:
-    """Objects that cannot be Parquet: empty, or, where they are on this machine, without its marks at both ends."""
-    paths = {key: here.get(key, storage.uri(key)) for key in sizes}
-    return [key for key, path in paths.items() if sizes[key] == 0 or ("://" not in path and not _is_parquet(path))]
-
-
-def _is_parquet(path: str) -> bool:
-    try:
-        with open(path, "rb") as file:
-            begins = file.read(len(_MAGIC)) == _MAGIC
-            file.seek(-len(_MAGIC), os.SEEK_END)
-            return begins and file.read() == _MAGIC
-    except FileNotFoundError:
-        return True  # removed since it was listed, which is no damage
-    except OSError:
-        return False  # shorter than the marks
-
-
-def _rows(storage: Storage, objects: list[layout.Visible], here: dict[str, str], table: Table) -> pl.LazyFrame:
-    """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts.
-
-    `here` maps the keys of objects with a copy on this machine to its file.
-    """
-    uncut = [item for item in objects if item.start == 0 and item.bound is None]
-    packs: dict[str, list[str]] = {}
-    for item in uncut:
-        if item.members > 1:
-            packs.setdefault(item.key, []).append(item.run)
-    whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.members)
-    of_run, seq = pl.col("run_id"), pl.col("seq")
-    frames = [_scan(storage, here, list(whole), table)]
-    frames += [
-        _scan(storage, here, [key], table).filter(of_run.is_in(runs)) for key, runs in packs.items() if key not in whole
-    ]
-    frames += [
-        _scan(storage, here, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
-        for item in objects
-        if item.start > 0 or item.bound is not None
-    ]
-    return pl.concat(frames)
-
-
-def _scan(storage: Storage, here: dict[str, str], keys: list[str], table: Table) -> pl.LazyFrame:
-    """Rows of the objects `keys`; `here` maps those with a copy on this machine to its file."""
-    copies = [here[key] for key in keys if key in here]
-    remote = [storage.uri(key) for key in keys if key not in here]
-    return pl.concat([_scan_files(copies, table, {}), _scan_files(remote, table, storage.polars_options())])
-
-
-def _scan_files(files: list[str], table: Table, options: dict[str, Any]) -> pl.LazyFrame:
-    """Rows of `files`. The schema is given, not inferred: other releases have fewer or more columns."""
-    schema = _polars_schema(table)
-    if not files:
-        return pl.LazyFrame(schema=schema)
-    return pl.scan_parquet(
-        files,
-        schema=schema,
-        hive_partitioning=False,  # a run named 001 would come back as the number 1
-        glob=False,
-        missing_columns="insert",
-        extra_columns="ignore",
-        **options,
-    )
 
 
 def _sweep_record(storage: Storage, name: str, key: str) -> SweepRecord:
@@ -262,4 +260,4 @@ def _sweep_record(storage: Storage, name: str, key: str) -> SweepRecord:
 
 def _sweep_runs(records: list[SweepRecord]) -> pl.LazyFrame:
     rows = [(record.name, run.run_id, run.block, run.role) for record in records for run in record.runs]
-    return pl.LazyFrame(rows, schema=_polars_schema(SWEEP_RUNS), orient="row")
+    return pl.LazyFrame(rows, schema=polars_schema(SWEEP_RUNS), orient="row")

@@ -1,20 +1,36 @@
-"""Prints a summary as plain text of at most 120 columns."""
+"""Prints a summary as plain text, as wide as the terminal, 72 to 120 columns."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 
 from analysis.summary import Summary
 from analysis.verdicts import arm_cells, counts_text, sentence
 
 WIDTH = 120
+NARROWEST = 72
 _GAP = "  "
 _WORDS = ("arm", "role", "verdict")
+_ROOM_FOR_NAMES = {"role": 20, "wall": 8, "%": 8, "better": 8}
+"""Columns that go, in this order, while the arms' names have less room."""
 _LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  # the sentences below the table say them
 
 
-def render_summary(summary: Summary, width: int = WIDTH) -> str:
-    """The verdict table, a sentence for each arm, and the warnings; lines of at most `width` columns."""
+def terminal_width() -> int:
+    """Columns to print in: those of the terminal, within bounds; 120 where standard output is none."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return min(WIDTH, max(NARROWEST, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
+def render_summary(summary: Summary, width: int | None = None) -> str:
+    """Errors, the verdict table, a sentence for each arm, warnings; lines of at most `width`, or the terminal's width.
+
+    Below 72 columns the numbers of the table do not fit.
+    """
+    width = terminal_width() if width is None else width
     better = "lower" if summary.goal == "min" else "higher"
     head = [
         f"{summary.sweep}: {summary.question}" if summary.question else summary.sweep,
@@ -24,8 +40,10 @@ def render_summary(summary: Summary, width: int = WIDTH) -> str:
     ]
     cells = [arm_cells(arm, summary) for arm in summary.arms]
     sentences = [sentence(arm, summary) for arm in summary.arms]
+    errors = [f"error: {text}" for text in summary.errors]
     warnings = [f"warning: {text}" for text in summary.warnings]
-    parts = [_wrap(head, width), _table(cells, width), _wrap(sentences, width), _wrap(warnings, width)]
+    texts = [_wrap(paragraphs, width) for paragraphs in (errors, head, sentences, warnings)]
+    parts = [*texts[:2], _table(cells, width), *texts[2:]]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -34,8 +52,9 @@ def _table(cells: list[dict[str, str]], width: int) -> list[str]:
         return ["the sweep lists no runs"]
     columns = [name for name in cells[0] if name not in _LEFT_TO_THE_REPORT]
     widths = {name: max(len(name), *(len(row[name]) for row in cells)) for name in columns}
-    if _room(widths, width) < min(20, widths["arm"]):
-        del widths["role"]
+    for name, room in _ROOM_FOR_NAMES.items():
+        if _room(widths, width) < min(room, max(8, widths["arm"])):
+            del widths[name]
     widths["arm"] = max(8, min(widths["arm"], _room(widths, width)))
     names = {name: name for name in widths}
     lines = [line for row in [names, *cells] for line in _lines(row, widths)]

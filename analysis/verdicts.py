@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from analysis.arms import ArmSummary
 from analysis.statistics import PairedComparison
-from analysis.summary import ArmSummary, Summary
+from analysis.summary import Summary
 
 SHORT_UNITS = {"nats per token": "nats"}
 DASH = "–"
@@ -12,7 +13,8 @@ _LOST = ("diverged", "failed", "stopped", "running", "missing")
 
 def sentence(arm: ArmSummary, summary: Summary) -> str:
     """Direction, effect, interval, n and adjusted p of one arm, or why there is none; then the seeds that are lost."""
-    return f"{arm.arm}: {_finding(arm, summary)}{_lost(arm)}."
+    same = f"; its runs are {arm.copy_of}'s" if arm.copy_of else ""
+    return f"{arm.arm}: {_finding(arm, summary)}{same}{_lost(arm, summary)}."
 
 
 def arm_cells(arm: ArmSummary, summary: Summary) -> dict[str, str]:
@@ -71,35 +73,52 @@ def _rank(item: tuple[str, int]) -> int:
 
 
 def _finding(arm: ArmSummary, summary: Summary) -> str:
+    found = arm.comparison
+    if arm.verdict == "invalid":
+        return f"invalid: {'; '.join(arm.errors)}"
     if arm.verdict == "baseline":
         return f"the baseline, {_mean(arm, summary)}"
     if arm.verdict == "no data":
-        return f"no run is done with a finite {summary.metric}, so nothing is known"
-    found = arm.comparison
+        return f"no run is done with a positive, finite {summary.metric}, so nothing is known"
     if summary.baseline is None:
         return f"not resolved, there is no baseline; {_mean(arm, summary)}"
     if found is None:
         return f"not resolved against {summary.baseline}, which shares no finished seed with it; {_mean(arm, summary)}"
     if found.percent_interval is None or arm.adjusted_p is None:
-        return (
-            f"not resolved against {summary.baseline}: {_effect(found, summary)} at one seed, which gives no interval"
-        )
-    test = f"better in {found.better} of {found.n} seeds; {_p(arm.adjusted_p, summary.tests)}"
-    if arm.verdict != "not resolved":
-        return f"{arm.verdict} than {summary.baseline}: {_effect(found, summary)}, {_interval(found)}; {test}"
-    against = f"not resolved against {summary.baseline}: {_effect(found, summary)}"
-    return f"{against}, {_interval(found)}, {_why(arm, found)}; {test}"
+        return f"not resolved against {summary.baseline}: {_effect(arm, found, summary)}, which gives no interval"
+    return _tested(arm, found, arm.adjusted_p, summary)
+
+
+def _tested(arm: ArmSummary, found: PairedComparison, adjusted_p: float, summary: Summary) -> str:
+    relation = "against" if arm.verdict == "not resolved" else "than"
+    parts = [f"{arm.verdict} {relation} {summary.baseline}: {_effect(arm, found, summary)}", _interval(found)]
+    if arm.verdict == "not resolved" and not arm.of_survivors:
+        parts.append(_why(arm, found, summary.tests))
+    test = f"better in {found.better} of {found.n} seeds; {_p(adjusted_p, summary.tests)}"
+    return f"{', '.join(parts)}; {test}"
 
 
 def _mean(arm: ArmSummary, summary: Summary) -> str:
     if arm.mean is None:
         return "without a finished run yet"
-    return f"mean {summary.metric} {arm.mean:.4f} over {len(arm.values)} {_plural('seed', len(arm.values))}"
+    if len(arm.values) == 1:
+        return f"{summary.metric} {arm.mean:.4f} in a single run"
+    return f"mean {summary.metric} {arm.mean:.4f} over {len(arm.values)} seeds"
 
 
-def _effect(found: PairedComparison, summary: Summary) -> str:
-    unit = SHORT_UNITS.get(summary.unit, "")
-    return f"{signed(found.difference, 4)} {unit}".strip() + f" ({signed(found.percent, 2)} %)"
+def _effect(arm: ArmSummary, found: PairedComparison, summary: Summary) -> str:
+    """The difference, and the means it is between where those of the table are over other seeds."""
+    unit, base = SHORT_UNITS.get(summary.unit, ""), _baseline(summary)
+    effect = f"{signed(found.difference, 4)} {unit}".strip() + f" ({signed(found.percent, 2)} %)"
+    is_of_all = base is not None and set(found.seeds) == arm.values.keys() == base.values.keys()
+    means = "" if is_of_all else f" ({found.mean:.4f} against {found.baseline_mean:.4f})"
+    if found.n == 1:
+        return f"{effect} at one seed{means}"
+    return effect if is_of_all else f"{effect} over the {found.n} seeds both finished{means}"
+
+
+def _baseline(summary: Summary) -> ArmSummary | None:
+    return next((arm for arm in summary.arms if arm.arm == summary.baseline), None)
 
 
 def _interval(found: PairedComparison) -> str:
@@ -107,14 +126,15 @@ def _interval(found: PairedComparison) -> str:
     return f"95 % interval {interval_text(found.percent_interval, 2)} %"
 
 
-def _why(arm: ArmSummary, found: PairedComparison) -> str:
+def _why(arm: ArmSummary, found: PairedComparison, tests: int) -> str:
     assert found.log_ratio_interval is not None
+    if found.is_identical:
+        return "as the runs are equal to the last digit"
     low, high = found.log_ratio_interval
-    if not low <= 0 <= high:
-        return "which excludes 0 alone but not after the adjustment for several arms"
+    zero = "contains 0" if low <= 0 <= high else f"excludes 0 alone but not after the adjustment for {tests} arms"
     if arm.seeds_to_resolve is None:
-        return "which contains 0; more than 1000 seeds would be needed at this size"
-    return f"which contains 0; about {arm.seeds_to_resolve} seeds would settle a difference of this size"
+        return f"which {zero}; for a difference of this size more than 1000 seeds would be needed"
+    return f"which {zero}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
 
 
 def _p(adjusted: float, tests: int) -> str:
@@ -122,11 +142,21 @@ def _p(adjusted: float, tests: int) -> str:
     return f"{value}, Holm over {tests} {_plural('arm', tests)}" if tests > 1 else value
 
 
-def _lost(arm: ArmSummary) -> str:
+def _lost(arm: ArmSummary, summary: Summary) -> str:
+    """The runs that are not in the numbers; where they did not go missing at random, what that does to the verdict."""
+    base = _baseline(summary)
+    is_compared = arm.verdict == "not resolved" and arm.comparison is not None
     lost = {status: count for status, count in arm.counts.items() if status in _LOST and count}
-    if not lost:
+    own = [counts_text(lost)] if lost else []
+    own += [f"{count} {how}" for how, count in arm.casualties.items() if how not in lost]
+    clauses = [f"of {arm.planned} {_plural('seed', arm.planned)} {', '.join(own)}"] if own else []
+    if is_compared and base and base.casualties:
+        ended = ", ".join(f"{count} {how}" for how, count in base.casualties.items())
+        clauses.append(f"of {base.planned} {_plural('seed', base.planned)} of {base.arm} {ended}")
+    if not clauses:
         return ""
-    return f"; of {arm.planned} {_plural('seed', arm.planned)} {counts_text(lost)}, not in these numbers"
+    survivors = "; these are numbers of survivors, which support no verdict"
+    return f"; {', '.join(clauses)}{survivors if is_compared and arm.of_survivors else ', not in these numbers'}"
 
 
 def _plural(word: str, count: int) -> str:

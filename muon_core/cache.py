@@ -1,6 +1,8 @@
 """Copies of a remote store's immutable objects on this machine, for readers: what was fetched once is not asked again.
 
-Objects never change under their name, so a copy needs no check. Writers and compaction read the store itself.
+Objects never change under their name, so no copy is ever out of date. One that was damaged here is fetched again: it
+proves itself by the digest in its name or, where that has none, by one written before its content. Writers and
+compaction read the store itself.
 """
 
 from __future__ import annotations
@@ -15,18 +17,22 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from muon_core.storage import Listed, Storage
+from muon_core.parquet import DIGEST_LENGTH, digest
+from muon_core.storage import Listed, Storage, StoreError
 
 MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache off
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
-IN_USE_S = 600.0  # a copy this fresh may be open in a reader
+IN_USE_S = 600.0  # a copy this fresh may be open in a reader, and stays though the bound be exceeded
 KEPT = ("attempts/", "final/", "packs/", "sweeps/")  # live/ is replaced within minutes
 
 
 def cached(storage: Storage) -> Storage:
-    """`storage` with a cache before it if it is remote."""
+    """`storage` with a cache before it if it is remote. Raises StoreError if MUON_CACHE_BYTES is no number."""
     place = getattr(storage, "place", None)
-    limit = int(os.environ.get("MUON_CACHE_BYTES", MAX_BYTES))
+    text = os.environ.get("MUON_CACHE_BYTES") or str(MAX_BYTES)
+    if not text.isdecimal():
+        raise StoreError(f"MUON_CACHE_BYTES is {text!r}; give whole bytes, such as {MAX_BYTES}, or 0 for no cache")
+    limit = int(text)
     return storage if place is None or limit == 0 else Cached(storage, cache_folder(place), limit)
 
 
@@ -43,7 +49,7 @@ class Cached:
         self.url = storage.url
         self._storage, self._folder, self._max_bytes = storage, folder, max_bytes
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         self._storage.put(key, data)
 
     def get(self, key: str) -> bytes:
@@ -89,7 +95,7 @@ class Cached:
 
     def _read(self, key: str) -> bytes | None:
         try:
-            return (self._folder / key).read_bytes() or None  # an empty copy is what a power cut leaves
+            return _proved(key, (self._folder / key).read_bytes())
         except OSError:
             return None
 
@@ -98,7 +104,7 @@ class Cached:
         with contextlib.suppress(OSError):
             for key, data in objects.items():
                 if key.startswith(KEPT):
-                    _write(self._folder / key, data)
+                    _write(self._folder / key, _provable(key, data))
             if objects:
                 _prune(self._folder.parent, self._max_bytes)
 
@@ -106,6 +112,19 @@ class Cached:
 def local_paths(storage: Storage, sizes: Mapping[str, int]) -> dict[str, str]:
     """Files that hold objects of `storage` on this machine, of those in `sizes` (key -> bytes)."""
     return storage.local_paths(sizes) if isinstance(storage, Cached) else {}
+
+
+def _provable(key: str, data: bytes) -> bytes:
+    """What a copy of the object holds."""
+    return data if digest(data) in key else digest(data).encode() + data
+
+
+def _proved(key: str, copy: bytes) -> bytes | None:
+    """Inverse of `_provable`; None if the copy was damaged."""
+    if digest(copy) in key:
+        return copy
+    proof, data = copy[:DIGEST_LENGTH], copy[DIGEST_LENGTH:]
+    return data if digest(data).encode() == proof else None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -116,7 +135,10 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _prune(root: Path, max_bytes: int) -> None:
-    """Remove the copies used longest ago until the caches of all stores together hold four fifths of `max_bytes`."""
+    """Once the caches of all stores exceed `max_bytes`, remove the copies used longest ago, down to four fifths of it.
+
+    Copies used within the last `IN_USE_S` stay.
+    """
     files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]
     total = sum(status.st_size for status, _ in files)
     if total <= max_bytes:

@@ -22,8 +22,10 @@ from typing import Any
 
 import torch
 
+from muon_core import layout
 from muon_core.config import RunConfig
 from muon_core.results import ResumePoint
+from muon_core.snapshot import read_attempts
 from muon_core.storage import Storage
 
 SCHEMA = 1  # of what a checkpoint holds
@@ -56,15 +58,22 @@ class Saved:
 
 def milestone_name(step: int, tokens: int) -> str:
     """Folder of a milestone: `step_30_0.5M_tokens`."""
-    return f"step_{step}_{tokens / 1e6:.4g}M_tokens"
+    millions = tokens / 1e6
+    return f"step_{step}_{millions:.4g}M_tokens" if millions < 1e4 else f"step_{step}_{millions:.0f}M_tokens"
 
 
 def saved(storage: Storage, run_id: str) -> list[Saved]:
-    """All checkpoints of a run, newest first; those that hold weights only are left out."""
+    """The checkpoints a run can go on from, newest first: those on the lineage of its newest attempt.
+
+    Those of attempts that were overtaken, or given up to begin again, are left out, and so are weights alone.
+    """
+    alive = {attempt.id: bound for attempt, bound in layout.lineage(read_attempts(storage, run_id).get(run_id, {}))}
     found = []
     for key, _ in storage.list(f"checkpoints/{run_id}/"):
-        if (match := _KEY.fullmatch(key)) and match[2] != MODEL:
-            found.append(Saved(int(match[3]), match[4], int(match[5]), key, match[2], match[6]))
+        if (match := _KEY.fullmatch(key)) and match[2] != MODEL and match[4] in alive:
+            seq, bound = int(match[5]), alive[match[4]]
+            if bound is None or seq <= bound:
+                found.append(Saved(int(match[3]), match[4], seq, key, match[2], match[6]))
     return sorted(found, reverse=True)
 
 
@@ -74,7 +83,7 @@ def write(
     """Store `state` as checkpoint `name` of a run; returns its key. The rows of `point` must be acknowledged before."""
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, "run_id": config.run_id, "step": step, **state}, buffer)
-    data = buffer.getvalue()
+    data = buffer.getbuffer()  # no copy: it may be gigabytes
     digest = hashlib.sha256(data).hexdigest()[:16]
     key = f"checkpoints/{config.run_id}/{name}/{step:09d}.{point.attempt}.{point.seq:012d}.{digest}.pt"
     storage.put(key, data)
@@ -87,7 +96,7 @@ def write_config(storage: Storage, config: RunConfig) -> None:
 
 
 def prune(storage: Storage, run_id: str, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` of the run's `latest` checkpoints; milestones stay."""
+    """Remove all but the newest `keep_last` of the `latest` checkpoints the run can go on from; milestones stay."""
     rolling = [item for item in saved(storage, run_id) if item.name == LATEST]
     storage.delete([item.key for item in rolling[keep_last:]])
 
@@ -138,17 +147,17 @@ def _read(storage: Storage, item: Saved) -> dict[str, Any] | None:
     return state
 
 
-PARTS = ("model", "optimizers", "peaks", "recorder", "data_hash")
+PARTS = ("run_id", "step", "model", "optimizers", "peaks", "recorder", "data_hash")
 
 
 def _check(state: dict[str, Any], item: Saved, config: RunConfig) -> None:
     start_anew = f"remove checkpoints/{config.run_id}/ to train it from the start"
-    if state["schema"] > SCHEMA:
+    if state["schema"] != SCHEMA:
         raise CheckpointError(
             f"checkpoint {item.key} has schema {state['schema']}, this version reads up to {SCHEMA}; "
             f"update, or {start_anew}"
         )
-    if state["run_id"] != config.run_id:
-        raise CheckpointError(f"checkpoint {item.key} is of run {state['run_id']}, not {config.run_id}; {start_anew}")
     if missing := [part for part in PARTS if part not in state]:
         raise CheckpointError(f"checkpoint {item.key} lacks {', '.join(missing)}; {start_anew}")
+    if state["run_id"] != config.run_id:
+        raise CheckpointError(f"checkpoint {item.key} is of run {state['run_id']}, not {config.run_id}; {start_anew}")

@@ -134,8 +134,7 @@ class MuonConfig(_Vectors):
     """`quintic` five steps of one polynomial, `polar_express` five of different ones, `simple12` twelve that converge,
     `svd` the polar factor."""
     products: Products = "fused"
-    """Order of rounding within an iteration: `fused` multiply-adds, `plain` products and sums, or `rows`: fused, in the
-    order that is five times faster under bf16 on a CPU without bf16 units."""
+    """Where an iteration rounds: `fused` multiply-adds, or `plain` products and sums."""
     adjust: Adjust = "original"
     """Scale: `original` sqrt(max(1, rows/cols)), `match_rms_adamw` 0.2 sqrt(max(rows, cols)), or `none`."""
     scale_on: ScaleOn = "lr"
@@ -206,6 +205,15 @@ class _NoisyMuon(_PerturbedMuon):
         if isinstance(fields, dict) and fields.get("mode") == "as_seed":
             return {"noise_norm": "as_seed", "rank_threshold": 0.5} | fields
         return fields
+
+    @model_validator(mode="after")
+    def _as_seed_is_literal(self) -> Self:
+        for name, value in (("nesterov", False), ("noise_norm", "as_seed")):
+            if self.mode == "as_seed" and getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} under mode as_seed, which has {value}; remove it, or the mode"
+                )
+        return self
 
 
 class OrthoNoiseConfig(_NoisyMuon):
@@ -328,6 +336,9 @@ class RunConfig(Config):
     """Parts a step's batch is cut into, over all workers. Changes the order of float sums only, not the identity."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of the forward and backward passes; parameters are fp32."""
+    compile: bool = False
+    """Pass the model through `torch.compile`: faster on GPUs after a minute or so of compilation, for which CPUs need
+    a C++ compiler. Changes the order of float sums only, not the identity."""
     seed: int = Field(42, ge=0)
     seeds: SeedsConfig = SeedsConfig()
     reduction: Literal["ddp", "tree"] = "ddp"
@@ -342,9 +353,9 @@ class RunConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     spike: SpikeConfig = SpikeConfig()
 
-    EXECUTION: ClassVar[frozenset[str]] = frozenset(
-        {"tracking", "micro_batches", "reduction", "distribute", "check_replicas_every", "checkpoint", "spike"}
-    )
+    EXECUTION: ClassVar[frozenset[str]] = frozenset({
+        "tracking", "micro_batches", "compile", "reduction", "distribute", "check_replicas_every", "checkpoint", "spike"
+    })  # fmt: skip
     """Fields that say how a run is carried out and watched, not what it computes."""
 
     @model_validator(mode="after")

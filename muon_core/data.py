@@ -33,11 +33,6 @@ class TokenData:
         train, held_out = (np.load(folder / name, mmap_mode="r") for name in (TRAIN, VALIDATION))
         return cls(train, held_out, data.seq_len, validation_windows(data), read_index(folder)["data_hash"])
 
-    @property
-    def num_train_tokens(self) -> int:
-        """Tokens of the training shard; an epoch predicts all but the last few of them once."""
-        return len(self.train)
-
     def batch(self, seed: int, step: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Tensor:
         """Sequences of optimizer step `step`, counted from 0, under data seed `seed`.
 

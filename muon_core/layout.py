@@ -5,8 +5,10 @@
     final/table=<table>/run=<run>/<id>.<seq_hi>-<digest>.parquet         rows below seq_hi in <id>'s lineage, sorted
     final/table=runs/run=<run>/<id>.parquet                              how attempt <id> ended
     packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
-    schema/<version>.json                                                marks what release may read it
     sweeps/<sweep>/<id>.json                                             what was asked
+    checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               state of a run after row <seq> of attempt <id>
+    schema/<version>.json                                                marks what release may read it
+    clock/<nonce>                                                        written and removed to learn the store's time
 
 An id is `<n>.<nonce>`. Objects are immutable. The head of a run is its greatest attempt id; following parents from it,
 attempt `a` owns the rows with seq in [its own resume_seq, the resume_seq of the attempt that follows it). An attempt
@@ -26,13 +28,17 @@ from typing import NamedTuple
 ROOT = "00000.0"
 _VERSION = re.compile(r"schema/(\d{5})\.json")
 END = 10**12  # above every seq
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ID = r"\d{5}\.[0-9a-f]+"
 _ATTEMPT = re.compile(rf"attempts/([^/]+)/({_ID})--({_ID})--(\d{{12}})\.json")
 _LIVE = re.compile(rf"live/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-(\d{{12}})\.parquet")
-_FINAL = re.compile(rf"final/table=([^/]+)/run=([^/]+)/({_ID})(?:\.(\d{{12}})-[0-9a-f]{{16}})?\.parquet")
+_FINAL = re.compile(rf"final/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-[0-9a-f]{{16}}\.parquet")
 _PACK = re.compile(r"packs/table=([^/]+)/([0-9a-f]{16})\.json")
 _SWEEP = re.compile(rf"sweeps/([^/]+)/({_ID})\.json")
+_CHECKPOINT = re.compile(rf"checkpoints/([^/]+)/([^/]+)/(\d{{9}})\.({_ID})\.(\d{{12}})\.([0-9a-f]{{16}})\.pt")
+
+Problems = dict[str, str]
+"""What is wrong with a run, by run. A function that is given one records there what it would raise, and goes on."""
 
 
 class BrokenLineage(ValueError):
@@ -83,12 +89,11 @@ class Visible:
 
 
 class Member(NamedTuple):
-    """What a pack holds of one run: the rows with seq below `hi` in the lineage of `attempt`, `rows` of them."""
+    """What a pack holds of one run: the rows with seq below `hi` in the lineage of `attempt`."""
 
     run: str
     attempt: str
     hi: int
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +109,23 @@ class Pack:
         return f"{self.key.removesuffix('.parquet')}.json"
 
 
+class Checkpoint(NamedTuple):
+    """What the key of a checkpoint tells: it goes on after row `seq` of `attempt`."""
+
+    run: str
+    name: str
+    step: int
+    attempt: str
+    seq: int
+    digest: str
+
+
 def check_name(name: str) -> str:
     """`name` if it may stand in a key; raises ValueError otherwise (hive paths break on `=`, `[`, `*` and spaces)."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} cannot name a run or sweep: use letters, digits, '.', '_' and '-' only")
+        raise ValueError(
+            f"{name!r} cannot name a run or sweep: use letters, digits, '.', '_' and '-', a letter or digit first"
+        )
     return name
 
 
@@ -122,7 +140,7 @@ def live_key(table: str, run: str, attempt: str, lo: int, hi: int) -> str:
 
 
 def final_key(table: str, run: str, attempt: str, hi: int | None = None, digest: str = "") -> str:
-    """Key of a run's rows below seq `hi` in the lineage of `attempt`; without `hi`, of all of them."""
+    """Key of a run's rows below seq `hi` in the lineage of `attempt`; without `hi`, of how it ended (table `runs`)."""
     covered = "" if hi is None else f".{hi:012d}-{digest}"
     return f"final/table={table}/run={run}/{attempt}{covered}.parquet"
 
@@ -135,6 +153,12 @@ def pack_key(table: str, digest: str) -> str:
 def sweep_key(sweep: str, record: str) -> str:
     """Key of a sweep record."""
     return f"sweeps/{sweep}/{record}.json"
+
+
+def parse_checkpoint(key: str) -> Checkpoint | None:
+    """What the key of a checkpoint tells; None for another key."""
+    match = _CHECKPOINT.fullmatch(key)
+    return Checkpoint(match[1], match[2], int(match[3]), match[4], int(match[5]), match[6]) if match else None
 
 
 def version_key(version: int) -> str:
@@ -187,8 +211,7 @@ def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[Visible]]:
     found: dict[str, list[Visible]] = defaultdict(list)
     for key in sorted(keys):
         if (match := _FINAL.fullmatch(key)) and match[1] == table:
-            hi = int(match[4]) if match[4] else END
-            found[match[2]].append(Visible(key, match[2], match[3], None, final=True, hi=hi))
+            found[match[2]].append(Visible(key, match[2], match[3], None, final=True, hi=int(match[4])))
     return found
 
 
@@ -217,18 +240,30 @@ def lineage(attempts: dict[str, Attempt], head: str | None = None) -> list[tuple
 
 
 def visible(
-    attempt_keys: Iterable[str], data_keys: Iterable[str], table: str, packs: Iterable[Pack] = ()
+    attempt_keys: Iterable[str],
+    data_keys: Iterable[str],
+    table: str,
+    packs: Iterable[Pack] = (),
+    problems: Problems | None = None,
 ) -> list[Visible]:
-    """The objects of `table` that make up each run's rows, each row once; `data_keys` lists live/ and final/ keys."""
+    """The objects of `table` that make up each run's rows, each row once; `data_keys` lists live/ and final/ keys.
+
+    Raises BrokenLineage unless there are `problems` to record it in.
+    """
     keys = list(data_keys)
     live, finals = parse_live(keys, table), parse_finals(keys, table)
     for pack in sorted(packs, key=rank):  # of finals that hold the same, the last is taken
-        for run, attempt, hi, _ in pack.members:
+        for run, attempt, hi in pack.members:
             size = len(pack.members)
             finals[run].append(Visible(pack.key, run, attempt, None, final=True, hi=hi, members=size))
     chosen: list[Visible] = []
     for run, attempts in parse_attempts(attempt_keys).items():
-        chosen += _visible_of_run(attempts, live.get(run, {}), finals.get(run, []))
+        try:
+            chosen += _visible_of_run(attempts, live.get(run, {}), finals.get(run, []))
+        except BrokenLineage as error:
+            if problems is None:
+                raise
+            problems[run] = str(error)
     return chosen
 
 
@@ -265,12 +300,11 @@ def _visible_of_run(
 
 
 def _segments(objects: list[Visible], start: int, end: int) -> list[Visible]:
-    """The objects that hold one attempt's rows with `start <= seq < end`."""
-    longest = {
-        item.start: item for item in sorted(objects, key=lambda item: item.hi)
-    }  # holds the earlier versions' rows
-    return [
-        replace(item, start=start if item.start < start else 0, bound=end if item.hi > end else None)
-        for lo, item in sorted(longest.items())
-        if item.hi > start and lo < end and start < end
-    ]
+    """The objects that hold one attempt's rows with `start <= seq < end`; where two hold the same, one counts."""
+    chosen: list[Visible] = []
+    for item in sorted(objects, key=lambda item: (item.start, -item.hi)):
+        if item.hi > start and item.start < end and start < end:
+            first = start if item.start < start else 0
+            chosen.append(replace(item, start=first, bound=end if item.hi > end else None))
+            start = item.hi
+    return chosen

@@ -18,3 +18,5 @@ class Progress:
     """Nats per token at the newest evaluation."""
     tokens_per_s: float | None
     elapsed_s: float
+    attempt: str | None = None
+    """Id of the attempt in the results store."""

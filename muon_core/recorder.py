@@ -21,7 +21,7 @@ from muon_core.layer_metrics import layer_metrics
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Health, Verdict
 from muon_core.progress import Progress
-from muon_core.results import ResumePoint, Row, RunWriter
+from muon_core.results import ResumePoint, Row, RunWriter, Superseded, head_point
 from muon_core.storage import Storage
 from muon_core.subspaces import SUBSPACE
 
@@ -65,7 +65,9 @@ class Peaks:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state`."""
         for name in _PEAKS:
-            setattr(self, name, state[name].to(getattr(self, name).device, copy=True))
+            if state[name].shape != self.weight_norm.shape:
+                raise ValueError(f"{name} of {tuple(state[name].shape)} matrices, not {tuple(self.weight_norm.shape)}")
+            setattr(self, name, state[name].to(self.weight_norm.device, copy=True))
 
     def before_step(self, gradients: list[Tensor]) -> None:
         """Gradient norms, raw."""
@@ -93,6 +95,8 @@ class Recorder:
         self.step = 0
         self.status = "running"
         self.error: str | None = None
+        self.overtaken: str | None = None
+        """Why nobody reads this attempt's rows any more: a newer one has taken the run over. It should stop."""
         self.final: Evaluation | None = None
         self._storage = storage
         self._writer: RunWriter | None = None
@@ -117,10 +121,19 @@ class Recorder:
                 self._storage, self.config.run_id, start, parent=after.attempt, resume_seq=after.seq
             )
 
-    def barrier(self) -> ResumePoint:
-        """Wait until the store has every row so far; the resume point for a checkpoint of this moment."""
-        assert self._writer is not None
-        return self._writer.barrier()
+    @property
+    def attempt(self) -> str | None:
+        """Id of the attempt that is being recorded, once it has started."""
+        return self._writer.attempt.id if self._writer else None
+
+    def barrier(self) -> ResumePoint | None:
+        """Wait until the store has every row so far; the resume point for a checkpoint of this moment.
+
+        None if the run was overtaken: then there is nothing to save.
+        """
+        with self._unless_overtaken():
+            return self._writer.barrier() if self._writer else None
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Counters that a resumed run carries on."""
@@ -241,6 +254,7 @@ class Recorder:
             val_loss=self.final.val_loss if self.final else None,
             tokens_per_s=self.config.tokens_per_step / self._step_time if self._step_time else None,
             elapsed_s=self._elapsed,
+            attempt=self.attempt,
         )
 
     def end(self, status: str, error: str | None = None) -> None:
@@ -248,10 +262,20 @@ class Recorder:
         self.status, self.error = status, error
         if self._storage is None:
             return
-        if self._writer is None:  # it ended before it could start
-            self._writer = RunWriter(self._storage, self.config.run_id, start_record(self.config))
-        device = self._matrices[0].parameter.device if self._matrices else torch.device("cpu")
-        self._writer.end(
+        if self._writer is None and not self.overtaken:  # it ended before it could start
+            self.start([], {}, head_point(self._storage, self.config.run_id))
+        with self._unless_overtaken():
+            if self._writer:
+                self._end(self._writer, status, error)
+        if self.overtaken:  # the run is another attempt's now, and so is its record
+            self.status, self.error = "stopped", self.overtaken
+
+    def _end(self, writer: RunWriter, status: str, error: str | None) -> None:
+        if not self._matrices:
+            writer.end(status=status, error=error)  # how far the attempts before came is in their own records
+            return
+        device = self._matrices[0].parameter.device
+        writer.end(
             status=status,
             error=error,
             steps=self.step,
@@ -274,7 +298,16 @@ class Recorder:
     def _emit(self, table: str, **values: Any) -> None:
         if self._writer is None:
             return
-        self._writer.emit(table, step=self.step, tokens=self.step * self.config.tokens_per_step, **values)
-        if time.perf_counter() - self._flushed > self.config.tracking.flush_every_s:
-            self._writer.flush(wait=False)
-            self._flushed = time.perf_counter()
+        with self._unless_overtaken():
+            self._writer.emit(table, step=self.step, tokens=self.step * self.config.tokens_per_step, **values)
+            if time.perf_counter() - self._flushed > self.config.tracking.flush_every_s:
+                self._writer.flush(wait=False)
+                self._flushed = time.perf_counter()
+
+    @contextmanager
+    def _unless_overtaken(self) -> Iterator[None]:
+        """Write no more once another attempt has the run; the loop asks for `overtaken` where all ranks can leave."""
+        try:
+            yield
+        except Superseded as reason:
+            self._writer, self.overtaken = None, str(reason)

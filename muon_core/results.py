@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from muon_core import layout
 from muon_core.compaction import finalize
 from muon_core.parquet import Row, encode
-from muon_core.snapshot import list_keys, list_series_keys, mark_version, read_attempts, read_start, read_statuses
+from muon_core.snapshot import (
+    list_keys,
+    list_series_keys,
+    mark_version,
+    read_attempts,
+    read_start,
+    read_statuses,
+    relisting,
+)
 from muon_core.storage import Storage, StoreError, patiently
 from muon_core.tables import RUNS, SERIES
 
 __all__ = ["ResumePoint", "Row", "RunWriter", "Superseded", "read_statuses", "record_failure", "write_sweep"]
 
+T = TypeVar("T")
 SEAL_BYTES = 4 << 20  # above it a segment is closed, so rewriting the open segment stays cheap
 GRACE_S = 600.0  # readers may still open an object they listed this long ago
 FENCE_EVERY_S = 60.0  # how long an attempt may go on before it sees that another has taken its run over
 PATIENCE_S = 300.0  # how long rows wait in memory for a store that does not answer
-MAX_PENDING_ROWS = 100_000  # about 100 MB: beyond it emitting waits for the store
+MAX_PENDING_VALUES = 3_000_000  # about 100 MB: beyond it emitting waits for the store
 
 
 class Superseded(RuntimeError):
@@ -75,13 +85,14 @@ class RunWriter:
     ) -> None:
         layout.check_name(run_id)
         self._storage, self._patience_s = storage, patience_s
-        patiently(lambda: mark_version(storage), patience_s)
-        earlier = patiently(lambda: read_attempts(storage, run_id), patience_s).get(run_id, {})
+        self._ask(lambda: mark_version(storage))
+        earlier = self._ask(lambda: read_attempts(storage, run_id)).get(run_id, {})
         if parent != layout.ROOT:
-            patiently(lambda: _check_resume(storage, run_id, earlier, ResumePoint(parent, resume_seq)), patience_s)
+            self._ask(lambda: _check_resume(storage, run_id, earlier, ResumePoint(parent, resume_seq)))
         self.attempt = layout.Attempt(layout.next_id([*earlier, parent]), parent, resume_seq, run_id)
         self.seq = resume_seq
         self._segments: dict[str, _Segment] = {}
+        self._pending_values = 0
         self._replaced: list[tuple[float, str]] = []
         self._fenced_at = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -89,10 +100,12 @@ class RunWriter:
         self._start = start | {"run_id": run_id, "started_at": datetime.now(UTC).isoformat()}
         # Nothing else is written before this record: from here on readers see this attempt's lineage.
         record = json.dumps(self._start, sort_keys=True).encode()
-        patiently(lambda: storage.put(self.attempt.key, record), patience_s)
+        self._ask(lambda: storage.put(self.attempt.key, record))
 
     def emit(self, table: str, *, step: int, tokens: int, **values: Any) -> None:
-        """Add one row; it becomes readable with the next flush."""
+        """Add one row; it becomes readable with the next flush. Raises ValueError for a column the table has not."""
+        if unknown := values.keys() - SERIES[table].columns.keys():
+            raise ValueError(f"table {table} has no column {', '.join(sorted(unknown))}")
         segment = self._segments.setdefault(table, _Segment(self.attempt.resume_seq))
         common = {
             "run_id": self.attempt.run,
@@ -103,7 +116,8 @@ class RunWriter:
         }
         segment.pending.append(common | values)
         self.seq += 1
-        if sum(len(segment.pending) for segment in self._segments.values()) >= MAX_PENDING_ROWS:
+        self._pending_values += len(values) + sum(len(value) for value in values.values() if isinstance(value, list))
+        if self._pending_values >= MAX_PENDING_VALUES:
             self.flush()
 
     def flush(self, *, wait: bool = True) -> None:
@@ -130,7 +144,7 @@ class RunWriter:
 
     def superseded(self) -> bool:
         """Whether a newer attempt has taken the run over."""
-        tries = patiently(lambda: read_attempts(self._storage, self.attempt.run), self._patience_s)
+        tries = self._ask(lambda: read_attempts(self._storage, self.attempt.run))
         return max(tries.get(self.attempt.run, ""), default="") > self.attempt.id
 
     def end(self, **end: Any) -> None:
@@ -139,12 +153,20 @@ class RunWriter:
             self.barrier()
             run = self.attempt.run
             if end["status"] in ("done", "diverged"):
-                patiently(lambda: finalize(self._storage, run, complete=True), self._patience_s)
+                self._ask(lambda: relisting(lambda: finalize(self._storage, run, complete=True)))
             started_at = datetime.fromisoformat(self._start["started_at"])
             row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
-            patiently(lambda: write_end_record(self._storage, self.attempt, row), self._patience_s)
+            self._ask(lambda: write_end_record(self._storage, self.attempt, row))
         finally:
             self._thread.shutdown()
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        """The store's answer; once patience with it is spent, what follows is asked once."""
+        try:
+            return patiently(request, self._patience_s)
+        except StoreError:
+            self._patience_s = 0.0
+            raise
 
     def _settle(self) -> None:
         """Wait for the commit under way and raise what it raised."""
@@ -155,6 +177,7 @@ class RunWriter:
     def _take(self) -> list[tuple[str, _Segment, list[Row]]]:
         """Hand the rows emitted so far to a commit; no commit is under way."""
         taken = []
+        self._pending_values = 0
         for table, segment in self._segments.items():
             if segment.sealed and segment.pending:
                 segment = self._segments[table] = _Segment(segment.hi, segment.pending)
@@ -174,14 +197,14 @@ class RunWriter:
             if segment.dirty:
                 self._write(table, segment, hi)
         expired = [key for at, key in self._replaced if time.monotonic() - at > GRACE_S]
-        patiently(lambda: self._storage.delete(expired), self._patience_s)
+        self._ask(lambda: self._storage.delete(expired))
         self._replaced = [(at, key) for at, key in self._replaced if key not in expired]
 
     def _write(self, table: str, segment: _Segment, hi: int) -> None:
         segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]
         data = encode(segment.parts[0], SERIES[table])
         key = layout.live_key(table, self.attempt.run, self.attempt.id, segment.lo, hi)
-        patiently(lambda: self._storage.put(key, data), self._patience_s)
+        self._ask(lambda: self._storage.put(key, data))
         if segment.written:
             self._replaced.append((time.monotonic(), segment.written))
         segment.dirty, segment.written, segment.hi = False, key, hi
@@ -196,6 +219,14 @@ class RunWriter:
         self._fenced_at = time.monotonic()
 
 
+def head_point(storage: Storage, run: str) -> ResumePoint:
+    """Where the rows of the run's newest attempt end: an attempt from here on keeps all of them."""
+    attempts = read_attempts(storage, run).get(run, {})
+    if not attempts:
+        return ResumePoint(layout.ROOT, 0)
+    return ResumePoint(max(attempts), _rows_held(storage, run, attempts.values()))
+
+
 def _check_resume(storage: Storage, run: str, attempts: dict[str, layout.Attempt], point: ResumePoint) -> None:
     """Refuse a checkpoint whose rows the store does not hold: going on would leave a hole in the run's tables."""
     where = f"run {run}: its checkpoint continues attempt {point.attempt} at row {point.seq}"
@@ -203,11 +234,15 @@ def _check_resume(storage: Storage, run: str, attempts: dict[str, layout.Attempt
     if point.attempt not in attempts:
         raise StoreError(f"{where}, which {storage.url} does not know; {remedy}")
     child = layout.Attempt(layout.next_id(attempts), point.attempt, point.seq, run)
-    keys = [record.key for record in [*attempts.values(), child]]
-    data = list_series_keys(storage, run)
-    held = max((item.end for table in SERIES for item in layout.visible(keys, data, table)), default=0)
+    held = _rows_held(storage, run, [*attempts.values(), child])
     if held < point.seq:
         raise StoreError(f"{where}, but {storage.url} holds its rows up to {held} only; {remedy}")
+
+
+def _rows_held(storage: Storage, run: str, attempts: Iterable[layout.Attempt]) -> int:
+    """The first seq of the newest of `attempts` of which the store has no row."""
+    keys, data = [attempt.key for attempt in attempts], list_series_keys(storage, run)
+    return max((item.end for table in SERIES for item in layout.visible(keys, data, table)), default=0)
 
 
 def write_end_record(storage: Storage, attempt: layout.Attempt, row: Row) -> None:
@@ -217,15 +252,20 @@ def write_end_record(storage: Storage, attempt: layout.Attempt, row: Row) -> Non
         storage.put(key, encode([row | {"attempts": attempt.number}], RUNS, final=True))
 
 
-def record_failure(storage: Storage, run_id: str, start: Row, error: str) -> None:
-    """Record that a run failed, for a process without its writer; an attempt that has ended stays as it is."""
-    attempts = read_attempts(storage, run_id).get(run_id)
+def record_failure(storage: Storage, run_id: str, start: Row, error: str, attempt: str | None = None) -> None:
+    """Record that a run failed, for a process without its writer; an attempt that has ended stays as it is.
+
+    Args:
+        attempt: id of the attempt that failed, None if it got no further than to be started for the first time. Any
+            other may be at work somewhere else, and is left alone.
+    """
+    mark_version(storage)
+    attempts = read_attempts(storage, run_id).get(run_id, {})
     if not attempts:
         RunWriter(storage, run_id, start).end(status="failed", error=error)
-        return
-    head = attempts[max(attempts)]
-    row = read_start(storage, head) | {"ended_at": datetime.now(UTC), "status": "failed", "error": error}
-    write_end_record(storage, head, row)
+    elif attempt == max(attempts):
+        row = read_start(storage, attempts[attempt]) | {"ended_at": datetime.now(UTC), "status": "failed"}
+        write_end_record(storage, attempts[attempt], row | {"error": error})
 
 
 def write_sweep(storage: Storage, name: str, record: Row) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from muon_core import checkpoint, distributed
 from muon_core.config import RunConfig
-from muon_core.results import ResumePoint
-from muon_core.storage import Storage
+from muon_core.results import PATIENCE_S, ResumePoint
+from muon_core.storage import Storage, StoreUnavailable, patiently
 
 if TYPE_CHECKING:
     from muon_core.recorder import Recorder
@@ -44,7 +45,8 @@ class Saver:
         with recorder.timed("checkpoint"):
             self.settle()
             copied = _copy(state_of(state, recorder))
-            point = recorder.barrier()
+            if (point := recorder.barrier()) is None:
+                return
             for name in names:
                 self._submit(name, state.step, point, copied)
             self._saved_at = time.monotonic()
@@ -56,8 +58,8 @@ class Saver:
         if self._storage is None or distributed.rank() != 0:
             return
         with recorder.timed("checkpoint"):
-            if self._config.checkpoint.model:
-                self._submit(checkpoint.MODEL, state.step, recorder.barrier(), {"model": state.model.state_dict()})
+            if self._config.checkpoint.model and (point := recorder.barrier()):
+                self._submit(checkpoint.MODEL, state.step, point, {"model": state.model.state_dict()})
             self.settle()
 
     def settle(self) -> None:
@@ -84,13 +86,15 @@ class Saver:
         self._pending = self._thread.submit(self._write, name, step, point, state)
 
     def _write(self, name: str, step: int, point: ResumePoint, state: dict[str, Any]) -> None:
-        assert self._storage is not None
+        storage, config = self._storage, self._config
+        assert storage is not None
         if not self._has_config:
-            checkpoint.write_config(self._storage, self._config)
+            patiently(lambda: checkpoint.write_config(storage, config), PATIENCE_S)
             self._has_config = True
-        checkpoint.write(self._storage, self._config, name, step, point, state)
+        patiently(lambda: checkpoint.write(storage, config, name, step, point, state), PATIENCE_S)
         if name == checkpoint.LATEST:
-            checkpoint.prune(self._storage, self._config.run_id, self._config.checkpoint.keep_last)
+            with suppress(StoreUnavailable):  # what stays now goes with the next
+                checkpoint.prune(storage, config.run_id, config.checkpoint.keep_last)
 
 
 def state_of(state: TrainState, recorder: Recorder) -> dict[str, Any]:
@@ -111,11 +115,13 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
 
     Raises: CheckpointError for a checkpoint that does not fit this run or the text it now finds.
     """
-    found = checkpoint.newest(storage, config) if distributed.rank() == 0 else None
+    found = None
+    if distributed.rank() == 0:
+        found = patiently(lambda: checkpoint.newest(storage, config), PATIENCE_S)
     key = distributed.share(found[0].key if found else None)
     if key is None:
         return None
-    saved, values = found or (None, checkpoint.load(storage, key))
+    saved, values = found or (None, patiently(lambda: checkpoint.load(storage, key), PATIENCE_S))
     if values["data_hash"] != state.data.data_hash:
         raise checkpoint.CheckpointError(
             f"checkpoint {key} was trained on other text or tokens than {config.data.corpus} holds now; "
@@ -124,13 +130,14 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
     try:
         state.model.load_state_dict(values["model"])
         state.optimizers.load_state_dict(values["optimizers"])
-    except (RuntimeError, ValueError) as error:
+        state.peaks.load_state_dict(values["peaks"])
+        recorder.load_state_dict(values["recorder"])
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise checkpoint.CheckpointError(
-            f"checkpoint {key} does not fit the model of {config.run_id}: {reason}"
+            f"checkpoint {key} does not fit the model of {config.run_id}: {type(error).__name__} {reason}; "
+            f"remove checkpoints/{config.run_id}/ to train the run from the start"
         ) from error
-    state.peaks.load_state_dict(values["peaks"])
-    recorder.load_state_dict(values["recorder"])
     state.step = recorder.step = values["step"]
     return saved.resume_point if saved else None
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
+
+from muon_core.storage import StoreError, StoreUnavailable
 
 
 class Trouble(NamedTuple):
@@ -16,42 +21,69 @@ class Trouble(NamedTuple):
 
 
 _NO_KEYS = "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+_NETWORK = "check the network and AWS_ENDPOINT_URL"
+_NO_SERVER = "correct its name, or AWS_ENDPOINT_URL if that is no S3 server"
 _CREDENTIALS = "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _REGION = "the bucket lies in another region; set AWS_DEFAULT_REGION, or `region` of the profile, to the bucket's own"
+_LOGIN = "the credentials have expired; log in again (aws sso login) or renew them"
 _CODES = {
     "NoSuchBucket": "there is no such bucket; create it, or correct the name or AWS_ENDPOINT_URL",
     "InvalidBucketName": "the server refuses this bucket name; choose another",
     "InvalidAccessKeyId": f"the server does not know the access key; {_CREDENTIALS}",
     "SignatureDoesNotMatch": f"the secret key does not fit the access key; {_CREDENTIALS}",
-    "ExpiredToken": "the credentials have expired; log in again (aws sso login) or renew them",
-    "ExpiredTokenException": "the credentials have expired; log in again (aws sso login) or renew them",
+    "ExpiredToken": _LOGIN,
+    "ExpiredTokenException": _LOGIN,
+    "InvalidToken": _LOGIN,
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set the clock (NTP)",
     "RequestExpired": "this machine's clock differs too much from the server's; set the clock (NTP)",
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
     "301": _REGION,
+    "EntityTooLarge": "an object is larger than the server takes; raise its limit, or store less in one",
     "QuotaExceeded": "the quota is used up; free space or raise it",
     "MethodNotAllowed": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
     "405": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
 }
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
-_BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"}
+_BUSY = {
+    *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"),
+    "NoSuchUpload",  # the server has cleared its parts away
+}
+
+
+@contextmanager
+def explained(
+    url: str, key: str | None = None, endpoint: str | None = None, *, anonymous: bool = False
+) -> Iterator[None]:
+    """Raise botocore's errors as StoreError, in one line; FileNotFoundError where the object `key` is missing."""
+    try:
+        yield
+    except (boto.BotoCoreError, boto.ClientError) as error:
+        trouble = explain(error, url, endpoint, anonymous=anonymous)
+        if trouble is None and key is not None:
+            raise FileNotFoundError(f"{url}/{key}") from None
+        trouble = trouble or Trouble(f"store {url}: the server knows no such bucket (404); {_NO_SERVER}")
+        # The cause is cut off: botocore's texts may quote an access key.
+        raise (StoreUnavailable if trouble.passing else StoreError)(trouble.text) from None
 
 
 def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
     """The trouble behind a botocore error, None for a missing object. `endpoint` is the server's URL."""
     if isinstance(error, boto.ClientError):
-        return _answered(error, url, anonymous=anonymous)
+        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return _answered(code, status, url, anonymous=anonymous)
     server = _host(endpoint) if endpoint else "the server"
     if isinstance(error, boto.SSLError):
         return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
-        remedy = "check the network and AWS_ENDPOINT_URL"
-        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {remedy}", passing=True)
+        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {_NETWORK}", passing=True)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return Trouble(f"store {url}: {_NO_KEYS}")
+    if isinstance(error, boto.SSOError | boto.TokenRetrievalError):
+        return Trouble(f"store {url}: {_LOGIN}")
     if isinstance(error, boto.ProfileNotFound):
         return Trouble(f"store {url}: AWS_PROFILE names a profile that ~/.aws/config does not have; correct it")
     name = type(error).__name__
@@ -60,9 +92,19 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
     )
 
 
-def _answered(error: boto.ClientError, url: str, *, anonymous: bool) -> Trouble | None:
-    code = str(error.response.get("Error", {}).get("Code", "Unknown"))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+def explain_polars(text: str, url: str) -> Trouble:
+    """The trouble behind an error of Polars' own S3 client, whose `text` quotes the server's answer."""
+    code, status = (re.search(pattern, text) for pattern in (r"<Code>(\w+)</Code>", r"status code: (\d{3})"))
+    if "certificate" in text and not (code or status):
+        return Trouble(f"store {url}: the server shows no valid certificate; set AWS_CA_BUNDLE and no SSL_CERT_FILE")
+    if not (code or status):
+        return Trouble(f"store {url}: no answer from the server; {_NETWORK}", passing=True)
+    number = int(status[1]) if status else 0
+    trouble = _answered(code[1] if code else str(number), number, url, anonymous=False)
+    return trouble or Trouble(f"store {url}: an object was removed while it was read; ask again", passing=True)
+
+
+def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
     if code in _MISSING:
         return None
     if code in _CODES:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -12,11 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from muon_core import layout
-from muon_core.parquet import decode_named
+from muon_core.layout import Problems
+from muon_core.parquet import decode_named, digest
 from muon_core.storage import Storage, StoreError
 from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+DAMAGED_PACK = "passed over: %s is damaged; finals hold its rows, and muon compact replaces it"
 RELIST_PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 
@@ -64,56 +68,87 @@ def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[st
     return layout.parse_attempts(list_keys(storage, f"attempts/{run}/" if run else "attempts/"))
 
 
-def read_packs(storage: Storage, table: str, keys: Iterable[str] | None = None) -> list[layout.Pack]:
-    """The packs of `table` (among `keys`, if these are listed already).
+def read_packs(storage: Storage, table: str, sizes: Mapping[str, int] | None = None) -> list[layout.Pack]:
+    """The packs of `table` that are as long as their manifests say; `sizes` are those below packs/, if known already.
 
-    One that is taken away meanwhile is left out, for a pack only repeats finals.
+    The others are passed over, for a pack only repeats finals; so is one that is taken away meanwhile.
     """
+    sizes = dict(storage.list(f"packs/table={table}/")) if sizes is None else sizes
     packs = []
-    for key in layout.parse_manifests(list_keys(storage, f"packs/table={table}/") if keys is None else keys):
+    for key in layout.parse_manifests(sizes):
+        pack_key = f"{key.removesuffix('.json')}.parquet"
         try:
             manifest = json.loads(storage.get(key))
+            members, size = tuple(layout.Member(*member) for member in manifest["members"]), manifest["bytes"]
         except FileNotFoundError:
             continue
-        members = tuple(layout.Member(*member) for member in manifest["members"])
-        packs.append(layout.Pack(f"{key.removesuffix('.json')}.parquet", members))
+        except (ValueError, TypeError, KeyError) as error:
+            log.warning("passed over: %s is damaged (%r); muon compact replaces it", storage.uri(key), error)
+            continue
+        if sizes.get(pack_key) == size:
+            packs.append(layout.Pack(pack_key, members))
+        elif pack_key in sizes:
+            log.warning(DAMAGED_PACK, storage.uri(pack_key))
     return packs
 
 
 def visible_objects(
-    storage: Storage, table: str, run: str | None = None
+    storage: Storage,
+    table: str,
+    run: str | None = None,
+    problems: Problems | None = None,
+    without: Collection[str] = (),
 ) -> tuple[list[layout.Visible], dict[str, int]]:
-    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object."""
+    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object.
+
+    Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in.
+    """
     below = f"run={run}/" if run else ""
     # Attempts first, live before final: a listing then misses at most the newest rows, never some in the middle.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
     sizes = dict(storage.list(f"live/table={table}/{below}")) | dict(storage.list(f"final/table={table}/{below}"))
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))
-    packs = read_packs(storage, table, packed)
-    return layout.visible(attempts, list(sizes), table, packs), sizes | packed
+    packs = [pack for pack in read_packs(storage, table, packed) if pack.key not in without]
+    return layout.visible(attempts, list(sizes), table, packs, problems), sizes | packed
 
 
 def read_rows(
-    storage: Storage, objects: Collection[layout.Visible], table: Table, *, lossless: bool = False
+    storage: Storage,
+    objects: Collection[layout.Visible],
+    table: Table,
+    *,
+    lossless: bool = False,
+    problems: Problems | None = None,
 ) -> pa.Table:
     """The rows that count of `objects`, in `table`'s schema.
 
     Raises StoreError naming a damaged object or, with `lossless`, one with columns this release does not know or, of
-    one run, with another's rows.
+    one run, with another's rows; unless there are `problems` to record it in, which leaves the object out.
     """
     groups: dict[str, list[layout.Visible]] = {}
     for item in objects:
         groups.setdefault(item.key, []).append(item)
     parts = [table.schema.empty_table()]
     for (key, items), data in zip(groups.items(), storage.get_many(groups), strict=True):
-        rows = decode_named(data, storage.uri(key))
-        if lossless and (unknown := set(rows.column_names) - set(table.columns)):
-            names = ", ".join(sorted(unknown))
-            raise StoreError(f"{storage.uri(key)} has columns of a newer release ({names}); update before compacting")
-        if lossless and items[0].members == 1 and set(rows["run_id"].unique().to_pylist()) - {items[0].run}:
-            raise StoreError(f"{storage.uri(key)} holds rows of another run than its name says; delete it")
-        parts += _cut(fit(rows, table), items)
+        try:
+            rows = decode_named(data, storage.uri(key))
+            if lossless:
+                _check_lossless(rows, items, table, storage.uri(key))
+        except StoreError as error:
+            if problems is None:
+                raise
+            problems.update({item.run: str(error) for item in items})
+        else:
+            parts += _cut(fit(rows, table), items)
     return pa.concat_tables(parts)
+
+
+def _check_lossless(rows: pa.Table, items: list[layout.Visible], table: Table, uri: str) -> None:
+    if unknown := set(rows.column_names) - set(table.columns):
+        names = ", ".join(sorted(unknown))
+        raise StoreError(f"{uri} has columns of a newer release ({names}); update before compacting")
+    if items[0].members == 1 and set(rows["run_id"].unique().to_pylist()) - {items[0].run}:
+        raise StoreError(f"{uri} holds rows of another run than its name says; delete it")
 
 
 def _cut(rows: pa.Table, items: list[layout.Visible]) -> list[pa.Table]:
@@ -136,31 +171,47 @@ def fit(rows: pa.Table, table: Table) -> pa.Table:
     return pa.table(columns, names=table.schema.names).cast(table.schema)
 
 
-def read_ends(storage: Storage, heads: Iterable[layout.Attempt]) -> pa.Table:
-    """End records of those of `heads` that have ended, in the `runs` schema; packed ones are read from their pack."""
+def read_ends(storage: Storage, heads: Iterable[layout.Attempt], problems: Problems | None = None) -> pa.Table:
+    """End records of those of `heads` that have ended, in the `runs` schema; packed ones are read from their pack.
+
+    Raises StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
+    """
     present = set(list_keys(storage, f"final/table={RUNS.name}/"))
-    packed = {
-        (run, attempt): pack.key
-        for pack in sorted(read_packs(storage, RUNS.name), key=layout.rank)
-        for run, attempt, _, _ in pack.members
-    }
-    runs: dict[str, set[str]] = {}  # object -> runs to take from it
-    for head in heads:
-        own = layout.final_key(RUNS.name, head.run, head.id)
-        key = packed.get((head.run, head.id), own)
-        if key != own or own in present:
-            runs.setdefault(key, set()).add(head.run)
+    open_ = {(head.run, head.id) for head in heads}
     parts = [RUNS.schema.empty_table()]
-    for (key, names), data in zip(runs.items(), storage.get_many(runs), strict=True):
-        rows = fit(decode_named(data, storage.uri(key)), RUNS)
-        parts.append(rows.filter(pc.field("run_id").isin(sorted(names))))
-    return pa.concat_tables(parts)
+    for pack in sorted(read_packs(storage, RUNS.name), key=layout.rank, reverse=True):
+        packed = open_ & {(run, attempt) for run, attempt, _ in pack.members}
+        if packed and (data := get_pack(storage, pack)) is not None:
+            rows = fit(decode_named(data, storage.uri(pack.key)), RUNS)
+            parts.append(rows.filter(pc.field("run_id").isin(sorted(run for run, _ in packed))))
+            open_ -= packed
+    keys = {layout.final_key(RUNS.name, run, attempt): run for run, attempt in sorted(open_)}
+    own = [layout.Visible(key, run, "", None, final=True) for key, run in keys.items() if key in present]
+    return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
+
+
+def get_pack(storage: Storage, pack: layout.Pack) -> bytes | None:
+    """Content of a pack; None if it is damaged or gone, which is no loss: finals hold its rows too."""
+    try:
+        data = storage.get(pack.key)
+    except FileNotFoundError:
+        return None
+    if digest(data) in pack.key:
+        return data
+    log.warning(DAMAGED_PACK, storage.uri(pack.key))
+    return None
 
 
 def read_statuses(storage: Storage) -> dict[str, str]:
-    """Status of every run in the store: how its newest attempt ended, `running` while it has not."""
+    """Status of every run in the store: how its newest attempt ended, `running` while it has not.
+
+    An end record that cannot be read is named in a warning and counts as none.
+    """
     heads = [max(tries.values()) for tries in read_attempts(storage).values()]
-    ends = relisting(lambda: read_ends(storage, heads))
+    problems: Problems = {}
+    ends = relisting(lambda: read_ends(storage, heads, problems))
+    for run, problem in problems.items():
+        log.warning("run %s counts as not ended: %s", run, problem)
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
     return {head.run: statuses.get(head.run, "running") for head in heads}
 
@@ -170,16 +221,26 @@ def read_start(storage: Storage, attempt: layout.Attempt) -> dict[str, Any]:
     return read_starts(storage, [attempt])[0]
 
 
-def read_starts(storage: Storage, attempts: list[layout.Attempt]) -> list[dict[str, Any]]:
-    """`read_start` of several attempts."""
-    files = storage.get_many(attempt.key for attempt in attempts)
-    return [_start_row(storage, attempt, data) for attempt, data in zip(attempts, files, strict=True)]
+def read_starts(
+    storage: Storage, attempts: list[layout.Attempt], problems: Problems | None = None
+) -> list[dict[str, Any]]:
+    """`read_start` of several attempts; with `problems`, damaged ones are recorded there and left out."""
+    rows = []
+    for attempt, data in zip(attempts, storage.get_many(attempt.key for attempt in attempts), strict=True):
+        try:
+            rows.append(_start_row(storage, attempt, data))
+        except StoreError as error:
+            if problems is None:
+                raise
+            problems[attempt.run] = str(error)
+    return rows
 
 
 def _start_row(storage: Storage, attempt: layout.Attempt, data: bytes) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(data)
-    except ValueError as error:
+        started_at = record.get("started_at")
+        started_at = datetime.fromisoformat(started_at) if started_at else None
+    except (ValueError, TypeError, AttributeError) as error:
         raise StoreError(f"{storage.uri(attempt.key)} is not JSON ({error}); restore it from a backup") from error
-    started_at = record.get("started_at")
-    return record | {"run_id": attempt.run, "started_at": datetime.fromisoformat(started_at) if started_at else None}
+    return record | {"run_id": attempt.run, "started_at": started_at}

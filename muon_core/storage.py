@@ -6,14 +6,18 @@ import builtins
 import contextlib
 import os
 import random
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+LEFTOVER_S = 86_400.0  # a temporary file not written to for a day is no live writer's
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 class StoreError(ValueError):
@@ -37,7 +41,7 @@ class Storage(Protocol):
 
     url: str
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write one object, atomically and durably. Repeating a put with the same bytes is harmless."""
 
     def get(self, key: str) -> bytes:
@@ -69,12 +73,12 @@ class Folder:
         self.root = Path(root).expanduser().absolute()
         self.url = str(self.root)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         path = self.root / key
         # The dot and the ending hide leftovers of a killed writer from every Parquet reader.
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
@@ -90,7 +94,12 @@ class Folder:
             ) from error
 
     def get(self, key: str) -> bytes:
-        return (self.root / key).read_bytes()
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot read {self.root / key}: {error.strerror}; check its permissions") from error
 
     def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
         return [self.get(key) for key in keys]
@@ -108,6 +117,15 @@ class Folder:
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
             (self.root / key).unlink(missing_ok=True)
+
+    def sweep_leftovers(self, older_than_s: float) -> None:
+        """Remove temporary files of killed writers, whose last byte was written that long ago."""
+        since = time.time() - older_than_s
+        for folder, _, names in os.walk(self.root):
+            for name in filter(_LEFTOVER.fullmatch, names):
+                with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                    if os.stat(path := os.path.join(folder, name)).st_mtime < since:
+                        os.unlink(path)
 
     def uri(self, key: str) -> str:
         return str(self.root / key)
@@ -131,6 +149,14 @@ def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[str, int, float]]:
             except FileNotFoundError:
                 continue  # removed between listing and stat, as if listed a moment later
             yield entry.path, status.st_size, status.st_mtime
+
+
+def _make_folder(path: Path) -> None:
+    """Create a folder and those above it, durably: each new name is synced in the folder that holds it."""
+    new = list(takewhile(lambda folder: not folder.is_dir(), [path, *path.parents]))
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        _fsync_folder(folder.parent)
 
 
 def _fsync_folder(path: Path) -> None:
@@ -161,6 +187,8 @@ def patiently(request: Callable[[], T], patience_s: float) -> T:
 def open_storage(url: str | os.PathLike[str]) -> Storage:
     """The place `url` names: a folder or `s3://bucket/prefix`. Raises StoreError for a scheme nobody handles."""
     text = os.fspath(url)
+    if re.match(r"s3:/?(?!/)", text):
+        raise StoreError("a store on S3 is s3://bucket/prefix, as text with two slashes: a Path drops one of them")
     scheme = text.split("://")[0] if "://" in text else "file"
     if scheme == "s3":
         from muon_core.s3 import open_bucket  # boto3 takes 0.2 s to import, which a folder need not pay
@@ -172,10 +200,12 @@ def open_storage(url: str | os.PathLike[str]) -> Storage:
 
 
 def check_writable(storage: Storage) -> None:
-    """Fail early: raises StoreError if nothing can be written to `storage`."""
+    """Fail early: raises StoreError if nothing can be written to `storage`. Clears what killed writers left there."""
     probe = f".writable/{uuid.uuid4().hex}"
     storage.put(probe, b"")
     storage.delete([probe])
+    if isinstance(storage, Folder):
+        storage.sweep_leftovers(LEFTOVER_S)
 
 
 def store_time(storage: Storage) -> float:

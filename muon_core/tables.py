@@ -106,6 +106,7 @@ SPECTRA = Table(
         "layer": (_INT, "from 0"),
         "projection": (_TEXT, "q k v o up down"),
         "singular_values": (pa.list_(pa.field("element", _REAL)), "all of the weight's, largest first"),
+        "sampled": (_TRUE, "imported, and perhaps only some of them: no metric may be computed; null for all"),
     },
 )
 

@@ -21,12 +21,13 @@ from muon_core.data import TokenData, load_data
 from muon_core.evaluate import Evaluation, evaluate
 from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
-from muon_core.optim.build import Optimizers, build_optimizers
+from muon_core.optim.build import build_optimizers
+from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.schedules import lr_multiplier
 from muon_core.optim.sharding import check_replicas
 from muon_core.progress import Progress
 from muon_core.recorder import Peaks, Recorder, start_record
-from muon_core.results import Row, Superseded, record_failure
+from muon_core.results import Row, record_failure
 from muon_core.resume import Saver, restore
 from muon_core.storage import Storage
 
@@ -40,7 +41,7 @@ class Stopped(Exception):
 
 
 Report = Callable[[Progress], bool]
-"""Called on rank 0 after the evaluation at step 0 and at every logged step; False ends the run as `stopped`."""
+"""Called on rank 0 before the first evaluation, after it, and after every step; False ends the run as `stopped`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def train(
     device: torch.device | None = None,
     resume: bool = True,
 ) -> Outcome:
-    """Train `config` to its end and write its rows to `storage` (rank 0; None writes nothing). All ranks call it.
+    """Train `config` to its end and write its rows to `storage` (None: nowhere). All ranks call it alike.
 
     Args:
         report: hears of progress on rank 0 and may end the run.
@@ -87,42 +88,41 @@ def train(
     """
     recorder = Recorder(config, storage if distributed.rank() == 0 else None)
     saver = Saver(config, storage)
+    attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
         state = prepare(config, device or torch.device("cpu"))
         facts = _facts(config, state)
         point = restore(config, state, recorder, storage) if storage and resume else None
         recorder.start(state.matrices, facts, point)
+        attempt = distributed.share(recorder.attempt)
         _loop(config, state, recorder, saver, report)
         saver.finish(state, recorder)
+        recorder.end("done")
     except Diverged as reason:
         recorder.end("diverged", str(reason))
     except Stopped:
         recorder.end("stopped", "asked to stop")
-    except Superseded as reason:  # the run is another attempt's now, and so is its record
-        recorder.status, recorder.error = "stopped", str(reason)
     except KeyboardInterrupt:
         recorder.end("stopped", "interrupted")
         raise
     except Exception as error:
         if not distributed.lost_peer(error):  # a worker that died says nothing about this run: it is tried again
-            _record_failure(recorder, config, storage)
+            _record_failure(recorder, config, storage, attempt)
         raise
-    else:
-        recorder.end("done")
     finally:
         saver.close()
     return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
 
 
-def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | None) -> None:
+def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | None, attempt: str | None) -> None:
     """Record the exception being handled; a rank other than 0 speaks up only if rank 0 does not."""
     text = traceback.format_exc()
     if distributed.rank() == 0:
         recorder.end("failed", text)
     elif storage is not None:
         time.sleep(2)
-        record_failure(storage, config.run_id, start_record(config), text)
+        record_failure(storage, config.run_id, start_record(config), text, attempt)
 
 
 def prepare(config: RunConfig, device: torch.device) -> TrainState:
@@ -131,9 +131,12 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
     model = Transformer(config.model)
     init_weights(model, config.stream_seed("init"))
     model.to(device)
+    if config.compile:
+        model.compile()  # in place: parameters keep their names
     replica: nn.Module = model
     if distributed.world_size() > 1 and config.reduction == "ddp":
         replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        _settle_buckets(replica, config, device)
     matrices = hidden_matrices(model)
     optimizers = build_optimizers(
         model.named_parameters(),
@@ -143,6 +146,20 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
         distribute=config.distribute,
     )
     return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device)
+
+
+def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:
+    """One backward pass for nothing: DDP lays its buckets out anew after the first, which changes the order of sums.
+
+    Without it a resumed run, whose first step is another one's tenth, would differ from the whole one.
+    """
+    shape = (1, 2)
+    if config.compile:  # which would take a second shape for a sign that more will follow
+        shape = (config.batch_size // max(config.micro_batches, distributed.world_size()), config.data.seq_len + 1)
+    tokens = torch.zeros(shape, dtype=torch.long, device=device)
+    with autocast(config, device):
+        next_token_loss(replica, tokens).backward()  # type: ignore[no-untyped-call]
+    replica.zero_grad()
 
 
 def _facts(config: RunConfig, state: TrainState) -> Row:
@@ -163,9 +180,11 @@ def _facts(config: RunConfig, state: TrainState) -> Row:
 def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver, report: Report) -> None:
     """Evaluate, then step until the end; every rank walks the same path."""
     tracking, steps = config.tracking, config.steps
+    main = distributed.rank() == 0
+    go_on = not main or report(recorder.progress())
     if state.step == 0:
         recorder.evaluation(_evaluate(config, state, recorder))
-    go_on = report(recorder.progress()) if distributed.rank() == 0 else True
+        go_on = not main or report(recorder.progress())
     while state.step < steps and distributed.agree(go_on, state.device):
         begin = time.perf_counter()
         last = state.step + 1 == steps
@@ -177,8 +196,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
             recorder.health(state.optimizers.health)
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
-        if distributed.rank() == 0 and (last or state.step % tracking.log_every == 0):
-            go_on = report(recorder.progress())
+        go_on = not main or (report(recorder.progress()) and not recorder.overtaken)
         saver.after_step(state, recorder, stopping=not go_on)
     if state.step < steps:
         raise Stopped
@@ -195,6 +213,8 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
     with recorder.timed("optimizer"):
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
         grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        if not math.isfinite(grad_norm):
+            raise Diverged(f"gradient norm {grad_norm} at step {state.step}")
         state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
         state.updates = state.optimizers.step(
             state.step, keep_updates=track, next_keeps=_is_tracked(config, state.step + 2)
@@ -248,10 +268,13 @@ def autocast(config: RunConfig, device: torch.device) -> Any:
 
 def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evaluation:
     with recorder.timed("evaluation"), autocast(config, state.device):
-        return evaluate(
+        found = evaluate(
             state.model,
             state.data.validation().to(state.device),
             config.batch_size,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
         )
+    if state.step and not math.isfinite(found.val_loss):
+        raise Diverged(f"val loss {found.val_loss} after step {state.step}")
+    return found

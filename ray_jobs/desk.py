@@ -19,6 +19,8 @@ class Task:
     """The RunConfig, as JSON."""
     starts: int
     """How often the workers were handed this run, from 1: a second time means that a worker died in it."""
+    attempt: str | None = None
+    """Id of the newest attempt the workers told of, in the results store."""
 
 
 @dataclass(slots=True)
@@ -82,7 +84,8 @@ class Desk:
                 return None
             place.run.starts += 1
             place.run.state = "running"
-            return Task(place.seq, place.config, place.run.starts)
+            told = place.run.progress
+            return Task(place.seq, place.config, place.run.starts, told.attempt if told else None)
 
     async def report(self, slot: str, seq: int, progress: Progress) -> bool:
         """Hear of progress; False tells the run to stop."""

@@ -22,12 +22,14 @@ from ray import tune
 from muon_core.config import RunConfig
 from muon_core.recorder import start_record
 from muon_core.results import read_statuses, record_failure
-from muon_core.storage import Storage
+from muon_core.storage import Folder, Storage
+from ray_jobs.address import unshared
 from ray_jobs.desk import Desk, RunState
 from ray_jobs.slots import Slot, worker_environment
 
 WATCH_EVERY_S = 0.5
-STOP_WAIT_S = 5.0
+STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
+SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,20 @@ def run_on_ray(
     max_restarts: int = 3,
     watch: Watch = lambda states: None,
     address: str | None = None,
+    shared_folder: bool = False,
 ) -> list[RunState]:
     """Train `runs`, as many at a time as fit, and return their states; every one is recorded in the store.
 
     Args:
         max_restarts: how often a run may lose a worker before it is recorded as failed.
         address: a cluster to join; None is a private Ray that ends with this call.
-    Raises: ConnectionError if the cluster cannot be reached; KeyboardInterrupt after all runs were stopped.
+        shared_folder: whether a folder as `storage` is the same one on all nodes of the cluster.
+    Raises: ConnectionError if the cluster cannot be reached; ValueError if its nodes would not share `storage`;
+        KeyboardInterrupt after all runs were stopped.
     """
     with _ray(address, resources), _scratch() as scratch:
+        if address and isinstance(storage, Folder) and not shared_folder and not _is_one_machine(resources):
+            raise unshared(storage)
         name = f"desk-{os.getpid()}-{os.urandom(4).hex()}"
         desk = ray.remote(num_cpus=0, max_concurrency=1000)(Desk).options(name=name, namespace=name).remote()
         settings = {
@@ -115,17 +122,35 @@ def _tune(runs: Sequence[RunConfig], settings: dict[str, Any], slots: int) -> li
 def _slots(resources: Resources, runs: int, *, private: bool) -> int:
     """Worker groups at a time: what was asked for, else what the cluster holds; never more than runs.
 
+    A cluster that holds none yet starts its workers on demand: there it is as many as the memory of its head drives,
+    and the autoscaler decides how many come.
+
     Raises: ValueError if one does not fit on a private Ray, which cannot grow.
     """
-    total = ray.cluster_resources()
-    needs = {"CPU": resources.workers * resources.cpus_per_worker, "GPU": resources.workers * resources.gpus_per_worker}
-    fits = min(int(total.get(name, 0) // need) for name, need in needs.items() if need)
+    total, needs, fits = ray.cluster_resources(), _needs(resources), _fitting(resources)
     if private and fits < 1:
-        asked = " and ".join(f"{need:g} {name}s" for name, need in needs.items() if need)
-        held = " and ".join(f"{total.get(name, 0):g} {name}s" for name, need in needs.items() if need)
+        asked = " and ".join(f"{need:g} {name}s" for name, need in needs.items())
+        held = " and ".join(f"{total.get(name, 0):g} {name}s" for name in needs)
         raise ValueError(f"a run needs {asked}, this machine has {held}; ask for fewer workers or join a cluster")
-    # A cluster that scales up from nothing shows no workers yet: one slot makes it start.
-    return min(runs, resources.max_concurrent or max(1, fits))
+    return min(runs, resources.max_concurrent or fits or max(1, int(total.get("memory", 0) // SLOT_MEMORY)))
+
+
+def _needs(resources: Resources) -> dict[str, float]:
+    """What one worker group takes."""
+    each = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    return {name: resources.workers * need for name, need in each.items() if need}
+
+
+def _fitting(resources: Resources) -> int:
+    """How many worker groups the nodes that are up hold."""
+    total = ray.cluster_resources()
+    # Ray counts in ten-thousandths; 1 // 0.1 would be 9.
+    return min(int(total.get(name, 0) / need + 1e-4) for name, need in _needs(resources).items())
+
+
+def _is_one_machine(resources: Resources) -> bool:
+    """Whether all runs will train on the node that is up: there is no other, and it holds them."""
+    return sum(node["Alive"] for node in ray.nodes()) == 1 and _fitting(resources) > 0
 
 
 def _account_for(
@@ -138,7 +163,8 @@ def _account_for(
     for run in runs:
         state = known.setdefault(run.run_id, RunState(run.run_id, slot=""))
         if state.ended_at is None and recorded.get(run.run_id) not in ("done", "diverged", "failed"):
-            record_failure(storage, run.run_id, start_record(run), reason)
+            attempt = state.progress.attempt if state.progress else None
+            record_failure(storage, run.run_id, start_record(run), reason, attempt)
             state.state, state.error = "failed", reason
     return [known[run.run_id] for run in runs]
 

@@ -62,8 +62,6 @@ def _forget_previous_run() -> None:
 
 def _train_task(task: Task, desk: Any, slot: str, settings: dict[str, Any]) -> None:
     """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
-    config = TrainingConfig.model_validate_json(task.config)
-    storage = open_storage(settings["store"])
     last_report = 0.0
 
     def report(progress: Progress) -> bool:
@@ -77,11 +75,13 @@ def _train_task(task: Task, desk: Any, slot: str, settings: dict[str, Any]) -> N
         allowed = settings["max_restarts"]
         reason = f"a worker died {task.starts - 1} times in this run; `retries.infrastructure` allows {allowed}"
         if distributed.rank() == 0:
-            record_failure(storage, config.run_id, start_record(config), reason)
-            ray.get(desk.finish.remote(slot, task.seq, "failed", reason))
+            ray.get(desk.finish.remote(slot, task.seq, "failed", reason))  # first, for what follows may fail here too
+            config = TrainingConfig.model_validate_json(task.config)
+            record_failure(open_storage(settings["store"]), config.run_id, start_record(config), reason, task.attempt)
         return
     try:
-        outcome = train(config, storage, report=report, device=get_device())
+        config = TrainingConfig.model_validate_json(task.config)
+        outcome = train(config, open_storage(settings["store"]), report=report, device=get_device())
     except Exception as error:
         if not distributed.lost_peer(error):
             ray.get(desk.finish.remote(slot, task.seq, "failed", traceback.format_exc()))

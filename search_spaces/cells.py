@@ -13,7 +13,7 @@ from search_spaces.parameters import FieldPath, parameters, resolve
 from search_spaces.spec import Block, SweepSpec
 from search_spaces.strict_yaml import KeyPath
 
-MAX_RUNS = 10_000  # of one block: more is a slip of the pen, and would be planned for minutes
+MAX_RUNS = 10_000  # of a sweep: more is a slip of the pen, and would be planned for minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,23 @@ def check_constants(spec: SweepSpec, problems: Problems) -> None:
             problems.add(("constants", name), str(error))
 
 
+def check_size(spec: SweepSpec, problems: Problems) -> bool:
+    """Whether the blocks span few enough runs to be planned; notes it if not."""
+    sizes = [math.prod(map(len, block.grid.values())) * _rows(block) * len(spec.seeds) for block in spec.blocks]
+    remedy = f"more than {MAX_RUNS}; split the sweep or thin the axes out"
+    for index, runs in enumerate(sizes):
+        if runs > MAX_RUNS:
+            problems.add(("blocks", index, "grid"), f"spans {runs} runs, {remedy}")
+    if sum(sizes) > MAX_RUNS >= max(sizes):
+        problems.add(("blocks",), f"span {sum(sizes)} runs together, {remedy}")
+    return sum(sizes) <= MAX_RUNS
+
+
+def _rows(block: Block) -> int:
+    """Length of the block's zipped axes; 1 without any."""
+    return len(next(iter(block.zip.values()), [None]))
+
+
 def _given(values: Mapping[str, Any], optimizer: str, at: KeyPath, problems: Problems) -> dict[FieldPath, Given]:
     """Named values as fields of a run, with the place of each."""
     given: dict[FieldPath, Given] = {}
@@ -69,12 +86,8 @@ def block_cells(spec: SweepSpec, index: int, problems: Problems) -> list[Cell]:
     zipped = _given(block.zip, block.optimizer, (*at, "zip"), problems)
     for axis in (axis for path, axis in zipped.items() if path in grid):
         problems.add(axis.at, f"'{axis.at[-1]}' is an axis of `grid` already; keep one of them")
-    rows = len(next(iter(block.zip.values()), [None]))
-    if (runs := math.prod(map(len, block.grid.values())) * rows * len(spec.seeds)) > MAX_RUNS:
-        problems.add((*at, "grid"), f"spans {runs} runs, more than {MAX_RUNS}; split the sweep or thin the axes out")
-        return []
     crossed = [[{path: value} for value in _values(axis)] for path, axis in grid.items()]
-    walked = [{path: _values(axis)[row] for path, axis in zipped.items()} for row in range(rows)]
+    walked = [{path: _values(axis)[row] for path, axis in zipped.items()} for row in range(_rows(block))]
     cells = [dict(itertools.chain(*(part.items() for part in parts))) for parts in itertools.product(*crossed, walked)]
     return [shared | cell for cell in _without_skipped(block, cells, at, problems)]
 

@@ -135,7 +135,7 @@ def _short(value: Any) -> str:
 
 
 def _hint(detail: ErrorDetails, value: Any) -> str:
-    if detail["type"] == "int_type" and isinstance(value, float) and value.is_integer():
+    if detail["type"] == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return f"; write {value:.0f}"
     if detail["type"] == "literal_error" and isinstance(value, str):
         near = difflib.get_close_matches(value, re.findall(r"'([^']*)'", detail["msg"]), n=1)

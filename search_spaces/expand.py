@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from muon_core.config import PRESETS, DataConfig, RunConfig
-from search_spaces.cells import Cell, block_cells, check_constants
+from search_spaces.cells import Cell, block_cells, check_constants, check_size
 from search_spaces.errors import Problems
 from search_spaces.parameters import FieldPath, build, invalid, locate_corpus
 from search_spaces.spec import SweepSpec
@@ -51,7 +51,8 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
     """
     problems = Problems(spec.source)
     check_constants(spec, problems)
-    cells = [block_cells(spec, index, problems) for index in range(len(spec.blocks))]
+    fits = check_size(spec, problems)
+    cells = [block_cells(spec, index, problems) for index in range(len(spec.blocks))] if fits else []
     if problems:
         raise problems.error()
     locate = functools.cache(functools.partial(locate_corpus, folder=spec.source.folder))

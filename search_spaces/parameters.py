@@ -104,29 +104,3 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return name.strip(), parse(value).value
     except YamlError as error:
         raise SpecError(f"--set {text!r}: {error}") from error
-
-
-def apply_overrides(base: Mapping[str, Any], assignments: Mapping[str, Any]) -> RunConfig:
-    """The run of the partial config `base` (a preset, flags) with named parameters set.
-
-    Args:
-        base: as in a preset; the optimizer is `base["optimizer"]["name"]`, muon if there is none.
-        assignments: parameter name to value, as `parse_assignment` reads them.
-    Raises: SpecError, a line for each unknown name or refused value.
-    """
-    optimizer = base.get("optimizer", {}).get("name", "muon")
-    if optimizer not in OPTIMIZERS:
-        raise SpecError(f"unknown optimizer '{optimizer}'{suggest(optimizer, OPTIMIZERS)}")
-    values: dict[FieldPath, Any] = {}
-    problems: list[str] = []
-    for name, value in assignments.items():
-        try:
-            values[resolve(name, optimizer)] = value
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise SpecError(*problems)
-    try:
-        return build(dict(base) | {"optimizer": base.get("optimizer", {}) | {"name": optimizer}}, values)
-    except ValidationError as error:
-        raise SpecError(*(text for _, text in invalid(error))) from error

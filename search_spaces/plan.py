@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from search_spaces.expand import PlannedRun, expand
+from search_spaces.names import arm_names
 from search_spaces.spec import SweepSpec
 
 Status = Literal["new", "done", "diverged", "failed", "interrupted"]
@@ -30,13 +32,17 @@ _LARGE_SD = (0.0131, "measured: muon against adamw, 88 M parameters, 1.7 B token
 class Power:
     """Which paired difference to the baseline the seeds can resolve, in units of the primary metric.
 
-    `resolvable` is t(0.975, n-1) sd / sqrt(n), the half-width of the mean difference's 95 % interval: the smallest
-    measured difference whose interval leaves zero out. `detectable` is the true difference for which that happens
-    4 times in 5. Both are None for one seed, and where no sd is known.
+    Verdicts are adjusted for the number of arms compared, m (Holm), which asks an arm for p < 0.05 / m at worst.
+    `resolvable` is t(1 - 0.025 / m, n - 1) sd / sqrt(n): the smallest measured difference that is then resolved
+    whatever the other arms show. `detectable` is the true difference for which that happens 4 times in 5. Both are
+    None for one seed, where nothing is compared, and where no sd is known.
     """
 
     seeds: int
+    comparisons: int
+    """Arms compared with the baseline; one that two blocks contain is one."""
     sd: float | None
+    """Standard deviation, between seeds, of an arm's difference to the baseline at the same seed."""
     sd_source: str
     resolvable: float | None
     detectable: float | None
@@ -53,6 +59,8 @@ class Plan:
     to_run: tuple[PlannedRun, ...]
     """What `muon sweep run` would start, in order."""
     power: Power
+    names: dict[str, str]
+    """arm_id to what the arm is called."""
 
     @property
     def duplicates(self) -> int:
@@ -82,7 +90,7 @@ class Plan:
                     "role": run.role,
                     "members": [{"block": block, "role": role} for block, role in run.members],
                     "optimizer": run.config.optimizer.name,
-                    "arm": run.config.arm_label,
+                    "arm": self.names[run.config.arm_id],
                     "arm_id": run.config.arm_id,
                     "seed": run.config.seed,
                     "status": status,
@@ -106,35 +114,40 @@ def plan(spec: SweepSpec, done: Mapping[str, str], *, retry_failed: bool = False
     Args:
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
         retry_failed: run failed runs again too.
-        sd: between-seed standard deviation of a paired difference in the primary metric; None takes a measured one.
-    Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive.
+        sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
+    Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
     statuses = tuple(STATUS[done[run.run_id]] if run.run_id in done else "new" for run in runs)
     settled = FINISHED if retry_failed else (*FINISHED, "failed")
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
-    return Plan(spec, runs, statuses, to_run, power(spec, sd))
+    arms = len(runs) // len(spec.seeds)  # the baseline is one of them
+    return Plan(spec, runs, statuses, to_run, power(spec, arms - 1, sd), arm_names(runs))
 
 
-def power(spec: SweepSpec, sd: float | None = None) -> Power:
-    """What the seeds of `spec` can resolve. Raises ValueError for an `sd` that is not positive."""
+def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:
+    """What the seeds of `spec` can resolve when so many arms are compared with the baseline.
+
+    Raises ValueError for an `sd` that is not positive and finite.
+    """
     seeds, source = len(spec.seeds), "given"
-    if sd is not None and not sd > 0:
-        raise ValueError(f"the standard deviation between seeds must be positive, got {sd}")
+    if sd is not None and not 0 < sd < math.inf:
+        raise ValueError(f"the standard deviation between seeds must be positive and finite, got {sd}")
     if sd is None and spec.metrics.primary != "val_loss":
-        return Power(seeds, None, f"none known for {spec.metrics.primary}; give one", None, None)
+        return Power(seeds, comparisons, None, f"none known for {spec.metrics.primary}; give one with --sd", None, None)
     if sd is None:
         sd, source = _TINY_SD if spec.preset == "tiny" else _LARGE_SD
-    if seeds == 1:
-        return Power(seeds, sd, source, None, None)
+    if seeds == 1 or not comparisons:
+        return Power(seeds, comparisons, sd, source, None, None)
     from scipy.special import nctdtrinc, stdtrit  # half a second, which loading a sweep file need not pay
 
-    critical, scale = float(stdtrit(seeds - 1, 0.975)), sd / seeds**0.5
-    return Power(seeds, sd, source, critical * scale, float(nctdtrinc(seeds - 1, 0.2, critical)) * scale)
+    critical, scale = float(stdtrit(seeds - 1, 1 - 0.025 / comparisons)), sd / seeds**0.5
+    detectable = float(nctdtrinc(seeds - 1, 0.2, critical)) * scale
+    return Power(seeds, comparisons, sd, source, critical * scale, detectable)
 
 
 def render(plan: Plan) -> str:
-    """The plan in words: a line an arm, then what would start, what it takes, what it can tell, and what to do next."""
+    """The plan in words: a line an arm, then what would start, what it takes and what it can tell."""
     shared = f", {_count(plan.duplicates, 'duplicate')} between blocks merged" if plan.duplicates else ""
     arms = len(plan.runs) // plan.power.seeds
     return "\n".join(
@@ -146,7 +159,6 @@ def render(plan: Plan) -> str:
             "",
             f"to run: {_count(len(plan.to_run), 'run')}, {plan.tokens:,} training tokens; local runs cost 0 USD",
             f"power: {_power_told(plan.power)}",
-            f"next: {_next(plan)}",
         ]
     )
 
@@ -158,7 +170,7 @@ def _table(plan: Plan, arms: int) -> list[str]:
         blocks, roles = (" + ".join(dict.fromkeys(names)) for names in zip(*runs[0].members, strict=True))
         seeds = " ".join(str(run.config.seed) for run in runs)
         status = ", ".join(f"{count} {status}" for status, count in counts.items())
-        rows.append((blocks, roles, runs[0].config.arm_id, seeds, status))
+        rows.append((blocks, roles, plan.names[runs[0].config.arm_id], seeds, status))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
@@ -166,21 +178,16 @@ def _table(plan: Plan, arms: int) -> list[str]:
 def _power_told(power: Power) -> str:
     if power.sd is None:
         return f"unknown: standard deviation between seeds {power.sd_source}"
+    if not power.comparisons:
+        return "nothing is compared with the baseline; add a block"
     assumed = f"sd of paired differences {power.sd:g}, {power.sd_source}"
     if power.resolvable is None or power.detectable is None:
         return f"one seed gives no interval and resolves nothing; add seeds ({assumed})"
+    adjusted = f", adjusted for {power.comparisons} arms (Holm)" if power.comparisons > 1 else ""
     return (
-        f"{power.seeds} seeds give intervals of +-{power.resolvable:.2g} and find a true difference of "
-        f"{power.detectable:.2g} 4 times in 5 ({assumed})"
+        f"{power.seeds} seeds resolve a measured difference of {power.resolvable:.2g} and find a true one of "
+        f"{power.detectable:.2g} 4 times in 5{adjusted} ({assumed})"
     )
-
-
-def _next(plan: Plan) -> str:
-    if plan.to_run:
-        return f"muon sweep run {plan.spec.source.name}"
-    failed = plan.counts.get("failed", 0)
-    retry = f", or run {_count(failed, 'failed run')} again: muon sweep run {plan.spec.source.name} --retry failed"
-    return f"muon report {plan.spec.name}{retry if failed else ''}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -30,12 +30,6 @@ from search_spaces.strict_yaml import KeyPath, YamlError, parse
 _NAMES: list[JsonValue] = [*sorted({name for optimizer in OPTIMIZERS for name in parameters(optimizer)} - {"seed"})]
 
 
-def _name(text: str) -> str:
-    if text.startswith("."):
-        raise ValueError(f"must not start with a dot, got {text!r}")
-    return check_name(text)
-
-
 def _known(known: Iterable[str], text: str) -> str:
     if text not in known:
         raise ValueError(f"{text!r} is unknown{suggest(text, known)}")
@@ -43,13 +37,24 @@ def _known(known: Iterable[str], text: str) -> str:
 
 
 def _distinct(values: list[Any]) -> list[Any]:
+    seen = set()
     for index, value in enumerate(values):
-        if value in values[:index]:
+        if (key := _hashable(value)) in seen:
             misplaced((index,), f"is {value!r} a second time; list each value once")
+        seen.add(key)
     return values
 
 
-Name = Annotated[str, Field(max_length=100), AfterValidator(_name)]
+def _hashable(value: Any) -> Any:
+    """Equal for equal values of YAML."""
+    if isinstance(value, list):
+        return tuple(map(_hashable, value))
+    if isinstance(value, dict):
+        return frozenset((name, _hashable(item)) for name, item in value.items())
+    return value
+
+
+Name = Annotated[str, Field(max_length=100), AfterValidator(check_name)]
 Axis = Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]
 OptimizerName = Annotated[
     str, AfterValidator(partial(_known, OPTIMIZERS)), Field(json_schema_extra={"enum": [*OPTIMIZERS]})

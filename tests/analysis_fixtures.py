@@ -19,9 +19,9 @@ from muon_core.tables import LAYERS, PROJECTIONS, RUNS, TABLES, TRAIN, VAL
 
 STEPS = tuple(range(0, 201, 20))
 NUM_LAYERS = 4
-FINAL_LOSS = {  # final validation loss of six real runs of 1.7 billion tokens, in nats per token
-    "muon": {42: 3.315414, 137: 3.309816, 256: 3.292683},
-    "adamw": {42: 3.361041, 137: 3.366879, 256: 3.364454},
+FINAL_LOSS = {  # final validation losses in nats per token, invented
+    "muon": {42: 3.284417, 137: 3.301962, 256: 3.279108},
+    "adamw": {42: 3.361285, 137: 3.352641, 256: 3.344870},
 }
 
 
@@ -111,7 +111,7 @@ def write_run(storage: Folder, run: FakeRun) -> None:
     put_rows(storage, layout.live_key("train", run.run_id, attempt.id, 0, len(train)), TRAIN, train)
     if run.with_layers:
         layers = [cell for row in common for cell in layer_rows(row, run)]
-        put_rows(storage, layout.final_key("layers", run.run_id, attempt.id), LAYERS, layers)
+        put_rows(storage, layout.final_key("layers", run.run_id, attempt.id, len(val), "0" * 16), LAYERS, layers)
     if run.status:
         final = run.val.get(max(run.val, default=0))
         end = start_record(run) | {"status": run.status, "final_val_loss": final, "wall_s": 20.0, "ended_at": _TIME}

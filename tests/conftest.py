@@ -14,6 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on it, and two s
 
 from muon_core.config import RunConfig
 
+WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
 
 
@@ -58,9 +59,24 @@ def run_config(small: dict[str, Any]) -> RunConfig:
     return RunConfig.model_validate(small)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under parallel runs, tests that start a Ray take turns, and so do those that share a server."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave Ceph out unless it is asked for.
+
+    Under parallel runs, tests that start a Ray take turns, and so do those that share a server.
+    """
+    if not WITH_CEPH:
+        left_out = [item for item in items if item.get_closest_marker("ceph")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     for item in items:
         for marker in ("ray", "s3"):
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.xdist_group(marker))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say that a server was left out, which a count of deselected tests does not."""
+    if not WITH_CEPH:
+        terminalreporter.write_line(
+            "Ceph was left out: set MUON_CEPH_ROOT to / where it is installed, or to the folder it is unpacked in"
+        )

@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 
 from analysis import queries
-from analysis.figures.style import arm_styles
+from analysis.figures.style import ArmStyle, arm_styles
 from analysis.figures.svg import Rows, Spec
 from analysis.statistics import t_quantile
 
@@ -30,6 +30,8 @@ class Curves:
     unit: str
     arms: tuple[tuple[str, str | None], ...]
     """(arm, optimizer) in the sweep's order, those with rows."""
+    styles: dict[str, ArmStyle]
+    """Of every arm of the sweep, so that all of its figures agree."""
     seeds: pl.DataFrame
     means: pl.DataFrame
     dropped: int
@@ -57,11 +59,15 @@ def _info(
     factors = {n: t_quantile(n - 1) / n**0.5 for n in means["n"].unique() if n >= 3}
     half = pl.col("n").replace_strict(factors, default=None, return_dtype=pl.Float64) * pl.col("sd")
     present = set(finite["arm"])
-    pairs = members.filter(pl.col("arm").is_in(present)).select("arm", "optimizer").drop_nulls("optimizer")
+    started = (
+        members.select("arm", "optimizer").drop_nulls("optimizer").unique("arm", keep="first", maintain_order=True)
+    )
+    pairs = list(started.iter_rows())
     return Curves(
         metric=metric,
         unit=queries.metric_unit(metric),
-        arms=tuple(pairs.unique("arm", keep="first", maintain_order=True).iter_rows()),
+        arms=tuple(pair for pair in pairs if pair[0] in present),
+        styles=arm_styles(sorted(pairs, key=lambda pair: pair[0] != baseline)),  # the baseline's comes first
         seeds=finite,
         means=means.with_columns(low=pl.col("mean") - half, high=pl.col("mean") + half),
         dropped=seeds.height - finite.height,
@@ -86,6 +92,11 @@ def axis_range(info: Curves, from_tokens: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def lone_rows(info: Curves) -> pl.DataFrame:
+    """Rows of the runs that have one only: no line goes through it, so it is a dot."""
+    return info.seeds.filter(pl.len().over("run_id") == 1)
+
+
 def draw_curves(info: Curves) -> tuple[Spec, dict[str, Rows]]:
     """Specification and data: left all of training, right its last half on an own scale. `info` must have rows."""
     others = [arm for arm, _ in info.arms if arm != info.baseline]
@@ -94,7 +105,8 @@ def draw_curves(info: Curves) -> tuple[Spec, dict[str, Rows]]:
     rows = [_row(info, base + group) for group in groups]
     seeds = info.seeds.select("arm", "run_id", "tokens", "value")
     means = info.means.select("arm", "tokens", "mean", "low", "high")
-    data = {"seeds": seeds.to_dicts(), "means": means.to_dicts(), "zero": [{"zero": 0}]}
+    lone = lone_rows(info).select("arm", "run_id", "tokens", "value")
+    data = {"seeds": seeds.to_dicts(), "means": means.to_dicts(), "lone": lone.to_dicts(), "zero": [{"zero": 0}]}
     chart = alt.vconcat(*rows).resolve_scale(color="independent", strokeDash="independent")
     return chart.to_dict(), data
 
@@ -107,15 +119,19 @@ def _row(info: Curves, arms: list[str]) -> alt.HConcatChart:
 
 
 def _panel(info: Curves, arms: list[str], start: float, end: float, title: str) -> alt.LayerChart | alt.FacetChart:
-    order = {arm: position for position, arm in enumerate(arms)}
-    styles = arm_styles([pair for pair in info.arms if pair[0] in order])
     shown = alt.FieldOneOfPredicate(field="arm", oneOf=arms)
     colour = alt.Color(
-        "arm:N", scale=alt.Scale(domain=arms, range=[styles[arm].colour for arm in arms]), legend=_legend(info, arms)
+        "arm:N",
+        scale=alt.Scale(domain=arms, range=[info.styles[arm].colour for arm in arms]),
+        legend=_legend(info, arms),
     )
-    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=[list(styles[arm].dash) for arm in arms]))
+    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=[list(info.styles[arm].dash) for arm in arms]))
     axis = alt.Axis(format="~s", labelExpr="datum.value ? datum.label : '0'", tickCount=5, grid=False)
-    tokens = alt.X("tokens:Q", title="training tokens", scale=alt.Scale(domain=[start, end], nice=False), axis=axis)
+    lone = lone_rows(info)
+    domain = alt.Scale(
+        domain=[start, end], nice=False, padding=6 if lone.height else 0
+    )  # a dot on the edge stays whole
+    tokens = alt.X("tokens:Q", title="training tokens", scale=domain, axis=axis)
     scale = alt.Scale(domain=list(axis_range(info, start)), nice=False, zero=False)
 
     def y(field: str) -> alt.Y:
@@ -131,6 +147,9 @@ def _panel(info: Curves, arms: list[str], start: float, end: float, title: str) 
         band = means.transform_filter(shown).transform_filter("datum.low != null").mark_area(clip=True, opacity=0.15)
         zero = alt.Chart(alt.NamedData("zero")).mark_rule(color="currentColor", strokeWidth=1).encode(y("zero"))
         layers = [band.encode(tokens, y("low"), colour, y2="high:Q"), zero, *layers]
+    if lone.height:
+        dots = alt.Chart(alt.NamedData("lone")).mark_point(clip=True, filled=True, size=40, opacity=1)
+        layers.append(dots.transform_filter(shown).encode(tokens, y("value"), colour))
     return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title)
 
 
@@ -138,7 +157,7 @@ def _legend(info: Curves, arms: list[str]) -> alt.Legend:
     """Below the panels, each arm with the number of seeds its mean is over."""
     last = info.means.group_by("arm").agg(pl.col("n").last())
     n = dict(zip(last["arm"], last["n"], strict=True))
-    labels = {arm: f"{arm} (n = {n[arm]})" if arm in n else f"{arm} (no mean)" for arm in arms}
+    labels = {arm: f"{arm} ({runs_text(n[arm]) if arm in n else 'no mean'})" for arm in arms}
     return alt.Legend(
         title=None,
         orient="bottom",
@@ -149,6 +168,11 @@ def _legend(info: Curves, arms: list[str]) -> alt.Legend:
         symbolStrokeWidth=2.5,
         symbolOpacity=1,
     )
+
+
+def runs_text(n: int) -> str:
+    """What a mean is over: `n = 3`, or `single run`."""
+    return "single run" if n == 1 else f"n = {n}"
 
 
 def _y_title(info: Curves) -> str:

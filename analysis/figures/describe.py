@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from analysis.figures.curves import Curves
+from analysis.figures.curves import Curves, lone_rows, runs_text
 from analysis.figures.heatmap import Heatmap, Panel
 from analysis.verdicts import signed
 
 
 def describe_curves(info: Curves, file: str) -> str:
-    """Kind and axes, range, the end of every arm's mean, what is not drawn, and where the values are."""
+    """Kind and axes, range, the end of every arm's mean, what is a dot or not drawn, and where the values are."""
     what = f"{info.metric} minus {info.baseline} at the same seed" if info.is_difference else f"{info.metric}"
     last = int(info.seeds["tokens"].max())  # type: ignore[arg-type]
     parts = [
@@ -19,6 +19,8 @@ def describe_curves(info: Curves, file: str) -> str:
         f"the left panel shows all of it, the right panel the last half on its own scale.",
         *(_arm_text(info, arm) for arm, _ in info.arms),
     ]
+    if lone := lone_rows(info).height:
+        parts.append(f"{_count(lone, 'run')} evaluated once, a dot.")
     if info.dropped:
         parts.append(f"{_count(info.dropped, 'value')} not finite and not drawn.")
     return " ".join([*parts, f"Values: {file}."])
@@ -27,7 +29,8 @@ def describe_curves(info: Curves, file: str) -> str:
 def curves_caption(info: Curves) -> str:
     """What the lines are."""
     over = "the arm's runs that are done or running, at steps all of them reached"
-    lines = f"Thin lines are single seeds; thick lines are the mean over {over}."
+    dots = "; dots are runs evaluated once" if lone_rows(info).height else ""
+    lines = f"Thin lines are single seeds; thick lines are the mean over {over}{dots}."
     if not info.is_difference:
         return f"{info.metric} during training. {lines}"
     band = " Bands are pointwise 95 % Student t intervals of the mean, drawn for three seeds or more."
@@ -41,7 +44,7 @@ def describe_heatmap(info: Heatmap, file: str) -> str:
         f"Heatmaps of {info.metric}, {info.projection} projection, {_count(layers, 'layer')} by "
         f"{_count(steps, 'step')} ({info.steps[0]:,} to {info.steps[-1]:,}), "
         f"{_count(len(info.panels), 'arm')} at seed {info.seed}.",
-        f"Shared scale {_number(info.low)} to {_number(info.high)} over {_count(info.panels_on_scale, 'panel')}; "
+        f"Shared scale {_number(info.low)} to {_number(info.high)} over {_count(_panels_with_rows(info), 'panel')}; "
         f"{100 * info.clipped:.1f} % clipped.",
         *(_panel_text(info, panel) for panel in info.panels),
     ]
@@ -54,9 +57,9 @@ def heatmap_caption(info: Heatmap) -> str:
     cell = "" if info.bin_size == 1 else f" A column is the {peak} of {info.bin_size} measured steps."
     return (
         f"{info.metric} of the {info.projection} matrices by layer (0 is the first) and step, seed {info.seed}.{cell} "
-        f"One scale for all {_count(info.panels_on_scale, 'panel')} of this report, {_number(info.low)} to "
+        f"One scale for the {_count(_panels_with_rows(info), 'panel')} of this figure, {_number(info.low)} to "
         f"{_number(info.high)}, the 1st to 99th percentile; {100 * info.clipped:.1f} % of the cells lie beyond it and "
-        "take its end colours. Grey is missing."
+        "take its end colours. Other projections have other scales. Grey is missing."
     )
 
 
@@ -67,7 +70,7 @@ def _arm_text(info: Curves, arm: str) -> str:
         return f"{arm}: {_count(runs, 'run')}, none done or running, so there is no mean."
     end = means.row(-1, named=True)
     value = signed(end["mean"], 4) if info.is_difference else f"{end['mean']:.4f}"
-    text = f"{arm}: {value} at step {end['step']:,} (n = {end['n']}"
+    text = f"{arm}: {value} at step {end['step']:,} ({runs_text(end['n'])}"
     if info.is_difference and end["low"] is not None:
         text += f", 95 % t interval {signed(end['low'], 4)} to {signed(end['high'], 4)}"
     lost = f"; {_count(runs - end['n'], 'run')} not in the mean" if runs > end["n"] else ""
@@ -89,6 +92,10 @@ def _panel_text(info: Heatmap, panel: Panel) -> str:
         f"{panel.arm}: median {_number(first[1])} at step {first[0]:,} and {_number(last[1])} at step {last[0]:,}; "
         f"lowest {_number(lowest['value'])} at layer {lowest['layer']}, step {lowest['step']:,}{gone}."
     )
+
+
+def _panels_with_rows(info: Heatmap) -> int:
+    return sum(panel.run_id is not None for panel in info.panels)
 
 
 def _number(value: float) -> str:

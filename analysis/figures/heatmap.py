@@ -1,4 +1,4 @@
-"""Layer x step heatmaps of one projection, a panel for each arm, every figure of a set on one colour scale."""
+"""Layer x step heatmaps of one projection, a panel for each arm, all on one colour scale."""
 
 from __future__ import annotations
 
@@ -47,11 +47,9 @@ class Heatmap:
     """Steps a column stands for: their maximum for a peak, else their mean; 1 is unbinned."""
     low: float
     high: float
-    """Scale shared by all figures of the set: 1st and 99th percentile."""
+    """Scale of all panels, 1st and 99th percentile. Projections differ in shape, and so in range: each has its own."""
     clipped: float
-    """Share of the finite cells of the whole set beyond the scale; they take its end colours."""
-    panels_on_scale: int
-    """Panels with rows in the whole set."""
+    """Share of the finite cells beyond the scale; they take its end colours."""
     rows: pl.DataFrame
     """What was measured: `arm`, `run_id`, `seed`, `projection`, `layer`, `step`, `value`."""
 
@@ -65,7 +63,7 @@ def choose_seed(members: pl.DataFrame, run_ids: set[str]) -> int | None:
 
 
 def heatmaps_info(layers: pl.LazyFrame, members: pl.DataFrame, metric: str, seed: int | None = None) -> list[Heatmap]:
-    """A heatmap for each projection that has rows; empty without any. Raises ValueError for an unknown metric.
+    """A heatmap for each projection that has a finite value. Raises ValueError for an unknown metric.
 
     Args:
         members: rows of `sweep_members`; every arm gets a panel.
@@ -78,21 +76,17 @@ def heatmaps_info(layers: pl.LazyFrame, members: pl.DataFrame, metric: str, seed
         return []
     runs = members.filter(pl.col("seed") == chosen).unique("arm", keep="first", maintain_order=True)
     cells = queries.layer_cells(layers, runs["run_id"].to_list(), metric).collect()
-    scale = queries.shared_scale(cells.lazy()).collect().row(0, named=True)
-    if scale["low"] is None:
-        return []
     rows = runs.select("arm", "run_id", "seed").join(cells, on="run_id", maintain_order="left_right")
     arms = members["arm"].unique(maintain_order=True).to_list()
-    on_scale = rows.select(pl.struct("arm", "projection").n_unique()).item()
+    measured = rows.filter(pl.col("value").is_finite())["projection"].unique()
     return [
-        _heatmap(rows.filter(pl.col("projection") == name), name, arms, metric, chosen, scale, on_scale)
-        for name in sorted(rows["projection"].unique(), key=_projection_order)
+        _heatmap(rows.filter(pl.col("projection") == name), name, arms, metric, chosen)
+        for name in sorted(measured, key=_projection_order)
     ]
 
 
-def _heatmap(
-    rows: pl.DataFrame, projection: str, arms: list[str], metric: str, seed: int, scale: dict[str, float], on_scale: int
-) -> Heatmap:
+def _heatmap(rows: pl.DataFrame, projection: str, arms: list[str], metric: str, seed: int) -> Heatmap:
+    scale = queries.shared_scale(rows.lazy()).collect().row(0, named=True)
     layers, steps = rows["layer"].unique().sort().to_list(), rows["step"].unique().sort().to_list()
     bin_size = -(-len(steps) // MAX_COLUMNS)
     by_arm = {str(arm): frame for (arm,), frame in rows.group_by("arm")}
@@ -114,7 +108,6 @@ def _heatmap(
         low=scale["low"],
         high=scale["high"],
         clipped=scale["clipped"],
-        panels_on_scale=on_scale,
         rows=rows,
     )
 

@@ -8,11 +8,6 @@ from typing import Any
 
 FONT = "system-ui, sans-serif"
 MISSING_COLOUR = "#999999"
-# Okabe & Ito 2008, https://jfly.uni-koeln.de/color/; black and yellow are left out, each vanishes on one background.
-_OPTIMIZER_COLOURS = {"muon": "#0072B2", "adamw": "#D55E00", "orthonoise": "#009E73", "isotropic": "#CC79A7"}
-_OTHER_COLOURS = ("#E69F00", "#56B4E9")
-_OPTIMIZER_DASHES = {"muon": (1, 0), "adamw": (7, 3), "orthonoise": (2, 2), "isotropic": (9, 2, 2, 2)}
-_DASHES = ((1, 0), (7, 3), (2, 2), (9, 2, 2, 2), (4, 4), (12, 4))
 # Viridis by van der Walt and Smith (CC0), every eighth colour of matplotlib's table; between them rgb is linear.
 _VIRIDIS = (
     "440154470e61481a6c482575472f7d443a834144873d4e8a39568c35608d31688e2d708e2a788e27818e23888e21918d"
@@ -31,20 +26,39 @@ class ArmStyle:
     dash: tuple[int, ...]
 
 
+# Okabe & Ito 2008, https://jfly.uni-koeln.de/color/; black and yellow are left out, each vanishes on one background.
+_OPTIMIZER_STYLES = {
+    "muon": ArmStyle("#0072B2", (1, 0)),
+    "adamw": ArmStyle("#D55E00", (7, 3)),
+    "orthonoise": ArmStyle("#009E73", (2, 2)),
+    "isotropic": ArmStyle("#CC79A7", (9, 2, 2, 2)),
+    "damped": ArmStyle("#E69F00", (4, 4)),
+    "nolah": ArmStyle("#56B4E9", (12, 4)),
+}
+_OTHER_STYLE = ArmStyle("#7F7F7F", (9, 2, 2, 2, 2, 2))
+"""Of every optimizer that is none of ours, as imported runs may have."""
+_DASHES = tuple(style.dash for style in (*_OPTIMIZER_STYLES.values(), _OTHER_STYLE))
+
+
 def arm_styles(arms: list[tuple[str, str | None]]) -> dict[str, ArmStyle]:
-    """Style of each (arm, optimizer): its optimizer's colour; arms that share one differ in dash and lightness."""
-    per_optimizer = Counter(optimizer for _, optimizer in arms)
-    others = sorted({optimizer or "" for _, optimizer in arms} - _OPTIMIZER_COLOURS.keys())
-    seen: Counter[str | None] = Counter()
-    styles: dict[str, ArmStyle] = {}
-    for arm, optimizer in arms:
-        nth, of = seen[optimizer], per_optimizer[optimizer]
-        seen[optimizer] += 1
-        name = optimizer or ""
-        colour = _OPTIMIZER_COLOURS.get(name) or _OTHER_COLOURS[others.index(name) % len(_OTHER_COLOURS)]
-        dash = _OPTIMIZER_DASHES.get(name, _DASHES[4]) if of == 1 else _DASHES[nth % len(_DASHES)]
-        styles[arm] = ArmStyle(_lighten(colour, nth / of), dash)
+    """Style of each (arm, optimizer): its optimizer's; the later ones of an optimizer are lighter and dashed otherwise.
+
+    To be called once with all arms of a sweep, so that an arm looks the same in all of its figures.
+    """
+    own = {arm: _OPTIMIZER_STYLES.get(optimizer or "", _OTHER_STYLE) for arm, optimizer in arms}
+    total, seen = Counter(own.values()), Counter[ArmStyle]()
+    styles = {}
+    for arm, style in own.items():
+        nth = seen[style]
+        seen[style] += 1
+        styles[arm] = ArmStyle(_lighten(style.colour, nth / total[style]), _nth_dash(style.dash, nth))
     return styles
+
+
+def _nth_dash(own: tuple[int, ...], nth: int) -> tuple[int, ...]:
+    """`own` for the first arm of an optimizer, then the others in turn."""
+    others = [dash for dash in _DASHES if dash != own]
+    return own if nth == 0 else others[(nth - 1) % len(others)]
 
 
 def viridis(count: int = 255) -> list[RGB]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import polars as pl
 
-from analysis.report.figures import Figure, curve_figures, heatmap_figures
+from analysis.report.figures import Figure, curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
 from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.texts import RUN_COLUMNS, definitions, provenance, run_rows
 from analysis.summary import Summary, members_of, summarize_members
@@ -21,6 +21,8 @@ _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are 
 
 def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Path:
     """Write index.html, report.json and data/*.csv of a sweep's view to `folder`; returns the page's path.
+
+    Data of figures that an earlier report in `folder` had, and this one has not, are removed.
 
     Args:
         metric: the layer metric of the heatmaps.
@@ -39,6 +41,8 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
     root = Path(folder)
     try:
         (root / "data").mkdir(parents=True, exist_ok=True)
+        for stale in _earlier_tables(root) - tables.keys():
+            (root / stale).unlink(missing_ok=True)
         for name, frame in tables.items():
             frame.write_csv(root / name)
         (root / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -48,6 +52,15 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
             f"cannot write a report to {root}: {error.strerror or error}; choose another folder"
         ) from error
     return root / "index.html"
+
+
+def _earlier_tables(root: Path) -> set[str]:
+    """Data of the figures of the report that is in `root`; empty if none is."""
+    try:
+        figures = json.loads((root / "report.json").read_text(encoding="utf-8"))["figures"]
+        return {f"data/{Path(name).name}" for figure in figures for name in figure["data"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()  # no report, or none of ours
 
 
 def _page(
@@ -70,11 +83,13 @@ def _page(
         arm_columns=[(name, name not in _WORDS) for name in (cells[0] if cells else ())],
         arm_rows=[list(row.values()) for row in cells],
         curves=curves,
+        no_curves="" if curves else why_no_curves(view, summary.metric),
         heatmaps=heatmaps,
+        no_heatmaps="" if heatmaps else why_no_heatmaps(view, members, metric),
         layer_metric=metric,
         definitions=definitions(summary, metric),
         run_columns=RUN_COLUMNS,
         run_rows=run_rows(members),
-        provenance=provenance(view.record, members, view.storage.url),
+        provenance=provenance(view.record, members, view.storage.url, metric),
         spec=json.dumps(view.record.spec, indent=2, ensure_ascii=False),
     )

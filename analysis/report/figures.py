@@ -33,8 +33,12 @@ class Figure:
 
 
 def curve_figures(view: Store, members: pl.DataFrame, summary: Summary) -> list[Figure]:
-    """The primary metric during training, and its difference to the baseline; those that have rows."""
+    """The primary metric during training, and its difference to the baseline; those that have a finite value.
+
+    Of arms with the same runs one is drawn.
+    """
     metric = summary.metric
+    members = members.filter(~pl.col("arm").is_in([arm.arm for arm in summary.arms if arm.copy_of]))
     series = view.table(queries.metric_table(metric))
     infos = {metric: curves_info(series, members, metric, summary.baseline)}
     if summary.baseline is not None:
@@ -43,8 +47,25 @@ def curve_figures(view: Store, members: pl.DataFrame, summary: Summary) -> list[
 
 
 def heatmap_figures(view: Store, members: pl.DataFrame, metric: str) -> list[Figure]:
-    """One figure for each projection that has rows, all on one scale."""
+    """One figure for each projection that has a finite value."""
     return [_heatmap_figure(info) for info in heatmaps_info(view.layers, members, metric)]
+
+
+def why_no_curves(view: Store, metric: str) -> str:
+    """What the page says in place of curves."""
+    values = view.table(queries.metric_table(metric)).select(value=pl.col(metric))
+    return _not_finite(values, metric) or "No run has been evaluated yet."
+
+
+def why_no_heatmaps(view: Store, members: pl.DataFrame, metric: str) -> str:
+    """What the page says in place of heatmaps."""
+    cells = queries.layer_cells(view.layers, members["run_id"].to_list(), metric)
+    return _not_finite(cells, metric) or "No layer has been measured yet."
+
+
+def _not_finite(values: pl.LazyFrame, metric: str) -> str:
+    measured = int(values.select(pl.col("value").count()).collect().item())
+    return f"{metric} was measured {measured:,} times, with no finite value." if measured else ""
 
 
 def _curve_figure(name: str, info: Curves) -> Figure:

@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from analysis.arms import ArmSummary
 from analysis.report.figures import Figure
-from analysis.summary import ArmSummary, Summary
+from analysis.summary import Summary
 from analysis.verdicts import sentence
 
 SCHEMA = 1  # of report.json; raised when a name or meaning in it changes
@@ -53,6 +54,9 @@ def _arm_row(arm: ArmSummary) -> dict[str, Any]:
         **arm.counts,
         "mean": arm.mean,
         "sd": arm.sd,
+        "copy_of": arm.copy_of,
+        "paired_mean": found.mean if found else None,
+        "paired_baseline_mean": found.baseline_mean if found else None,
         "difference": found.difference if found else None,
         "difference_low": nats[0],
         "difference_high": nats[1],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 
 import polars as pl
 
@@ -36,7 +37,8 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
         (
             "difference, %",
             "Candidate minus baseline at the same seed, averaged over the seeds both finished. The per cent are "
-            "100 (exp(mean of ln(candidate / baseline)) − 1).",
+            "100 (exp(mean of ln(candidate / baseline)) − 1). Where an arm finished other seeds than the baseline, it "
+            "is not the difference of the two means in the table.",
         ),
         (
             "95 % interval",
@@ -46,8 +48,16 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
         (
             "verdict",
             "lower or higher if p < 0.05 in the paired t test of the log ratio, adjusted by Holm for the number of "
-            "arms tested; else not resolved, which is no claim that the arms are equal. The seeds that would settle "
-            "it assume that the spread between seeds stays as measured, itself uncertain with two or three.",
+            "arms tested, arms of the same runs once; else not resolved, which is no claim that the arms are equal. "
+            "Where seeds of the arm or the baseline diverged or failed, the rest are survivors, and the verdict stays "
+            "not resolved. Invalid if runs that should be independent are not.",
+        ),
+        (
+            "fresh seeds",
+            "So many give about even odds of p < 0.05, after the strictest adjustment, if the difference and its "
+            "spread are as measured, itself uncertain with two or three seeds. Fresh: whoever adds seeds one by one, "
+            "from three to six, until an arm without effect is lower or higher, sees that in about 12 % of sweeps, "
+            "not in 5 %.",
         ),
         ("pair corr.", "Correlation of candidate and baseline over seeds, from three pairs on: what pairing gains."),
         ("seeds", "Runs done of runs asked for. Means are over done runs; the others are named with the verdict."),
@@ -61,8 +71,8 @@ _LAYER_NOTES = {
 }
 
 
-def provenance(record: SweepRecord, members: pl.DataFrame, url: str) -> Pairs:
-    """Where the numbers come from and how to make this page again."""
+def provenance(record: SweepRecord, members: pl.DataFrame, url: str, metric: str) -> Pairs:
+    """Where the numbers come from and how to make this page, with its heatmaps of `metric`, again."""
     spec_hash = hashlib.sha256(json.dumps(record.spec, sort_keys=True).encode()).hexdigest()
     ended = members["ended_at"].drop_nulls().sort().dt.strftime("%Y-%m-%d %H:%M:%S UTC")
     columns = {
@@ -78,7 +88,10 @@ def provenance(record: SweepRecord, members: pl.DataFrame, url: str) -> Pairs:
         ("Sweep spec", f"sha256 {spec_hash}"),
         *((term, _values(members[column])) for term, column in columns.items()),
         ("Newest result", ended[-1] if len(ended) else DASH),
-        ("Make again", f"muon report {record.name} -o FOLDER"),
+        (
+            "Make again",
+            f"muon report {shlex.quote(record.name)} --store {shlex.quote(url)} --metric {metric} -o FOLDER",
+        ),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,7 +24,8 @@ class Piece:
 
     def of(self, tensor: Tensor) -> Tensor:
         """View of this part of a tensor of the parameter's shape."""
-        part = tensor[self.rows, self.cols]
+        is_part = self.rows is not WHOLE or self.cols is not WHOLE  # a view takes as long as the launch of a kernel
+        part = tensor[self.rows, self.cols] if is_part else tensor
         return part.mT if self.transposed else part
 
 
@@ -46,13 +47,17 @@ class Block:
         parts = [piece.of(tensor_of(piece.parameter)) for piece in self.pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def split(self, matrix: Tensor) -> Iterator[tuple[Piece, Tensor]]:
+    def split(self, matrix: Tensor) -> Iterable[tuple[Piece, Tensor]]:
         """Each piece with its part of a matrix of the block's shape."""
+        if len(self.pieces) == 1:
+            return [(self.pieces[0], matrix)]
         rows = [piece.of(piece.parameter).size(0) for piece in self.pieces]
         return zip(self.pieces, torch.split(matrix, rows), strict=True)
 
     def with_gradient(self) -> Block:
         """The block without the pieces whose parameter has no gradient."""
+        if all(piece.parameter.grad is not None for piece in self.pieces):
+            return self
         return Block(self.name, tuple(piece for piece in self.pieces if piece.parameter.grad is not None))
 
 

@@ -40,14 +40,7 @@ class Watch:
         self._orthogonalize, self._seen = orthogonalize, seen
         self.rows: dict[str, Tensor] = {}
 
-    def __call__(
-        self,
-        blocks: Sequence[Block],
-        momentum: Tensor,
-        perturbed: Tensor,
-        updates: Tensor,
-        gradients: Sequence[Tensor],
-    ) -> None:
+    def __call__(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         sigma = singular_values(momentum)
         padded = _padded(momentum, perturbed)
         added = _norm(perturbed - padded)

@@ -1,36 +1,36 @@
-"""Momentum rules: how a buffer takes up a gradient, and what it looks like one step ahead."""
+"""Momentum rules: how buffers take up gradients, and what they look like one step ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-
-GatedGradient = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Momentum:
-    """A rule for fp32 tensors of one shape; `mu` is the decay of the buffer."""
+    """A rule for matrices and their gradients, fp32, many at a time; `mu` is the decay of the buffers."""
 
-    accumulate: Callable[[Tensor, Tensor, float], None]
-    """(buffer, gradient, mu): updates the buffer in place."""
-    look_ahead: Callable[[Tensor, Tensor, float], Tensor]
-    """(buffer, gradient, mu) -> the Nesterov momentum, a new tensor."""
-
-
-def _accumulate_mean(buffer: Tensor, gradient: Tensor, mu: float) -> None:
-    buffer.lerp_(gradient, 1 - mu)
+    accumulate: Callable[[list[Tensor], list[Tensor], float], None]
+    """(buffers, gradients, mu): updates the buffers in place."""
+    look_ahead: Callable[[list[Tensor], list[Tensor], float], Sequence[Tensor]]
+    """(buffers, gradients, mu) -> the Nesterov momenta, new tensors."""
 
 
-def _accumulate_sum(buffer: Tensor, gradient: Tensor, mu: float) -> None:
-    buffer.mul_(mu).add_(gradient)
+def _accumulate_mean(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> None:
+    torch._foreach_lerp_(buffers, gradients, 1 - mu)
 
 
-EMA = Momentum(_accumulate_mean, lambda buffer, gradient, mu: gradient.lerp(buffer, mu))
+def _accumulate_sum(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> None:
+    torch._foreach_mul_(buffers, mu)
+    torch._foreach_add_(buffers, gradients)
+
+
+EMA = Momentum(_accumulate_mean, lambda buffers, gradients, mu: torch._foreach_lerp(gradients, buffers, mu))
 """B = mu B + (1 - mu) g. A (1 - mu)-th of SUM, also one step ahead."""
-SUM = Momentum(_accumulate_sum, lambda buffer, gradient, mu: gradient.add(buffer, alpha=mu))
+SUM = Momentum(_accumulate_sum, lambda buffers, gradients, mu: torch._foreach_add(gradients, buffers, alpha=mu))
 """B = mu B + g."""
 
 MOMENTA: dict[str, Momentum] = {"ema": EMA, "sum": SUM}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
 from muon_core.optim.sharding import Distribute, Distribution, replicated
 
-Watch = Callable[[Sequence[Block], Tensor, Tensor, Tensor, Sequence[Tensor]], None]
-"""(blocks, momentum, perturbed momentum, updates, gradients) of one stack; must modify none of them."""
+Watch = Callable[[Sequence[Block], Tensor, Tensor, Tensor], None]
+"""(blocks, momentum, perturbed momentum, updates) of one stack; must modify none of them."""
 
 
 def original(rows: int, cols: int) -> float:
@@ -34,14 +35,14 @@ def unscaled(rows: int, cols: int) -> float:
     return 1.0
 
 
-def scale_lr(param: Tensor, update: Tensor, lr: float, scale: float) -> None:
-    """Apply an update at the scaled rate, as torch.optim.Muon rounds it."""
-    param.add_(update, alpha=-lr * scale)
+def scale_lr(updates: Tensor, scale: float) -> tuple[Tensor, float]:
+    """(updates, factor on their rate): the scale on the rate, as torch.optim.Muon rounds it."""
+    return updates, scale
 
 
-def scale_update(param: Tensor, update: Tensor, lr: float, scale: float) -> None:
-    """Apply an update scaled in its own dtype, as github.com/KellerJordan/Muon rounds it."""
-    param.add_(update * scale, alpha=-lr)
+def scale_update(updates: Tensor, scale: float) -> tuple[Tensor, float]:
+    """(updates, factor on their rate): the scale on the update, in its dtype, as github.com/KellerJordan/Muon does."""
+    return updates * scale, 1.0
 
 
 def keep(updates: Tensor, gradients: Sequence[Tensor]) -> Tensor:
@@ -60,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         perturb: what the orthogonalizer sees in place of the momentum.
         orthogonalize: `(k, rows, cols)` fp32 to the update's directions, in any float dtype.
         repair: the last word on the updates, given the gradients.
-        scale: factor on the update by `(rows, cols)` of its block; `apply` says where it is multiplied in.
+        scale: factor on the update by `(rows, cols)` of its block; `scale_on` says where it is multiplied in.
         distribute: which rank computes which update.
         store_perturbed: let the perturbed momentum replace the stored one, on every rank; only with `replicated`.
     State: `momentum_buffer`, always fp32 and the same on every rank. The step that `perturb` sees is `group["step"]`:
@@ -82,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         orthogonalize: Callable[[Tensor], Tensor] = newton_schulz,
         repair: Callable[[Tensor, Sequence[Tensor]], Tensor] = keep,
         scale: Callable[[int, int], float] = original,
-        apply: Callable[[Tensor, Tensor, float, float], None] = scale_lr,
+        scale_on: Callable[[Tensor, float], tuple[Tensor, float]] = scale_lr,
         distribute: Distribute = replicated,
         store_perturbed: bool = False,
     ) -> None:
@@ -91,7 +92,7 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "step": 0}
         super().__init__(params, defaults)
         self.rule, self.perturb, self.orthogonalize, self.repair = rule, perturb, orthogonalize, repair
-        self.scale, self.apply, self.distribute, self.store_perturbed = scale, apply, distribute, store_perturbed
+        self.scale, self.scale_on, self.distribute, self.store_perturbed = scale, scale_on, distribute, store_perturbed
         self.watch: Watch | None = None
         self.distribution = Distribution("replicated")
         self._blocks: list[list[Block]] = []
@@ -116,22 +117,30 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group, all_blocks in zip(self.param_groups, self._blocks, strict=True):
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._accumulate(param, group["momentum"])
-                    param.mul_(1 - group["lr"] * group["weight_decay"])
+            self._take_up_gradients(group)
             blocks = [part for block in all_blocks if (part := block.with_gradient()).pieces]
-            for block, update in self.distribute(blocks, lambda stack, group=group: self._updates(stack, group)):  # type: ignore[misc]
-                scale = self.scale(*block.shape)
-                for piece, share in block.split(update):
-                    self.apply(piece.of(piece.parameter), share, group["lr"], scale)
+            for stack, updates in self.distribute(blocks, partial(self._updates, group=group)):
+                self._apply(stack, updates, group["lr"])
             group["step"] += 1
         return loss
+
+    def _take_up_gradients(self, group: dict[str, Any]) -> None:
+        """Momentum and weight decay of every parameter that has a gradient."""
+        params = [param for param in group["params"] if param.grad is not None]
+        if not params:
+            return
+        gradients = [_gradient(param).float() for param in params]
+        for param, gradient in zip(params, gradients, strict=True):
+            if not self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(gradient)
+        self.rule.accumulate(self._buffers(params), gradients, group["momentum"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
     def _updates(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
         """Directions `(len(blocks), rows, cols)` for blocks of one shape."""
         gradients = [block.read(_gradient) for block in blocks]
-        momentum = torch.stack([block.read(lambda param: self._momentum(param, group)) for block in blocks])
+        momentum = self._momentum(blocks, group)
         perturbed = self.perturb(momentum, [block.name for block in blocks], group["step"], gradients)
         updates = self.repair(self.orthogonalize(perturbed), gradients)
         if self.store_perturbed:
@@ -139,21 +148,32 @@ class Muon(torch.optim.Optimizer):
                 for piece, part in block.split(matrix):
                     piece.of(self.state[piece.parameter]["momentum_buffer"]).copy_(part)
         if self.watch is not None:
-            self.watch(blocks, momentum, perturbed, updates, gradients)
+            self.watch(blocks, momentum, perturbed, updates)
         return updates
 
-    def _accumulate(self, param: nn.Parameter, momentum: float) -> None:
-        grad, state = _gradient(param).float(), self.state[param]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(grad)
-        self.rule.accumulate(state["momentum_buffer"], grad, momentum)
+    def _momentum(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
+        """What is orthogonalized of blocks of one shape: buffers, or under Nesterov buffers one step ahead; a copy."""
+        params = list(dict.fromkeys(piece.parameter for block in blocks for piece in block.pieces))
+        buffers = self._buffers(params)
+        momenta: Sequence[Tensor] = buffers
+        if group["nesterov"]:
+            gradients = [_gradient(param).float() for param in params]
+            momenta = self.rule.look_ahead(buffers, gradients, group["momentum"])
+        by_parameter = dict(zip(params, momenta, strict=True))
+        return torch.stack([block.read(by_parameter.__getitem__) for block in blocks])
 
-    def _momentum(self, param: nn.Parameter, group: dict[str, Any]) -> Tensor:
-        """What is orthogonalized of a parameter: its buffer, or under Nesterov the buffer one step ahead."""
-        buffer: Tensor = self.state[param]["momentum_buffer"]
-        if not group["nesterov"]:
-            return buffer
-        return self.rule.look_ahead(buffer, _gradient(param).float(), group["momentum"])
+    def _apply(self, blocks: Sequence[Block], updates: Tensor, lr: float) -> None:
+        """Subtract the scaled updates of blocks of one shape from their parameters."""
+        updates, factor = self.scale_on(updates, self.scale(*blocks[0].shape))
+        # of one dtype with the parameters, CUDA adds them all in one kernel
+        updates = updates.to(torch.promote_types(updates.dtype, blocks[0].pieces[0].parameter.dtype))
+        shares = [share for block, update in zip(blocks, updates, strict=True) for share in block.split(update)]
+        torch._foreach_add_(
+            [piece.of(piece.parameter) for piece, _ in shares], [part for _, part in shares], alpha=-lr * factor
+        )
+
+    def _buffers(self, params: Sequence[nn.Parameter]) -> list[Tensor]:
+        return [self.state[param]["momentum_buffer"] for param in params]
 
 
 def _gradient(param: nn.Parameter) -> Tensor:

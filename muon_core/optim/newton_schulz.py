@@ -41,35 +41,42 @@ DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
 """What the Frobenius norm becomes before a matrix is divided by it."""
 
 
+STRIP = 32
+"""Columns of a strip: of 512 bf16 rows they fit the first cache."""
+SLOW_BF16 = not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+"""Whether this CPU has no bf16 units: PyTorch then multiplies bf16 matrices number by number."""
+
+
+def over_columns(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+    """`product(right)` of `(k, rows, cols)`, whose columns depend on that column of `right` alone.
+
+    A CPU without bf16 units walks down the columns of a row-major matrix, and so through all of its memory: in strips
+    that stay in the cache it is five times as fast at 512 x 2048. Every entry is the same sum in the same order.
+    """
+    walks = SLOW_BF16 and right.dtype == torch.bfloat16 and right.device.type == "cpu" and right.is_contiguous()
+    if not walks or right.size(-2) < 2 * STRIP:  # small ones fit, and may have another kernel
+        return product(right)
+    return torch.cat([product(strip.contiguous()) for strip in torch.split(right, STRIP, dim=-1)], dim=-1)
+
+
 def fused_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
     """aX + b(XX')X + c(XX')^2 X in multiply-adds, as torch.optim.Muon rounds it."""
     gram = x @ x.mT
-    polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    return torch.baddbmm(x, polynomial, x, beta=a)
+    polynomial = over_columns(lambda part: torch.baddbmm(part, gram, part, beta=b, alpha=c), gram)
+    return over_columns(lambda part: torch.baddbmm(part, polynomial, part, beta=a), x)
 
 
 def plain_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
     """The same in products and sums, as github.com/KellerJordan/Muon rounds it."""
     gram = x @ x.mT
-    return a * x + (b * gram + c * gram @ gram) @ x
-
-
-def rows_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    """`fused_step` that reads both factors of every product along rows (a Gram matrix is its own transpose).
-
-    Without bf16 units, a CPU is many times as fast at such dot products as at the other layout: five times over a step.
-    Sums are taken in another order: under bf16 about one entry in 20,000 differs in its last bit.
-    """
-    x = x.contiguous()
-    gram = x @ x.mT
-    polynomial = torch.baddbmm(gram, gram, gram.mT, beta=b, alpha=c)
-    return torch.baddbmm(x, polynomial, x.mT.contiguous().mT, beta=a)
+    scaled = c * gram
+    polynomial = b * gram + over_columns(lambda part: scaled @ part, gram)
+    return a * x + over_columns(lambda part: polynomial @ part, x)
 
 
 ITERATIONS: dict[str, Callable[[Tensor, float, float, float], Tensor]] = {
     "fused": fused_step,
     "plain": plain_step,
-    "rows": rows_step,
 }
 
 

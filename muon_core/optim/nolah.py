@@ -41,22 +41,23 @@ def as_they_are(matrix: Tensor) -> Tensor:
 def gated(rule: Momentum, gate: str, unit: Unit) -> Momentum:
     """`rule` fed with gate(g / unit) unit in place of the gradient."""
 
-    def gated_gradient(gradient: Tensor) -> Tensor:
-        scale = unit(gradient)
-        return GATES[gate](gradient / scale) * scale
+    def gated_gradients(gradients: list[Tensor]) -> list[Tensor]:
+        scales = map(unit, gradients)
+        return [GATES[gate](gradient / scale) * scale for gradient, scale in zip(gradients, scales, strict=True)]
 
     return Momentum(
-        lambda buffer, gradient, mu: rule.accumulate(buffer, gated_gradient(gradient), mu),
-        lambda buffer, gradient, mu: rule.look_ahead(buffer, gated_gradient(gradient), mu),
+        lambda buffers, gradients, mu: rule.accumulate(buffers, gated_gradients(gradients), mu),
+        lambda buffers, gradients, mu: rule.look_ahead(buffers, gated_gradients(gradients), mu),
     )
 
 
 def braked(rule: Momentum) -> Momentum:
     """`rule` that also shrinks what it stores where the gradient is large, as first written."""
 
-    def accumulate(buffer: Tensor, gradient: Tensor, mu: float) -> None:
-        rule.accumulate(buffer, gradient, mu)
-        buffer.mul_(brake(gradient))
+    def accumulate(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> None:
+        rule.accumulate(buffers, gradients, mu)
+        for buffer, gradient in zip(buffers, gradients, strict=True):
+            buffer.mul_(brake(gradient))
 
     return Momentum(accumulate, rule.look_ahead)
 

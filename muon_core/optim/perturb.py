@@ -134,14 +134,17 @@ class Noise:
         chosen = self.gate.chosen(momentum, step)
         if not chosen:
             return momentum
+        clean = momentum if len(chosen) == len(momentum) else momentum[chosen]  # an index waits for a CUDA device
         noise = self.shape_noise(draw(self.seed, momentum, [names[index] for index in chosen], step))
         if self.noise_norm == "as_seed":
             scale = self.gate.share(step) * gradient_norms(gradients, chosen).to(noise.dtype)
         else:
             norm = NOISE_NORMS[self.noise_norm]
-            scale = self.gate.share(step) * norm(momentum[chosen]) / norm(noise)
+            scale = self.gate.share(step) * norm(clean) / norm(noise)
+        if clean is momentum:
+            return momentum + noise * scale
         perturbed = momentum.clone()
-        perturbed[chosen] = momentum[chosen] + noise * scale
+        perturbed[chosen] = clean + noise * scale
         return perturbed
 
 

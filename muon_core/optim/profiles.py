@@ -8,7 +8,7 @@ from typing import Any, Literal
 Profile = Literal["torch", "keller", "moonlight", "polar_express", "exact", "simple12", "as_seed"]
 MomentumKind = Literal["ema", "sum"]
 Normalization = Literal["clamped", "added", "margin_1", "margin_2"]
-Products = Literal["fused", "plain", "rows"]
+Products = Literal["fused", "plain"]
 Orthogonalizer = Literal["quintic", "polar_express", "simple12", "svd"]
 Adjust = Literal["original", "match_rms_adamw", "none"]
 ScaleOn = Literal["lr", "update"]

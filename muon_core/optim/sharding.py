@@ -18,8 +18,8 @@ from muon_core.optim.blocks import Block
 
 Compute = Callable[[Sequence[Block]], Tensor]
 """Blocks of one shape and device to their updates `(k, rows, cols)`."""
-Distribute = Callable[[list[Block], Compute], Iterable[tuple[Block, Tensor]]]
-"""(blocks, how to compute some) -> every block with its update, on every rank."""
+Distribute = Callable[[list[Block], Compute], Iterable[tuple[Sequence[Block], Tensor]]]
+"""(blocks, how to compute some) -> all of them in portions of one shape, each with its updates, on every rank."""
 
 STACK_ENTRIES = 2**22
 """Most entries of one stack: 16 matrices of 512 x 512. Enough to hide launches, and a bound on the memory of a step."""
@@ -35,13 +35,13 @@ def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def replicated(blocks: list[Block], compute: Compute) -> Iterator[tuple[Block, Tensor]]:
+def replicated(blocks: list[Block], compute: Compute) -> Iterator[tuple[Sequence[Block], Tensor]]:
     """Every rank computes everything; one stack is in memory at a time."""
     for stack in stacks(blocks):
-        yield from zip(stack, compute(stack), strict=True)
+        yield stack, compute(stack)
 
 
-def owner(blocks: list[Block], compute: Compute, *, dtype: torch.dtype) -> Iterator[tuple[Block, Tensor]]:
+def owner(blocks: list[Block], compute: Compute, *, dtype: torch.dtype) -> Iterator[tuple[Sequence[Block], Tensor]]:
     """Each rank computes its own and gathers the others' updates, of `dtype`, while it computes on.
 
     Updates travel as they are: the weights have the bits of `replicated` where the same kernels run.
@@ -60,8 +60,7 @@ def owner(blocks: list[Block], compute: Compute, *, dtype: torch.dtype) -> Itera
         pending.append((dealt, sent, received, work))  # tensors and handle live until waited on
     for dealt, _, received, work in pending:
         work.wait()
-        for part, updates in zip(dealt, received, strict=True):
-            yield from zip(part, updates, strict=False)  # padded to the longest part
+        yield from ((part, updates[: len(part)]) for part, updates in zip(dealt, received, strict=True) if part)
 
 
 def flops(rows: int, cols: int) -> int:
@@ -170,6 +169,11 @@ def check_replicas(named_parameters: Iterable[tuple[str, nn.Parameter]], step: i
 def _bits(tensor: Tensor) -> Tensor:
     """Plain and position-weighted sum of a tensor's bits, int64 `(2,)`, wrapping around."""
     views = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = tensor.contiguous().view(views[tensor.element_size()]).flatten().long()
-    weights = torch.arange(1, bits.numel() + 1, device=bits.device)
-    return torch.stack([bits.sum(), (bits * weights).sum()])
+    total = torch.zeros(2, dtype=torch.int64, device=tensor.device)
+    place = 1
+    for part in torch.split(tensor.contiguous().view(views[tensor.element_size()]).flatten(), STACK_ENTRIES):
+        bits = part.long()  # of a portion: eight bytes an entry, and an embedding has a hundred million
+        weights = torch.arange(place, place + len(bits), device=bits.device)
+        total += torch.stack([bits.sum(), (bits * weights).sum()])
+        place += len(bits)
+    return total

@@ -62,7 +62,7 @@ def _notes(run: LegacyRun) -> list[str]:
         f"{counts.repeated} of {counts.lines} lines repeat a step, layer and projection, {counts.changed} of them with "
         "other values; the last line of each counts": counts.repeated,
         f"{counts.unmatched} lines are left out, for another file has their step at other tokens": counts.unmatched,
-        f"{counts.sampled_spectra} samples of singular values are left out: no metric may be computed from them":
+        f"{counts.sampled_spectra} spectra may be samples and are marked so: no metric may be computed from them":
             counts.sampled_spectra,
         f"{counts.sampled_ranks} effective ranks are left out, computed from such samples": counts.sampled_ranks,
         f"fields left out: {', '.join(sorted(counts.ignored))}": counts.ignored,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -11,10 +13,11 @@ from typing import NoReturn
 import click
 
 from muon_core.storage import StoreError, StoreUnavailable
-from ray_jobs.cli.options import Group
+from ray_jobs.cli.options import STORE, Group
+from ray_jobs.cli.reading import explained
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 7 Ray or the store is out of reach
-EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 3, 7, 130
+EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 7, 130
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # name -> (module, help); the help stands here so that `muon --help` imports none of them
@@ -44,12 +47,30 @@ class _Lazy(Group):
         command: click.Command = importlib.import_module(COMMANDS[name][0]).command
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BaseException as error:
+            if told := explained(error, ctx.meta.get(STORE, "")):
+                # Polars quotes the server's answer, which may name an access key: not even a debug log shows it.
+                raise told from (None if isinstance(error, OSError) else error)
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked and (command := cli.get_command(context, "version")):
+        context.invoke(command)
+        context.exit()
+
+
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_versions, help="Same as `muon version`."
+)
 def cli() -> None:
     """Compare optimizers honestly: sweeps on Ray, results in Parquet, answers with intervals.
 
@@ -69,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         _set_log_level()
+        _print_anything()
         code = cli.main(arguments, prog_name="muon", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as asked:
         asked.show()
@@ -83,10 +105,17 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:
         _fail(EXIT_USAGE, str(error))
+    except PermissionError as error:
+        _fail(EXIT_USAGE, f"{error}; check the permissions")
     except ConnectionError as error:
         _fail(EXIT_UNREACHABLE, f"cannot reach Ray: {error}")
     except ValueError as error:  # by convention the user's input; our own invariants are assertions
         _fail(EXIT_USAGE, *getattr(error, "lines", [str(error)]))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _drop_unwritten()
+        _fail(EXIT_INTERNAL, f"cannot write: {error.strerror}; free space, or write elsewhere")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -95,6 +124,21 @@ def _set_log_level() -> None:
     if level.lower() not in LOG_LEVELS:
         raise ValueError(f"MUON_LOG_LEVEL is {level!r}; set it to {', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}")
     logging.basicConfig(level=level.upper(), format="%(message)s")
+
+
+def _print_anything() -> None:
+    """Letters that the terminal's encoding lacks become question marks, not errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_unwritten() -> None:
+    """What could not be written to stdout is given up: Python would try again at exit, and end with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _see(error: click.UsageError) -> str:

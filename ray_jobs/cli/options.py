@@ -9,13 +9,22 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+STORE = "store"  # key of `Context.meta`, which the contexts of a command line share
+
+
+def _remember(context: click.Context, _: click.Parameter, value: str) -> str:
+    context.meta[STORE] = value
+    return value
+
+
 store_option: Callable[[Any], Any] = click.option(
     "--store",
     envvar="MUON_STORE",
     default="results",
     show_default=True,
     show_envvar=True,
-    help="Folder of the results.",
+    callback=_remember,
+    help="Folder or s3://bucket/prefix of the results.",
 )
 json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 

@@ -77,7 +77,7 @@ def command(
         raise click.UsageError(f"--ngpus {ngpus} means {ngpus} workers; leave --workers {workers} out.")
     if again and (ngpus or (workers or 1) > 1):
         raise click.UsageError("--again trains in this process only; without it, another --store trains the run anew.")
-    named = dict(parse_assignment(text) for text in assignments)
+    named = _assigned(assignments)
     named |= {name: value for name, value in flags.items() if value is not None}
     if anneal:
         named["anneal"] = "exponential"
@@ -88,6 +88,18 @@ def command(
         click.echo(run.run_id, err=True)
         return 0
     return _train_unless_done(run, open_storage(store), ngpus, workers or max(1, ngpus), again)
+
+
+def _assigned(texts: tuple[str, ...]) -> dict[str, Any]:
+    """What `--set` gives, by name."""
+    named: dict[str, Any] = {}
+    seen: dict[str, str] = {}
+    for text in texts:
+        name, value = parse_assignment(text)
+        if earlier := seen.get(parameter := name.removeprefix("optimizer.")):
+            raise click.UsageError(f"--set {earlier} and --set {text} set the same parameter; keep one of them.")
+        named[name], seen[parameter] = value, text
+    return named
 
 
 def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: int, again: bool) -> int:
@@ -145,6 +157,7 @@ def _check_machine(ngpus: int, workers: int) -> None:
 
 def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple[str, str]:
     """Train on a private Ray of this machine; returns what `_in_process` does."""
+    os.environ.pop("RAY_ADDRESS", None)  # it means a cluster, and Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display
     from ray_jobs.launch import Resources, run_on_ray
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
 
-from ray_jobs.cli.options import json_option, store_option
+from ray_jobs.cli.options import json_option, next_command, store_option
 
 if TYPE_CHECKING:
     import polars as pl
@@ -36,13 +37,16 @@ def command(sql: str, as_json: bool, as_csv: bool, sweep: str | None, store: str
 
     opened = open_store(store)
     print_frame(query(opened.sweep(sweep) if sweep else opened, sql), as_json=as_json, as_csv=as_csv)
+    if not (as_json or as_csv):
+        then = "SELECT * FROM runs" if sql.strip().upper().startswith("SHOW") else "SHOW TABLES"
+        click.echo(f"next: {next_command(f'muon query {shlex.quote(then)}')}", err=True)
 
 
 def print_frame(frame: pl.DataFrame, *, as_json: bool = False, as_csv: bool = False) -> None:
     """The rows to stdout; how many there are to stderr, where people read."""
     import polars as pl
 
-    from ray_jobs.cli.text import frame_text
+    from ray_jobs.cli.text import frame_text, terminal_width
 
     if as_json:
         click.echo(frame.write_json())  # NaN and infinity, which JSON has not, become null
@@ -52,5 +56,5 @@ def print_frame(frame: pl.DataFrame, *, as_json: bool = False, as_csv: bool = Fa
             raise ValueError(f"CSV has no lists, as {', '.join(nested)} holds; use --json")
         click.echo(frame.write_csv(), nl=False)
     else:
-        click.echo(frame_text(frame))
+        click.echo(frame_text(frame, terminal_width()))
         click.echo(f"{frame.height} row{'' if frame.height == 1 else 's'}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ray_jobs.cli.options import store_option
+from ray_jobs.cli.options import next_command, store_option
 
 
 @click.command("report")
@@ -36,3 +36,4 @@ def command(sweep: str, output: Path, metric: str, store: str) -> None:
     from analysis.report.build import write_report
 
     click.echo(f"report: {write_report(view, output, metric=metric)}")
+    click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)

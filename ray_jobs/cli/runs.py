@@ -55,6 +55,9 @@ def list_command(where: str | None, sweep: str | None, store: str, as_json: bool
     view = opened.sweep(sweep) if sweep else opened
     runs = _matching(view, where).unique("run_id", keep="first").sort("run_id")
     print_frame(runs if as_json else runs.select(LISTED), as_json=as_json)
+    if not as_json:
+        then = "muon status" if runs.is_empty() else f"muon runs show {runs['run_id'][0]}"
+        click.echo(f"next: {next_command(then)}", err=True)
 
 
 @command.command("show")
@@ -187,7 +190,7 @@ def _sweeps(store: Store, run_id: str) -> list[str]:
 
 
 def _print_run(told: dict[str, Any]) -> None:
-    from ray_jobs.cli.text import record_text
+    from ray_jobs.cli.text import record_text, terminal_width
 
     head = {name: told[name] for name in ("run_id", "started_at", "ended_at")} | {"sweeps": ", ".join(told["sweeps"])}
     outcome = {name: value for name, value in told["outcome"].items() if name != "error"}
@@ -199,7 +202,7 @@ def _print_run(told: dict[str, Any]) -> None:
     }
     for title, items in sections.items():
         known = [(f"  {name}", value) for name, value in items.items() if value is not None]
-        click.echo(f"{title}\n{record_text(known)}")
+        click.echo(f"{title}\n{record_text(known, terminal_width())}")
     if error := told["outcome"]["error"]:
         click.echo(f"error\n{error.rstrip()}")
 
@@ -214,11 +217,12 @@ def _shares(seconds: dict[str, float]) -> dict[str, str]:
 def _print_diff(names: list[str], sections: dict[str, dict[str, list[Any]]]) -> None:
     import polars as pl
 
-    from ray_jobs.cli.text import cell_text, frame_text
+    from ray_jobs.cli.text import cell_text, frame_text, terminal_width
 
     rows = []
     for title, fields in sections.items():
         shown = [(title, name, *map(cell_text, values)) for name, values in fields.items() if values != [None, None]]
         rows += shown or [(title, "(the same)", "", "")]
-    click.echo(frame_text(pl.DataFrame(rows, schema=["section", "field", "one", "other"], orient="row")))
+    frame = pl.DataFrame(rows, schema=["section", "field", "one", "other"], orient="row")
+    click.echo(frame_text(frame, terminal_width()))
     click.echo(f"one: {names[0]}\nother: {names[1]}", err=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_jobs.cli.options import json_option, last_line, store_option
+from ray_jobs.cli.options import json_option, last_line, next_command, store_option
+from ray_jobs.cli.runs import find_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,13 +24,15 @@ HEADER = ("status", "run", "step", "val loss", "wall s", "attempts", "error")
 @store_option
 @json_option
 def command(name: str | None, store: str, as_json: bool) -> None:
-    """Show how far runs are: those of the sweep NAME, the run NAME with its traceback, or all in the store.
+    """Show how far runs are: those of the sweep NAME, the run whose id NAME begins, or all in the store.
 
-    Losses are in nats per token; `missing` is a run that its sweep lists and nobody has started. --json gives a list of
-    objects with run_id, arm, seed, status, attempts, step, steps, val_loss, wall_s and error (a full traceback).
+    Losses are in nats per token; `missing` is a run that its sweep lists and nobody has started. One run is shown
+    with its traceback. --json gives a list of objects with run_id, arm, seed, status, attempts, step, steps, val_loss,
+    wall_s and error (a full traceback).
 
     \b
     muon status demo
+    muon status muon-s42
     muon status --json
     """
     from analysis.tables import open_store
@@ -41,13 +44,26 @@ def command(name: str | None, store: str, as_json: bool) -> None:
         return
     for line in _table([HEADER, *(_cells(run) for run in runs)]):
         click.echo(line)
-    if len(runs) == 1 and runs[0]["run_id"] == name and runs[0]["error"]:
+    if len(runs) == 1 and runs[0]["error"]:
         click.echo(f"\n{runs[0]['error'].rstrip()}")
     click.echo(_counts([run["status"] for run in runs]), err=True)
+    click.echo(f"next: {next_command(_after(runs, name if name in opened.sweep_names() else None))}", err=True)
+
+
+def _after(runs: list[dict[str, Any]], sweep: str | None) -> str:
+    """What to type after having seen `runs`, of a sweep or not."""
+    if len(runs) == 1 and runs[0]["status"] != "missing":
+        return f"muon runs show {runs[0]['run_id']}"
+    if failed := [run["run_id"] for run in runs if run["status"] == "failed"]:
+        return f"muon status {failed[0]}"
+    return f"muon report {sweep} -o report" if sweep else "muon runs ls"
 
 
 def find_runs(store: Store, name: str | None) -> list[dict[str, Any]]:
-    """What `--json` shows of the runs that `name` stands for. Raises ValueError if it is neither sweep nor run."""
+    """What `--json` shows of the runs that `name` stands for.
+
+    Raises ValueError if it is no sweep and begins no run, or several.
+    """
     import polars as pl
 
     from analysis.members import sweep_members
@@ -58,9 +74,11 @@ def find_runs(store: Store, name: str | None) -> list[dict[str, Any]]:
         runs = sweep_members(view.record, view.runs.collect()).unique("run_id", keep="first", maintain_order=True)
     else:
         runs = store.runs.sort("run_id").collect()
-        if name is not None and (runs := runs.filter(run_id=name)).is_empty():
-            sweeps = ", ".join(store.sweep_names()) or "none"
-            raise ValueError(f"no sweep or run {name!r} in {store.storage.url}; its sweeps: {sweeps}")
+        if name is not None:
+            if not runs["run_id"].str.starts_with(name).any():
+                sweeps = ", ".join(store.sweep_names()) or "none"
+                raise ValueError(f"no sweep or run {name!r} in {store.storage.url}; its sweeps: {sweeps}")
+            runs = runs.filter(run_id=find_run(store, name)["run_id"])
     running = runs.filter(pl.col("status") == "running")["run_id"].to_list()
     live = _newest(store, running) if running else {}
     return [_told(run | live.get(run["run_id"], {})) for run in runs.iter_rows(named=True)]

@@ -6,15 +6,14 @@ import json
 import os
 import shlex
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from muon_core.config import RunConfig
 from muon_core.results import read_statuses, write_sweep
 from muon_core.storage import Storage, check_writable, open_storage
+from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, last_line, next_command, store_option
 from search_spaces.expand import PlannedRun
@@ -45,17 +44,38 @@ def command() -> None:
 @click.argument("spec", type=click.Path())
 @store_option
 @RETRY
+@click.option(
+    "--sd",
+    type=float,
+    help="Standard deviation, between seeds, of an arm's difference to the baseline at the same seed, in units of the "
+    "primary metric.  [default: a measured one]",
+)
 @json_option
-def plan(spec: str, store: str, retry: str | None, as_json: bool) -> None:
+def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bool) -> None:
     """Show what `sweep run` would train, what is done, and what difference the seeds can detect. Starts nothing.
 
     \b
     muon sweep plan search_spaces/demo.yaml
+    muon sweep plan search_spaces/demo.yaml --sd 0.01
     muon sweep plan search_spaces/demo.yaml --json
     """
     sweep = load_spec(spec)
-    planned = make_plan(sweep, read_statuses(open_storage(store)), retry_failed=retry == "failed")
-    click.echo(json.dumps(planned.to_json(), indent=2) if as_json else render(planned))
+    planned = make_plan(sweep, read_statuses(open_storage(store)), retry_failed=retry == "failed", sd=sd)
+    if as_json:
+        click.echo(json.dumps(planned.to_json(), indent=2))
+        return
+    click.echo(render(planned))
+    click.echo(f"next: {_after(planned, spec, retry)}", err=True)
+
+
+def _after(planned: Plan, spec: str, retry: str | None) -> str:
+    """What to type after having seen the plan."""
+    run = f"muon sweep run {shlex.quote(spec)}"
+    again = next_command(f"{run} --retry failed")
+    if planned.to_run:
+        return again if retry else next_command(run)
+    show = next_command(f"muon report {planned.spec.name} -o report")
+    return f"{show}, or to train the failed runs again {again}" if planned.counts.get("failed") else show
 
 
 @command.command()
@@ -66,8 +86,11 @@ def plan(spec: str, store: str, retry: str | None, as_json: bool) -> None:
 @click.option(
     "--address", envvar="RAY_ADDRESS", show_envvar=True, help="Ray cluster to join; default: a private local Ray."
 )
+@click.option("--shared-folder", is_flag=True, help="All nodes of the cluster share the folder of the results.")
 @click.option("--yes", is_flag=True, help="Do not ask before using a cluster.")
-def run(spec: str, store: str, retry: str | None, limit: int | None, address: str | None, yes: bool) -> int:
+def run(
+    spec: str, store: str, retry: str | None, limit: int | None, address: str | None, shared_folder: bool, yes: bool
+) -> int:
     """Train what is missing, then print the answer. Run it again to continue after Ctrl-C, a crash, or with more seeds.
 
     \b
@@ -79,15 +102,21 @@ def run(spec: str, store: str, retry: str | None, limit: int | None, address: st
     """
     sweep = load_spec(spec)
     storage = open_storage(store)
+    if address:
+        check_address(address)
+        if not shared_folder:
+            check_store(storage, address)
     check_writable(storage)
     planned = make_plan(sweep, read_statuses(storage), retry_failed=retry == "failed")
     todo = planned.to_run[:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
+    if todo and address:
+        probe(address)
     write_sweep(storage, sweep.name, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     if todo:
-        _train(sweep, todo, storage, address)
+        _train(sweep, todo, storage, address, shared_folder)
     _print_answer(sweep.name, storage)
     return _conclude(planned, storage, spec)
 
@@ -126,9 +155,6 @@ def _headline(planned: Plan) -> str:
 
 def sweep_record(planned: Plan) -> dict[str, Any]:
     """What the store keeps of a sweep: the question, the file as read, and its runs with the names of their arms."""
-    ids = defaultdict(set)
-    for run in planned.runs:
-        ids[run.config.arm_label].add(run.config.arm_id)
     return {
         "question": planned.spec.question,
         "spec": planned.spec.model_dump(mode="json"),
@@ -139,7 +165,7 @@ def sweep_record(planned: Plan) -> dict[str, Any]:
                 "block": block,
                 "role": role,
                 "seed": run.config.seed,
-                "arm": _arm_name(run.config, ids),
+                "arm": planned.names[run.config.arm_id],
             }
             for run in planned.runs
             for block, role in run.members
@@ -147,12 +173,9 @@ def sweep_record(planned: Plan) -> dict[str, Any]:
     }
 
 
-def _arm_name(config: RunConfig, ids: dict[str, set[str]]) -> str:
-    """The readable label, or the id where arms of the sweep share a label (they differ in what labels leave out)."""
-    return config.arm_label if len(ids[config.arm_label]) == 1 else config.arm_id
-
-
-def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, address: str | None) -> None:
+def _train(
+    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, address: str | None, shared_folder: bool
+) -> None:
     """Run `runs` on Ray; how each ended is in the store."""
     if address:
         os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
@@ -177,6 +200,7 @@ def _train(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, addre
             max_restarts=sweep.retries.infrastructure,
             watch=display.update,
             address=address,
+            shared_folder=shared_folder,
         )
     click.echo(f"trained {len(runs)} runs in {time.monotonic() - begin:.0f} s", err=True)
 

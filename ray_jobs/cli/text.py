@@ -1,9 +1,11 @@
-"""Frames and records as plain text of at most 120 columns."""
+"""Frames and records as plain text, no wider than the terminal and at most 120 columns."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import polars as pl
 
-WIDTH = 120
+WIDTH, NARROW = 120, 72  # columns: at most, and what a terminal is taken to have at least
 NARROWEST = 12  # columns a text may shrink to before the rows are shown as records instead
 _GAP = "  "
+
+
+def terminal_width() -> int:
+    """Columns to fill: those of the terminal, within bounds; WIDTH where stdout is none."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(NARROW, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
 def frame_text(frame: pl.DataFrame, width: int = WIDTH) -> str:

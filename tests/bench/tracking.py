@@ -32,7 +32,7 @@ def save_matrices(path: Path, num_layers: int) -> None:
     import torch
 
     from muon_core.config import RunConfig
-    from muon_core.optim.build import Optimizers
+    from muon_core.optim.optimizers import Optimizers
     from muon_core.train import train
 
     seen: list[dict[str, torch.Tensor]] = []

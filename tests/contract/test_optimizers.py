@@ -13,8 +13,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from muon_core.config import OPTIMIZERS
-from muon_core.optim.build import HIDDEN, Optimizers, build_optimizers
+from muon_core.optim.build import HIDDEN, build_optimizers
 from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.sharding import ReplicasDiffer, check_replicas, choose_distribution
 
 SHAPES = {
@@ -178,6 +179,16 @@ def test_parameters_without_gradient_are_skipped(name: str) -> None:
         assert torch.equal(param, before[key] if key in absent else whole.params[key])
 
 
+def test_step_without_any_gradient_changes_nothing(name: str) -> None:
+    """It counts as a step, and the run goes on as if it had not been: noise is keyed by the number handed in."""
+    problem, whole = Problem(name, weight_decay=0.1), Problem(name, weight_decay=0.1)
+    before = problem.weights()
+    assert problem.optimizers.step(0, keep_updates=True).keys() == {key for key in SHAPES if key.startswith("blocks.")}
+    assert_same_bits(problem.weights(), before)
+    assert saved(problem.optimizers) == {key: {} for key in SHAPES}
+    assert_same_bits(problem.run(range(1, 3)), whole.run(range(1, 3)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_zero_gradients_change_nothing(name: str, dtype: torch.dtype) -> None:
     problem = Problem(name, dtype)
@@ -221,8 +232,9 @@ def key(name: str, fields: dict[str, Any], distribute: str) -> str:
     return f"{name} {fields} {distribute}"
 
 
-def modes(fields: dict[str, Any]) -> list[str]:
-    return [mode for mode in DISTRIBUTE if not (fields.get("mode") and mode == "owner")]
+def modes(name: str, fields: dict[str, Any]) -> list[str]:
+    stored = "mode" in fields and name != "nolah"  # noise in the momentum is every rank's to compute
+    return [mode for mode in DISTRIBUTE if not (stored and mode == "owner")]
 
 
 def rank_of_two(rank: int, folder: str) -> None:
@@ -232,7 +244,7 @@ def rank_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     ends: dict[str, Any] = {}
     for name, fields in SHARED:
-        for mode in modes(fields):
+        for mode in modes(name, fields):
             ends[key(name, fields, mode)] = stepped(name, fields, mode)
     problem = Problem("muon", ns_dtype="fp32")
     distribution = problem.optimizers.distribution
@@ -264,7 +276,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_two_ranks_have_the_bits_of_one(two_ranks: list[dict[str, Any]], entry: str, fields: dict[str, Any]) -> None:
     alone = stepped(entry, fields, "auto")
     for ends in two_ranks:
-        for mode in modes(fields):
+        for mode in modes(entry, fields):
             shared = ends[key(entry, fields, mode)]
             assert_same_bits(shared["weights"], alone["weights"])
             for parameter, state in alone["state"].items():
@@ -278,7 +290,7 @@ def test_two_ranks_have_the_bits_of_one(two_ranks: list[dict[str, Any]], entry: 
 def test_state_of_two_ranks_resumes_on_one(two_ranks: list[dict[str, Any]], entry: str, fields: dict[str, Any]) -> None:
     whole = Problem(entry, **fields)
     uninterrupted = whole.run(range(6))
-    for mode in modes(fields):
+    for mode in modes(entry, fields):
         resumed = stepped(entry, fields, "auto", resumed=two_ranks[0][key(entry, fields, mode)])
         assert_same_bits(resumed["weights"], uninterrupted)
 

@@ -104,7 +104,7 @@ def test_a_bare_exponent_is_the_number_it_is(folder: Path, capsys: pytest.Captur
         main(["sweep", "plan", "sweep.yaml"])
     out = capsys.readouterr().out
     assert stop.value.code == 0
-    assert "orthonoise-a0.001-" in out
+    assert " orthonoise-a0.001 " in out
     with pytest.raises(SystemExit):
         main(["pretrain", "--orthonoise", "--set", "alpha=1e-3", "--dry-run"])
     assert '"alpha": 0.001,' in capsys.readouterr().out
@@ -175,6 +175,8 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         (["pretrain", "--set", "steps=many"], "steps must be a whole number, got 'many'"),
         (["pretrain", "--set", "steps"], "--set 'steps': write key=value, such as alpha=1e-3"),
         (["pretrain", "--set", "lr=[1"], "--set 'lr=[1': not valid YAML: "),
+        (["pretrain", "--set", "lr=1", "--set", "optimizer.lr=2"], "--set lr=1 and --set optimizer.lr=2 set the same "),
+        (["pretrain", "--set", "steps=1", "--set", "steps=1"], "--set steps=1 and --set steps=1 set the same "),
         (["pretrain", "--set", "optimizer=adamw"], "--set does not choose the optimizer; use --optimizer NAME"),
         # machines
         (["pretrain", "--ngpus", "1000", "--set", "batch_size=1000"], "--ngpus 1000 is more than this machine has, "),

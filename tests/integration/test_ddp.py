@@ -13,6 +13,8 @@ from analysis.tables import open_store
 from muon_core import distributed
 from muon_core import train as train_module
 from muon_core.config import RunConfig
+from muon_core.progress import Progress
+from muon_core.results import RunWriter
 from muon_core.storage import Folder
 from muon_core.train import train
 
@@ -20,8 +22,8 @@ pytestmark = pytest.mark.slow
 TIMING = ("run_id", "attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 
-def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str, breaks_on: int) -> None:
-    """One rank: trains `config`; rank `breaks_on` raises in its first evaluation after a step."""
+def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str, breaks_on: int, stop_at: int) -> None:
+    """One rank: trains `config` up to step `stop_at`; rank `breaks_on` raises in its first evaluation after a step."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
@@ -36,7 +38,7 @@ def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str,
 
         train_module.evaluate = breaking
     try:
-        train(RunConfig.model_validate_json(config), Folder(store))
+        train(RunConfig.model_validate_json(config), Folder(store), report=lambda progress: progress.step != stop_at)
     except RuntimeError as error:
         assert distributed.lost_peer(error) == (rank != breaks_on), error  # noqa: PT017
         os._exit(0)  # as a worker group does: no more collectives after an error
@@ -45,14 +47,16 @@ def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str,
             dist.destroy_process_group()
 
 
-def train_on(world_size: int, tmp_path: Path, config: RunConfig, store: Path, breaks_on: int = -1) -> None:
-    rendezvous = str(tmp_path / f"rendezvous-{store.name}")
-    arguments = (world_size, rendezvous, config.model_dump_json(), str(store), breaks_on)
+def train_on(
+    world_size: int, tmp_path: Path, config: RunConfig, store: Path, breaks_on: int = -1, stop_at: int = -1
+) -> None:
+    rendezvous = str(tmp_path / f"rendezvous-{store.name}-{stop_at}")
+    arguments = (world_size, rendezvous, config.model_dump_json(), str(store), breaks_on, stop_at)
     mp.start_processes(worker, arguments, nprocs=world_size, start_method="spawn")
 
 
 def assert_same_rows(a: Path, b: Path) -> None:
-    for table in ("train", "val", "layers"):
+    for table in ("train", "val", "layers", "health"):
         left, right = (
             open_store(store).table(table).drop(TIMING, strict=False).sort("seq").collect() for store in (a, b)
         )
@@ -93,6 +97,52 @@ def test_ddp_reduction_agrees_between_world_sizes_to_rounding(tmp_path: Path, ru
     whole = train(config, None).final
     assert whole is not None
     assert open_store(four).runs.collect()["final_val_loss"][0] == pytest.approx(whole.val_loss, abs=1e-5)
+
+
+def test_four_workers_stopped_half_way_go_on_bitwise(tmp_path: Path, run_config: RunConfig) -> None:
+    """From three ranks on a sum depends on its order, which DDP decides anew after a process's first step."""
+    config = run_config.replace(optimizer={"name": "adamw"}, steps=10)
+    train_on(4, tmp_path, config, tmp_path / "whole")
+    train_on(4, tmp_path, config, tmp_path / "cut", stop_at=5)
+    train_on(4, tmp_path, config, tmp_path / "cut")
+    assert open_store(tmp_path / "cut").runs.collect()["attempts"].to_list() == [2]
+    assert_same_rows(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_ddp_run_moved_from_two_workers_to_one_agrees_to_rounding(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(optimizer={"name": "adamw"})
+    train_on(1, tmp_path, config, tmp_path / "whole")
+    train_on(2, tmp_path, config, tmp_path / "moved", stop_at=4)
+    train_on(1, tmp_path, config, tmp_path / "moved")
+    losses = [
+        open_store(tmp_path / name).val.sort("step").collect()["val_loss"].to_list() for name in ("whole", "moved")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def overtaken(rank: int, rendezvous: str, config: str, store: str) -> None:
+    """One of two ranks of a run that another attempt takes over at step 3."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    run = RunConfig.model_validate_json(config)
+
+    def overtake(progress: Progress) -> bool:
+        if progress.step == 3:
+            RunWriter(Folder(store), run.run_id, {})
+        return True
+
+    outcome = train(run, Folder(store), report=overtake)
+    assert outcome.status == "stopped", outcome
+    dist.barrier()  # no rank is left behind in a collective of the run
+    dist.destroy_process_group()
+
+
+def test_all_ranks_leave_a_run_that_was_overtaken(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(checkpoint={"every_steps": 1})
+    arguments = (str(tmp_path / "rendezvous"), config.model_dump_json(), str(tmp_path / "store"))
+    mp.start_processes(overtaken, arguments, nprocs=2, start_method="spawn")
+    assert open_store(tmp_path / "store").runs.collect()["status"].to_list() == ["running"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,14 +1,22 @@
-"""Whole runs of 200 steps: every optimizer ends finite, and as_seed ends finite or says why not."""
+"""Whole runs: 200 steps of every optimizer, as_seed ones that say why they failed, and two ranks that drift apart."""
 
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
 
 from analysis.tables import open_store
 from muon_core.config import OPTIMIZERS, RunConfig
 from muon_core.optim.as_seed import NonFiniteMomentum
+from muon_core.optim.optimizers import Optimizers
+from muon_core.optim.sharding import ReplicasDiffer
 from muon_core.storage import Folder
 from muon_core.train import train
 
@@ -59,3 +67,33 @@ def test_fallback_keeps_a_run_alive_and_is_flagged(tmp_path: Path, run_config: R
     assert health.filter(step=20)["num_fallbacks"].sum() > 0
     (flag,) = open_store(tmp_path).runs.collect()["health"].to_list()
     assert flag.startswith("runaway momentum: ")
+
+
+def one_strays(rank: int, rendezvous: str, config: str, store: str) -> None:
+    """One of two ranks; a weight of rank 1 is changed by a bit or two after step 4. Both notice at step 6."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    step = Optimizers.step
+
+    def straying(self: Optimizers, number: int, **options: Any) -> dict[str, Tensor]:
+        updates = step(self, number, **options)
+        if (rank, number) == (1, 3):
+            self.hidden.param_groups[0]["params"][2].data[0, 0] += 1e-6
+        return updates
+
+    Optimizers.step = straying  # type: ignore[method-assign,assignment]
+    with pytest.raises(ReplicasDiffer, match=r"weights differ between ranks at step 6: .* look for a rank with other"):
+        train(RunConfig.model_validate_json(config), Folder(store))
+    dist.destroy_process_group()
+
+
+def test_ranks_that_drift_apart_fail_the_run_and_the_probe_is_recorded(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(check_replicas_every=3)
+    arguments = (str(tmp_path / "rendezvous"), config.model_dump_json(), str(tmp_path / "store"))
+    mp.start_processes(one_strays, arguments, nprocs=2, start_method="spawn")
+    (run,) = open_store(tmp_path / "store").runs.collect().to_dicts()
+    assert run["status"] == "failed"
+    assert "ReplicasDiffer: weights differ between ranks at step 6: " in run["error"]
+    probe = json.loads(run["distribution_json"])
+    assert probe["mode"] == ("owner" if probe["gather_s"] < probe["orthogonalize_s"] else "replicated")

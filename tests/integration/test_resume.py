@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from muon_core.checkpoint import CheckpointError
 from muon_core.config import RunConfig
 from muon_core.progress import Progress
 from muon_core.results import RunWriter
-from muon_core.storage import Folder
+from muon_core.storage import Folder, Listed, StoreUnavailable
+from muon_core.tables import SERIES
 from muon_core.train import train
 
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
@@ -53,7 +55,7 @@ def weights(store: Path, config: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def assert_same_run(a: Path, b: Path, config: RunConfig) -> None:
-    for table in ("train", "val", "layers", "spectra"):
+    for table in SERIES:
         left, right = rows(a, table), rows(b, table)
         assert left.height > 0
         assert left.equals(right), table
@@ -87,7 +89,8 @@ def steps_reported(store: Path, config: RunConfig) -> list[int]:
 @pytest.mark.parametrize(("died_at", "saved_at"), [(0, 0), (1, 0), (4, 0), (5, 4), (8, 4), (11, 8), (12, 8)])
 def test_a_run_that_died_continues_bitwise(tmp_path: Path, config: RunConfig, died_at: int, saved_at: int) -> None:
     train_until(tmp_path / "killed", config, died_at)
-    assert steps_reported(tmp_path / "killed", config) == list(range(saved_at, 13))
+    begun = [0] if saved_at == 0 else []  # before the first evaluation
+    assert steps_reported(tmp_path / "killed", config) == [*begun, *range(saved_at, 13)]
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
 
@@ -108,6 +111,64 @@ def test_a_stopped_run_saves_itself_and_loses_no_step(tmp_path: Path, config: Ru
     assert steps_reported(tmp_path / "stopped", rare) == list(range(7, 13))
     train(rare, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "stopped", tmp_path / "whole", rare)
+
+
+def test_a_run_begun_again_goes_on_from_its_own_checkpoints(tmp_path: Path, config: RunConfig) -> None:
+    train(config, Folder(tmp_path / "again"))
+
+    def die(progress: Progress) -> bool:
+        if progress.step == 9:
+            raise Killed
+        return True
+
+    with pytest.raises(Killed):
+        train(config.replace(checkpoint={"every_steps": 4, "keep_last": 1}), Folder(tmp_path / "again"),
+              report=die, resume=False)  # fmt: skip
+    assert steps_reported(tmp_path / "again", config) == list(range(8, 13))
+    assert set(rows_with_attempt(tmp_path / "again")) == {2, 3}
+    train(config, Folder(tmp_path / "whole"))
+    assert_same_run(tmp_path / "again", tmp_path / "whole", config)
+
+
+def rows_with_attempt(store: Path) -> list[int]:
+    return open_store(store).train.collect()["attempt"].to_list()
+
+
+class Absent(Folder):
+    """A folder that does not answer the first three times a checkpoint is asked for or written."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.refused = Counter[str]()
+
+    def _refuse(self, key: str) -> None:
+        if key.startswith("checkpoints/") and self.refused[key] < 3:
+            self.refused[key] += 1
+            raise StoreUnavailable("no answer")
+
+    def put(self, key: str, data: bytes) -> None:
+        self._refuse(key)
+        super().put(key, data)
+
+    def get(self, key: str) -> bytes:
+        self._refuse(key)
+        return super().get(key)
+
+    def stat(self, prefix: str) -> list[Listed]:
+        self._refuse(prefix)
+        return super().stat(prefix)
+
+
+def test_checkpoints_wait_for_a_store_that_is_away(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.01)
+    store = Absent(tmp_path / "absent")
+    assert train(config, store, report=lambda progress: progress.step < 7).status == "stopped"
+    assert train(config, store).status == "done"
+    assert store.refused.total() > 12
+    train(config, Folder(tmp_path / "whole"))
+    assert_same_run(tmp_path / "absent", tmp_path / "whole", config)
 
 
 def test_resuming_with_other_micro_batches_differs_only_in_rounding(tmp_path: Path, config: RunConfig) -> None:
@@ -213,7 +274,8 @@ PROGRAM = """
 import sys
 import torch
 from muon_core.config import RunConfig
-from muon_core.storage import Folder
+from muon_core.storage import Folder, Listed, StoreUnavailable
+from muon_core.tables import SERIES
 from muon_core.train import train
 torch.set_num_threads(1)
 train(RunConfig.model_validate_json(sys.argv[2]), Folder(sys.argv[1]))

@@ -1,18 +1,26 @@
 """The store alike in a folder and on real S3 servers: objects, rows, compaction, and errors that say what to do."""
 
+import logging
+import ssl
+import subprocess
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from servers.fault_proxy import FaultProxy
-from servers.fixtures import Servers, clear_aws, fresh_url
-from servers.s3_servers import S3Server, free_port
+from servers.fixtures import CHECKING_SIGNATURES, Servers, clear_aws, enter, fresh_url
+from servers.s3_servers import BUCKET, S3Server, client, free_port
 
 from analysis.tables import open_store
-from muon_core import s3
+from muon_core import s3, s3_connection
 from muon_core.compaction import compact
 from muon_core.results import RunWriter, read_statuses
 from muon_core.storage import Storage, StoreError, StoreUnavailable, check_writable, open_storage, store_time
+from ray_jobs.cli.main import main
 
 AT_ONCE = -60.0
 START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
@@ -56,6 +64,43 @@ def test_objects_are_written_listed_read_and_removed(storage: Storage) -> None:
     with pytest.raises(FileNotFoundError):
         storage.get("a/0")
     check_writable(storage)
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> memoryview:
+    """An object of three parts, under a lower bound for those that are sent so."""
+    monkeypatch.setattr(s3, "MULTIPART_BYTES", 1 << 20)
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    return memoryview(b"0123456789abcdef" * (11 << 16))
+
+
+def test_a_large_object_is_sent_in_parts(storage: Storage, large: memoryview) -> None:
+    storage.put("a/large", large)
+    storage.put("a/small", large[:10])
+    assert storage.get("a/large") == large
+    assert storage.list("a/") == [("a/large", 11 << 20), ("a/small", 10)]
+
+
+def test_an_upload_that_fails_in_the_middle_leaves_nothing(
+    faults: FaultProxy, s3_server: S3Server, large: memoryview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_connection, "TRIES", 1)
+    storage = open_storage(fresh_url())
+    faults.script.extend(["ok", "reset_before"])  # it begins, and its first part is lost
+    with pytest.raises(StoreUnavailable, match="no answer from"):
+        storage.put("large", large)
+    assert storage.list("") == []
+    prefix = storage.uri("large").removeprefix(f"s3://{BUCKET}/")
+    uploads = client(s3_server).list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+    assert prefix not in {upload["Key"] for upload in uploads}
+
+
+def test_an_upload_whose_last_answer_is_lost_is_complete(faults: FaultProxy, large: memoryview) -> None:
+    storage = open_storage(fresh_url())
+    faults.script.extend(["ok"] * 4 + ["reset_after"])  # its beginning, three parts, its end
+    storage.put("large", large)
+    assert faults.counts["reset_after"] == 1
+    assert storage.get("large") == large
 
 
 def test_objects_carry_the_time_of_the_stores_clock(storage: Storage) -> None:
@@ -110,7 +155,7 @@ def test_a_run_ends_complete_though_a_fifth_of_the_requests_fail(
 
 
 def test_a_silent_server_is_asked_again(faults: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(s3_connection, "READ_TIMEOUT_S", 1)
     storage = open_storage(fresh_url())
     faults.script.append("silent")
     storage.put("a", b"1")
@@ -140,23 +185,136 @@ def test_a_missing_bucket_is_one_line(s3_server: S3Server) -> None:
 def test_an_unreachable_server_is_one_line(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setattr(s3, "TRIES", 1)
+    monkeypatch.setattr(s3_connection, "TRIES", 1)
     with pytest.raises(
         StoreUnavailable, match=f"no answer from {endpoint} .*; check the network and AWS_ENDPOINT_URL$"
     ):
         open_storage("s3://muon/x").list("")
 
 
-@pytest.mark.s3
-def test_a_wrong_secret_is_one_line_without_it(s3_servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = s3_servers.get("swift")
-    clear_aws(monkeypatch)
-    for name, value in (server.environment | {"AWS_SECRET_ACCESS_KEY": "hush-hush"}).items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("name", CHECKING_SIGNATURES)
+def test_a_wrong_secret_is_one_line_without_it(name: str, s3_servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    enter(s3_servers.get(name), monkeypatch)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     with pytest.raises(StoreError, match="secret key does not fit the access key; check AWS_PROFILE") as error:
         open_storage("s3://muon/x").list("")
     assert "hush" not in str(error.value)
     assert "tester" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", CHECKING_SIGNATURES)
+@pytest.mark.parametrize("minutes", [-60, 60])
+def test_a_client_whose_clock_is_off_is_told_so(
+    name: str, minutes: int, s3_servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(s3_servers.get(name), monkeypatch)
+    monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: datetime.now(UTC) + timedelta(minutes=minutes))
+    with pytest.raises(StoreError, match=r"clock differs too much from the server's; set the clock \(NTP\)$"):
+        open_storage("s3://muon/x").list("")
+
+
+@pytest.mark.s3
+def test_a_client_of_another_region_is_told_so_where_its_requests_do_not_follow(
+    s3_servers: Servers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """boto3 follows the server to the region it expects; Polars, which reads what was not copied here, does not."""
+    enter(s3_servers.get("swift"), monkeypatch)
+    url = fresh_url()
+    train(open_storage(url), "r")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-3")
+    monkeypatch.setenv("MUON_CACHE_BYTES", "0")
+    with pytest.raises(SystemExit) as stop:
+        main(["query", "SELECT step, val_loss FROM val", "--store", url])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"muon: store {url}: the bucket lies in another region; "
+        "set AWS_DEFAULT_REGION, or `region` of the profile, to the bucket's own\n"
+    )
+
+
+def ask(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int | str | None, str]:
+    """Exit code and stderr of a query that reads the objects of `url` through Polars."""
+    with pytest.raises(SystemExit) as stop:
+        main(["query", "SELECT step, val_loss FROM val", "--store", url])
+    return stop.value.code, capsys.readouterr().err
+
+
+@pytest.fixture
+def for_polars(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Changes storage options and credentials that Polars gets, and nobody else; nothing is read from the cache."""
+    monkeypatch.setenv("MUON_CACHE_BYTES", "0")
+    honest = s3_connection.Connection.polars_options
+
+    def change(options: dict[str, Any], keys: dict[str, str]) -> None:
+        def changed(*arguments: Any) -> dict[str, Any]:
+            given = honest(*arguments)
+            keys_of = given["credential_provider"]
+            return {
+                "storage_options": given["storage_options"] | options,
+                "credential_provider": lambda: (keys_of()[0] | keys, None),
+            }
+
+        monkeypatch.setattr(s3_connection.Connection, "polars_options", changed)
+
+    return change
+
+
+@pytest.mark.parametrize("name", CHECKING_SIGNATURES)
+def test_a_refusal_that_only_polars_meets_is_one_line_without_the_key(
+    name: str,
+    s3_servers: Servers,
+    for_polars: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    enter(s3_servers.get(name), monkeypatch)
+    url = fresh_url()
+    train(open_storage(url), "r")
+    for_polars({}, {"aws_secret_access_key": "hush-hush"})
+    with caplog.at_level(logging.DEBUG):
+        code, told = ask(url, capsys)
+    assert (code, told) == (
+        2,
+        f"muon: store {url}: the secret key does not fit the access key; "
+        "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY\n",
+    )
+    assert "the error was raised here" in caplog.text
+    assert "tester" not in caplog.text
+    assert "hush" not in caplog.text
+
+
+def test_a_network_error_that_only_polars_meets_is_one_of_the_store(
+    s3_url: str, for_polars: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(open_storage(s3_url), "r")
+    for_polars({"aws_endpoint_url": f"http://127.0.0.1:{free_port()}", "max_retries": 0}, {})
+    assert ask(s3_url, capsys) == (
+        7,
+        f"muon: store {s3_url}: no answer from the server; check the network and AWS_ENDPOINT_URL\n",
+    )
+
+
+def test_a_server_with_a_certificate_of_its_own_is_read_through_polars_too(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=lab -keyout {key} -out {certificate}"
+    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*command.split(), *extensions], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", "")  # what the code sets goes with the test
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("MUON_CACHE_BYTES", "0")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    proxy = FaultProxy(s3_server.endpoint)
+    proxy._server.socket = context.wrap_socket(proxy._server.socket, server_side=True)
+    with proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint.replace("http:", "https:"))
+        storage = open_storage(fresh_url())
+        train(storage, "r")
+        assert read(storage, "val").height == 8
 
 
 @pytest.mark.s3

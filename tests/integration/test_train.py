@@ -12,7 +12,9 @@ import torch
 from analysis.tables import open_store
 from muon_core import train as train_module
 from muon_core.config import OPTIMIZERS, RunConfig
+from muon_core.evaluate import Evaluation
 from muon_core.progress import Progress
+from muon_core.results import RunWriter
 from muon_core.storage import Folder
 from muon_core.tables import PROJECTIONS
 from muon_core.train import Outcome, prepare, train
@@ -93,6 +95,27 @@ def test_micro_batches_change_only_rounding(tmp_path: Path, run_config: RunConfi
     assert parts.val_loss == pytest.approx(whole.val_loss, rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch.compile's own
+def test_a_compiled_run_gives_the_same_rows_to_rounding_and_repeats_bit_for_bit(
+    tmp_path: Path, run_config: RunConfig
+) -> None:
+    plain = run_config.replace(steps=4)
+    compiled = plain.replace(compile=True)
+    assert compiled.run_id == plain.run_id
+    for name, config in (("plain", plain), ("a", compiled), ("b", compiled)):
+        assert train_in(tmp_path / name, config).status == "done"
+    for table in ("train", "val", "layers"):
+        assert rows(tmp_path / "a", table).equals(rows(tmp_path / "b", table)), table
+    for table, column, rel in (
+        ("val", "val_loss", 1e-5),
+        ("layers", "effective_rank", 1e-4),
+        ("layers", "update_norm", 0.01),
+    ):
+        ours, theirs = (rows(tmp_path / name, table)[column].to_list() for name in ("a", "plain"))
+        assert ours == pytest.approx(theirs, rel=rel), column
+
+
 def test_seeds_vary_the_initial_weights_and_the_batches(tmp_path: Path, run_config: RunConfig) -> None:
     for seed in (1, 2):
         train_in(tmp_path, run_config.replace(seed=seed, steps=1))
@@ -119,8 +142,47 @@ def test_a_diverged_run_ends_before_the_update_and_is_a_result(tmp_path: Path, r
     assert outcome.status == "diverged"
     run = open_store(tmp_path).runs.collect().row(0, named=True)
     assert run["status"] == "diverged"
-    assert run["error"].startswith("train loss ")
+    assert run["error"] == "gradient norm nan at step 1"
     assert rows(tmp_path, "train")["step"].to_list() == list(range(1, outcome.steps + 1))
+
+
+def test_a_run_that_ends_without_a_finite_loss_is_diverged_not_done(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        train_module, "evaluate", lambda *_, **__: Evaluation(math.nan, 0.0)
+    )  # as a last bad update does
+    outcome = train_in(tmp_path, run_config.replace(tracking={"eval_every": 100}))
+    assert (outcome.status, outcome.error) == ("diverged", "val loss nan after step 8")
+
+
+def test_a_start_that_fails_keeps_the_rows_of_the_attempts_before(tmp_path: Path, run_config: RunConfig) -> None:
+    stopped = train_in(tmp_path, run_config, report=lambda progress: progress.step < 6)
+    before = {table: rows(tmp_path, table) for table in ("train", "val", "layers")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "load_data", lambda *_: (_ for _ in ()).throw(ValueError("the corpus is gone")))
+        with pytest.raises(ValueError, match="the corpus is gone"):
+            train_in(tmp_path, run_config)
+    run = open_store(tmp_path).runs.collect().row(0, named=True)
+    assert (run["status"], run["attempts"]) == ("failed", 2)
+    assert stopped.steps == 6
+    for table, held in before.items():
+        assert rows(tmp_path, table).equals(held), table
+    assert train_in(tmp_path, run_config).status == "done"
+    assert rows(tmp_path, "train")["step"].to_list() == list(range(1, 9))
+
+
+def test_a_run_overtaken_at_its_last_step_ends_as_stopped(tmp_path: Path, run_config: RunConfig) -> None:
+    def overtake(progress: Progress) -> bool:
+        if progress.step == 8:
+            RunWriter(Folder(tmp_path), run_config.run_id, {})
+        return True
+
+    outcome = train_in(tmp_path, run_config.replace(checkpoint={"model": False}), report=overtake)
+    assert outcome.status == "stopped"
+    assert outcome.error is not None
+    assert "a newer attempt than" in outcome.error
+    assert open_store(tmp_path).runs.collect()["status"].to_list() == ["running"]
 
 
 def test_a_failing_run_is_recorded_with_its_traceback_and_keeps_its_rows(
@@ -157,8 +219,10 @@ def test_a_run_told_to_stop_ends_at_once_and_says_so(tmp_path: Path, run_config:
 def test_progress_is_reported_from_the_first_evaluation_to_the_last_step(run_config: RunConfig) -> None:
     seen: list[Progress] = []
     train(run_config, None, report=lambda progress: seen.append(progress) is None)
-    assert [progress.step for progress in seen] == list(range(9))
-    assert seen[0].train_loss is None
+    assert [progress.step for progress in seen] == [0, *range(9)]  # the first before anything was computed
+    assert seen[0].val_loss is None
+    assert seen[1].val_loss is not None
+    assert seen[1].train_loss is None
     assert seen[-1].val_loss is not None
 
 

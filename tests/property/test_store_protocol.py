@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -23,8 +25,8 @@ from analysis.tables import open_store
 from muon_core import layout
 from muon_core.compaction import compact, finalize
 from muon_core.results import ResumePoint, RunWriter, record_failure
-from muon_core.snapshot import read_rows, relisting, visible_objects
-from muon_core.storage import Folder, Storage, open_storage
+from muon_core.snapshot import read_attempts, read_rows, relisting, visible_objects
+from muon_core.storage import Folder, Storage, StoreError, open_storage
 from muon_core.tables import SERIES
 
 LOCAL = int(os.environ.get("MUON_SCHEDULES", "40"))
@@ -42,11 +44,17 @@ class Killed(BaseException):
 
 @dataclass
 class Line:
-    """A writer and what must be visible if its attempt is the head."""
+    """A writer and what must be visible if its attempt is the head.
+
+    `lineage` says below which seq its ancestors' rows count, and its own without bound.
+    """
 
     writer: RunWriter
     base: list[Seen]
     step: int
+    lineage: dict[str, float]
+    failed: bool = False  # so its end record says, the first that was written
+    fenced: bool = False  # for so long that it publishes no checkpoint any more
     own: list[Seen] = field(default_factory=list)
     stored: Counter[str] = field(default_factory=Counter)  # rows of each table that reached the store
 
@@ -63,22 +71,30 @@ class Checkpoint:
     point: ResumePoint
     rows: list[Seen]
     step: int
+    lineage: dict[str, float]
 
 
 class Schedule:
-    """The store under test beside the model; every operation ends with a comparison of what both show."""
+    """The store under test beside the model; every operation ends with a comparison of what both show.
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-        self.checkpoints = [Checkpoint(ResumePoint(layout.ROOT, 0), [], 0)]
+    With `branches`, something that may continue any branch lies in checkpoints/, so compaction must keep all; without,
+    the branches of a run that is done are dropped, and their checkpoints refused.
+    """
+
+    def __init__(self, storage: Storage, *, branches: bool) -> None:
+        self.storage, self.branches = storage, branches
+        self.checkpoints = [Checkpoint(ResumePoint(layout.ROOT, 0), [], 0, {layout.ROOT: 0})]
         self.dead: list[Line] = []
-        storage.put(f"checkpoints/{RUN}/some", b"")  # so compaction must keep every branch
+        self.dropped: set[str] = set()
+        if branches:
+            storage.put(f"checkpoints/{RUN}/some", b"")
         self.head = self._start(self.checkpoints[0])
 
     def _start(self, checkpoint: Checkpoint) -> Line:
         point = checkpoint.point
         writer = RunWriter(self.storage, RUN, {}, parent=point.attempt, resume_seq=point.seq)
-        return Line(writer, list(checkpoint.rows), checkpoint.step)
+        lineage = {id_: min(bound, point.seq) for id_, bound in checkpoint.lineage.items()}
+        return Line(writer, list(checkpoint.rows), checkpoint.step, lineage | {writer.attempt.id: float("inf")})
 
     def emit(self, line: Line, steps: int) -> None:
         for _ in range(steps):
@@ -101,11 +117,15 @@ class Schedule:
 
     def _publish(self, line: Line, point: ResumePoint) -> None:
         line.store_all()
-        self.checkpoints.append(Checkpoint(point, line.base + line.own, line.step))
+        self.checkpoints.append(Checkpoint(point, line.base + line.own, line.step, line.lineage))
 
     def resume(self, n: int) -> None:
         self.dead.append(self.head)
-        self.head = self._start(self.checkpoints[-1 - n % len(self.checkpoints)])
+        while (checkpoint := self.checkpoints[-1 - n % len(self.checkpoints)]).point.attempt in self.dropped:
+            with pytest.raises(StoreError, match="does not know; point it to the store that checkpoint was written"):
+                self._start(checkpoint)
+            self.checkpoints.remove(checkpoint)
+        self.head = self._start(checkpoint)
 
     def killed_in_a_flush(self, n: int) -> None:
         self.emit(self.head, 1 + n)
@@ -134,25 +154,40 @@ class Schedule:
             line = self.dead[n % len(self.dead)]
             self.emit(line, 1 + n)
             line.writer.flush()
-            if n % 2:  # it passed the fence a moment before it was superseded
+            if n % 2 and not line.fenced:  # it passed the fence a moment before it was superseded
                 self._publish(line, ResumePoint(line.writer.attempt.id, line.writer.seq))
 
     def finalize(self, n: int) -> None:
-        finalize(self.storage, RUN)
+        relisting(lambda: finalize(self.storage, RUN))
 
     def compact(self, n: int) -> None:
         if n % 2:
-            record_failure(self.storage, RUN, {}, "declared dead, though it may go on")
+            self._declare_dead()
         expected = {table: self.head.visible(table) for table in TABLES}
         listed = {table: visible_objects(self.storage, table) for table in TABLES}
-        done = compact(self.storage, grace_s=AT_ONCE)
-        assert done.problems == {}
+        self._compact()
         for table in TABLES:  # a reader that listed before: what it needs is there unchanged, or gone
             try:
                 rows = read_rows(self.storage, listed[table][0], SERIES[table]).to_pylist()
             except FileNotFoundError:
                 continue
             assert seen(table, rows) == expected[table]
+        if n % 2:
+            self._check_finals()
+
+    def compact_amid(self, n: int) -> None:
+        """A compaction runs between two requests of a reader, a finalizer, or the writer."""
+        self._declare_dead()
+        work = (self.check, lambda: self.finalize(n), lambda: self.flush(n))[n % 3]
+        with interrupted(self.storage, 1 + 2 * n, self._compact):
+            work()
+
+    def _declare_dead(self) -> None:
+        record_failure(self.storage, RUN, {}, "declared dead, though it may go on", self.head.writer.attempt.id)
+        self.head.failed = True
+
+    def _compact(self) -> None:
+        assert compact(self.storage, grace_s=AT_ONCE).problems == {}
 
     def done(self, n: int) -> None:
         self.emit(self.head, n)
@@ -161,8 +196,32 @@ class Schedule:
         self.check()
         self.compact(0)
         self.check()
+        self._check_finals()
+        if not self.branches and not self.head.failed:
+            self._drop_branches()
         self.resume(n)
         self.dead.pop()  # an ended writer writes no more
+
+    def _drop_branches(self) -> None:
+        alive = self.head.lineage
+        assert read_attempts(self.storage)[RUN].keys() == alive.keys() - {layout.ROOT}
+        assert not [key for key, _ in self.storage.list("live/") if f"/run={RUN}/" in key]
+        for line in self.dead:
+            line.fenced = True
+        self.dropped = {item.point.attempt for item in self.checkpoints} - alive.keys()
+        self.checkpoints = [
+            item
+            for item in self.checkpoints
+            if item.point.attempt in self.dropped or item.point.seq <= alive[item.point.attempt]
+        ]
+
+    def _check_finals(self) -> None:
+        """Plain Polars, which takes all there is in final/, finds each row of a run that has ended once."""
+        for table in TABLES:
+            files = [key for key, _ in self.storage.list(f"final/table={table}/run={RUN}/")]
+            frames = [pl.read_parquet(self.storage.get(key)) for key in files]
+            rows = pl.concat(frames).to_dicts() if frames else []
+            assert seen(table, rows) == self.head.visible(table)
 
     def check(self) -> None:
         for table in TABLES:
@@ -188,6 +247,7 @@ OPERATIONS: dict[str, Callable[[Schedule, int], None]] = {
         "zombie",
         "finalize",
         "compact",
+        "compact_amid",
         "done",
     )
 }
@@ -203,19 +263,39 @@ def seen(table: str, rows: list[dict[str, int]]) -> list[Seen]:
 
 
 @contextmanager
+def interrupted(storage: Storage, at: int, action: Callable[[], None]) -> Iterator[None]:
+    """Do `action` before the request number `at` to `storage`."""
+    asked = 0
+
+    def counting(request: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*arguments: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == at:
+                action()
+            return request(*arguments)
+
+        return ask
+
+    names = ("put", "get", "get_many", "list", "stat")
+    with patch.multiple(storage, **{name: counting(getattr(storage, name)) for name in names}):
+        yield
+
+
+@contextmanager
 def hurried(seal_bytes: int) -> Iterator[None]:
     """Small segments, and no grace for a writer's own replaced objects."""
     with patch("muon_core.results.SEAL_BYTES", seal_bytes), patch("muon_core.results.GRACE_S", 0.0):
         yield
 
 
-def play(storage: Storage, operations: list[tuple[str, int]], seal_bytes: int) -> None:
+def play(storage: Storage, operations: list[tuple[str, int]], seal_bytes: int, branches: bool) -> None:
     with hurried(seal_bytes):
         other = RunWriter(storage, "another", {})  # so that packs hold two runs
         other.emit("train", step=1, tokens=0)
         other.emit("val", step=1, tokens=0)
         other.end(status="done")
-        schedule = Schedule(storage)
+        schedule = Schedule(storage, branches=branches)
         for name, n in operations:
             OPERATIONS[name](schedule, n)
             schedule.check()
@@ -223,10 +303,12 @@ def play(storage: Storage, operations: list[tuple[str, int]], seal_bytes: int) -
 
 
 @settings(max_examples=LOCAL, deadline=None)
-@given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]))
-def test_a_folder_shows_each_row_once_under_any_schedule(operations: list[tuple[str, int]], seal_bytes: int) -> None:
+@given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]), branches=st.booleans())
+def test_a_folder_shows_each_row_once_under_any_schedule(
+    operations: list[tuple[str, int]], seal_bytes: int, branches: bool
+) -> None:
     with tempfile.TemporaryDirectory() as root, patch("os.fsync"):  # no power is cut here
-        play(Folder(Path(root)), operations, seal_bytes)
+        play(Folder(Path(root)), operations, seal_bytes, branches)
 
 
 @pytest.mark.parametrize("name", ON_SERVERS)
@@ -239,8 +321,8 @@ def test_s3_servers_show_each_row_once_under_any_schedule(
     phases = (Phase.explicit, Phase.reuse, Phase.generate)
 
     @settings(max_examples=ON_S3, deadline=None, phases=phases, suppress_health_check=list(HealthCheck))
-    @given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]))
-    def try_all(operations: list[tuple[str, int]], seal_bytes: int) -> None:
-        play(open_storage(fresh_url()), operations, seal_bytes)
+    @given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]), branches=st.booleans())
+    def try_all(operations: list[tuple[str, int]], seal_bytes: int, branches: bool) -> None:
+        play(open_storage(fresh_url()), operations, seal_bytes, branches)
 
     try_all()

@@ -13,7 +13,10 @@ from servers.s3_servers import BUCKET, NAMES, S3Server, running
 
 from muon_core.storage import Folder, Storage, open_storage
 
-ON_SERVERS = [pytest.param(name, marks=pytest.mark.s3) for name in NAMES]
+ON_SERVERS = [
+    pytest.param(name, marks=[pytest.mark.s3, *([pytest.mark.ceph] if name == "ceph" else [])]) for name in NAMES
+]
+CHECKING_SIGNATURES = [param for param in ON_SERVERS if param.values != ("ministack",)]
 
 
 class Servers:

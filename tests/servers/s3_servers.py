@@ -1,7 +1,7 @@
 """Starts S3 servers on loopback, on disk: for the tests, and for a user who wants to try one.
 
-Usage: python tests/servers/s3_servers.py [swift|ministack] [FOLDER]
-They live in `.venv-s3`, which `make s3-servers` installs.
+Usage: python tests/servers/s3_servers.py [swift|ministack|ceph] [FOLDER]
+swift and ministack live in `.venv-s3`, which `make s3-servers` installs; ceph_server.py tells where Ceph is looked for.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from botocore.config import Config
 
 HERE = Path(__file__).parent
 VENV = HERE.parents[1] / ".venv-s3" / "bin"
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120  # a new Ceph cluster takes 15 s on an idle machine
+STOP_TIMEOUT_S = 30
 BUCKET = "muon"
-NAMES = ("swift", "ministack")
+NAMES = ("swift", "ministack", "ceph")
+ACCESS_KEY, SECRET = "test:tester", "testing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +59,9 @@ def free_port() -> int:
 
 def command(name: str, folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
     """Arguments and extra environment that start the server `name`."""
-    if name == "swift":
-        return [
-            str(VENV / "python"),
-            str(HERE / "swift_server.py"),
-            str(folder),
-            str(port),
-            "test:tester",
-            "testing",
-        ], {}
+    if name != "ministack":
+        python = {"swift": VENV / "python", "ceph": sys.executable}[name]
+        return [str(python), str(HERE / f"{name}_server.py"), str(folder), str(port), ACCESS_KEY, SECRET], {}
     settings = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "S3_PERSIST": "1", "S3_DATA_DIR": str(folder)}
     return [str(VENV / "ministack")], settings | {"SERVICES": "s3", "PERSIST_STATE": "0"}
 
@@ -73,15 +69,15 @@ def command(name: str, folder: Path, port: int) -> tuple[list[str], dict[str, st
 @contextmanager
 def running(name: str, folder: Path, port: int | None = None) -> Iterator[S3Server]:
     """The server `name` with its objects in `folder`, until the block ends. Raises RuntimeError."""
-    if not (VENV / "python").exists():
-        raise RuntimeError(f"{VENV.parent} is missing; run `make s3-servers`")
-    folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     arguments, settings = command(name, folder, port)
+    if not Path(arguments[0]).exists():
+        raise RuntimeError(f"{arguments[0]} is missing; run `make s3-servers`")
+    folder.mkdir(parents=True, exist_ok=True)
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYTHON"))}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(arguments, env=keep | settings, stdout=log, stderr=log, cwd=folder)
-    server = S3Server(name, f"http://127.0.0.1:{port}", "test:tester", "testing", process.pid)
+    server = S3Server(name, f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET, process.pid)
     try:
         _wait(server, process, folder / "server.log")
         s3 = client(server)
@@ -91,7 +87,7 @@ def running(name: str, folder: Path, port: int | None = None) -> Iterator[S3Serv
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -118,9 +114,8 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
             if sock.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError(
-        f"{server.name} did not start within {START_TIMEOUT_S} s; its log {log} ends:\n{log.read_text()[-2000:]}"
-    )
+    told = log.read_text(errors="replace").strip()
+    raise RuntimeError(f"{server.name} did not start; its log {log} ends:\n{told[-2000:]}")
 
 
 def main() -> None:
@@ -136,6 +131,8 @@ def main() -> None:
                 print(f"export {key}={shlex.quote(value)}")
             print(f"muon sweep run search_spaces/demo.yaml --store s3://{BUCKET}/demo", flush=True)
             os.waitpid(server.pid, 0)
+    except RuntimeError as error:
+        sys.exit(str(error))
     except KeyboardInterrupt:
         print("stopped")
 

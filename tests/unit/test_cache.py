@@ -1,4 +1,4 @@
-"""Copies of immutable objects: fetched once, never stale, never more than the bound."""
+"""Copies of immutable objects: fetched once, never stale, and the oldest gone beyond the bound."""
 
 import os
 from collections.abc import Iterable
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from muon_core.cache import Cached, cache_folder, cached
-from muon_core.storage import Folder
+from muon_core.parquet import digest
+from muon_core.storage import Folder, StoreError
 
 
 class Remote(Folder):
@@ -28,6 +29,11 @@ class Remote(Folder):
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Remote(tmp_path / "store", "http://here/bucket/x")
+
+
+def named(data: bytes) -> str:
+    """Key of a final with this content."""
+    return f"final/table=val/run=r/00001.aa.000000000009-{digest(data)}.parquet"
 
 
 def test_an_immutable_object_is_fetched_once(remote: Remote) -> None:
@@ -55,27 +61,47 @@ def test_objects_come_in_the_order_asked_for_whether_here_or_not(remote: Remote)
 def test_local_paths_fetches_what_is_small_and_leaves_the_rest_to_the_store(
     remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote.put("final/a", b"12")
+    small, large = named(b"12"), named(b"56789")
+    remote.put(small, b"12")
     remote.put("live/b", b"34")
     store = cached(remote)
     assert isinstance(store, Cached)
-    (path,) = store.local_paths({"final/a": 2, "live/b": 2}).values()
+    (path,) = store.local_paths({small: 2, "live/b": 2}).values()
     assert Path(path).read_bytes() == b"12"
-    remote.put("final/c", b"56789")
+    remote.put(large, b"56789")
     monkeypatch.setattr("muon_core.cache.FETCH_BYTES", 4)
-    assert set(store.local_paths({"final/a": 2, "final/c": 5})) == {"final/a"}
+    assert set(store.local_paths({small: 2, large: 5})) == {small}
 
 
-def test_a_torn_copy_is_fetched_again(remote: Remote) -> None:
-    remote.put("final/a", b"12")
+@pytest.mark.parametrize("damage", [b"", b"1", b"13", b"123", b"\0" * 50])
+@pytest.mark.parametrize("key", [named(b"12"), "attempts/r/00001.aa--00000.0--000000000000.json"])
+def test_a_damaged_copy_is_fetched_again(remote: Remote, key: str, damage: bytes) -> None:
+    remote.put(key, b"12")
+    store = cached(remote)
+    store.get(key)
+    (cache_folder(remote.place) / key).write_bytes(damage)
+    assert [store.get(key), store.get(key)] == [b"12", b"12"]
+    assert remote.fetched == [key, key]
+
+
+def test_a_torn_copy_is_no_local_path(remote: Remote) -> None:
+    key = named(b"12")
+    remote.put(key, b"12")
     store = cached(remote)
     assert isinstance(store, Cached)
-    (path,) = store.local_paths({"final/a": 2}).values()
-    Path(path).write_bytes(b"")
-    assert store.get("final/a") == b"12"
+    (path,) = store.local_paths({key: 2}).values()
     Path(path).write_bytes(b"1")
-    store.local_paths({"final/a": 2})
+    store.local_paths({key: 2})
     assert Path(path).read_bytes() == b"12"
+
+
+@pytest.mark.parametrize("text", ["2GB", "-1", "1.5"])
+def test_a_bound_that_is_no_number_is_refused_with_an_example(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("MUON_CACHE_BYTES", text)
+    with pytest.raises(StoreError, match=f"MUON_CACHE_BYTES is '{text}'; give whole bytes, such as 2147483648"):
+        cached(remote)
 
 
 def test_stores_of_one_name_on_two_servers_share_nothing(remote: Remote, tmp_path: Path) -> None:
@@ -88,15 +114,22 @@ def test_stores_of_one_name_on_two_servers_share_nothing(remote: Remote, tmp_pat
 def test_the_copies_used_longest_ago_go_beyond_the_bound(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUON_CACHE_BYTES", "10")
     store = cached(remote)
-    for age, name in ((3, "old"), (2, "older-use"), (1, "recent")):
-        remote.put(f"final/{name}", b"1234")
-        store.get(f"final/{name}")
+    keys = [named(data) for data in (b"1111", b"2222", b"3333")]
+    for age, key, data in zip((3, 2, 1), keys, (b"1111", b"2222", b"3333"), strict=True):
+        remote.put(key, data)
+        store.get(key)
         past = 1_000_000_000 - age
-        path = cache_folder(remote.place) / f"final/{name}"
-        if path.exists():
-            os.utime(path, (past, past))
+        os.utime(cache_folder(remote.place) / key, (past, past))
     left = {path.name for path in cache_folder(remote.place).rglob("*") if path.is_file()}
-    assert left == {"older-use", "recent"}
+    assert left == {Path(key).name for key in keys[1:]}
+
+
+def test_copies_of_the_last_minutes_stay_beyond_the_bound(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUON_CACHE_BYTES", "5")
+    for data in (b"1111", b"2222"):
+        remote.put(named(data), data)
+        cached(remote).get(named(data))
+    assert len([path for path in cache_folder(remote.place).rglob("*") if path.is_file()]) == 2
 
 
 def test_an_unwritable_cache_is_no_error(remote: Remote, tmp_path: Path) -> None:

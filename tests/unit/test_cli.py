@@ -210,7 +210,10 @@ def test_dry_runs_and_plans_write_nothing(muon: Muon, tmp_path: Path) -> None:
 # ---- pretrain: training
 
 
-def test_pretrain_trains_and_writes_the_tables_once(muon: Muon, tmp_path: Path, run_yaml: str) -> None:
+def test_pretrain_trains_and_writes_the_tables_once(
+    muon: Muon, tmp_path: Path, run_yaml: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.cli.run_progress.HEARTBEAT_S", float("inf"))
     first = muon("pretrain", run_yaml)
     assert first.code == 0, first.err
     run_id = muon.config(run_yaml).run_id
@@ -293,7 +296,7 @@ def test_pretrain_counts_a_diverged_run_as_a_result(muon: Muon, run_yaml: str) -
     run_id = muon.config(run_yaml, *too_fast).run_id
     diverged = muon("pretrain", run_yaml, *too_fast)
     assert diverged.code == 0, diverged.err
-    assert diverged.err.splitlines()[-2].startswith(f"diverged: {run_id}: train loss ")
+    assert diverged.err.splitlines()[-2].startswith(f"diverged: {run_id}: ")
     assert muon("pretrain", run_yaml, *too_fast).err.startswith(f"{run_id} is diverged already")
 
 
@@ -358,7 +361,7 @@ def test_status_shows_every_run_of_a_sweep(muon: Muon, tmp_path: Path) -> None:
     assert len(rows[2][-1]) == 80 - len("RuntimeError: ")
     assert rows[2][-1].endswith("…")
     assert rows[3][2:] == []
-    assert shown.err == "1 done, 1 failed, 1 missing, 1 running\n"
+    assert shown.err == ("1 done, 1 failed, 1 missing, 1 running\nnext: muon status orthonoise-s1-0badcafe\n")
 
 
 def test_status_json_holds_what_the_table_shows_and_the_traceback(muon: Muon, tmp_path: Path) -> None:
@@ -381,13 +384,37 @@ def test_status_of_one_run_and_of_the_whole_store(muon: Muon, tmp_path: Path) ->
     assert muon("status", "orthonoise-s1-0badcafe").out.endswith(f"RuntimeError: {'x' * 200}\n")
 
 
+def test_status_takes_the_beginning_of_a_run(muon: Muon, tmp_path: Path) -> None:
+    write_store(tmp_path / "results", fake_runs())
+    (one,) = json.loads(muon("status", "muon-s", "--json").out)
+    assert one["run_id"] == "muon-s1-0badcafe"
+    assert muon("status", "ortho").out.endswith(f"RuntimeError: {'x' * 200}\n")
+    write_store(tmp_path / "results", [FakeRun("muon", 11, {0: 6.9})], sweep="other")
+    several = muon("status", "muon-s1")
+    assert (several.code, several.err) == (
+        2, "muon: 2 runs begin with 'muon-s1': muon-s1-0badcafe, muon-s11-0badcafe; give more of the name\n"
+    )  # fmt: skip
+
+
+def test_status_says_what_is_next_on_the_same_store(muon: Muon, tmp_path: Path) -> None:
+    write_store(tmp_path / "my runs", [run for run in fake_runs() if run.status != "failed"])
+    onwards = {
+        (): "muon runs ls",
+        ("demo",): "muon report demo -o report",
+        ("adamw",): "muon runs show adamw-s1-0badcafe",
+    }
+    for arguments, command in onwards.items():
+        shown = muon("status", *arguments, "--store", "my runs")
+        assert shown.err.splitlines()[-1] == f"next: {command} --store 'my runs'"
+
+
 def test_status_shows_a_run_that_two_blocks_share_once(muon: Muon, tmp_path: Path) -> None:
     (run,) = fake_runs()[:1]
     storage = write_store(tmp_path / "results", [run])
     record = json.loads(storage.get("sweeps/demo/00001.aa.json"))
     record["runs"] += [run | {"block": "other"} for run in record["runs"]]
     storage.put("sweeps/demo/00002.aa.json", json.dumps(record).encode())
-    assert muon("status", "demo").err == "1 done\n"
+    assert muon("status", "demo").err == "1 done\nnext: muon runs show muon-s1-0badcafe\n"
 
 
 def test_version_names_what_decides_a_result(muon: Muon) -> None:
@@ -398,6 +425,7 @@ def test_version_names_what_decides_a_result(muon: Muon) -> None:
     assert versions["torch"] == torch.__version__
     assert versions["polars"] == polars.__version__
     assert versions["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert muon("--version").out == muon("version").out
     assert muon("version").out.splitlines() == [f"{name} {version}" for name, version in versions.items()]
 
 
@@ -412,6 +440,7 @@ def test_report_says_where_the_page_is(muon: Muon, tmp_path: Path) -> None:
     write_store(tmp_path / "results", fake_runs()[:1])
     done = muon("report", "demo", "-o", "page")
     assert (done.code, done.out) == (0, "report: page/index.html\n")
+    assert done.err == "next: muon runs ls --sweep demo\n"
     assert (tmp_path / "page" / "index.html").exists()
 
 
@@ -448,6 +477,34 @@ def test_sweep_run_with_nothing_left_prints_the_answer_and_what_is_next(
     assert done.err.splitlines()[-1] == "next: muon report one -o report"
 
 
+def test_sweep_plan_says_what_is_next_on_the_same_store(muon: Muon, tmp_path: Path, corpus: Path) -> None:
+    spec = sweep_of_one(tmp_path, str(corpus))
+
+    def after_plan(*options: str) -> str:
+        done = muon("sweep", "plan", spec, *options)
+        assert done.code == 0, done.err
+        return done.err
+
+    assert after_plan() == f"next: muon sweep run {spec}\n"
+    assert after_plan("--store", "my runs") == f"next: muon sweep run {spec} --store 'my runs'\n"
+    assert after_plan("--json") == ""
+    finish(tmp_path / "failed", spec, muon, "failed")
+    again = f"muon sweep run {spec} --retry failed --store failed\n"
+    report = "next: muon report one -o report --store failed"
+    assert after_plan("--store", "failed") == f"{report}, or to train the failed runs again {again}"
+    assert after_plan("--store", "failed", "--retry", "failed") == f"next: {again}"
+    finish(tmp_path / "done", spec, muon, "done")
+    assert after_plan("--store", "done") == "next: muon report one -o report --store done\n"
+
+
+def test_sweep_plan_takes_the_deviation_between_seeds(muon: Muon) -> None:
+    power = json.loads(muon("sweep", "plan", DEMO, "--sd", "0.01", "--json").out)["power"]
+    assert (power["sd"], power["sd_source"], power["comparisons"]) == (0.01, "given", 3)
+    refused = muon("sweep", "plan", DEMO, "--sd", "nan")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "must be positive and finite, got nan" in refused.err
+
+
 def test_sweep_run_that_has_failed_runs_ends_with_3(muon: Muon, tmp_path: Path, corpus: Path) -> None:
     spec = sweep_of_one(tmp_path, str(corpus))
     run_id = finish(tmp_path / "results", spec, muon, "failed")
@@ -465,14 +522,47 @@ def test_sweep_run_asks_before_it_uses_a_cluster(
 ) -> None:
     spec = sweep_of_one(tmp_path, str(corpus))
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-    declined = muon("sweep", "run", spec, "--address", "ray://nowhere:10001")
+    declined = muon("sweep", "run", spec, "--address", "127.0.0.1:6379")
     assert declined.code == 2
-    assert "train 1 runs on the cluster at ray://nowhere:10001? [y/N]" in declined.err
+    assert "train 1 runs on the cluster at 127.0.0.1:6379? [y/N]" in declined.err
     assert declined.err.endswith("muon: not confirmed, nothing was started; --yes skips the question\n")
     assert not list((tmp_path / "results").rglob("*.json"))
 
 
-# ---- exit codes
+# ---- exit codes and streams
+
+
+def test_letters_the_terminal_lacks_do_not_cost_the_answer(tmp_path: Path) -> None:
+    write_store(tmp_path / "results", [FakeRun("muon", 1, {0: 6.9}, facts={"error": "caf\u00e9 \u2212 1"})])
+    done = subprocess.run(
+        [MUON, "query", "SELECT error FROM runs"],
+        capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, b"error\ncaf\xe9 ? 1\n")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["version"], ["query", "SHOW TABLES"], ["--help"]], ids=" ".join)
+def test_an_answer_that_finds_no_room_is_one_line(tmp_path: Path, arguments: list[str], unbuffered: str) -> None:
+    write_store(tmp_path / "results", [FakeRun("muon", 1, {0: 6.9})])
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [MUON, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "muon: cannot write: No space left on device; free space, or write elsewhere\n",
+    )
+
+
+def test_an_oserror_of_our_own_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("ray_jobs.cli.schema.json_schema", fail)
+    with pytest.raises(OSError, match="Input"):
+        main(["schema"])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +15,8 @@ from test_cli import Muon
 from test_docs import ROOT, shell_lines
 
 from muon_core.tables import TABLES
-from ray_jobs.cli.text import cell_text, frame_text, record_text
+from ray_jobs.cli.main import main
+from ray_jobs.cli.text import cell_text, frame_text, record_text, terminal_width
 
 muon = test_cli.muon
 QUERIES = [words for words in shell_lines(ROOT / "docs" / "queries.md") if words[:2] == ["muon", "query"]]
@@ -36,11 +38,12 @@ def test_query_prints_a_table_and_counts_its_rows_for_people(demo: Muon) -> None
         " 137  3.921  muon-s137-0badcafe",
         " 256   3.88  muon-s256-0badcafe",
     ]
-    assert done.err == "3 rows\n"
+    assert done.err == "3 rows\nnext: muon query 'SHOW TABLES'\n"
+    assert demo("query", "show tables").err.splitlines()[-1] == "next: muon query 'SELECT * FROM runs'"
 
 
 def test_query_csv_and_json_keep_every_digit(muon: Muon, tmp_path: Path) -> None:
-    losses = [3.315414309501648, 0.1 + 0.2, math.nan]
+    losses = [3.271849632263184, 0.1 + 0.2, math.nan]
     runs = [FakeRun("muon", seed, {0: loss}) for seed, loss in enumerate(losses)]
     write_store(tmp_path / "results", runs)
     sql = "SELECT val_loss FROM val ORDER BY run_id"
@@ -179,6 +182,30 @@ def test_text_table_fits_its_width_by_cutting_the_longest_text() -> None:
     assert header == "n  short  long"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "width"), [("30", 72), ("72", 72), ("90", 90), ("200", 120)])
+def test_text_fills_a_terminal_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: str, width: int
+) -> None:
+    write_store(tmp_path / "results", [FakeRun("muon", 1, {0: 6.9}, facts={"health": "x" * 300})])
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    for arguments in (["query", "SELECT seed, health FROM runs"], ["runs", "show", "muon"], ["runs", "ls"]):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--store", str(tmp_path / "results")])
+    assert isinstance(sys.stdout, Terminal)
+    assert max(map(len, sys.stdout.getvalue().splitlines())) == width
+
+
+def test_text_elsewhere_is_as_wide_as_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    assert terminal_width() == 120
+
+
 def test_text_table_too_wide_to_cut_becomes_records() -> None:
     frame = pl.DataFrame({f"column_{i}": [i / 3, None] for i in range(20)})
     first, second = frame_text(frame).split("\n\n")
@@ -193,7 +220,7 @@ def test_text_of_an_empty_frame_is_its_header() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (0.1 + 0.2, "0.3"), (math.nan, "nan"), (1_700_003_840, "1700003840"), ("two\n lines", "two lines"),
+    [(None, ""), (0.1 + 0.2, "0.3"), (math.nan, "nan"), (1_234_567_890, "1234567890"), ("two\n lines", "two lines"),
      ([1, 2], "[1, 2]"), (True, "True")],
 )  # fmt: skip
 def test_cells_are_one_line(value: object, text: str) -> None:

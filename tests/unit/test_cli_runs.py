@@ -56,7 +56,7 @@ def test_runs_ls_lists_every_run_once_in_order_of_its_name(demo: Muon) -> None:
     names = [row.split()[1] for row in rows]
     assert len(names) == 12
     assert names == sorted(names)
-    assert done.err == "12 rows\n"
+    assert done.err == "12 rows\nnext: muon runs show adamw-s137-0badcafe\n"
 
 
 def test_runs_ls_narrows_to_a_condition_and_a_sweep(demo: Muon, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_runs_ls_narrows_to_a_condition_and_a_sweep(demo: Muon, tmp_path: Path) 
     either = json.loads(demo("runs", "ls", "--where", "seed = 42 OR seed = 137", "--sweep", "demo", "--json").out)
     assert len(either) == 8
     write_sweep(Folder(tmp_path / "results"), "empty", {"question": "", "spec": {}, "metrics": {}, "runs": []})
-    assert demo("runs", "ls", "--sweep", "empty").err == "0 rows\n"
+    assert demo("runs", "ls", "--sweep", "empty").err == "0 rows\nnext: muon status\n"
 
 
 def test_runs_ls_answers_a_wrong_condition_in_one_line(demo: Muon) -> None:

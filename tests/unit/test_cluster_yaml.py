@@ -1,6 +1,10 @@
 """The cluster file is one that Ray accepts, and keeps what it promises about money and access."""
 
 import copy
+import json
+import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +12,28 @@ import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from test_docs import check_command
 
-FILE = Path(__file__).parents[2] / "cluster.yaml"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "cluster.yaml"
+ROLE = "ray-autoscaler-v1"
 
 
 @pytest.fixture
 def config() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load(FILE.read_text())
     return loaded
+
+
+def head_commands() -> list[list[str]]:
+    """The words of each command in the comment above the configuration."""
+    comment = FILE.read_text().partition("cluster_name:")[0]
+    indented = "\n".join(re.findall(r"^#   +(.*)$", comment, re.MULTILINE)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in indented.splitlines()]
+
+
+def option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1]
 
 
 def test_cluster_file_passes_rays_validator(config: dict[str, Any]) -> None:
@@ -41,3 +59,63 @@ def test_dashboard_stays_on_loopback_and_every_node_asks_for_a_token(config: dic
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert not [line for line in starts if "dashboard-host" in line]
     assert all("RAY_AUTH_MODE=token" in line for line in starts if "ray start" in line)
+
+
+def test_workers_run_the_gpu_image_that_is_current_and_the_head_a_plain_one(config: dict[str, Any]) -> None:
+    images = {name: kind["node_config"]["ImageId"] for name, kind in config["available_node_types"].items()}
+    assert images == {
+        "head": "resolve:ssm:/aws/service/canonical/ubuntu/server/24.04/stable/current/amd64/hvm/ebs-gp3/ami-id",
+        "gpu_worker": "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/"
+        "ami-id",
+    }
+
+
+def test_all_workers_may_start_at_once(config: dict[str, Any]) -> None:
+    assert config["upscaling_speed"] >= config["max_workers"]
+    assert config["available_node_types"]["gpu_worker"]["max_workers"] == config["max_workers"]
+
+
+def test_the_head_may_look_images_up_and_hand_its_role_to_workers(config: dict[str, Any]) -> None:
+    worker = config["available_node_types"]["gpu_worker"]["node_config"]
+    assert worker["IamInstanceProfile"] == {"Name": ROLE}
+    attach, put = (words for words in head_commands() if words[:2] == ["aws", "iam"])
+    assert attach[2] == "attach-role-policy"
+    assert option(attach, "--policy-arn") == "arn:aws:iam::aws:policy/AmazonSSMReadOnlyAccess"
+    assert put[2] == "put-role-policy"
+    assert option(attach, "--role-name") == option(put, "--role-name") == ROLE
+    (statement,) = json.loads(option(put, "--policy-document"))["Statement"]
+    assert statement == {"Effect": "Allow", "Action": "iam:PassRole", "Resource": f"arn:aws:iam::*:role/{ROLE}"}
+
+
+def test_the_group_made_beforehand_is_the_one_ray_takes_and_lets_ssh_in_from_one_address(
+    config: dict[str, Any],
+) -> None:
+    from ray.autoscaler._private.aws.config import SECURITY_GROUP_TEMPLATE
+
+    create, ssh, inside = (words for words in head_commands() if words[:2] == ["aws", "ec2"])
+    group = SECURITY_GROUP_TEMPLATE.format(config["cluster_name"])
+    assert {option(words, "--group-name") for words in (create, ssh, inside)} == {group}
+    assert (option(ssh, "--port"), option(ssh, "--cidr")) == ("22", "YOUR.OWN.IP.ADDRESS/32")
+    assert (option(inside, "--protocol"), option(inside, "--source-group")) == ("all", group)
+
+
+def test_what_is_mounted_is_what_the_package_needs_and_no_caches_or_results(config: dict[str, Any]) -> None:
+    """Ray hashes every file below a mount, excluded or not, so a mount of the whole folder would count them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    files = {"pyproject.toml", "constraints.txt", project["project"]["readme"], *project["project"]["license-files"]}
+    mounts = {remote: local for remote, local in config["file_mounts"].items() if "auth_token" not in remote}
+    assert mounts == {f"~/muon/{name}": f"./{name}" for name in packages | files}
+    assert all((ROOT / local).exists() for local in mounts.values())
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert config["rsync_exclude"] == ["**/__pycache__"]
+    assert any(line.endswith("-c ~/muon/constraints.txt -e ~/muon") for line in config["setup_commands"])
+
+
+def test_the_sweep_of_the_comment_joins_the_cluster_and_writes_to_s3() -> None:
+    (run,) = (words for words in head_commands() if words[:2] == ["ray", "exec"])
+    words = shlex.split(run[-1])
+    assert words[:3] == ["muon", "sweep", "run"]
+    assert option(words, "--address") == "auto"
+    assert option(words, "--store").startswith("s3://")
+    check_command(words)

@@ -10,7 +10,7 @@ import pytest
 
 from muon_core import layout
 from muon_core.compaction import compact, finalize
-from muon_core.packs import pack_table
+from muon_core.packs import repack
 from muon_core.parquet import decode, encode
 from muon_core.results import RunWriter, read_statuses, write_end_record
 from muon_core.snapshot import read_rows, visible_objects
@@ -223,6 +223,93 @@ def test_compact_drops_a_zombie_without_checkpoints_and_refuses_to_continue_it(f
     assert rows(folder) == [("a", 2 * step + 1, step, attempt) for step, attempt in owner.items()]
 
 
+def test_compact_drops_a_zombie_whole_though_it_alone_wrote_some_table(folder: Folder) -> None:
+    zombie, _ = zombie_store(folder)
+    zombie.emit("health", step=9, tokens=0, layer=0, projection="q")
+    zombie.flush()
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "live/") == []
+    assert zombie.attempt.key not in keys(folder, "attempts/")
+
+
+def test_compact_keeps_a_zombie_whole_until_every_table_is_settled(folder: Folder) -> None:
+    zombie, _ = zombie_store(folder)
+    before = keys(folder, "")
+    (young,) = folder.root.glob("final/table=val/**/*.parquet")
+    for path in folder.root.rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(young)
+    compact(folder, grace_s=600)
+    gone = set(before) - set(keys(folder, ""))
+    assert {key.split("run=")[0] for key in gone} == {"live/table=train/"}
+    assert [key for key in gone if zombie.attempt.id in key] == []
+    after = RunWriter(folder, "a", START, parent=zombie.attempt.id, resume_seq=12)
+    assert [row[1] for row in rows(folder, "train")] == [0, 2, 4, 6, 8, 10]
+    assert after.attempt.number == 4
+
+
+def failed_then_resumed(folder: Folder) -> tuple[RunWriter, RunWriter]:
+    """Attempt 1 failed after 6 steps and was compacted; attempt 2 went on from its checkpoint after 2 of them."""
+    first = finished(folder, "a", status="failed")
+    compact(folder, grace_s=AT_ONCE)
+    second = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=4)
+    write(second, range(2, 5))
+    second.end(status="done")
+    return first, second
+
+
+def test_final_holds_one_lineage_a_run_though_a_failed_attempt_had_gone_further(folder: Folder) -> None:
+    failed_then_resumed(folder)
+    folder.put("checkpoints/a/latest.json", b"{}")  # so every branch stays
+    assert compact(folder, grace_s=AT_ONCE).problems == {}
+    plain = pl.read_parquet(f"{folder.root}/final/table=val/**/*.parquet", hive_partitioning=True)
+    assert plain.sort("step").select("step", "attempt").rows() == [(0, 1), (1, 1), (2, 2), (3, 2), (4, 2)]
+    before = keys(folder, "")
+    assert compact(folder, grace_s=AT_ONCE).removed == 0
+    assert keys(folder, "") == before
+
+
+def test_a_checkpoint_of_the_failed_attempt_still_finds_its_rows(folder: Folder) -> None:
+    first, _ = failed_then_resumed(folder)
+    folder.put("checkpoints/a/latest.json", b"{}")
+    compact(folder, grace_s=AT_ONCE)
+    third = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=10)
+    write(third, range(5, 7))
+    assert rows(folder) == [*expected("a", 5), *expected("a", 7, attempt=3)[5:]]
+    third.end(status="done")
+    assert compact(folder, grace_s=AT_ONCE).problems == {}
+    plain = pl.read_parquet(f"{folder.root}/final/table=val/**/*.parquet", hive_partitioning=True)
+    assert plain.sort("step")["attempt"].to_list() == [1, 1, 1, 1, 1, 3, 3]
+
+
+def test_an_older_final_stays_until_its_tail_is_older_than_the_grace(folder: Folder) -> None:
+    first, _ = failed_then_resumed(folder)
+    folder.put("checkpoints/a/latest.json", b"{}")
+    for path in folder.root.rglob("*"):
+        os.utime(path, (0, 0))
+    compact(folder, grace_s=600)
+    assert [first.attempt.id in key for key in keys(folder, "final/table=val/")] == [True, False]
+    (tail,) = (key for key in keys(folder, "live/table=val/") if first.attempt.id in key)
+    assert tail == layout.live_key("val", "a", first.attempt.id, 4, 12)
+    assert [row["seq"] for row in decode(folder.get(tail)).to_pylist()] == [5, 7, 9, 11]
+
+
+def test_an_attempt_that_goes_on_after_its_tail_was_kept_shows_each_row_once(folder: Folder) -> None:
+    """It was cut off, not dead: its next version of the segment holds the rows of the tail too."""
+    slow = RunWriter(folder, "a", START)
+    write(slow, range(6))
+    write_end_record(folder, slow.attempt, START | {"run_id": "a", "status": "failed"})
+    compact(folder, grace_s=AT_ONCE)
+    second = RunWriter(folder, "a", START, parent=slow.attempt.id, resume_seq=4)
+    write(second, range(2, 5))
+    second.end(status="done")
+    folder.put("checkpoints/a/latest.json", b"{}")
+    compact(folder, grace_s=AT_ONCE)
+    write(slow, range(6, 8))
+    RunWriter(folder, "a", START, parent=slow.attempt.id, resume_seq=16)
+    assert rows(folder) == expected("a", 8)
+
+
 def test_a_resume_point_beyond_the_stored_rows_is_refused(folder: Folder) -> None:
     first = RunWriter(folder, "a", START)
     write(first, range(4))
@@ -290,10 +377,14 @@ def test_two_finalizers_with_different_encoders_leave_one_final_a_table(
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(keys(folder, "final/table=train/")) == 1
-    assert len(keys(folder, "final/table=val/")) == 1
+    assert len(keys(folder, "final/table=train/")) == 2  # a reader may be on either
     assert rows(folder) == expected("a", 6)
     assert [row[2] for row in rows(folder, "train")] == list(range(6))
+    monkeypatch.undo()
+    writer.end(status="done")
+    assert compact(folder, grace_s=AT_ONCE).problems == {}
+    assert [len(keys(folder, f"final/table={name}/")) for name in ("train", "val")] == [1, 1]
+    assert rows(folder) == expected("a", 6)
 
 
 def test_compactions_at_once_agree(folder: Folder) -> None:
@@ -342,12 +433,12 @@ def test_a_compaction_killed_anywhere_is_completed_by_the_next(folder: Folder, m
 def test_a_full_pack_is_not_rewritten_when_runs_are_added(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in "ab":
         finished(folder, run)
-    pack_table(folder, TRAIN)
+    repack(folder, TRAIN, AT_ONCE, {})[0]
     before = keys(folder, "packs/table=train/")
     monkeypatch.setattr("muon_core.packs.PACK_BYTES", 30_000)
     for run in "cd":
         finished(folder, run)
-    pack_table(folder, TRAIN)
+    repack(folder, TRAIN, AT_ONCE, {})[0]
     assert set(before) < set(keys(folder, "packs/table=train/"))
 
 
@@ -355,7 +446,7 @@ def test_a_large_final_is_not_packed(folder: Folder, monkeypatch: pytest.MonkeyP
     for run in "ab":
         finished(folder, run)
     monkeypatch.setattr("muon_core.packs.PACK_BELOW", 10)
-    assert pack_table(folder, VAL) == 0
+    assert repack(folder, VAL, AT_ONCE, {})[0] == 0
 
 
 def test_a_run_that_went_back_to_before_its_first_row_is_packed_without_rows(folder: Folder) -> None:
@@ -379,9 +470,131 @@ def test_a_final_under_the_name_of_another_run_is_not_packed(folder: Folder) -> 
     (own,) = keys(folder, "final/table=val/run=b/")
     stranger = decode(folder.get(key)).set_column(0, "run_id", [["x"] * 6])
     folder.put(own, encode(stranger.cast(VAL.schema), VAL, final=True))
-    with pytest.raises(StoreError, match="holds rows of another run than its name says; delete it"):
-        pack_table(folder, VAL)
+    problems: dict[str, str] = {}
+    assert repack(folder, VAL, AT_ONCE, problems) == (0, [])
+    assert problems["b"].endswith("holds rows of another run than its name says; delete it")
     assert keys(folder, "packs/table=val/") == []
+
+
+def test_a_status_that_is_out_of_date_says_nothing_of_the_attempt_after(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is tried again just after compaction read that it is done: what the new attempt has is not complete."""
+    first = finished(folder, "a", steps=4)
+
+    def late(*arguments: Any, **options: Any) -> int:
+        second = RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=8)
+        second.emit("train", step=4, tokens=0)
+        second.emit("val", step=4, tokens=0)
+        second.flush()
+        folder.delete(key for key in keys(folder, "live/table=train/") if second.attempt.id in key)
+        return finalize(*arguments, **options)
+
+    monkeypatch.setattr("muon_core.compaction.finalize", late)
+    before = keys(folder, "final/")
+    assert compact(folder, grace_s=AT_ONCE).problems == {}
+    assert keys(folder, "final/") == before
+
+
+def test_a_store_of_a_newer_release_is_not_compacted(folder: Folder) -> None:
+    finished(folder, "a")
+    folder.put("schema/00002.json", b"{}")
+    before = keys(folder, "")
+    with pytest.raises(StoreError, match="was written with schema 2, this release reads up to 1; update"):
+        compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "") == before
+
+
+def test_compact_with_nothing_to_do_lists_no_more_for_more_runs(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    stat = Folder.stat
+
+    def counting(self: Folder, prefix: str) -> Any:
+        asked.append(prefix)
+        return stat(self, prefix)
+
+    counts = []
+    for run in ("a", "b", "c", "d"):
+        finished(folder, run)
+        compact(folder, grace_s=AT_ONCE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "stat", counting)
+            asked.clear()
+            compact(folder, grace_s=AT_ONCE)
+        counts.append(len(asked))
+    assert counts[1] == counts[3]
+    assert not [prefix for prefix in asked if "run=" in prefix]
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"x" * 99])
+@pytest.mark.parametrize("part", [".parquet", ".json"])
+@pytest.mark.parametrize("table", ["val", "runs"])
+def test_a_damaged_pack_is_passed_over_and_replaced(
+    folder: Folder, table: str, part: str, damage: bytes | None
+) -> None:
+    for run in "ab":
+        finished(folder, run)
+    compact(folder, grace_s=AT_ONCE)
+    before = {key: folder.get(key) for key in keys(folder, f"packs/table={table}/")}
+    (key,) = (key for key in before if key.endswith(part))
+    if damage is None:
+        folder.delete([key])
+    else:
+        folder.put(key, damage)
+    assert rows(folder) == expected("a", 6) + expected("b", 6)
+    assert read_statuses(folder) == {"a": "done", "b": "done"}
+    done = compact(folder, grace_s=AT_ONCE)
+    assert (done.packs, done.problems) == (1, {})
+    assert {key: folder.get(key) for key in keys(folder, f"packs/table={table}/")} == before
+
+
+@pytest.mark.parametrize("table", ["val", "runs"])
+def test_a_pack_damaged_inside_is_replaced(folder: Folder, table: str) -> None:
+    for run in "ab":
+        finished(folder, run)
+    compact(folder, grace_s=AT_ONCE)
+    (key,) = (key for key in keys(folder, f"packs/table={table}/") if key.endswith(".parquet"))
+    data = folder.get(key)
+    folder.put(key, data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    assert read_statuses(folder) == {"a": "done", "b": "done"}
+    assert compact(folder, grace_s=AT_ONCE).packs == 1
+    assert folder.get(key) == data
+
+
+def test_pieces_of_a_damaged_pack_go_though_no_new_one_is_written(folder: Folder) -> None:
+    for run in "ab":
+        finished(folder, run)
+    compact(folder, grace_s=AT_ONCE)
+    (key,) = (key for key in keys(folder, "packs/table=val/") if key.endswith(".parquet"))
+    folder.put(key, b"torn")
+    RunWriter(folder, "b", START)
+    compact(folder, grace_s=AT_ONCE)
+    assert keys(folder, "packs/table=val/") == []
+    assert rows(folder) == expected("a", 6)
+
+
+def test_a_broken_run_is_a_problem_of_its_own_and_the_others_are_packed(folder: Folder) -> None:
+    """Of c a start record is missing, of d the end record is damaged, of e the final."""
+    writers = {run: finished(folder, run) for run in "abcde"}
+    RunWriter(folder, "c", START, parent=writers["c"].attempt.id, resume_seq=12).end(status="failed")
+    folder.delete([writers["c"].attempt.key])
+    folder.put(layout.final_key("runs", "d", writers["d"].attempt.id), b"x")
+    (final,) = keys(folder, "final/table=val/run=e/")
+    folder.put(final, b"x")
+    done = compact(folder, grace_s=AT_ONCE)
+    assert set(done.problems) == {"c", "d", "e"}
+    assert "whose start record is missing" in done.problems["c"]
+    assert "table=runs/run=d/" in done.problems["d"]
+    assert "table=val/run=e/" in done.problems["e"]
+    assert done.packs == 3
+    packed = [key for key in keys(folder, "packs/table=val/") if key.endswith(".parquet")]
+    assert {row["run_id"] for row in decode(folder.get(packed[0])).to_pylist()} == {"a", "b", "d"}
+    assert read_statuses(folder)["a"] == "done"
+    assert read_statuses(folder)["d"] == "running"
+    again = compact(folder, grace_s=AT_ONCE)
+    assert (again.packs, again.problems) == (0, done.problems)
 
 
 def test_grace_counts_by_the_stores_clock(folder: Folder) -> None:

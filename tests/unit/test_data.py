@@ -63,7 +63,7 @@ def test_load_data_opens_what_prepare_makes(corpus: Path, tmp_path: Path) -> Non
     data = DataConfig(corpus=str(corpus), seq_len=32, validation_tokens=500, validation_share=0.05)
     loaded = load_data(data, 512, tmp_path)
     index = read_index(prepare(data, 512, tmp_path))
-    assert loaded.num_train_tokens == index["shards"]["train.npy"]["tokens"]
+    assert len(loaded.train) == index["shards"]["train.npy"]["tokens"]
     assert loaded.data_hash == index["data_hash"]
     assert isinstance(loaded.train, np.memmap)
     assert loaded.validation().shape == (16, 33)  # 16 windows of 32 cover 500 tokens

@@ -55,14 +55,15 @@ def test_describe_difference_gives_the_paired_interval(known: tuple[Store, pl.Da
 def test_describe_curves_names_runs_that_are_in_no_mean(demo: tuple[Store, pl.DataFrame]) -> None:
     view, members = demo
     text = describe_curves(curves_info(view.val, members, "val_loss", "muon"), "x.csv")
-    assert "isotropic: 3.9050 at step 200 (n = 1); 1 run not in the mean." in text
+    assert "isotropic: 3.9050 at step 200 (single run); 1 run not in the mean." in text
 
 
 def test_describe_curves_says_what_has_no_mean_and_what_is_not_drawn(tmp_path: Path) -> None:
     write_store(tmp_path, [FakeRun("muon", 1, {0: 7.0, 20: float("nan")}, "diverged", "baseline")])
     view = analysis.open_store(tmp_path).sweep("demo")
     text = describe_curves(curves_info(view.val, members_of(view), "val_loss", "muon"), "x.csv")
-    assert "muon: 1 run, none done or running, so there is no mean. 1 value not finite and not drawn." in text
+    assert "muon: 1 run, none done or running, so there is no mean. " in text
+    assert "1 run evaluated once, a dot. 1 value not finite and not drawn." in text
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -90,20 +91,24 @@ def test_describe_heatmap_is_computed_from_the_frame(demo: tuple[Store, pl.DataF
     assert text.endswith("Values: data/x.csv.")
 
 
-def test_the_scale_and_the_share_clipped_are_those_of_everything_compared(demo: tuple[Store, pl.DataFrame]) -> None:
+def test_the_scale_and_the_share_clipped_are_those_of_the_panels_of_the_projection(
+    demo: tuple[Store, pl.DataFrame],
+) -> None:
     view, members = demo
+    shown = view.layers.filter(pl.col("run_id").str.contains("-s42-")).collect()
     infos = heatmaps_info(view.layers, members, "effective_rank")
-    shown = view.layers.filter(pl.col("run_id").str.contains("-s42-")).collect()["effective_rank"].sort()
-    low, high = shown.quantile(0.01, "nearest"), shown.quantile(0.99, "nearest")
-    assert low is not None
-    assert high is not None
-    clipped = ((shown < low) | (shown > high)).mean()
-    scale = f"{low:.4g} to {high:.4g}"
+    assert len(infos) == 6
     for info in infos:
-        assert f"Shared scale {scale} over 24 panels; {100 * clipped:.1f} % clipped." in describe_heatmap(info, "x")
-        assert f"One scale for all 24 panels of this report, {scale}, the 1st to 99th percentile" in heatmap_caption(
-            info
-        )
+        values = shown.filter(pl.col("projection") == info.projection)["effective_rank"].sort()
+        low, high = values.quantile(0.01, "nearest"), values.quantile(0.99, "nearest")
+        assert low is not None
+        assert high is not None
+        clipped = f"{100 * ((values < low) | (values > high)).mean():.1f} %"  # type: ignore[operator]
+        scale = f"{low:.4g} to {high:.4g}"
+        assert f"Shared scale {scale} over 4 panels; {clipped} clipped." in describe_heatmap(info, "x")
+        caption = heatmap_caption(info)
+        assert f"One scale for the 4 panels of this figure, {scale}, the 1st to 99th percentile; {clipped}" in caption
+        assert "Other projections have other scales." in caption
 
 
 def test_describe_heatmap_counts_missing_cells_and_arms_without_rows(demo: tuple[Store, pl.DataFrame]) -> None:
@@ -143,4 +148,4 @@ def test_a_single_seed_is_described_without_an_interval(tmp_path: Path) -> None:
     write_store(tmp_path, [FakeRun("muon", 1, loss_curve(3.0), role="baseline"), FakeRun("adamw", 1, loss_curve(3.5))])
     view = analysis.open_store(tmp_path).sweep("demo")
     text = describe_curves(difference_info(view.val, members_of(view), "val_loss", "muon"), "x")
-    assert "adamw: +0.5000 at step 200 (n = 1)." in text
+    assert "adamw: +0.5000 at step 200 (single run)." in text

@@ -10,13 +10,14 @@ from typing import Any
 import click
 import polars as pl
 import pytest
+from analysis_fixtures import demo_runs, write_store
 
 from muon_core import tables
 from muon_core.config import OPTIMIZERS, RunConfig
 from muon_core.results import write_sweep
 from muon_core.storage import Folder
 from muon_core.train import train
-from ray_jobs.cli.main import cli
+from ray_jobs.cli.main import cli, main
 from search_spaces.expand import expand
 from search_spaces.spec import parse_spec
 
@@ -40,6 +41,25 @@ def shell_lines(path: Path) -> list[list[str]]:
     """The words of each command in the `sh` blocks of a text."""
     lines = "".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def examples(command: click.Command, name: str) -> list[list[str]]:
+    """The words of each example in the help of a command that is called `name`."""
+    lines = [line.strip() for line in (command.help or "").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(name)]
+
+
+def cheap_commands() -> list[tuple[str, ...]]:
+    """Commands of texts and helps that train nothing, or that `--dry-run` keeps from it; without redirections.
+
+    `import` and `compact` want stores of their own, in their tests.
+    """
+    shown = [words for path in TEXTS for words in shell_lines(path) if words[0] == "muon"]
+    shown += [words for name, command in commands(cli) for words in examples(command, name)]
+    found = {tuple(words[1 : words.index(">")] if ">" in words else words[1:]) for words in shown}
+    found = {(*words, "--dry-run") if words[0] == "pretrain" else words for words in found}
+    elsewhere = ("import", "compact", "sweep")
+    return sorted(words for words in found if words[0] not in elsewhere or words[:2] == ("sweep", "plan"))
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ("muon",)) -> Iterator[tuple[str, click.Command]]:
@@ -82,6 +102,49 @@ def test_muon_commands_of_the_texts_parse(path: Path) -> None:
             check_command(words)
 
 
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_with_arguments_stand_in_fenced_blocks(path: Path) -> None:
+    """There they are checked; inline are names of commands only."""
+    text = path.read_text()
+    names = {name for name, _ in commands(cli)}
+    assert [span for span in re.findall(r"`(muon [^`]+)`", text) if " ".join(span.split()) not in names] == []
+    assert re.findall(r"^ {4}.*\bmuon [a-z].*$", text, re.MULTILINE) == []
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands of the texts speak of: two sweeps in a store, sweep files, a run, a corpus."""
+    folder = tmp_path_factory.mktemp("workplace")
+    storage = write_store(folder / "results", demo_runs())
+    (key,) = [key for key, _ in storage.list("sweeps/demo/")]
+    storage.put(key.replace("demo", "alpha-scan"), storage.get(key))
+    (folder / "sweep.yaml").write_text("".join(blocks(README, "yaml")))
+    (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
+    (folder / "run.yaml").write_text("steps: 5\n")
+    (folder / "books").mkdir()
+    (folder / "books" / "one.txt").write_text("Some words of my own.\n" * 50)
+    return folder
+
+
+@pytest.mark.parametrize("words", cheap_commands(), ids=" ".join)
+def test_cheap_commands_of_texts_and_helps_run(
+    words: tuple[str, ...], workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    for name in ("MUON_STORE", "MUON_LOG_LEVEL", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as stop:
+        main([word.replace("-3f9a1c07", "-0badcafe") for word in words])  # a hash that stands for any
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0, err
+    assert out
+
+
+def test_cheap_commands_are_most_of_those_shown() -> None:
+    kinds = {words[0] for words in cheap_commands()}
+    assert {"query", "runs", "status", "report", "pretrain", "sweep", "version", "schema"} <= kinds
+
+
 def test_the_check_of_commands_notices_what_does_not_exist() -> None:
     with pytest.raises(AssertionError):
         check_command(["muon", "sweep", "plam"])
@@ -107,11 +170,9 @@ def test_make_targets_of_the_texts_exist(path: Path) -> None:
     ("name", "command"), list(commands(cli)), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_every_command_is_explained_with_an_example_and_named_in_the_texts(name: str, command: click.Command) -> None:
-    text = command.help or ""
-    examples = [line.strip() for line in text.splitlines() if line.strip().startswith(f"{name}")]
-    assert examples, f"{name} --help shows no example"
-    for example in examples:
-        check_command(shlex.split(example, comments=True))
+    assert examples(command, name), f"{name} --help shows no example"
+    for words in examples(command, name):
+        check_command(words)
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts[0]} has no help"

@@ -206,6 +206,15 @@ def test_expand_tells_a_fault_around_the_blocks_in_one_line(old: str, new: str, 
     assert problems(head=HEAD.replace(old, new)) == [f"sweep.yaml:{message}"]
 
 
+def test_expand_refuses_blocks_that_together_span_too_many_runs() -> None:
+    half = list(range(MAX_RUNS // 4 + 1))  # at two seeds
+    other = f"  - {{name: other, optimizer: orthonoise, grid: {{start_step: {half}}}}}\n"
+    head = HEAD.replace("  - name: noisy", f"{other}  - name: noisy")
+    assert problems(f"grid: {{start_step: {half}}}", head=head) == [
+        "sweep.yaml:5: blocks: span 10006 runs together, more than 10000; split the sweep or thin the axes out"
+    ]
+
+
 def test_a_constant_of_an_optimizer_needs_a_block_that_has_it() -> None:
     head = HEAD.replace("{steps: 50}", "{alpha: 0.2}")
     assert [run.config.optimizer.name for run in runs(head=head)[:2]] == ["muon", "orthonoise"]

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store
+from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
 from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
+from analysis.figures.describe import curves_caption
 from analysis.figures.heatmap import (
     MAX_COLUMNS,
     Heatmap,
@@ -29,6 +30,7 @@ from analysis.figures.style import VIRIDIS_ANCHORS, arm_styles, hex_colour, viri
 from analysis.figures.svg import to_png, to_svg
 from analysis.summary import members_of
 from analysis.tables import Store
+from muon_core.config import OPTIMIZERS
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -76,7 +78,7 @@ def heatmap(cells: npt.NDArray[np.float64], low: float, high: float) -> Heatmap:
     """A figure of one panel."""
     rows = pl.DataFrame(schema={"arm": pl.String, "value": pl.Float64})
     layers, steps = tuple(range(cells.shape[0])), tuple(range(0, 20 * cells.shape[1], 20))
-    return Heatmap("entropy", "q", 1, (Panel("muon", "r", cells),), layers, steps, 1, low, high, 0.0, 1, rows)
+    return Heatmap("entropy", "q", 1, (Panel("muon", "r", cells),), layers, steps, 1, low, high, 0.0, rows)
 
 
 def panel_pixels(info: Heatmap) -> Pixels:
@@ -166,15 +168,25 @@ def test_viridis_has_its_published_ends_and_anchors() -> None:
     assert brightness == sorted(brightness)
 
 
-def test_heatmaps_share_one_scale_and_give_every_arm_a_panel(tmp_path: Path) -> None:
+def test_the_panels_of_a_projection_share_one_scale_which_others_do_not_flatten(tmp_path: Path) -> None:
+    """k and v have half the rows of q, so half its rank: on their own scale they still span all colours."""
     view, members = view_of(tmp_path, demo_runs())
     infos = heatmaps_info(view.layers, members, "effective_rank")
     assert [info.projection for info in infos] == ["q", "k", "v", "o", "up", "down"]
-    assert len({(info.low, info.high, info.clipped) for info in infos}) == 1
-    values = pl.concat([info.rows for info in infos])["value"].sort()
-    assert (infos[0].low, infos[0].high) == (values.quantile(0.01, "nearest"), values.quantile(0.99, "nearest"))
     assert {tuple(p.arm for p in info.panels) for info in infos} == {("muon", "adamw", "orthonoise", "isotropic")}
-    assert infos[0].panels_on_scale == 24
+    for info in infos:
+        values = info.rows["value"].sort()
+        assert (info.low, info.high) == (values.quantile(0.01, "nearest"), values.quantile(0.99, "nearest"))
+        indices = colour_indices(np.stack([panel.cells for panel in info.panels]), info.low, info.high)
+        assert (indices[indices > 0].min(), indices.max()) == (1, 255)
+        assert len(np.unique(indices)) > 50
+    assert infos[1].high < infos[0].low
+
+
+def test_a_projection_without_a_finite_value_has_no_heatmap() -> None:
+    cells = {"run_id": "r", "projection": ["q", "k"], "layer": 0, "step": 0, "entropy": [1.0, float("nan")]}
+    members = pl.DataFrame({"run_id": ["r"], "arm": ["muon"], "seed": [1]})
+    assert [info.projection for info in heatmaps_info(pl.LazyFrame(cells), members, "entropy")] == ["q"]
 
 
 def test_a_cell_is_the_value_of_its_layer_and_step(tmp_path: Path) -> None:
@@ -230,17 +242,51 @@ def test_spread_is_even(count: int, ticks: int, expected: list[int]) -> None:
     assert spread(count, ticks) == expected
 
 
-def test_an_optimizer_keeps_its_colour_whatever_else_is_shown() -> None:
-    alone, beside = arm_styles([("x", "muon")]), arm_styles([("y", "adamw"), ("z", "lion"), ("x", "muon")])
-    assert alone["x"] == beside["x"]
-    assert alone["x"].colour == "#0072B2"
-    assert len({(s.colour, s.dash) for s in beside.values()}) == 3
+def test_every_optimizer_has_a_colour_and_a_dash_of_its_own() -> None:
+    names = [*OPTIMIZERS, "lion"]
+    styles = arm_styles([(name, name) for name in names])
+    assert len({s.colour for s in styles.values()}) == len({s.dash for s in styles.values()}) == len(names)
 
 
-def test_arms_of_one_optimizer_differ_in_colour_and_dash() -> None:
-    styles = arm_styles([(f"arm{i}", "orthonoise") for i in range(MAX_TOGETHER)])
-    assert styles["arm0"].colour == "#009E73"
-    assert len({s.colour for s in styles.values()}) == len({s.dash for s in styles.values()}) == MAX_TOGETHER
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_looks_the_same_whatever_else_is_shown(name: str) -> None:
+    alone = arm_styles([("x", name)])["x"]
+    others = [(other, other) for other in (*OPTIMIZERS, "lion") if other != name]
+    assert arm_styles([*others, ("x", name)])["x"] == arm_styles([("x", name), *others])["x"] == alone
+
+
+def test_an_arm_keeps_its_colour_when_a_second_of_its_optimizer_joins() -> None:
+    first, both = arm_styles([("x", "muon")]), arm_styles([("x", "muon"), ("y", "muon")])
+    assert first["x"] == both["x"] != both["y"]
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "lion"])
+def test_arms_of_one_optimizer_differ_in_colour_and_dash(name: str) -> None:
+    """Also in every row of a figure: the first, if it is the baseline, beside each group of the others."""
+    styles = list(arm_styles([(f"arm{i}", name) for i in range(1 + 3 * MAX_TOGETHER)]).values())
+    assert len({s.colour for s in styles}) == len(styles)
+    for start in range(1, len(styles), MAX_TOGETHER):
+        assert len({s.dash for s in (styles[0], *styles[start : start + MAX_TOGETHER])}) == MAX_TOGETHER + 1
+
+
+def test_an_arm_looks_the_same_in_every_row_and_figure(tmp_path: Path) -> None:
+    """The baseline is muon, and so are six candidates: two rows, and a second figure without the baseline."""
+    runs = [FakeRun("muon", s, loss_curve(3.0 + s / 9), facts={"arm": f"muon{s}"}) for s in range(6)]
+    base = [FakeRun("base", s, loss_curve(3.0), role="baseline", facts={"optimizer": "muon"}) for s in range(6)]
+    storage = write_store(tmp_path, [*runs, *base])
+    listed = [{"run_id": r.run_id, "block": f"b{r.seed}", "role": r.role, "arm": f"muon{r.seed}"} for r in runs]
+    listed += [{"run_id": r.run_id, "block": "base", "role": r.role, "arm": "base"} for r in base]
+    write_sweep(storage, "demo", listed, number=2)
+    view = analysis.open_store(tmp_path).sweep("demo")
+    info = curves_info(view.val, members_of(view), "val_loss", "base")
+    difference = difference_info(view.val, members_of(view), "val_loss", "base")
+    assert info.styles == difference.styles
+    assert info.styles["base"] == arm_styles([("x", "muon")])["x"]
+    assert len(set(info.styles.values())) == 7
+    scales = [row["hconcat"][0]["layer"][1]["encoding"]["color"]["scale"] for row in draw_curves(info)[0]["vconcat"]]
+    assert len(scales) == 2
+    for scale in scales:
+        assert scale["range"] == [info.styles[arm].colour for arm in scale["domain"]]
 
 
 def curves_of(tmp_path: Path, runs: list[FakeRun], baseline: str = "muon") -> tuple[Curves, Curves]:
@@ -322,3 +368,30 @@ def test_mean_lines_are_thick_dashed_by_optimizer_and_seeds_thin(tmp_path: Path)
     thick = {(colour, "stroke-dasharray" in rest) for colour, width, rest in lines if width == "2.5"}
     assert {colour for colour, _ in thick} == {"#0072B2", "#D55E00"}
     assert sum(width == "0.8" for _, width, _ in lines) == 2 * 6  # six seeds in two panels
+
+
+DOT = r'<path transform="translate[^>]*A3[^>]*fill="#(?:0072B2|D55E00)"'
+
+
+@pytest.mark.parametrize("step", [0, 200])
+def test_a_run_with_one_row_is_drawn_as_a_dot(tmp_path: Path, step: int) -> None:
+    """Six seeds evaluated once, each a dot in both panels; a seventh with a curve is a line."""
+    runs = [FakeRun(r.optimizer, r.seed, {step: r.val[200]}, role=r.role) for r in known_runs()]
+    runs.append(FakeRun("muon", 1, {step: 3.3, step + 20: 3.2}))
+    info, _ = curves_of(tmp_path, runs, baseline="adamw")
+    svg = to_svg(*draw_curves(info), name="fig", title="t", description="d")
+    assert len(re.findall(DOT, svg)) == 2 * 6
+    assert "dots are runs evaluated once" in curves_caption(info)
+
+
+def test_runs_with_curves_have_no_dots(tmp_path: Path) -> None:
+    info, _ = curves_of(tmp_path, known_runs(), baseline="adamw")
+    assert not re.findall(DOT, to_svg(*draw_curves(info), name="fig", title="t", description="d"))
+    assert "dots" not in curves_caption(info)
+
+
+def test_a_lone_seed_is_labelled_a_single_run(tmp_path: Path) -> None:
+    info, _ = curves_of(tmp_path, demo_runs())
+    svg = to_svg(*draw_curves(info), name="fig", title="t", description="d")
+    assert "isotropic (single run)" in svg
+    assert "muon (n = 3)" in svg

@@ -72,14 +72,14 @@ def test_visible_hides_a_zombie_that_writes_after_its_successor_started() -> Non
 
 
 def test_visible_lets_a_final_stand_for_its_attempt_and_all_before() -> None:
-    final = final_key("val", "r", B.id)
+    final = final_key("val", "r", B.id, 12, "0123456789abcdef")
     data = [live_key("val", "r", A.id, 0, 10), live_key("val", "r", B.id, 10, 12), final]
     assert shown([A, B], data) == [(final, None)]
 
 
 def test_visible_uses_a_final_up_to_the_point_a_later_attempt_continues_from() -> None:
     extended = Attempt("00003.cc", B.id, 11, "r")
-    data = [final_key("val", "r", B.id), live_key("val", "r", extended.id, 11, 20)]
+    data = [final_key("val", "r", B.id, 12, "0123456789abcdef"), live_key("val", "r", extended.id, 11, 20)]
     assert shown([A, B, extended], data) == [(data[1], None), (data[0], 11)]
 
 
@@ -100,14 +100,14 @@ def test_visible_reads_an_ancestors_rows_from_the_final_of_a_branch_that_shares_
 def test_visible_takes_one_of_two_finals_that_hold_the_same_and_the_larger_pack_before_both() -> None:
     finals = [final_key("val", "r", A.id, 10, digit * 16) for digit in "ab"]
     assert shown([A], finals) == [(finals[1], None)]
-    small = Pack("packs/table=val/ff.parquet", (Member("r", A.id, 10, 3),))
-    large = Pack("packs/table=val/00.parquet", (Member("q", A.id, 10, 3), Member("r", A.id, 10, 3)))
+    small = Pack("packs/table=val/ff.parquet", (Member("r", A.id, 10),))
+    large = Pack("packs/table=val/00.parquet", (Member("q", A.id, 10), Member("r", A.id, 10)))
     (item,) = visible([A.key], finals, "val", [large, small])
     assert (item.key, item.bound, item.members) == (large.key, None, 2)
 
 
 def test_visible_passes_over_a_pack_of_an_earlier_end_of_the_run() -> None:
-    old = Pack("packs/table=val/ff.parquet", (Member("q", A.id, 10, 3), Member("r", A.id, 10, 3)))
+    old = Pack("packs/table=val/ff.parquet", (Member("q", A.id, 10), Member("r", A.id, 10)))
     final = final_key("val", "r", A.id, 12, "0123456789abcdef")
     assert [item.key for item in visible([A.key], [final], "val", [old])] == [final]
 

@@ -19,10 +19,10 @@ from muon_core.storage import Folder, StoreError
 muon = test_cli.muon
 STEPS, TOKENS_PER_STEP = [0, 10, 20], 16_384
 LOSSES = {  # a start that seeds share in the first arm, and ends with all the digits a float has
-    ("muon", 42): [10.887699146270752, 4.725796780586243, 3.315414309501648],
-    ("muon", 137): [10.887699146270752, 4.726120824813843, 3.309816346168518],
-    ("adamw", 42): [10.886251859664917, 4.957194709777832, 3.3610411405563356],
-    ("adamw", 137): [10.9, 4.972416753768921, 3.366878514289856],
+    ("muon", 42): [10.412893771648408, 4.602715492248535, 3.271849632263184],
+    ("muon", 137): [10.412893771648408, 4.588306427001953, 3.298104763031006],
+    ("adamw", 42): [10.39725112915039, 4.871939420700073, 3.4027183055877686],
+    ("adamw", 137): [10.4, 4.910284757614136, 3.394650936126709],
 }
 
 
@@ -32,15 +32,15 @@ def write_metrics(folder: Path, optimizer: str, seed: int | None, losses: list[f
     config = {"optimizer_type": optimizer, "seed": seed, "log_every": 50}
     (folder / "config.yaml").write_text("".join(f"{name}: {json.dumps(value)}\n" for name, value in config.items()))
     metrics = {
-        "final_metrics": {"val_loss": losses[-1], "val_accuracy": 0.39, "val_perplexity": 27.5, "train_loss": 3.35},
-        "total_wall_time_seconds": 26081.5,
+        "final_metrics": {"val_loss": losses[-1], "val_accuracy": 0.41, "val_perplexity": 26.4, "train_loss": 3.31},
+        "total_wall_time_seconds": 15720.5,
         "actual_steps": STEPS[-1],
         "tokens_seen": STEPS[-1] * TOKENS_PER_STEP,
         "experiment_config": {"optimizer_type": optimizer, "muon_lr": "24e-3", "adamw_lr": 0.0005},
         "history": {
             "steps": STEPS,
             "val_losses": losses,
-            "val_accuracies": [0.007, 0.25, 0.39],
+            "val_accuracies": [0.004, 0.26, 0.41],
             "elapsed_times": [0.15, 2.0, 4.5],
             "learning_rates": [0.024, 0.024, 0.012],
             "manifold_history": [],
@@ -69,7 +69,7 @@ def write_split(folder: Path) -> None:
     cells = [(step, layer, proj) for step in (5, 10) for layer in (0, 1) for proj in ("q", "up")]
     norms, alignment = "", ""
     for n, tokens in ((1, 100), (2, 200)):
-        norms += "".join(line(*cell, tokens * cell[0], weight_norm=n + 0.5, effective_rank=412.25) for cell in cells)
+        norms += "".join(line(*cell, tokens * cell[0], weight_norm=n + 0.5, effective_rank=387.25) for cell in cells)
         alignment += "".join(line(*cell, tokens * cell[0], alignment=0.125 * n) for cell in cells)
     torn = '{"step": 10, "tokens": 20\n'
     (raw / "norms.jsonl").write_text(torn + norms + '{"step": 15, "tokens": 3000, "layer": 0, "pr')
@@ -105,11 +105,11 @@ def test_import_fills_what_the_files_tell_and_leaves_the_rest_null(muon: Muon, t
     row = imported(tmp_path).runs.filter(optimizer="muon", seed=42).collect().row(0, named=True)
     assert row["run_id"].startswith("imported-muon-s42-")
     assert (row["lr"], row["embedding_lr"], row["steps"], row["tokens"]) == (0.024, 0.0005, 20, 20 * TOKENS_PER_STEP)
-    assert (row["wall_s"], row["best_val_loss"], row["final_val_accuracy"]) == (26081.5, 3.315414309501648, 0.39)
+    assert (row["wall_s"], row["best_val_loss"], row["final_val_accuracy"]) == (15720.5, 3.271849632263184, 0.41)
     assert [row[name] for name in ("init_hash", "environment_json", "device", "alpha", "train_s")] == [None] * 5
     assert json.loads(row["config_json"])["imported_from"] == "muon_seed42"
     train = imported(tmp_path).train.filter(pl.col("run_id") == row["run_id"]).collect().row(0, named=True)
-    assert (train["step"], train["train_loss"]) == (20, 3.35)
+    assert (train["step"], train["train_loss"]) == (20, 3.31)
     assert train["lr"] == pytest.approx(0.012)
     adamw = imported(tmp_path).runs.filter(optimizer="adamw", seed=42).collect()["lr"].item()
     assert adamw == 0.0005
@@ -119,7 +119,7 @@ def test_import_warns_of_seeds_that_share_their_loss_at_step_0(muon: Muon, older
     done = muon("import", "older")
     warnings = [text for text in done.err.splitlines() if text.startswith("warning: ")]
     assert warnings == [
-        "warning: muon: seeds 42, 137 have the same validation loss at step 0 (10.887699146270752): their initial "
+        "warning: muon: seeds 42, 137 have the same validation loss at step 0 (10.412893771648408): their initial "
         "weights were probably the same, so they are not independent draws of them"
     ]
 
@@ -132,6 +132,7 @@ def test_import_lists_the_runs_under_a_sweep_with_a_baseline(muon: Muon, tmp_pat
     arms = {run.arm for run in imported(tmp_path).sweep("old").record.runs}  # type: ignore[union-attr]
     assert len(arms) == 2  # seeds share theirs
     assert muon("report", "old", "-o", "page").code == 0
+    assert "seeds 42, 137 have the same validation loss at step 0" in (tmp_path / "page" / "index.html").read_text()
     assert "no run has the optimizer 'sgd' to be the baseline; there are adamw, muon" in (
         muon("import", "older", "--baseline", "sgd").err
     )
@@ -185,7 +186,7 @@ def test_import_reads_the_split_layout_and_counts_torn_and_repeated_lines(muon: 
     assert rows.height == 2 * 2 * 2
     assert rows["weight_norm"].unique().to_list() == [2.5]  # of the last
     assert rows["update_alignment"].unique().to_list() == [0.25]
-    assert rows["effective_rank"].unique().to_list() == [412.25]
+    assert rows["effective_rank"].unique().to_list() == [387.25]
     assert rows["tokens"].unique().sort().to_list() == [1000, 2000]
     assert rows["projection"].unique().sort().to_list() == ["q", "up"]
     run = imported(tmp_path).runs.collect().row(0, named=True)
@@ -199,27 +200,33 @@ def test_import_reads_the_split_layout_and_counts_torn_and_repeated_lines(muon: 
     assert run["error"] == "imported without metrics.json, so how it ended is not known"
 
 
-def test_import_reads_the_unified_layout_without_its_singular_values(muon: Muon, tmp_path: Path) -> None:
+def test_import_reads_the_unified_layout_and_marks_samples_of_singular_values(muon: Muon, tmp_path: Path) -> None:
     flat, falling = [2.0] * 50, [1 / n for n in range(1, 51)]
     common = {"update_alignment": 0.5, "left_alignment": 0.5, "right_alignment": 0.25, "entropy": 0.9}
     (tmp_path / "older" / "run_seed3" / "metrics").mkdir(parents=True)
-    text = line(250, 0, "q", 4_112_384, singular_values=falling, effective_rank=407.5, grad_norm=0.5, **common)
+    text = line(250, 0, "q", 2_506_752, singular_values=falling, effective_rank=391.5, grad_norm=0.5, **common)
     text += line(
-        250, 0, "k", 4_112_384, singular_values=flat, effective_rank=50.0, weight_norm=1.0
+        250, 0, "k", 2_506_752, singular_values=flat, effective_rank=50.0, weight_norm=1.0
     )  # what 50 equal values give
-    text += line(250, 0, "v", 4_112_384, singular_values=[3.0] * 50 + [4.0], effective_rank=51.5)  # a whole spectrum
+    text += line(250, 0, "v", 2_506_752, singular_values=[3.0] * 50 + [4.0], effective_rank=51.5)  # a whole spectrum
     (tmp_path / "older" / "run_seed3" / "metrics" / "manifold_stats.jsonl").write_text(text)
     done = muon("import", "older")
     assert done.err.splitlines()[:3] == [
-        "run_seed3: 2 samples of singular values are left out: no metric may be computed from them",
+        "run_seed3: 2 spectra may be samples and are marked so: no metric may be computed from them",
         "run_seed3: 1 effective ranks are left out, computed from such samples",
         "run_seed3: fields left out: entropy",
     ]
     rows = imported(tmp_path).layers.collect()
-    assert dict(rows.select("projection", "effective_rank").iter_rows()) == {"q": 407.5, "k": None, "v": 51.5}
-    (spectrum,) = imported(tmp_path).table("spectra").collect().iter_rows(named=True)
-    assert (spectrum["step"], spectrum["projection"], spectrum["tokens"]) == (250, "v", 4_112_384)
-    assert spectrum["singular_values"] == [4.0] + [3.0] * 50
+    assert dict(rows.select("projection", "effective_rank").iter_rows()) == {"q": 391.5, "k": None, "v": 51.5}
+    spectra = imported(tmp_path).table("spectra").sort("projection").collect()
+    assert spectra.select("step", "tokens", "projection", "sampled").rows() == [
+        (250, 2_506_752, "k", True),
+        (250, 2_506_752, "q", True),
+        (250, 2_506_752, "v", None),
+    ]
+    assert spectra["singular_values"].to_list()[::2] == [flat, [4.0] + [3.0] * 50]
+    assert spectra["singular_values"].to_list()[1] == pytest.approx(falling)
+    assert muon("query", "SELECT COUNT(*) AS n FROM spectra WHERE sampled IS NULL", "--csv").out == "n\n1\n"
     q = rows.filter(projection="q").row(0, named=True)
     assert (q["left_alignment"], q["right_alignment"], q["grad_norm"], q["entropy"]) == (0.5, 0.25, 0.5, None)
     assert imported(tmp_path).runs.collect()["seed"].to_list() == [3]
@@ -232,7 +239,7 @@ def test_import_reads_the_unified_layout_without_its_singular_values(muon: Muon,
         ([2.0] * 25 + [1.0] * 25, math.exp(math.log(75) - (50 * math.log(2)) / 75), True),  # p = s / sum(s), by hand
         ([2.0] * 25 + [1.0] * 25, math.exp(math.log(125) - (100 * math.log(4)) / 125), True),  # p = s^2 / sum(s^2)
         ([2.0] * 25 + [1.0] * 25, 300.0, False),
-        ([0.0] * 50, 407.5, False),
+        ([0.0] * 50, 391.5, False),
     ],
 )
 def test_ranks_that_a_sample_gives_are_left_out(
@@ -241,8 +248,8 @@ def test_ranks_that_a_sample_gives_are_left_out(
     path = tmp_path / "manifold_stats.jsonl"
     path.write_text(line(1, 0, "q", 1, singular_values=values, effective_rank=rank, weight_norm=1.0))
     counts = Counts()
-    (row,), spectra = read_cells([path], counts)
-    assert spectra == []
+    (row,), (spectrum,) = read_cells([path], counts)
+    assert (spectrum["singular_values"], spectrum["sampled"]) == (values, True)
     assert ("effective_rank" not in row) == left_out == counts.sampled_ranks
 
 
@@ -296,6 +303,12 @@ def test_files_that_disagree_on_tokens_are_not_mixed(tmp_path: Path) -> None:
         ({"history": {"steps": [0, 1], "val_losses": [1.0]}}, "has not one number for val_loss at each of its 2 steps"),
         ({"history": {"steps": [0], "val_losses": ["low"]}}, "has not one number for val_loss at each of its 1 steps"),
         ({"history": {"steps": [0.5], "val_losses": [1.0]}}, "has steps that are no whole numbers"),
+        ({"history": {"steps": 5}}, "has 5 where a list of steps belongs"),
+        ({"history": {"steps": [0], "val_losses": 1.5}}, "has 1.5 where a list of val_losses belongs"),
+        (
+            {"history": {"steps": [0], "learning_rates": {"a": 1}}},
+            "has {'a': 1} where a list of learning_rates belongs",
+        ),
         ({"history": {"steps": [0], "val_accuracies": [0.5]}}, "it has neither an evaluation nor a whole line"),
         ({"experiment_config": {"seed": "x"}}, "seed 'x' is no whole number; correct it in config.yaml"),
     ],
@@ -312,6 +325,65 @@ def test_import_leaves_out_a_damaged_run_by_name(
     assert imported(tmp_path).runs.collect().height == 4
 
 
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"history": {"steps": [1 << 63], "val_losses": [1.0]}},
+        {"history": {"steps": [1], "val_losses": [HUGE]}},
+        {"actual_steps": HUGE},
+        {"tokens_seen": HUGE},
+        {"total_wall_time_seconds": HUGE},
+        {"experiment_config": {"seed": 1 << 63}},
+        {"experiment_config": {"adamw_lr": HUGE}},
+    ],
+)
+def test_import_leaves_out_a_run_whose_metrics_are_out_of_range(
+    muon: Muon, tmp_path: Path, older: Path, metrics: dict[str, Any]
+) -> None:
+    write_metrics(older / "bad", "muon", 9, [9.0, 8.0, 7.0], **metrics)
+    assert_bad_is_left_out(muon, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        line(1 << 63, 0, "q", 1, weight_norm=1.0),
+        line(1, 1 << 31, "q", 1, weight_norm=1.0),
+        line(1, 0, "q", 1 << 63, weight_norm=1.0),
+        line(1, 0, "q", 1, weight_norm=HUGE),
+        line(1, 0, "q", 1, singular_values=[HUGE] * 60),
+        line(1, 0, "q", 1, singular_values=[1e200] * 50, effective_rank=2.0),
+    ],
+)
+def test_import_leaves_out_a_run_with_a_line_out_of_range(muon: Muon, tmp_path: Path, older: Path, bad: str) -> None:
+    (older / "bad").mkdir()
+    (older / "bad" / "manifold_stats.jsonl").write_text(line(1, 0, "k", 1, weight_norm=1.0) + bad)
+    assert_bad_is_left_out(muon, tmp_path)
+
+
+def assert_bad_is_left_out(muon: Muon, tmp_path: Path) -> None:
+    done = muon("import", "older")
+    assert done.code == 3
+    (told,) = [text for text in done.err.splitlines() if text.startswith("left out: ")]
+    assert told.startswith("left out: bad: it has a number that is out of range (")
+    assert imported(tmp_path).runs.collect()["status"].to_list() == ["done"] * 4
+
+
+def test_a_run_is_the_same_whichever_folder_above_it_is_imported(muon: Muon, tmp_path: Path) -> None:
+    write_split(tmp_path / "older")
+    part = tmp_path / "older" / "part"
+    part.mkdir()
+    (part / "config.yaml").write_text("log_every: 50\n")  # nobody's: it names no optimizer
+    (tmp_path / "older" / "dry_run").rename(part / "dry_run")
+    for folder in (".", "older", "older/part", "older/part/dry_run"):
+        assert muon("import", folder, "--name", "old").code == 0
+    (run,) = imported(tmp_path).runs.collect().iter_rows(named=True)
+    assert (run["optimizer"], run["lr"]) == ("muon", 0.01)
+
+
 def test_import_leaves_out_torn_metrics_and_config(muon: Muon, tmp_path: Path, older: Path) -> None:
     metrics, config = older / "muon_seed42" / "metrics.json", older / "adamw_seed42" / "config.yaml"
     metrics.write_bytes(metrics.read_bytes()[:100])
@@ -326,7 +398,7 @@ def test_import_takes_final_metrics_where_there_is_no_history(muon: Muon, tmp_pa
     write_metrics(tmp_path / "older" / "run", "muon", 1, [3.25], history={}, total_wall_time_seconds=None,
                   total_time_minutes=2.0)  # fmt: skip
     assert muon("import", "older").code == 0
-    assert imported(tmp_path).val.select("step", "val_loss", "val_accuracy").collect().rows() == [(20, 3.25, 0.39)]
+    assert imported(tmp_path).val.select("step", "val_loss", "val_accuracy").collect().rows() == [(20, 3.25, 0.41)]
     assert imported(tmp_path).runs.collect()["wall_s"].to_list() == [120.0]
 
 

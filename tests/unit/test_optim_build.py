@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from muon_core.config import AdamWConfig, IsotropicConfig, MuonConfig, OrthoNoiseConfig
-from muon_core.optim.build import Optimizers, build_optimizers
+from muon_core.optim.build import build_optimizers
 from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
 
 UP = "blocks.0.mlp.up.weight"

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from muon_core.config import AdamWConfig, MuonConfig
-from muon_core.optim.build import Optimizers, build_optimizers
+from muon_core.optim.build import build_optimizers
 from muon_core.optim.clipping import clipped
+from muon_core.optim.optimizers import Optimizers
 
 
 def params(*gradients: torch.Tensor | None) -> list[nn.Parameter]:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from muon_core.config import OPTIMIZERS
-from muon_core.optim.build import Optimizers, build_optimizers
+from muon_core.optim.build import build_optimizers
 from muon_core.optim.health import OBSERVED, Verdict, agreement, cosine
 from muon_core.optim.newton_schulz import polar_factor
+from muon_core.optim.optimizers import Optimizers
 from muon_core.tables import HEALTH
 
 W = "blocks.0.attention.q.weight"

@@ -146,6 +146,8 @@ def test_as_seed_has_conventions_of_its_own(config: Any) -> None:
         ({"name": "orthonoise", "rank_threshold": 0.0}, "greater than 0"),
         ({"name": "damped", "rank_threshold": 1.5}, "less than or equal to 1"),
         ({"name": "muon", "profile": "polar_express", "weight_decay": 0.5}, "weight_decay 0.5 under decay none; set"),
+        ({"name": "isotropic", "mode": "as_seed", "nesterov": True}, "nesterov True under mode as_seed, which has Fal"),
+        ({"name": "orthonoise", "mode": "as_seed", "noise_norm": "fro"}, "noise_norm fro under mode as_seed, which ha"),
     ],
 )  # fmt: skip
 def test_bad_field_is_refused(fields: dict[str, Any], message: str) -> None:

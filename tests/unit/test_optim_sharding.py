@@ -52,7 +52,8 @@ def test_replicated_pairs_every_block_with_its_update(monkeypatch: pytest.Monkey
     def compute(stack: Any) -> Tensor:
         return torch.stack([torch.full(block.shape, float(block.name[1:])) for block in stack])
 
-    pairs = list(replicated(blocks((2, 4), (4, 2), (2, 4)), compute))
+    portions = replicated(blocks((2, 4), (4, 2), (2, 4)), compute)
+    pairs = [pair for stack, updates in portions for pair in zip(stack, updates, strict=True)]
     assert [(block.name, update[0, 0].item()) for block, update in pairs] == [("w0", 0.0), ("w2", 2.0), ("w1", 1.0)]
 
 

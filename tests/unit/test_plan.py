@@ -1,10 +1,17 @@
 """What a plan says is new, done and to be run, and what the seeds can resolve."""
 
 import json
+from pathlib import Path
 
 import pytest
+from analysis_fixtures import write_store, write_sweep
+from test_names import trained
 
+from analysis.statistics import holm
+from analysis.summary import summarize
+from analysis.tables import open_store
 from muon_core.tables import STATUSES
+from ray_jobs.cli.sweep import sweep_record
 from search_spaces.plan import STATUS, plan, power, render
 from search_spaces.spec import SweepSpec, parse_spec
 
@@ -24,6 +31,10 @@ blocks:
 def hunt(old: str = "", new: str = "") -> SweepSpec:
     assert old in TEXT
     return parse_spec(TEXT.replace(old, new) if old else TEXT, name="hunt.yaml")
+
+
+def seeded(seeds: int) -> SweepSpec:
+    return hunt("[1, 2, 3]", str(list(range(seeds))))
 
 
 def known(*statuses: str) -> dict[str, str]:
@@ -71,42 +82,60 @@ def test_plan_of_a_grown_file_runs_the_new_cells_only() -> None:
     [(2, 12.7062047362), (3, 4.3026527297), (5, 2.7764451052), (10, 2.2621571628)],  # printed tables of t(0.975, n - 1)
 )
 def test_power_is_the_half_width_of_the_t_interval(seeds: int, quantile: float) -> None:
-    told = power(hunt("[1, 2, 3]", str(list(range(seeds)))), sd=0.01)
+    told = power(seeded(seeds), 1, sd=0.01)
     assert told.resolvable == pytest.approx(quantile * 0.01 / seeds**0.5, rel=1e-9)
-    assert (told.seeds, told.sd, told.sd_source) == (seeds, 0.01, "given")
+    assert (told.seeds, told.comparisons, told.sd, told.sd_source) == (seeds, 1, 0.01, "given")
 
 
+@pytest.mark.parametrize("arms", [1, 3, 8])
 @pytest.mark.parametrize("seeds", [2, 3, 10])
-def test_detectable_difference_is_found_four_times_in_five(seeds: int) -> None:
-    import numpy as np
+def test_an_arm_with_the_detectable_difference_gets_its_verdict_four_times_in_five(seeds: int, arms: int) -> None:
+    """Against the verdicts' own p-values, in the hardest case: no other arm differs, so Holm asks for p < 0.05 / m."""
+    from scipy.stats import nct, t
 
-    told = power(hunt("[1, 2, 3]", str(list(range(seeds)))), sd=0.01)
-    differences = np.random.default_rng(0).normal(told.detectable, 0.01, size=(40_000, seeds))
-    error = differences.std(axis=1, ddof=1) / seeds**0.5
-    found = differences.mean(axis=1) - told.resolvable / (0.01 / seeds**0.5) * error > 0
-    assert found.mean() == pytest.approx(0.8, abs=0.01)  # five standard errors of a share of 40,000
+    told = power(seeded(seeds), arms, sd=0.01)
+    assert told.resolvable is not None
+    assert told.detectable is not None
+    error, df = 0.01 / seeds**0.5, seeds - 1
+    p_value = 2 * t.sf(told.resolvable / error, df)
+    assert holm([p_value, *[0.9] * (arms - 1)])[0] == pytest.approx(0.05, rel=1e-6)
+    assert nct.sf(t.isf(0.025 / arms, df), df, told.detectable / error) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_plan_counts_the_comparisons_that_the_answer_will_adjust_for(tmp_path: Path) -> None:
+    planned = plan(hunt("[0.1]", "[0.1, 0.2]"), {})
+    assert planned.power.comparisons == 2  # two alphas, one of them in a second block too
+    storage = write_store(tmp_path, [trained(run, 4.0 + i / 100) for i, run in enumerate(planned.runs)])
+    write_sweep(storage, "hunt", sweep_record(planned)["runs"])
+    assert summarize(open_store(tmp_path).sweep("hunt")).tests == 2
 
 
 def test_power_of_one_seed_is_nothing() -> None:
-    told = power(hunt("[1, 2, 3]", "[1]"))
+    told = power(seeded(1), 1)
     assert (told.resolvable, told.detectable) == (None, None)
 
 
+def test_power_of_a_baseline_alone_is_nothing() -> None:
+    alone = plan(parse_spec(TEXT.split("  - {name: noisy")[0]), {})
+    assert (alone.power.comparisons, alone.power.resolvable) == (0, None)
+    assert render(alone).endswith("\npower: nothing is compared with the baseline; add a block")
+
+
 def test_power_assumes_a_measured_sd_and_says_which() -> None:
-    assert power(hunt()).sd == 0.029
-    assert "tiny preset" in power(hunt()).sd_source
-    large = power(hunt("name: hunt", "name: hunt\npreset: 350m"))
+    assert power(hunt(), 1).sd == 0.029
+    assert "tiny preset" in power(hunt(), 1).sd_source
+    large = power(hunt("name: hunt", "name: hunt\npreset: 350m"), 1)
     assert large.sd == 0.0131
     assert "88 M" in large.sd_source
-    accuracy = power(hunt("name: hunt", "name: hunt\nmetrics: {primary: val_accuracy, goal: max}"))
+    accuracy = power(hunt("name: hunt", "name: hunt\nmetrics: {primary: val_accuracy, goal: max}"), 1)
     assert (accuracy.sd, accuracy.resolvable) == (None, None)
-    assert accuracy.sd_source == "none known for val_accuracy; give one"
+    assert accuracy.sd_source == "none known for val_accuracy; give one with --sd"
 
 
-@pytest.mark.parametrize("sd", [0.0, -1.0, float("nan")])
-def test_power_refuses_an_sd_that_is_not_positive(sd: float) -> None:
-    with pytest.raises(ValueError, match="standard deviation between seeds must be positive, got"):
-        power(hunt(), sd)
+@pytest.mark.parametrize("sd", [0.0, -1.0, float("nan"), float("inf")])
+def test_power_refuses_an_sd_that_is_not_positive_and_finite(sd: float) -> None:
+    with pytest.raises(ValueError, match="standard deviation between seeds must be positive and finite, got"):
+        power(hunt(), 1, sd)
 
 
 def test_plan_as_json_tells_every_run() -> None:
@@ -132,33 +161,30 @@ def test_plan_as_json_tells_every_run() -> None:
 
 def test_render_tells_the_plan_in_plain_lines() -> None:
     planned = plan(hunt(), known("done", "failed"), sd=0.01)
-    base, noisy = (run.config.arm_id for run in planned.runs[:2])
-    width = len(noisy)
     assert render(planned).splitlines() == [
         "sweep hunt: Does noise help?",
         "6 runs: 2 arms x 3 seeds, 3 duplicates between blocks merged",
         "",
-        f"blocks         role                 {'arm':{width}}  seeds  status",
-        f"base           baseline             {base:{width}}  1 2 3  1 done, 2 new",
-        f"noisy + again  candidate + control  {noisy:{width}}  1 2 3  1 failed, 2 new",
+        "blocks         role                 arm              seeds  status",
+        "base           baseline             muon             1 2 3  1 done, 2 new",
+        "noisy + again  candidate + control  orthonoise-a0.1  1 2 3  1 failed, 2 new",
         "",
         "to run: 4 runs, 409,600 training tokens; local runs cost 0 USD",
-        "power: 3 seeds give intervals of +-0.025 and find a true difference of 0.033 4 times in 5"
+        "power: 3 seeds resolve a measured difference of 0.025 and find a true one of 0.033 4 times in 5"
         " (sd of paired differences 0.01, given)",
-        "next: muon sweep run hunt.yaml",
     ]
 
 
-def test_render_says_what_comes_next_when_all_is_done() -> None:
-    assert render(plan(hunt(), known(*["done"] * 6))).endswith("\nnext: muon report hunt")
-    assert render(plan(hunt(), known("failed", *["done"] * 5))).endswith(
-        "\nnext: muon report hunt, or run 1 failed run again: muon sweep run hunt.yaml --retry failed"
+def test_render_says_for_how_many_arms_the_verdicts_are_adjusted() -> None:
+    assert render(plan(hunt("[0.1]", "[0.1, 0.2]"), {}, sd=0.01)).endswith(
+        "power: 3 seeds resolve a measured difference of 0.036 and find a true one of 0.046 4 times in 5,"
+        " adjusted for 2 arms (Holm) (sd of paired differences 0.01, given)"
     )
 
 
 def test_render_says_that_one_seed_resolves_nothing() -> None:
     lines = render(plan(hunt("[1, 2, 3]", "[1]"), {}, sd=0.01)).splitlines()
     assert lines[1] == "2 runs: 2 arms x 1 seed, 1 duplicate between blocks merged"
-    assert lines[-2] == (
+    assert lines[-1] == (
         "power: one seed gives no interval and resolves nothing; add seeds (sd of paired differences 0.01, given)"
     )

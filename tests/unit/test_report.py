@@ -1,7 +1,9 @@
 """The report of a sweep, in good states and bad: one page, its data, its numbers."""
 
 import json
+import math
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,8 +13,8 @@ from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_
 
 import analysis
 from analysis.report.build import write_report
-from analysis.report.texts import last_line
-from analysis.summary import summarize
+from analysis.report.texts import last_line, provenance
+from analysis.summary import members_of, summarize
 from analysis.tables import Store
 from analysis.verdicts import sentence
 from muon_core.storage import Folder
@@ -31,6 +33,7 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.scopes: list[str | None] = []
         self.cells: list[str] = []
+        self.children: dict[str, list[str]] = {}
         self.feed(text)
         self.close()
         assert self.open == []
@@ -38,6 +41,10 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.tags.append(tag)
+        if tag == "figure":
+            self.children[str(values["id"])] = []
+        elif self.open and self.open[-1] == "figure":
+            self.children[next(reversed(self.children))].append(tag)
         self.ids += [value for key, value in attrs if key == "id" and value]
         self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href") and value]
         if tag == "th":
@@ -79,6 +86,7 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(demo: tuple[Store, Path]
     assert page.tags.count("h1") == page.tags.count("main") == 1
     assert page.tags.count("caption") == page.tags.count("table") == 2
     assert page.tags.count("figcaption") == page.tags.count("figure") == 8  # two of curves, six projections
+    assert all(children == ["div", "figcaption"] for children in page.children.values())  # a caption is first or last
     assert set(page.scopes) == {"col", "row"}
 
 
@@ -119,6 +127,9 @@ def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) 
     view, path = demo
     numbers, summary = json.loads((path.parent / "report.json").read_text()), summarize(view)
     assert numbers["counts"] == summary.counts
+    assert (numbers["errors"], numbers["warnings"]) == (list(summary.errors), list(summary.warnings))
+    assert summary.arms[1].pooled is not None
+    assert numbers["arms"][1]["pooled"]["log_ratio"] == summary.arms[1].pooled.log_ratio
     assert [run["run_id"] for run in numbers["runs"]][:3] == [run.run_id for run in demo_runs()][:3]
     for row, arm in zip(numbers["arms"], summary.arms, strict=True):
         assert (row["arm"], row["verdict"], row["mean"], row["counts"]) == (arm.arm, arm.verdict, arm.mean, arm.counts)
@@ -184,6 +195,8 @@ def states() -> dict[str, list[FakeRun]]:
         "baseline failed": [FakeRun("muon", 1, {}, "failed", "baseline"), FakeRun("adamw", 1, loss_curve(3.5))],
         "no baseline": [FakeRun("adamw", 1, loss_curve(3.5))],
         "no layers": [FakeRun("muon", 1, loss_curve(3.0), role="baseline", with_layers=False)],
+        "no finite loss": [FakeRun("muon", 1, {0: math.nan, 20: math.nan}, role="baseline")],
+        "evaluated once": [FakeRun("muon", 1, {0: 7.0}, None, "baseline"), FakeRun("adamw", 1, {0: 7.0}, None)],
         "diverged at once": [base, FakeRun("adamw", 1, {0: float("nan")}, "diverged", facts={"error": "nan"})],
     }
 
@@ -196,6 +209,8 @@ def test_a_report_is_written_in_any_state_of_a_sweep(tmp_path: Path, state: str)
     assert {run.run_id for run in runs} <= set(page.cells)
     assert sum(numbers["counts"].values()) == len(runs) + 1
     has_rows, has_layers = any(run.val for run in runs), any(run.val and run.with_layers for run in runs)
+    all_nan = state == "no finite loss"
+    assert ("val_loss was measured 2 times, with no finite value." in path.read_text()) == all_nan
     assert ("No run has been evaluated yet." in path.read_text()) == (not has_rows)
     assert ("No layer has been measured yet." in path.read_text()) == (not has_layers)
 
@@ -204,6 +219,68 @@ def test_a_report_of_a_sweep_without_runs_is_written(tmp_path: Path) -> None:
     write_sweep(Folder(tmp_path / "store"), "demo", [])
     path = write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report")
     assert "no runs." in path.read_text()
+
+
+def test_the_page_says_no_layer_value_is_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis_fixtures.layer_rows", lambda row, run: [
+        row | {"layer": 0, "projection": "q", "rows": 4, "cols": 4, "effective_rank": math.nan}
+    ])  # fmt: skip
+    path = write_report(view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report")
+    assert "<p>effective_rank was measured 11 times, with no finite value.</p>" in path.read_text()
+
+
+def test_errors_stand_before_the_verdicts_and_in_the_json(tmp_path: Path) -> None:
+    runs = known_runs()
+    for run in runs[:2]:
+        run.facts["init_hash"] = "same"
+    view = view_of(tmp_path / "store", runs)
+    text = write_report(view, tmp_path / "report").read_text()
+    (error,) = summarize(view).errors
+    shown = text.index(f"<li><strong>error:</strong> {error}</li>")
+    assert shown < text.index("<li>muon: invalid: seeds 42, 137 of muon have the same initial weights")
+    numbers = json.loads((tmp_path / "report/report.json").read_text())
+    assert numbers["errors"] == [error]
+    assert [(arm["verdict"], arm["errors"]) for arm in numbers["arms"]] == [("invalid", [error]), ("baseline", [])]
+
+
+def test_an_arm_of_the_baselines_runs_is_drawn_once_and_not_against_itself(tmp_path: Path) -> None:
+    storage = write_store(tmp_path / "store", known_runs())
+    listed = [{"run_id": r.run_id, "block": "b", "role": r.role, "arm": r.optimizer} for r in known_runs()]
+    again = [row | {"block": "again", "role": "control"} for row in listed if row["arm"] == "adamw"]
+    write_sweep(storage, "demo", [*listed, *again], number=2)
+    write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report")
+    data = tmp_path / "report/data"
+    assert set(pl.read_csv(data / "val_loss.csv")["arm"]) == {"muon", "b: adamw"}
+    assert set(pl.read_csv(data / "val_loss_difference.csv")["arm"]) == {"muon"}
+
+
+def test_make_again_names_the_store_and_the_metric(tmp_path: Path) -> None:
+    view = view_of(tmp_path / "my store", known_runs()[:1])
+    terms = dict(provenance(view.record, members_of(view), view.storage.url, "stable_rank"))  # type: ignore[arg-type]
+    assert shlex.split(terms["Make again"]) == [
+        "muon", "report", "demo", "--store", view.storage.url, "--metric", "stable_rank", "-o", "FOLDER"
+    ]  # fmt: skip
+
+
+def test_a_report_of_another_metric_removes_the_data_of_the_one_before_and_nothing_else(tmp_path: Path) -> None:
+    view = view_of(tmp_path / "store", known_runs()[:1])
+    write_report(view, tmp_path / "report")
+    data = tmp_path / "report/data"
+    (data / "notes.csv").write_text("mine")
+    write_report(view, tmp_path / "report", metric="entropy")
+    names = {path.name for path in data.iterdir()}
+    assert not [name for name in names if name.startswith("effective_rank")]
+    assert {"notes.csv", "entropy_q_s42.csv", "val_loss.csv", "runs.csv"} <= names
+
+
+@pytest.mark.parametrize("earlier", ["", "[]", "{}", '{"figures": [{"data": ["../keep.csv"]}]}', '{"figures": [1]}'])
+def test_a_report_beside_a_file_that_is_none_of_ours_removes_nothing(tmp_path: Path, earlier: str) -> None:
+    root = tmp_path / "report"
+    root.mkdir()
+    (root / "report.json").write_text(earlier)
+    (tmp_path / "keep.csv").write_text("mine")
+    write_report(view_of(tmp_path / "store", known_runs()[:1]), root)
+    assert (tmp_path / "keep.csv").read_text() == "mine"
 
 
 def test_names_from_the_sweep_file_are_escaped(tmp_path: Path) -> None:

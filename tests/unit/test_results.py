@@ -10,7 +10,7 @@ import pytest
 from muon_core import layout
 from muon_core.compaction import finalize
 from muon_core.parquet import decode, encode
-from muon_core.results import RunWriter, read_statuses, record_failure, write_sweep
+from muon_core.results import ResumePoint, RunWriter, head_point, read_statuses, record_failure, write_sweep
 from muon_core.storage import Folder
 from muon_core.tables import LAYERS, RUNS, TABLES, VAL, Table
 
@@ -132,7 +132,7 @@ def test_record_failure_closes_an_open_attempt_and_keeps_its_rows(folder: Folder
     writer = RunWriter(folder, "r", START)
     emit_vals(writer, range(3))
     writer.flush()
-    record_failure(folder, "r", START, "worker died")
+    record_failure(folder, "r", START, "worker died", writer.attempt.id)
     row = decode(folder.get(layout.final_key("runs", "r", writer.attempt.id))).to_pylist()[0]
     assert (row["status"], row["error"], row["attempts"]) == ("failed", "worker died", 1)
     assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2]
@@ -142,8 +142,39 @@ def test_record_failure_records_a_run_that_never_started_and_leaves_an_ended_one
     record_failure(folder, "new", START, "no data")
     writer = RunWriter(folder, "ended", START)
     writer.end(status="done")
-    record_failure(folder, "ended", START, "too late")
+    record_failure(folder, "ended", START, "too late", writer.attempt.id)
     assert read_statuses(folder) == {"new": "failed", "ended": "done"}
+
+
+def test_record_failure_leaves_an_attempt_alone_that_is_not_the_callers(folder: Folder) -> None:
+    first = RunWriter(folder, "r", START)
+    second = RunWriter(folder, "r", START)
+    record_failure(folder, "r", START, "its worker died", first.attempt.id)
+    record_failure(folder, "r", START, "its slot broke")
+    assert read_statuses(folder) == {"r": "running"}
+    second.end(status="done")
+    assert read_statuses(folder) == {"r": "done"}
+
+
+def test_the_head_point_keeps_every_row(folder: Folder) -> None:
+    assert head_point(folder, "r") == ResumePoint(layout.ROOT, 0)
+    first = RunWriter(folder, "r", START)
+    emit_vals(first, range(5))
+    first.flush()
+    second = RunWriter(folder, "r", START, parent=first.attempt.id, resume_seq=3)
+    emit_vals(second, range(3, 5))
+    emit_vals(second, range(5, 6))  # never flushed
+    assert head_point(folder, "r") == ResumePoint(second.attempt.id, 3)
+    second.flush()
+    point = head_point(folder, "r")
+    assert point == ResumePoint(second.attempt.id, 6)
+    RunWriter(folder, "r", START, parent=point.attempt, resume_seq=point.seq)
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_column_the_table_has_not_is_refused(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="table val has no column val_los"):
+        RunWriter(folder, "r", START).emit("val", step=0, tokens=0, val_los=1.0)
 
 
 def test_start_record_is_json_with_the_known_columns(folder: Folder) -> None:

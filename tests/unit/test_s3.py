@@ -1,15 +1,21 @@
 """What an s3:// URL and the ambient AWS settings turn into, and what each error says. No server is asked."""
 
+import logging
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore import exceptions as boto
 from servers.fixtures import clear_aws
 
 from muon_core.s3 import Bucket, open_bucket
-from muon_core.s3_errors import explain
+from muon_core.s3_errors import explain, explain_polars
 from muon_core.storage import StoreError, open_storage
 
 SECRET = "s3cr3t/hush"
@@ -30,6 +36,28 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(path))
     monkeypatch.setenv("AWS_PROFILE", "lab")
     return path
+
+
+class NoServer(BaseHTTPRequestHandler):
+    """Something else than S3 that answers 404 to everything."""
+
+    def answer(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    do_GET = do_PUT = do_POST = do_HEAD = answer
+
+
+@pytest.fixture
+def no_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The endpoint is a web server that knows nothing of S3."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoServer) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield
+        server.shutdown()
 
 
 def options(bucket: Bucket) -> dict[str, str]:
@@ -73,12 +101,36 @@ def test_the_environment_gives_endpoint_region_and_session_token(name: str, monk
     assert bucket.polars_options()["credential_provider"]()[0]["aws_session_token"] == "T"
 
 
-def test_virtual_host_style_of_a_profile_is_kept(config: Path) -> None:
-    style = "endpoint_url = https://s3.lab\ns3 =\n  addressing_style = virtual\n"
-    config.write_text(config.read_text() + style)
-    chosen = options(open_bucket("s3://data/x"))
-    assert chosen["aws_endpoint_url"] == "https://data.s3.lab"
-    assert chosen["aws_virtual_hosted_style_request"] == "true"
+@pytest.mark.parametrize(
+    ("style", "endpoint", "virtual"),
+    [
+        ("virtual", "https://data.s3.lab", "true"),
+        ("path", "https://s3.lab", "false"),
+        ("auto", "https://s3.lab", "false"),
+    ],
+)
+def test_the_addressing_style_of_a_profile_holds_for_boto3_and_polars(
+    style: str, endpoint: str, virtual: str, config: Path
+) -> None:
+    config.write_text(f"{config.read_text()}endpoint_url = https://s3.lab\ns3 =\n  addressing_style = {style}\n")
+    bucket = open_bucket("s3://data/x")
+    chosen = options(bucket)
+    assert (chosen["aws_endpoint_url"], chosen["aws_virtual_hosted_style_request"]) == (endpoint, virtual)
+    assert sent_to(bucket) == endpoint + ("" if virtual == "true" else "/data")
+
+
+def sent_to(bucket: Bucket) -> str:
+    """Where boto3 sends a request for an object, without the object's key."""
+    hosts: list[str] = []
+
+    def see(request: Any, **_: Any) -> None:
+        hosts.append(request.url)
+        raise StoreError("seen")
+
+    bucket._client.meta.events.register("before-send.s3", see)
+    with pytest.raises(StoreError, match="seen"):
+        bucket.get("a")
+    return hosts[0].removesuffix("/x/a")
 
 
 def test_on_aws_no_endpoint_is_named_and_the_bucket_tells_its_region(
@@ -86,7 +138,138 @@ def test_on_aws_no_endpoint_is_named_and_the_bucket_tells_its_region(
 ) -> None:
     bucket = open_bucket("s3://data/x")
     monkeypatch.setattr(bucket._client, "head_bucket", lambda **_: {"BucketRegion": "ap-south-1"})
-    assert options(bucket) == {"aws_region": "ap-south-1", "timeout": "60s", "connect_timeout": "5s"}
+    assert options(bucket) == {
+        "aws_region": "ap-south-1",
+        "aws_virtual_hosted_style_request": "true",
+        "timeout": "60s",
+        "connect_timeout": "5s",
+    }
+    assert sent_to(bucket) == "https://data.s3.eu-west-1.amazonaws.com"
+
+
+VPC = "https://bucket.vpce-1a2b-5.s3.eu-west-1.vpce.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("settings", "endpoint"),
+    [
+        ({"AWS_ENDPOINT_URL": VPC}, VPC),
+        ({"AWS_USE_FIPS_ENDPOINT": "true", "AWS_REGION": "us-west-2"}, "https://data.s3-fips.us-west-2.amazonaws.com"),
+        ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, "https://data.s3.dualstack.eu-west-1.amazonaws.com"),
+        ({"AWS_DEFAULT_REGION": "cn-north-1"}, "https://data.s3.cn-north-1.amazonaws.com.cn"),
+    ],
+)
+def test_other_endpoints_of_aws_reach_polars_too(
+    settings: dict[str, str], endpoint: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "AWS_REGION" in settings:  # which counts after the profile's
+        config.write_text(config.read_text().replace("eu-west-1", settings["AWS_REGION"]))
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = open_bucket("s3://data/x")
+    monkeypatch.setattr(bucket._client, "head_bucket", lambda **_: {})
+    chosen = options(bucket)
+    assert chosen["aws_endpoint_url"] == endpoint
+    assert sent_to(bucket) == endpoint + ("" if chosen["aws_virtual_hosted_style_request"] == "true" else "/data")
+
+
+def test_a_bucket_with_dots_is_addressed_by_path_for_its_certificate(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = open_bucket("s3://my.data/x")
+    monkeypatch.setattr(bucket._client, "head_bucket", lambda **_: {})
+    assert options(bucket)["aws_virtual_hosted_style_request"] == "false"
+
+
+def test_certificates_of_the_aws_settings_reach_polars(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text(f"{config.read_text()}endpoint_url = https://s3.lab\nca_bundle = /lab.pem\n")
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "")  # what the code sets goes with the test
+    monkeypatch.delenv("SSL_CERT_FILE")
+    open_bucket("s3://data/x").polars_options()
+    assert os.environ["SSL_CERT_FILE"] == "/lab.pem"
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/other.pem")
+    open_bucket("s3://data/x").polars_options()
+    assert os.environ["SSL_CERT_FILE"] == "/lab.pem"  # somebody's own choice stays
+
+
+def test_renewed_credentials_are_seen(config: Path) -> None:
+    config.write_text(f"{config.read_text()}endpoint_url = http://localhost:9000\n")
+    open_bucket("s3://data/x")
+    config.write_text(config.read_text().replace("LABKEY", "NEWKEY"))
+    os.utime(config, ns=(1, 1))  # another time than before, whatever the file system's resolution
+    keys, _ = open_bucket("s3://data/x").polars_options()["credential_provider"]()
+    assert keys["aws_access_key_id"] == "NEWKEY"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["user:hush@host:9", "user:hush@host", "http://user:hush@host:9", "http://hush@host", "ftp://hush", "hush:9000",
+     "http://host:99999/hush", "http://host:9?hush", "http://host#hush"],
+)  # fmt: skip
+def test_an_endpoint_that_is_none_or_holds_a_password_is_refused_without_repeating_it(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StoreError, match=r"^the S3 endpoint in AWS_ENDPOINT_URL\(_S3\) or .* is no http://") as error:
+        open_bucket("s3://data/x")
+    assert "hush" not in str(error.value)
+    assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+def test_debug_logs_show_no_session_token(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "K", "AWS_SECRET_ACCESS_KEY": "S",
+                "AWS_SESSION_TOKEN": "hush"}  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level(logging.DEBUG):
+        assert sent_to(open_bucket("s3://data/x")) == "http://127.0.0.1:9/data"
+    assert "hush" not in caplog.text
+
+
+def test_a_server_that_is_no_s3_server_is_one_line_where_no_object_was_asked_for(no_s3: None) -> None:
+    bucket = open_bucket("s3://data/x")
+    told = r"^store s3://data/x: the server knows no such bucket \(404\); correct its name, or AWS_ENDPOINT_URL if that"
+    for request in (lambda: bucket.put("a", b""), lambda: bucket.list(""), lambda: bucket.delete(["a"])):
+        with pytest.raises(StoreError, match=told):
+            request()
+    with pytest.raises(FileNotFoundError, match=r"^s3://data/x/a$"):
+        bucket.get("a")
+
+
+@pytest.mark.parametrize(
+    ("answer", "passing", "remedy"),
+    [
+        ("HTTP error: error sending request\n 1: invalid peer certificate: UnknownIssuer", False, "set AWS_CA_BUNDLE"),
+        ("HTTP error: error sending request\n 1: tcp connect error", True, "check the network and AWS_ENDPOINT_URL"),
+        (
+            "status code: 403 Forbidden: <Code>InvalidAccessKeyId</Code><AWSAccessKeyId>hush</A",
+            False,
+            "access key; check",
+        ),
+        ("status code: 401 Unauthorized: ", False, "access denied; let this user read"),
+    ],
+)
+def test_each_error_of_polars_says_what_to_do(answer: str, passing: bool, remedy: str) -> None:
+    trouble = explain_polars(f"object-store error: for path hush/x.parquet: {answer}", "s3://data/x")
+    assert trouble.passing == passing
+    assert remedy in trouble.text
+    assert "hush" not in trouble.text
+
+
+def test_an_expired_login_says_how_to_renew_it(config: Path) -> None:
+    sso = "sso_start_url = https://lab\nsso_region = eu-west-1\nsso_account_id = 1\nsso_role_name = r\n"
+    config.write_text(f"[profile lab]\n{sso}endpoint_url = http://127.0.0.1:9\n")
+    bucket = open_bucket("s3://data/x")
+    for request in (lambda: bucket.list(""), lambda: bucket.polars_options()["credential_provider"]()):
+        with pytest.raises(StoreError, match=r"^store s3://data/x: the credentials have expired; .*aws sso login"):
+            request()
+
+
+@pytest.mark.parametrize("prefix", ["a//b", "/b", "b//", ".", "a/..", "a/./b", "../b"])
+def test_a_prefix_that_polars_cannot_read_is_refused(prefix: str) -> None:
+    with pytest.raises(StoreError, match=r"Polars cannot read below a prefix with '//', '\.' or '\.\.' in it"):
+        open_bucket(f"s3://data/{prefix}")
 
 
 def test_without_credentials_requests_are_anonymous(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +285,9 @@ def test_an_unknown_profile_is_one_line(config: Path, monkeypatch: pytest.Monkey
         open_bucket("s3://data/x")
 
 
-@pytest.mark.parametrize("url", ["s3://", "s3://A_B/x", f"s3://KEY:{SECRET}@bucket/x", "s3://bucket/x?secret=1"])
+@pytest.mark.parametrize(
+    "url", ["s3://", "s3://A_B/x", f"s3://KEY:{SECRET}@bucket/x", "s3://bucket/x?secret=1", "s3://b\n"]
+)
 def test_a_malformed_url_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(StoreError, match="is no s3://bucket/prefix") as error:
         open_storage(url)
@@ -117,9 +302,11 @@ def test_a_malformed_url_is_refused_without_repeating_it(url: str) -> None:
         ("InvalidAccessKeyId", 403, False, "check AWS_PROFILE"),
         ("SignatureDoesNotMatch", 403, False, "secret key does not fit"),
         ("ExpiredToken", 400, False, "log in again"),
+        ("EntityTooLarge", 400, False, "an object is larger than the server takes"),
         ("RequestTimeTooSkewed", 403, False, "set the clock"),
         ("PermanentRedirect", 301, False, "set AWS_DEFAULT_REGION"),
         ("AuthorizationHeaderMalformed", 400, False, "set AWS_DEFAULT_REGION"),
+        ("NoSuchUpload", 404, True, "try again later"),
         ("SlowDown", 503, True, "try again later"),
         ("InternalError", 500, True, "try again later"),
         ("MethodNotAllowed", 405, False, "is AWS_ENDPOINT_URL an S3 server"),

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from muon_core.config import OPTIMIZERS, PRESETS
-from search_spaces.spec import Metrics, Resources, Retries, SpecError, SweepSpec, json_schema, load_spec, parse_spec
+from search_spaces.spec import (
+    Metrics,
+    Resources,
+    Retries,
+    SpecError,
+    SweepSpec,
+    _distinct,
+    json_schema,
+    load_spec,
+    parse_spec,
+)
 
 GOOD = """\
 version: 1
@@ -25,7 +35,7 @@ blocks:
     grid: {alpha: [1e-3, 5e-2]}
 """
 STEPS = "constants: {steps: 50}"
-UNNAMEABLE = "cannot name a run or sweep: use letters, digits, '.', '_' and '-' only"
+UNNAMEABLE = "cannot name a run or sweep: use letters, digits, '.', '_' and '-', a letter or digit first"
 
 
 def problems(text: str) -> list[str]:
@@ -44,6 +54,23 @@ def test_parse_spec_fills_in_defaults() -> None:
     assert spec.metrics == Metrics(primary="val_loss", goal="min", at="final")
     assert spec.resources == Resources(workers=1, gpus_per_worker=0, cpus_per_worker=1, max_concurrent="auto")
     assert spec.retries == Retries(infrastructure=3)
+
+
+def test_values_are_compared_by_what_they_hash_to_and_not_with_each_other() -> None:
+    """A list of a million is answered as soon as it is read; pairs would take a day."""
+
+    class Counted(int):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Counted.compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    values = [Counted(number) for number in range(10_000)]
+    assert _distinct(values) is values
+    assert Counted.compared < len(values)
 
 
 def test_spec_survives_its_own_json() -> None:
@@ -70,7 +97,7 @@ def test_replace_keeps_the_file_for_messages() -> None:
         ("    optimizer: orthonoise\n", "", "10: blocks[rank]: field 'optimizer' is missing"),
         # names
         ("name: hunt", "name: a b", f"2: name: 'a b' {UNNAMEABLE}"),
-        ("name: hunt", "name: ..", "2: name: must not start with a dot, got '..'"),
+        ("name: hunt", "name: ..", f"2: name: '..' {UNNAMEABLE}"),
         ("name: hunt", "name: 5", "2: name: must be text, got 5"),
         ("name: hunt", f"name: {'x' * 101}", f"2: name: must have at most 100 characters, got '{'x' * 76}..."),
         (
@@ -126,6 +153,8 @@ def test_replace_keeps_the_file_for_messages() -> None:
         ("seeds: [42, 137]", "seeds: 42", "4: seeds: must be a list, got 42"),
         ("seeds: [42, 137]", "seeds:\n- 42\n- 42", "6: seeds[1]: is 42 a second time; list each value once"),
         ("seeds: [42, 137]", "seeds: [42, '7']", "4: seeds[1]: must be a whole number, got '7'"),
+        ("seeds: [42, 137]", "seeds: [4e1]", "4: seeds[0]: must be a whole number, got 40.0; write 40"),
+        ("seeds: [42, 137]", "seeds: [1e308]", "4: seeds[0]: must be a whole number, got 1e+308"),
         ("seeds: [42, 137]", "seeds: [-1]", "4: seeds[0]: must be at least 0, got -1"),
         # blocks
         ("role: baseline", "role: control", "6: blocks: no block is the baseline; give one of them `role: baseline`"),
@@ -140,6 +169,11 @@ def test_replace_keeps_the_file_for_messages() -> None:
             "[1e-3, 5e-2]",
             "[1e-3, 0.001]",
             "12: blocks[rank]: grid.alpha[1] is 0.001 a second time; list each value once",
+        ),
+        (
+            "grid: {alpha: [1e-3, 5e-2]}",
+            "grid: {adam_betas: [[0.9, 0.95], [0.9, 0.99], [0.9, 0.95]]}",
+            "12: blocks[rank]: grid.adam_betas[2] is [0.9, 0.95] a second time; list each value once",
         ),
         (
             "grid: {alpha: [1e-3, 5e-2]}",

@@ -1,13 +1,15 @@
-"""Parameter names: what they address, and overrides that build one run."""
+"""Parameter names: what they address, and the values a run refuses."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from muon_core.config import OPTIMIZERS, PRESETS, DataConfig, OrthoNoiseConfig, RunConfig
+from muon_core.config import OPTIMIZERS, PRESETS, DataConfig, RunConfig
 from muon_core.corpus import corpus_sha256
+from ray_jobs.cli.run_file import resolve_run
 from search_spaces.errors import SpecError
-from search_spaces.parameters import apply_overrides, locate_corpus, parameters, parse_assignment, resolve
+from search_spaces.parameters import locate_corpus, parameters, parse_assignment, resolve
 
 
 @pytest.mark.parametrize(
@@ -89,48 +91,32 @@ def test_parse_assignment_refuses_in_one_line(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_apply_overrides_builds_the_run_over_a_preset() -> None:
-    base = PRESETS["88m"] | {"optimizer": {"name": "orthonoise", "alpha": 0.1}}
-    config = apply_overrides(base, {"alpha": 1, "adam_betas": [0.8, 0.9], "model.num_layers": 2, "seed": 7})
-    assert config.optimizer == OrthoNoiseConfig(alpha=1.0, adam_betas=(0.8, 0.9))
-    assert config.model == RunConfig.model_validate(PRESETS["88m"]).model.replace(num_layers=2)
-    assert (config.seed, config.precision) == (7, "bf16")
-    assert base["model"]["num_layers"] == 22  # the preset is not touched
-
-
-def test_apply_overrides_of_nothing_is_the_default_run() -> None:
-    assert apply_overrides({}, {}) == RunConfig()
-
-
 @pytest.mark.parametrize(
-    ("base", "assignments", "message"),
+    ("assignments", "message"),
     [
         (
-            {},
             {"stepz": 1, "lrr": 2},
             "unknown parameter 'stepz'. Did you mean 'steps'?\nunknown parameter 'lrr'. Did you mean 'lr'?",
         ),
-        ({"optimizer": {"name": "mun"}}, {}, "unknown optimizer 'mun'. Did you mean 'muon'?"),
-        ({}, {"steps": "200"}, "steps must be a whole number, got '200'"),
-        ({}, {"steps": 200.0}, "steps must be a whole number, got 200.0; write 200"),
-        ({}, {"steps": 0, "lr": -1}, "lr must be greater than 0, got -1\nsteps must be greater than 0, got 0"),
-        ({}, {"nesterov": "off"}, "nesterov must be true or false, got 'off'"),
-        ({}, {"lr": float("nan")}, "lr must be a finite number, got nan"),
+        ({"steps": "200"}, "steps must be a whole number, got '200'"),
+        ({"steps": 200.0}, "steps must be a whole number, got 200.0; write 200"),
+        ({"steps": 0, "lr": -1}, "lr must be greater than 0, got -1\nsteps must be greater than 0, got 0"),
+        ({"nesterov": "off"}, "nesterov must be true or false, got 'off'"),
+        ({"lr": float("nan")}, "lr must be a finite number, got nan"),
         (
-            {},
             {"adjust": "orignal"},
             "adjust must be 'original', 'match_rms_adamw' or 'none', got 'orignal'. Did you mean 'original'?",
         ),
-        ({}, {"adam_betas": [0.9]}, "adam_betas has too few values, got [0.9]"),
-        ({}, {"adam_betas": [0.9, 1.5]}, "adam_betas must be less than 1, got 1.5"),
-        ({}, {"data.seq_len": {"a": 1}}, "data.seq_len must be a whole number, got {'a': 1}"),
-        ({}, {"micro_batches": 3}, "batch_size 16 must be a multiple of micro_batches 3"),
-        ({}, {"model.num_kv_heads": 3}, "num_kv_heads 3 must divide num_heads 4"),
+        ({"adam_betas": [0.9]}, "adam_betas has too few values, got [0.9]"),
+        ({"adam_betas": [0.9, 1.5]}, "adam_betas must be less than 1, got 1.5"),
+        ({"data.seq_len": {"a": 1}}, "data.seq_len must be a whole number, got {'a': 1}"),
+        ({"micro_batches": 3}, "batch_size 16 must be a multiple of micro_batches 3"),
+        ({"model.num_kv_heads": 3}, "num_kv_heads 3 must divide num_heads 4"),
     ],
 )
-def test_apply_overrides_refuses_in_plain_words(base: dict, assignments: dict, message: str) -> None:
+def test_a_run_refuses_values_in_plain_words(assignments: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as caught:
-        apply_overrides(base, assignments)
+        resolve_run("tiny", None, assignments)
     assert str(caught.value) == message
 
 

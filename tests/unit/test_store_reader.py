@@ -23,6 +23,8 @@ from analysis_fixtures import (
 
 import analysis
 from muon_core import layout
+from muon_core.cache import Cached
+from muon_core.parquet import digest, encode
 from muon_core.results import RunWriter
 from muon_core.storage import Folder, StoreError
 from muon_core.tables import RUNS, TABLES, VAL
@@ -119,10 +121,22 @@ def test_a_resumed_attempt_replaces_the_rows_after_its_checkpoint(storage: Folde
 def test_a_final_object_stands_for_everything_up_to_its_attempt(storage: Folder, fake: FakeRun) -> None:
     attempt = write_attempt(storage, fake)
     put_val(storage, attempt, range(3))
-    put_rows(storage, layout.final_key("val", RUN, attempt.id), VAL, [val_row(seq, seq) for seq in range(3)])
+    put_rows(
+        storage, layout.final_key("val", RUN, attempt.id, 3, "0" * 16), VAL, [val_row(seq, seq) for seq in range(3)]
+    )
     assert seen(storage) == [(0, 1), (1, 1), (2, 1)]
     write_attempt(storage, fake, n=2, parent=attempt.id, resume=2)
     assert seen(storage) == [(0, 1), (1, 1)]
+
+
+def put_pack(storage: Folder, members: list[tuple[str, str, int]], rows: list[dict[str, object]]) -> str:
+    """A pack of val rows; the key of its object."""
+    data = encode(rows, VAL, final=True)
+    key = layout.pack_key("val", digest(data))
+    storage.put(key, data)
+    manifest = {"members": members, "bytes": len(data)}
+    storage.put(f"{key.removesuffix('.parquet')}.json", json.dumps(manifest).encode())
+    return key
 
 
 def test_rows_in_a_pack_are_read_once_and_only_of_the_runs_it_stands_for(storage: Folder) -> None:
@@ -130,10 +144,7 @@ def test_rows_in_a_pack_are_read_once_and_only_of_the_runs_it_stands_for(storage
     runs = [FakeRun(name, 1, {}) for name in ("a", "b", "c")]
     attempts = [write_attempt(storage, run) for run in runs]
     rows = [val_row(seq, seq) | {"run_id": run.run_id} for run in runs for seq in range(3)]
-    key = layout.pack_key("val", "0" * 16)
-    put_rows(storage, key, VAL, rows)
-    members = [[run.run_id, attempt.id, 3, 3] for run, attempt in zip(runs[:2], attempts[:2], strict=True)]
-    storage.put(f"{key.removesuffix('.parquet')}.json", json.dumps({"members": members}).encode())
+    put_pack(storage, [(run.run_id, attempt.id, 3) for run, attempt in zip(runs[:2], attempts[:2], strict=True)], rows)
     write_attempt(storage, runs[1], n=2, parent=attempts[1].id, resume=2)
     found = analysis.open_store(storage.url).val.select("run_id", "seq").sort("run_id", "seq").collect().rows()
     assert found == [("a-s1-0badcafe", seq) for seq in range(3)] + [("b-s1-0badcafe", seq) for seq in range(2)]
@@ -160,6 +171,143 @@ def test_a_damaged_object_is_named_and_the_rest_read_on_request(
     rest = analysis.open_store(storage.url, skip_damaged=True).val.select("seq").collect()["seq"].to_list()
     assert sorted(rest) == [0, 1, 2]
     assert [record.message for record in caplog.records] == [f"left out: {storage.uri(key)} is damaged"]
+
+
+def test_an_object_without_read_permission_is_not_called_damaged(
+    storage: Folder, fake: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told through the calls that fail, for the user root may read everything."""
+    put_val(storage, write_attempt(storage, fake), range(3))
+
+    def denied(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("analysis.damage.open", denied, raising=False)
+    monkeypatch.setattr(Folder, "get", denied)
+    with pytest.raises(StoreError, match=r"000000000003\.parquet may not be read; give this user the permission to"):
+        analysis.open_store(storage.url).table("val")
+
+
+def two_runs(storage: Folder) -> tuple[FakeRun, FakeRun, layout.Attempt, layout.Attempt]:
+    """Runs `good` and `bad` with three val rows each, in finals; a sweep `one` of the first."""
+    runs = good, bad = FakeRun("good", 1, {}), FakeRun("bad", 1, {})
+    attempts = first, second = [write_attempt(storage, run) for run in runs]
+    for run, attempt in zip(runs, attempts, strict=True):
+        rows = [val_row(seq, seq) | {"run_id": run.run_id} for seq in range(3)]
+        put_rows(storage, layout.final_key("val", run.run_id, attempt.id, 3, "0" * 16), VAL, rows)
+        end = {"run_id": run.run_id, "status": "done"}
+        put_rows(storage, layout.final_key("runs", run.run_id, attempt.id), RUNS, [end])
+    write_sweep(storage, "one", [{"run_id": good.run_id, "block": "b", "role": "candidate", "arm": "good-1"}])
+    return good, bad, first, second
+
+
+BREAKAGES = {
+    "a missing start record": lambda s, bad, attempt: (
+        s.put(layout.Attempt("00002.cc", attempt.id, 2, bad.run_id).key, b"{}"),
+        s.delete([attempt.key]),
+    ),
+    "a damaged start record": lambda s, bad, attempt: (
+        s.put(attempt.key, b"{"),
+        s.delete([layout.final_key("runs", bad.run_id, attempt.id)]),
+    ),
+    "a damaged end record": lambda s, bad, attempt: s.put(layout.final_key("runs", bad.run_id, attempt.id), b"x"),
+    "a damaged final": lambda s, bad, attempt: s.put(
+        layout.final_key("val", bad.run_id, attempt.id, 3, "0" * 16), b"x"
+    ),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_run_is_no_concern_of_a_sweep_without_it(storage: Folder, breakage: str) -> None:
+    good, bad, _, attempt = two_runs(storage)
+    BREAKAGES[breakage](storage, bad, attempt)
+    view = analysis.open_store(storage.url).sweep("one")
+    assert view.runs.collect()["run_id"].to_list() == [good.run_id]
+    assert view.val.collect()["seq"].sort().to_list() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_a_broken_run_is_named_and_the_others_read_on_request(
+    storage: Folder, breakage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad, _, attempt = two_runs(storage)
+    BREAKAGES[breakage](storage, bad, attempt)
+    with pytest.raises(ValueError, match=rf"{bad.run_id}.*set MUON_SKIP_DAMAGED=1 to read the"):
+        [analysis.open_store(storage.url).table(name) for name in ("runs", "val")]
+    store = analysis.open_store(storage.url, skip_damaged=True)
+    assert good.run_id in store.runs.collect()["run_id"].to_list()
+    assert good.run_id in store.val.collect()["run_id"].to_list()
+    assert any(bad.run_id in record.message and "left out" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("part", ["parquet", "json"])
+@pytest.mark.parametrize("damage", [None, b"", b"{}", b"x" * 50])
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_damaged_pack_hides_nothing_for_finals_hold_its_rows(
+    storage: Folder, part: str, damage: bytes | None, skip: bool
+) -> None:
+    good, bad, first, second = two_runs(storage)
+    rows = [val_row(seq, seq) | {"run_id": run.run_id} for run in (good, bad) for seq in range(3)]
+    pack = put_pack(storage, [(good.run_id, first.id, 3), (bad.run_id, second.id, 3)], rows)
+    key = pack if part == "parquet" else f"{pack.removesuffix('.parquet')}.json"
+    if damage is None:
+        storage.delete([key])
+    else:
+        storage.put(key, damage)
+    store = analysis.open_store(storage.url, skip_damaged=skip)
+    assert store.val.select("run_id", "seq").collect().sort("run_id", "seq").rows() == [
+        (run, seq) for run in (bad.run_id, good.run_id) for seq in range(3)
+    ]
+
+
+def test_a_pack_damaged_inside_is_named_and_passed_over_on_request(storage: Folder) -> None:
+    good, bad, first, second = two_runs(storage)
+    rows = [val_row(seq, seq) | {"run_id": run.run_id} for run in (good, bad) for seq in range(3)]
+    pack = put_pack(storage, [(good.run_id, first.id, 3), (bad.run_id, second.id, 3)], rows)
+    data = storage.get(pack)
+    storage.put(pack, data[:20] + bytes(byte ^ 255 for byte in data[20:-20]) + data[-20:])
+    assert f"{pack} is a damaged copy of finals that are whole; delete it" in (
+        analysis.open_store(storage.url).damaged() or ""
+    )
+    assert analysis.open_store(storage.url, skip_damaged=True).val.collect().height == 6
+
+
+def test_a_sweep_looks_at_the_objects_of_its_runs_only(storage: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, *_ = two_runs(storage)
+    asked: list[str] = []
+    monkeypatch.setattr("analysis.tables.local_paths", lambda _, sizes: asked.extend(sizes) or {})
+    analysis.open_store(storage.url).sweep("one").table("val")
+    assert {key.split("/run=")[1].split("/")[0] for key in asked} == {good.run_id}
+
+
+def test_a_filter_on_run_id_opens_the_files_of_that_run_only(storage: Folder) -> None:
+    good, *_ = two_runs(storage)
+    plan = analysis.open_store(storage.url).val.filter(run_id=good.run_id).explain()
+    assert f"run={good.run_id}/" in plan
+    assert "run=bad" not in plan
+
+
+def test_a_store_in_a_folder_named_like_a_column_is_read(tmp_path: Path) -> None:
+    storage = Folder(tmp_path / "run=7" / "a=b")
+    two_runs(storage)
+    frame = analysis.open_store(storage.url).val.collect()
+    assert (frame.columns, frame.height) == (list(VAL.columns), 6)
+
+
+def test_a_damaged_copy_on_this_machine_is_fetched_again(
+    storage: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode([val_row(seq, seq) for seq in range(3)], VAL, final=True)
+    attempt = write_attempt(storage, FakeRun("muon", 1, {}))
+    key = layout.final_key("val", RUN, attempt.id, 3, digest(data))
+    storage.put(key, data)
+    copies = tmp_path_factory.mktemp("copies")
+    remote = Cached(storage, copies, 1 << 20)
+    monkeypatch.setattr("analysis.tables.cached", lambda _: remote)
+    assert analysis.open_store(storage.url).val.collect().height == 3
+    (copies / key).write_bytes(b"\0" * len(data))
+    assert analysis.open_store(storage.url).val.collect()["seq"].to_list() == [0, 1, 2]
+    assert (copies / key).read_bytes() == data
 
 
 def test_a_store_of_a_newer_release_is_refused_by_readers_and_writers(storage: Folder) -> None:
@@ -216,12 +364,15 @@ def test_runs_takes_the_start_record_of_a_run_that_has_not_ended(storage: Folder
     assert run["started_at"].isoformat() == "2026-01-02T03:04:05+00:00"
 
 
-def test_runs_overlays_the_end_record_and_keeps_what_it_leaves_empty(storage: Folder, fake: FakeRun) -> None:
-    attempt = write_attempt(storage, fake)
-    end = {"run_id": RUN, "status": "failed", "error": "lost", "attempts": 7, "seed": 1}
+def test_runs_takes_the_end_record_of_a_run_that_has_ended_without_reading_its_start(
+    storage: Folder, fake: FakeRun
+) -> None:
+    attempt = write_attempt(storage, fake, n=3)
+    storage.put(attempt.key, b"not read")
+    end = {"run_id": RUN, "status": "failed", "error": "lost", "init_hash": "init1"}
     put_rows(storage, layout.final_key("runs", RUN, attempt.id), RUNS, [end])
     run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
-    assert (run["status"], run["error"], run["attempts"], run["init_hash"]) == ("failed", "lost", 1, "init1")
+    assert (run["status"], run["error"], run["attempts"], run["init_hash"]) == ("failed", "lost", 3, "init1")
 
 
 def test_a_run_that_is_tried_again_is_running(storage: Folder, fake: FakeRun) -> None:

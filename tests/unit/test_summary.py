@@ -1,12 +1,17 @@
 """The answer to a sweep: counts, verdicts and warnings, on stores with known numbers."""
 
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_run, write_store, write_sweep
+from scipy import stats
 
 import analysis
-from analysis.summary import ArmSummary, Summary, summarize
+from analysis.arms import ArmSummary
+from analysis.summary import Summary, summarize
 from analysis.terminal import render_summary
 from analysis.verdicts import arm_cells, seconds_text, sentence
 from muon_core.storage import Folder
@@ -25,7 +30,7 @@ def said(summary: Summary, name: str) -> str:
     return sentence(arm(summary, name), summary)
 
 
-def test_summary_gives_the_known_answer_on_six_real_runs(tmp_path: Path) -> None:
+def test_summary_gives_the_known_answer_on_six_runs(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, known_runs())
     assert (summary.baseline, summary.metric, summary.unit, summary.goal) == (
         "adamw",
@@ -35,10 +40,10 @@ def test_summary_gives_the_known_answer_on_six_real_runs(tmp_path: Path) -> None
     )
     assert arm(summary, "muon").verdict == "lower"
     assert said(summary, "muon") == (
-        "muon: lower than adamw: −0.0582 nats (−1.73 %), 95 % interval −2.69 to −0.76 %; better in 3 of 3 seeds; "
-        "p = 0.017."
+        "muon: lower than adamw: −0.0644 nats (−1.92 %), 95 % interval −2.88 to −0.95 %; better in 3 of 3 seeds; "
+        "p = 0.014."
     )
-    assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3641 over 3 seeds."
+    assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3529 over 3 seeds."
 
 
 def test_every_planned_run_is_counted(tmp_path: Path) -> None:
@@ -60,18 +65,18 @@ def test_an_arm_within_the_noise_is_not_resolved(tmp_path: Path) -> None:
     assert text.startswith(
         "orthonoise: not resolved against muon: +0.0010 nats (+0.03 %), 95 % interval −0.36 to +0.41 %, "
     )
-    assert "which contains 0; about 140 seeds would settle a difference of this size" in text
+    assert "which contains 0; a difference of this size has about even odds with 183 fresh seeds; " in text
 
 
 def test_an_arm_with_one_finished_seed_has_no_interval_and_names_the_lost_ones(tmp_path: Path) -> None:
     assert said(summary_of(tmp_path, demo_runs()), "isotropic") == (
-        "isotropic: not resolved against muon: +0.0060 nats (+0.15 %) at one seed, which gives no interval; "
-        "of 3 seeds 1 diverged, 1 failed, not in these numbers."
+        "isotropic: not resolved against muon: +0.0060 nats (+0.15 %) at one seed (3.9050 against 3.8990), which gives "
+        "no interval; of 3 seeds 1 diverged, 1 failed; these are numbers of survivors, which support no verdict."
     )
 
 
 def test_an_interval_that_only_the_adjustment_undoes_is_said_to_be_so(tmp_path: Path) -> None:
-    """AdamW alone resolves (p 0.017); beside four arms without effect Holm multiplies by 5."""
+    """AdamW alone resolves (p 0.014); beside four arms without effect Holm multiplies by 5."""
     runs = known_runs()
     for name in ("w", "x", "y", "z"):
         runs += [FakeRun(name, r.seed, r.val) for r in known_runs() if r.optimizer == "adamw"]
@@ -81,7 +86,7 @@ def test_an_interval_that_only_the_adjustment_undoes_is_said_to_be_so(tmp_path: 
     assert muon.comparison.p_value is not None
     assert muon.adjusted_p == pytest.approx(5 * muon.comparison.p_value)
     assert muon.verdict == "not resolved"
-    assert "which excludes 0 alone but not after the adjustment for several arms" in said(summary, "muon")
+    assert "which excludes 0 alone but not after the adjustment for 5 arms; a difference" in said(summary, "muon")
 
 
 def test_an_arm_nobody_started_has_no_data(tmp_path: Path) -> None:
@@ -91,7 +96,8 @@ def test_an_arm_nobody_started_has_no_data(tmp_path: Path) -> None:
     summary = summarize(analysis.open_store(tmp_path).sweep("demo"))
     assert arm(summary, "lion").verdict == "no data"
     assert said(summary, "lion") == (
-        "lion: no run is done with a finite val_loss, so nothing is known; of 1 seed 1 missing, not in these numbers."
+        "lion: no run is done with a positive, finite val_loss, so nothing is known; "
+        "of 1 seed 1 missing, not in these numbers."
     )
 
 
@@ -153,18 +159,84 @@ def test_a_store_of_several_sweeps_is_not_summarized(tmp_path: Path) -> None:
         summarize(analysis.open_store(tmp_path))
 
 
-@pytest.mark.parametrize(("column", "what"), [("init_hash", "initial weights"), ("first_batch_hash", "first batch")])
-def test_seeds_that_did_not_vary_are_named(tmp_path: Path, column: str, what: str) -> None:
-    runs = known_runs()
+STREAMS = pytest.mark.parametrize(
+    ("column", "stream", "what"),
+    [("init_hash", "init", "initial weights"), ("first_batch_hash", "data", "first batch")],
+)
+
+
+@STREAMS
+def test_seeds_that_reached_nothing_are_an_error(tmp_path: Path, column: str, stream: str, what: str) -> None:
+    """Two seeds of muon are one draw; a third arm, untouched by it, keeps its verdict."""
+    runs = [*known_runs(), *(FakeRun("lion", run.seed, run.val) for run in known_runs()[:3])]
     for run in runs[:2]:
         run.facts[column] = "same"
-    warnings = summary_of(tmp_path, runs).warnings
-    expected = (
-        f"muon: seeds 42, 137 have the same {what}, so they are not independent draws of it "
-        "(muon-s42-0badcafe, muon-s137-0badcafe)"
+        run.facts["config_json"] = json.dumps({"seed": run.seed, "seeds": {stream: None}})
+    summary = summary_of(tmp_path, runs)
+    error = (
+        f"seeds 42, 137 of muon have the same {what}, though nothing pins them: the seed did not reach them, and one "
+        "draw was counted as several (muon-s42-0badcafe, muon-s137-0badcafe)"
     )
-    assert expected in warnings
-    assert any(w.startswith(f"arms differ in their {what} at seed 42, 137") for w in warnings)
+    assert summary.errors == (error,)
+    assert [a.verdict for a in summary.arms] == ["invalid", "baseline", "lower"]
+    assert said(summary, "muon") == f"muon: invalid: {error}."
+    assert any(w.startswith(f"arms differ in their {what} at seed 42, 137") for w in summary.warnings)
+    assert render_summary(summary, 400).startswith(f"error: {error}\n")
+
+
+def test_an_error_of_the_baseline_makes_every_arm_invalid(tmp_path: Path) -> None:
+    runs = demo_runs()
+    for run in runs:
+        if run.optimizer == "muon":
+            run.facts["init_hash"] = "same"
+    summary = summary_of(tmp_path, runs)
+    assert {a.verdict for a in summary.arms} == {"invalid"}
+    assert summary.baseline == "muon"
+    assert all("seeds 42, 137, 256 of muon" in said(summary, a.arm) for a in summary.arms)
+
+
+@STREAMS
+def test_seeds_pinned_to_one_stream_are_a_warning(tmp_path: Path, column: str, stream: str, what: str) -> None:
+    runs = known_runs()
+    for run in runs:
+        run.facts[column] = "same"
+        run.facts["config_json"] = json.dumps({"seed": run.seed, "seeds": {stream: 7}})
+    summary = summary_of(tmp_path, runs)
+    assert (summary.errors, arm(summary, "muon").verdict) == ((), "lower")
+    assert (
+        f"muon: seeds 42, 137, 256 have the same {what}, as their configs ask, so they are not independent draws of it "
+        "(muon-s42-0badcafe, muon-s137-0badcafe, muon-s256-0badcafe)"
+    ) in summary.warnings
+
+
+def test_seeds_pinned_to_different_streams_with_one_hash_are_an_error(tmp_path: Path) -> None:
+    runs = known_runs()
+    for run in runs[:2]:
+        run.facts |= {"init_hash": "same", "config_json": json.dumps({"seeds": {"init": run.seed + 1}})}
+    assert len(summary_of(tmp_path, runs).errors) == 1
+
+
+def test_first_losses_stand_in_where_no_hash_tells_more(tmp_path: Path) -> None:
+    """As of imported runs: two seeds of muon start at one loss, those of adamw a digit apart."""
+    first = {("muon", 42): 10.41289, ("muon", 137): 10.41289, ("adamw", 42): 10.41289, ("adamw", 137): 10.41288}
+    runs = [run for run in known_runs() if run.seed != 256]
+    for run in runs:
+        run.facts["init_hash"] = None
+        run.val[0] = first[run.optimizer, run.seed]
+    torn = FakeRun("muon", 7, {200: 3.3}, facts={"init_hash": None})
+    assert [w for w in summary_of(tmp_path, [*runs, torn]).warnings if "step 0" in w] == [
+        "muon: seeds 42, 137 have the same validation loss at step 0 (10.41289): their initial weights were probably "
+        "the same, so they are not independent draws of them",
+        "arms differ in their validation loss at step 0 at seed 137: pairs by seed share less than they should",
+    ]
+
+
+def test_equal_first_losses_are_no_warning_where_the_hashes_differ(tmp_path: Path) -> None:
+    runs = known_runs()
+    for run in runs:
+        run.val[0] = 10.5
+        run.val[0] += 0.1 * (run.optimizer == "adamw")  # adamw starts elsewhere, which the hashes deny
+    assert not [w for w in summary_of(tmp_path, runs).warnings if "step 0" in w]
 
 
 @pytest.mark.parametrize("column", ["device", "environment_json", "data_hash", "world_size", "commit"])
@@ -178,16 +250,149 @@ def test_pooled_environments_are_named(tmp_path: Path, column: str) -> None:
 
 
 def test_a_clean_sweep_has_no_integrity_warning(tmp_path: Path) -> None:
-    warnings = summary_of(tmp_path, known_runs()).warnings
-    assert [w for w in warnings if "spread" not in w] == []
+    summary = summary_of(tmp_path, known_runs())
+    assert (summary.errors, summary.warnings) == ((), ())
 
 
-def test_a_done_run_without_a_finite_value_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [float("nan"), 0.0])
+def test_a_done_run_without_a_usable_value_is_named_and_leaves_survivors(tmp_path: Path, value: float) -> None:
     runs = known_runs()
-    runs[0].val[200] = float("nan")
+    runs[0].val[200] = value
     summary = summary_of(tmp_path, runs)
     assert sorted(arm(summary, "muon").values) == [137, 256]
-    assert "muon: done, but without a finite value of the metric at seed 42" in summary.warnings
+    assert "muon: done, but without a positive, finite value of the metric at seed 42" in summary.warnings
+    assert said(summary, "muon").endswith(
+        "of 3 seeds 1 done without a positive, finite value; these are numbers of survivors, which support no verdict."
+    )
+
+
+def with_lost(status: str, name: str) -> list[FakeRun]:
+    """Muon 2 % below AdamW at five seeds, give or take little; three of the five runs of `name` end as `status`."""
+    base = {seed: 3.36 + 0.003 * seed for seed in range(5)}
+    runs = [FakeRun("adamw", seed, loss_curve(loss), role="baseline") for seed, loss in base.items()]
+    runs += [FakeRun("muon", seed, loss_curve(0.98 * loss + 1e-5 * seed)) for seed, loss in base.items()]
+    for run in [run for run in runs if run.optimizer == name][2:]:
+        run.status = status
+    return runs
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+@pytest.mark.parametrize(("name", "whose"), [("muon", "of 5 seeds"), ("adamw", "of 5 seeds of adamw")])
+def test_seeds_that_were_lost_leave_a_verdict_open(tmp_path: Path, status: str, name: str, whose: str) -> None:
+    summary = summary_of(tmp_path, with_lost(status, name))
+    muon = arm(summary, "muon")
+    assert muon.adjusted_p is not None
+    assert muon.adjusted_p < 0.001
+    assert (muon.verdict, muon.of_survivors, muon.seeds_to_resolve) == ("not resolved", True, None)
+    text = said(summary, "muon")
+    assert f"; {whose} 3 {status}" in text
+    assert text.endswith("; these are numbers of survivors, which support no verdict.")
+    assert ("not in these numbers" in said(summary, "adamw")) == (name == "adamw")
+
+
+@pytest.mark.parametrize("status", [None, "stopped"])
+def test_seeds_that_are_still_to_come_leave_a_provisional_verdict(tmp_path: Path, status: str | None) -> None:
+    runs = known_runs()
+    more = FakeRun("muon", 7, {0: 7.0}, status)
+    summary = summary_of(tmp_path, [*runs, more])
+    assert arm(summary, "muon").verdict == "lower"
+    assert said(summary, "muon").endswith(f"of 4 seeds 1 {status or 'running'}, not in these numbers.")
+
+
+def test_a_difference_over_fewer_seeds_than_the_means_gives_its_own(tmp_path: Path) -> None:
+    """The baseline's fourth seed lies far above: the means of the table suggest twice the difference."""
+    outlier = FakeRun("adamw", 7, loss_curve(3.6), role="baseline")
+    summary = summary_of(tmp_path, [*known_runs(), outlier])
+    assert f"{arm(summary, 'adamw').mean:.4f}" == "3.4147"
+    assert "lower than adamw: −0.0644 nats (−1.92 %) over the 3 seeds both finished (3.2885 against 3.3529), " in said(
+        summary, "muon"
+    )
+
+
+def shared_sweep(tmp_path: Path, copies: list[tuple[str, str]]) -> Summary:
+    """Known runs, and blocks (name, optimizer) that list the runs of an optimizer again."""
+    storage = write_store(tmp_path, known_runs())
+    listed = [{"run_id": r.run_id, "block": "b", "role": r.role, "arm": r.optimizer} for r in known_runs()]
+    again = [
+        {"run_id": r.run_id, "block": block, "role": "candidate", "arm": r.optimizer}
+        for block, optimizer in copies
+        for r in known_runs()
+        if r.optimizer == optimizer
+    ]
+    write_sweep(storage, "demo", again[: len(again) // 2] + listed + again[len(again) // 2 :], number=2)
+    return summarize(analysis.open_store(tmp_path).sweep("demo"))
+
+
+def test_arms_of_the_same_runs_are_one_test(tmp_path: Path) -> None:
+    """A second block that lists muon changes neither p nor verdict; the sweep still has six runs."""
+    alone = summary_of(tmp_path / "alone", known_runs())
+    shared = shared_sweep(tmp_path / "shared", [("again", "muon"), ("more", "muon")])
+    tested = arm(alone, "muon")
+    assert shared.tests == alone.tests == 1
+    assert shared.counts == alone.counts
+    found = [a for a in shared.arms if a.optimizer == "muon"]
+    assert [a.copy_of for a in found] == [None, "again: muon", "again: muon"]
+    for a in found:
+        assert (a.adjusted_p, a.verdict) == (tested.adjusted_p, "lower")
+        assert a.pooled == tested.pooled
+    assert said(shared, "b: muon").endswith("; its runs are again: muon's.")
+
+
+def test_a_copy_of_the_baseline_is_the_baseline(tmp_path: Path) -> None:
+    """Also where it is listed first, or lists only some of its runs: nothing is compared with itself."""
+    summary = shared_sweep(tmp_path, [("before", "adamw"), ("after", "adamw")])
+    assert (summary.baseline, summary.tests, summary.warnings) == ("b: adamw", 1, ())
+    copies = [arm(summary, f"{block}: adamw") for block in ("before", "after")]
+    assert {(a.verdict, a.comparison, a.adjusted_p, a.pooled) for a in copies} == {("baseline", None, None, None)}
+    assert arm(summary, "muon").pooled == arm(summary_of(tmp_path / "alone", known_runs()), "muon").pooled
+    assert said(summary, "after: adamw").endswith("over 3 seeds; its runs are b: adamw's.")
+
+
+def test_an_arm_that_equals_the_baseline_to_the_last_digit_is_not_sent_to_more_seeds(tmp_path: Path) -> None:
+    runs = known_runs()
+    runs += [FakeRun("orthonoise", r.seed, r.val) for r in runs if r.optimizer == "adamw"]
+    summary = summary_of(tmp_path, runs)
+    assert arm(summary, "orthonoise").seeds_to_resolve is None
+    assert "+0.00 %, as the runs are equal to the last digit; " in said(summary, "orthonoise")
+    assert summary.warnings == (
+        "the runs of orthonoise equal the baseline's to the last digit; its perturbation never acted",
+    )
+
+
+def test_the_seeds_asked_for_are_those_of_the_adjusted_level(tmp_path: Path) -> None:
+    """Of two tests the stricter is at 2.5 %; scipy's quantile is the oracle."""
+    noise = arm(summary_of(tmp_path, demo_runs()), "orthonoise")
+    assert noise.comparison is not None
+    assert noise.comparison.sd_log is not None
+    n, effect = noise.seeds_to_resolve, abs(noise.comparison.log_ratio)
+    assert n is not None
+    half = [stats.t.ppf(1 - 0.025 / 2, k - 1) * noise.comparison.sd_log / k**0.5 for k in (n - 1, n)]
+    assert half[1] <= effect < half[0]
+
+
+def test_pooled_contrasts_are_those_of_all_arms(tmp_path: Path) -> None:
+    """Complete cells: the textbook error of the additive model over three arms and three seeds."""
+    runs = [run for run in demo_runs() if run.optimizer != "isotropic"]
+    summary = summary_of(tmp_path, runs)
+    y = np.log([[arm(summary, name).values[s] for s in (42, 137, 256)] for name in ("muon", "adamw", "orthonoise")])
+    rest = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
+    half = stats.t.ppf(0.975, 4) * math.sqrt((rest**2).sum() / 4 * 2 / 3)
+    pooled, effect = arm(summary, "adamw").pooled, y[1].mean() - y[0].mean()
+    assert pooled is not None
+    assert pooled.log_ratio_interval == pytest.approx((effect - half, effect + half))
+    assert arm(summary, "muon").pooled is None
+
+
+@pytest.mark.parametrize(
+    ("scatter", "said_to_be"),
+    [(0.029, None), (0.031, "3.1-fold"), (0.0, "one of them not at all")],
+)
+def test_arms_that_scatter_unequally_are_named(tmp_path: Path, scatter: float, said_to_be: str | None) -> None:
+    """The baseline's losses lie 0.01 apart, the candidate's `scatter`."""
+    runs = [FakeRun("muon", s, loss_curve(3.0 + 0.01 * s), role="baseline") for s in (1, 2, 3)]
+    runs += [FakeRun("adamw", s, loss_curve(3.5 - scatter * s)) for s in (1, 2, 3)]
+    found = [w for w in summary_of(tmp_path, runs).warnings if "scatter unequally" in w]
+    assert [said_to_be is not None and said_to_be in w for w in found] == [True] * (said_to_be is not None)
 
 
 def test_two_runs_of_an_arm_with_one_seed_count_once(tmp_path: Path) -> None:
@@ -202,7 +407,7 @@ def test_two_runs_of_an_arm_with_one_seed_count_once(tmp_path: Path) -> None:
     write_run(storage, Twin("muon", 42, twin.val))
     write_sweep(storage, "demo", [*listed, listed[0] | {"run_id": twin_id}], number=2)
     summary = summarize(analysis.open_store(tmp_path).sweep("demo"))
-    assert arm(summary, "muon").values[42] == pytest.approx((3.315414 + 3.5) / 2)
+    assert arm(summary, "muon").values[42] == pytest.approx((3.284417 + 3.5) / 2)
     assert any("2 runs have seed 42" in warning for warning in summary.warnings)
 
 
@@ -215,7 +420,7 @@ def test_arms_of_one_readable_name_are_told_apart_by_block(tmp_path: Path) -> No
     assert len(set(names)) == 6
 
 
-@pytest.mark.parametrize("width", [100, 120])
+@pytest.mark.parametrize("width", [72, 80, 100, 120])
 def test_the_table_fits_the_terminal_and_shows_every_arm(tmp_path: Path, width: int) -> None:
     runs, rest = demo_runs(), "a0.001-exponential-rt0.5-lr0.02"
     for run in runs:
@@ -230,6 +435,18 @@ def test_the_table_fits_the_terminal_and_shows_every_arm(tmp_path: Path, width: 
     assert [cell for row in rows for cell in row.split() if "/" in cell] == ["3/3", "3/3", "3/3", "1/4"]
 
 
+@pytest.mark.parametrize(
+    ("is_terminal", "columns", "width"), [(True, 90, 90), (True, 40, 72), (True, 300, 120), (False, 90, 120)]
+)
+def test_the_table_is_as_wide_as_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool, columns: int, width: int
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    summary = summary_of(tmp_path, demo_runs())
+    assert render_summary(summary) == render_summary(summary, width)
+
+
 def test_a_row_of_the_table_is_the_comparison(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, known_runs())
     cells = arm_cells(arm(summary, "muon"), summary)
@@ -238,13 +455,13 @@ def test_a_row_of_the_table_is_the_comparison(tmp_path: Path) -> None:
         "block": "muon",
         "role": "candidate",
         "seeds": "3/3",
-        "val_loss": "3.3060",
-        "difference nats": "−0.0582 [−0.0907, −0.0256]",
-        "%": "−1.73",
-        "95 % interval, %": "−2.69 to −0.76",
+        "val_loss": "3.2885",
+        "difference nats": "−0.0644 [−0.0971, −0.0318]",
+        "%": "−1.92",
+        "95 % interval, %": "−2.88 to −0.95",
         "better": "3 of 3",
-        "p (Holm)": "0.017",
-        "pair corr.": "−0.33",
+        "p (Holm)": "0.014",
+        "pair corr.": "+0.19",
         "wall": "20.0 s",
         "verdict": "lower",
     }

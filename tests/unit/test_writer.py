@@ -103,7 +103,7 @@ def test_a_commit_that_failed_in_the_background_is_raised_by_the_next_flush(stor
 
 
 def test_memory_is_bounded_by_waiting_for_the_store(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.results.MAX_PENDING_ROWS", 10)
+    monkeypatch.setattr("muon_core.results.MAX_PENDING_VALUES", 10)
     writer = RunWriter(store, "r", START)
     emit(writer, 0, 25)
     assert steps(store) == list(range(20))

@@ -1,0 +1,176 @@
+"""The rows of a sweep's answer: the runs of each arm, compared with the baseline's seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Literal
+
+import polars as pl
+
+from analysis.members import ALL_STATUSES
+from analysis.statistics import (
+    Contrast,
+    Goal,
+    PairedComparison,
+    block_model,
+    compare_paired,
+    holm,
+    seeds_to_resolve,
+)
+
+ALPHA = 0.05  # of the Holm-adjusted p, to match the 95 % intervals
+Verdict = Literal["baseline", "lower", "higher", "not resolved", "no data", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm of one block. Means are over runs that are done; the others are counted in `counts`."""
+
+    arm: str
+    block: str
+    role: str
+    optimizer: str | None
+    copy_of: str | None
+    """The arm that stands for this one in every test: the baseline if it shares runs with it, or one of equal runs."""
+    counts: dict[str, int]
+    """Runs by status, `missing` for those nobody has started."""
+    values: dict[int, float]
+    """Seed -> primary metric of its done run, positive and finite."""
+    unusable: tuple[int, ...]
+    """Seeds that are done without such a value."""
+    mean: float | None
+    sd: float | None
+    wall_s: float | None
+    """Mean seconds a done run took."""
+    errors: tuple[str, ...]
+    """Why its runs, or the baseline's, are no independent draws."""
+    of_survivors: bool = False
+    """Whether runs of it or of the baseline are casualties, so that no test of the rest supports a verdict."""
+    verdict: Verdict = "no data"
+    comparison: PairedComparison | None = None
+    """With the baseline; None for the baseline and where no seed pairs."""
+    adjusted_p: float | None = None
+    """Holm over the arms that were tested."""
+    seeds_to_resolve: int | None = None
+    """Seeds with even odds for a difference this size; None where resolved, invalid, of survivors, or above 1000."""
+    pooled: Contrast | None = None
+    """The same contrast under the additive block model, which pools the error of all arms."""
+
+    @property
+    def planned(self) -> int:
+        """Runs the sweep asks for."""
+        return sum(self.counts.values())
+
+    @property
+    def casualties(self) -> dict[str, int]:
+        """Runs that ended without a usable value, by how. They do not miss at random: those left are survivors."""
+        ended = {status: self.counts[status] for status in ("diverged", "failed")}
+        ended["done without a positive, finite value"] = len(self.unusable)
+        return {how: count for how, count in ended.items() if count}
+
+
+def summarize_arms(
+    runs: pl.DataFrame, goal: Goal, errors: Mapping[str, Sequence[str]]
+) -> tuple[tuple[ArmSummary, ...], str | None]:
+    """A row for each arm in the sweep's order, and the name of the baseline, the first arm of that role.
+
+    Args:
+        runs: rows of `sweep_members` with `value`, the primary metric.
+        errors: arm -> what makes its runs unfit to be compared.
+    """
+    frames = [frame for _, frame in runs.group_by("arm", maintain_order=True)]
+    baseline = next((str(frame["arm"][0]) for frame in frames if frame["role"][0] == "baseline"), None)
+    copies = _copies(frames, baseline)
+    concerning_all = errors.get(baseline, ()) if baseline else ()
+    arms = {}
+    for frame in frames:
+        name = str(frame["arm"][0])
+        found = tuple(dict.fromkeys([*errors.get(name, ()), *concerning_all]))
+        arms[name] = _arm(frame, copies.get(name), found)
+    base = arms[baseline] if baseline else None
+    tested = _tested([arm for arm in arms.values() ], base, goal)
+    num_tests = sum(arm.adjusted_p is not None for arm in tested.values())
+    return tuple(_judged(_like(arm, tested), base, num_tests) for arm in arms.values()), baseline
+
+
+def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
+    """Arm -> the arm whose runs it lists again in another block. A test of one set of runs is one test."""
+    runs = {str(frame["arm"][0]): frozenset(frame["run_id"]) for frame in frames}
+    first: dict[frozenset[str], str] = {}
+    for name, own in runs.items():
+        first.setdefault(own, name)
+    copies = {name: first[own] for name, own in runs.items() if first[own] != name}
+    if baseline:
+        copies |= {name: baseline for name, own in runs.items() if own & runs[baseline]}
+        del copies[baseline]
+    return copies
+
+
+def _arm(frame: pl.DataFrame, copy_of: str | None, errors: tuple[str, ...]) -> ArmSummary:
+    done = frame.filter(pl.col("status") == "done")
+    wall = done["wall_s"].drop_nulls().to_list()
+    values = _usable_values(done)
+    own = list(values.values())
+    return ArmSummary(
+        arm=frame["arm"][0],
+        block=frame["block"][0],
+        role=frame["role"][0],
+        optimizer=next(iter(frame["optimizer"].drop_nulls()), None),
+        copy_of=copy_of,
+        counts={status: frame.filter(pl.col("status") == status).height for status in ALL_STATUSES},
+        values=values,
+        unusable=tuple(sorted(set(done["seed"]) - values.keys())),
+        mean=fmean(own) if own else None,
+        sd=stdev(own) if len(own) > 1 else None,
+        wall_s=fmean(wall) if wall else None,
+        errors=errors,
+    )
+
+
+def _usable_values(done: pl.DataFrame) -> dict[int, float]:
+    """Seed -> value of the runs that have one arms can be compared by; the mean where two runs share a seed."""
+    usable = done.filter(pl.col("value").is_finite() & (pl.col("value") > 0))  # differences are ratios
+    means = usable.group_by("seed").agg(pl.col("value").mean()).sort("seed")
+    return dict(zip(means["seed"], means["value"], strict=True))
+
+
+def _tested(arms: list[ArmSummary], base: ArmSummary | None, goal: Goal) -> dict[str, ArmSummary]:
+    """`arms`, each with other runs, by name, and compared with the baseline among them."""
+    if base is None:
+        return {arm.arm: arm for arm in arms}
+    found = [None if arm.arm == base.arm else compare_paired(arm.values, base.values, goal) for arm in arms]
+    adjusted = holm([comparison.p_value if comparison else None for comparison in found])
+    pooled = block_model({arm.arm: arm.values for arm in arms}, base.arm)
+    return {
+        arm.arm: replace(arm, comparison=comparison, adjusted_p=p, pooled=pooled.get(arm.arm))
+        for arm, comparison, p in zip(arms, found, adjusted, strict=True)
+    }
+
+
+def _like(arm: ArmSummary, tested: Mapping[str, ArmSummary]) -> ArmSummary:
+    """`arm` with the test of the arm that stands for it."""
+    test = tested[arm.copy_of or arm.arm]
+    return replace(arm, comparison=test.comparison, adjusted_p=test.adjusted_p, pooled=test.pooled)
+
+
+def _judged(arm: ArmSummary, base: ArmSummary | None, num_tests: int) -> ArmSummary:
+    arm = replace(arm, of_survivors=any(one.casualties for one in (arm, base) if one))
+    verdict, found = _verdict(arm, base), arm.comparison
+    seeds = None
+    if verdict == "not resolved" and not arm.of_survivors and found and found.sd_log is not None:
+        seeds = seeds_to_resolve(found.sd_log, found.log_ratio, num_tests)
+    return replace(arm, verdict=verdict, seeds_to_resolve=seeds)
+
+
+def _verdict(arm: ArmSummary, base: ArmSummary | None) -> Verdict:
+    if arm.errors:
+        return "invalid"
+    if base and base.arm in (arm.arm, arm.copy_of):
+        return "baseline"
+    if not arm.values:
+        return "no data"
+    if arm.of_survivors or arm.comparison is None or arm.adjusted_p is None or arm.adjusted_p >= ALPHA:
+        return "not resolved"
+    return "lower" if arm.comparison.log_ratio < 0 else "higher"

@@ -1,0 +1,82 @@
+"""The rows of a store's objects as one LazyFrame: filters on `run_id` open only the objects of those runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from muon_core.layout import Visible
+from muon_core.storage import Storage
+from muon_core.tables import Table
+
+_HIVE = {"table": pl.String(), "run": pl.String()}  # given, for a run named 001 would come back as the number 1
+
+
+def polars_schema(table: Table) -> pl.Schema:
+    """Names and Polars types of the columns of `table`."""
+    return from_arrow(table.schema.empty_table()).schema
+
+
+def from_arrow(table: pa.Table) -> pl.DataFrame:
+    """`table` as a Polars frame."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def scan_rows(storage: Storage, objects: list[Visible], here: dict[str, str], table: Table) -> pl.LazyFrame:
+    """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts.
+
+    `here` maps the keys of objects with a copy on this machine to its file.
+    """
+    uncut = [item for item in objects if item.start == 0 and item.bound is None]
+    packs: dict[str, list[str]] = {}
+    for item in uncut:
+        if item.members > 1:
+            packs.setdefault(item.key, []).append(item.run)
+    whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.members)
+    of_run, seq = pl.col("run_id"), pl.col("seq")
+    frames = [_scan(storage, here, list(whole), table)]
+    frames += [
+        _scan(storage, here, [key], table).filter(of_run.is_in(runs)) for key, runs in packs.items() if key not in whole
+    ]
+    frames += [
+        _scan(storage, here, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
+        for item in objects
+        if item.start > 0 or item.bound is not None
+    ]
+    return pl.concat(frames)
+
+
+def _scan(storage: Storage, here: dict[str, str], keys: list[str], table: Table) -> pl.LazyFrame:
+    """Rows of the objects `keys`."""
+    groups: dict[tuple[bool, bool], list[str]] = {}
+    for key in keys:
+        place = here.get(key, storage.uri(key))
+        # Polars takes every `name=value` of a path for a column, also of the folders the store lies in.
+        by_run = not key.startswith("packs/") and "=" not in place.removesuffix(key)
+        groups.setdefault((key in here, by_run), []).append(place)
+    frames = [
+        _scan_files(files, table, {} if is_copy else storage.polars_options(), by_run=by_run)
+        for (is_copy, by_run), files in groups.items()
+    ]
+    return pl.concat(frames) if frames else pl.LazyFrame(schema=polars_schema(table))
+
+
+def _scan_files(files: list[str], table: Table, options: dict[str, Any], *, by_run: bool) -> pl.LazyFrame:
+    """Rows of `files`; `by_run` takes the run from the path. The schema is given: other releases have other columns."""
+    schema = polars_schema(table)
+    inside = {name: dtype for name, dtype in schema.items() if not by_run or name != "run_id"}
+    frame = pl.scan_parquet(
+        files,
+        schema=inside,
+        hive_partitioning=by_run,
+        hive_schema=_HIVE if by_run else None,
+        glob=False,
+        missing_columns="insert",
+        extra_columns="ignore",
+        **options,
+    )
+    return frame.rename({"run": "run_id"}).select(list(schema)) if by_run else frame

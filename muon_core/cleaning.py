@@ -1,0 +1,173 @@
+"""Removes what finals stand for: the objects they were written from, older finals, and branches nobody goes on with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from muon_core import layout
+from muon_core.layout import Attempt, Visible
+from muon_core.parquet import decode_named, digest, encode, same_rows
+from muon_core.snapshot import fit, list_keys, read_attempts, read_rows
+from muon_core.storage import Listed, Storage, StoreError
+from muon_core.tables import RUNS, SERIES, Table
+
+Attempts = dict[str, Attempt]
+
+
+def is_final(items: list[Visible], head: str) -> bool:
+    """Whether a final of attempt `head` alone makes up these rows."""
+    return len(items) == 1 and items[0].final and items[0].attempt == head
+
+
+def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float) -> list[Listed]:
+    """Remove what the finals of a run have stood for since `before`, once it was compared with them.
+
+    Args:
+        head: the attempt that is known to have ended; nothing is done if it is no longer the newest.
+        finished: nobody goes on with the run, so branches that no checkpoint continues go too.
+    Returns: what was removed. Raises StoreError, before anything is, if a final does not hold a row it stands for.
+    """
+    attempts = read_attempts(storage, head.run).get(head.run, {})
+    if max(attempts, default="") != head.id:
+        return []
+    tables = [_Rows(storage, attempts, table, before) for table in SERIES.values()]
+    for rows in tables:
+        rows.keep_tails()
+    branches = (
+        finished
+        and all(rows.settled for rows in tables)
+        and all(end.modified <= before for end in storage.stat(f"final/table={RUNS.name}/run={head.run}/"))
+        and _nobody_resumes_a_branch(storage, attempts)
+    )
+    old = [item for rows in tables for item in rows.replaced(branches=branches)]
+    if branches:
+        alive = {attempt.id for attempt, _ in layout.lineage(attempts)}
+        dead = [attempt.key for attempt in attempts.values() if attempt.id not in alive]
+        if dead and read_attempts(storage, head.run).get(head.run) != attempts:
+            return []  # one began meanwhile, perhaps from such a branch
+        storage.delete(dead)  # first: who comes with such a checkpoint after all is refused, not given half its rows
+    storage.delete([item.key for item in old])
+    return old
+
+
+def _nobody_resumes_a_branch(storage: Storage, attempts: Attempts) -> bool:
+    """Whether every checkpoint of the run continues rows that its head still shows."""
+    chain = layout.lineage(attempts)
+    shown = {attempt.id: layout.END if bound is None else bound for attempt, bound in chain}
+    for key in list_keys(storage, f"checkpoints/{chain[0][0].run}/"):
+        point = layout.parse_checkpoint(key)
+        if point and point.seq > shown.get(point.attempt, -1):
+            return False
+        if not point and not key.endswith("/config.json"):
+            return False  # what it continues is unknown
+    return True
+
+
+class _Rows:
+    """One table of one run: its objects, and the final that stands for them.
+
+    `settled` if no reader may still be on what was there before that final, or if the run shows no row of the table.
+    """
+
+    def __init__(self, storage: Storage, attempts: Attempts, table: Table, before: float) -> None:
+        self._storage, self._attempts, self._table, self._before = storage, attempts, table, before
+        self._head = max(attempts.values())
+        self._list()
+        shown = layout.visible([attempt.key for attempt in attempts.values()], self._listed, table.name)
+        alone = is_final(shown, self._head.id) and self._listed[shown[0].key].modified <= before
+        self._final = shown[0] if alone else None
+        self._cover = layout.covers(shown[0], attempts) if alone else {}
+        self.settled = alone or not shown
+
+    def _list(self) -> None:
+        folders = [f"{kind}/table={self._table.name}/run={self._head.run}/" for kind in ("live", "final")]
+        self._listed = {item.key: item for folder in folders for item in self._storage.stat(folder)}
+
+    def keep_tails(self) -> None:
+        """Write the rows that an older final has and the newest has not as live objects of the attempts they are of.
+
+        So final/ comes to hold one lineage, and a checkpoint of the other still finds its rows.
+        """
+        missing = [
+            (final, name, tail)
+            for final in self._older_finals()
+            for name, tail in self._tails(final).items()
+            if name not in self._listed
+        ]
+        for final, name, tail in missing:
+            self._storage.put(name, encode(self._read(final, tail).sort_by("seq"), self._table))
+        if missing:
+            self._list()
+
+    def replaced(self, *, branches: bool) -> list[Listed]:
+        """What the final stands for, with `branches` also what is off its lineage. Raises StoreError if rows differ."""
+        if not self.settled:
+            return []
+        gone = [item for item in self._others() if branches or item.hi <= self._cover.get(item.attempt, 0)]
+        if not branches:
+            gone += [final for final in self._older_finals() if self._has_settled_tails(final)]
+        self._compare([item for item in gone if item.attempt in self._cover or item.final])
+        return [self._listed[item.key] for item in gone]
+
+    def _others(self) -> list[Visible]:
+        """All objects but the final, of attempts up to the head."""
+        name = self._table.name
+        live = [many for by_attempt in layout.parse_live(self._listed, name).values() for many in by_attempt.values()]
+        objects = [item for many in (*live, *layout.parse_finals(self._listed, name).values()) for item in many]
+        return [item for item in objects if item != self._final and item.attempt <= self._head.id]
+
+    def _older_finals(self) -> list[Visible]:
+        """Finals that went their own way from some point of the newest lineage on."""
+        return [
+            item
+            for item in self._others()
+            if self.settled and item.final and item.attempt in self._attempts
+            if item.hi > self._cover.get(item.attempt, 0)
+        ]
+
+    def _tails(self, old: Visible) -> dict[str, range]:
+        """Where rows of `old` that the final has not belong, and their seqs."""
+        tails = {}
+        for id_, end in layout.covers(old, self._attempts).items():
+            start = max(self._attempts[id_].resume_seq, self._cover.get(id_, 0))
+            if start < end:
+                tails[layout.live_key(self._table.name, old.run, id_, start, end)] = range(start, end)
+        return tails
+
+    def _has_settled_tails(self, old: Visible) -> bool:
+        tails = [self._listed.get(name) for name in self._tails(old)]
+        return all(tail is not None and tail.modified <= self._before for tail in tails)
+
+    def _compare(self, objects: list[Visible]) -> None:
+        """Raise StoreError if the final lacks a row that one of `objects` shares with it."""
+        final = self._final
+        if final is None or not objects:
+            return
+        uri = self._storage.uri(final.key)
+        data = self._storage.get(final.key)
+        if digest(data) not in final.key:
+            raise StoreError(f"{uri} is damaged, its content differs from its name; delete it and compact")
+        rows = fit(decode_named(data, uri), self._table)
+        for item in objects:
+            own = self._shared(item)
+            if not same_rows(own, rows.filter(pc.is_in(rows["seq"], own["seq"].combine_chunks())), self._table):
+                raise StoreError(
+                    f"{uri} does not hold the rows of {item.key}; nothing was removed, "
+                    "delete the final object and compact again"
+                )
+
+    def _shared(self, item: Visible) -> pa.Table:
+        """The rows of `item` that the final must hold."""
+        if not item.final:
+            return self._read(item, range(self._cover[item.attempt]))
+        rows = self._read(item)
+        for tail in self._tails(item).values():
+            rows = rows.filter((pc.field("seq") < tail.start) | (pc.field("seq") >= tail.stop))
+        return rows
+
+    def _read(self, item: Visible, seqs: range = range(layout.END)) -> pa.Table:
+        cut = replace(item, start=seqs.start, bound=seqs.stop)
+        return read_rows(self._storage, [cut], self._table, lossless=True)

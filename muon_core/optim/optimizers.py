@@ -1,0 +1,189 @@
+"""All optimizers of a model, as the training loop holds them: stepped, watched, scheduled and saved as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from muon_core.optim.clipping import clipped
+from muon_core.optim.health import Health, Watch, measure
+from muon_core.optim.muon import Muon
+from muon_core.optim.sharding import Distribution
+
+PREVIOUS = "previous_update"
+"""Key in the saved state of a matrix's change in the last step, where the next step is to be compared with it."""
+
+
+class Optimizers:
+    """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one."""
+
+    def __init__(
+        self, hidden: Optimizer, vectors: Optimizer, *, clipping: str = "none", max_grad_norm: float = 1.0
+    ) -> None:
+        self.hidden, self.vectors = hidden, vectors
+        self.health: Health = {}
+        """What the `health` table says of the last step with `keep_updates`."""
+        self._clipping, self._max_grad_norm = clipping, max_grad_norm
+        self._previous: dict[str, Tensor] = {}
+        for group in self._groups:
+            group["initial_lr"] = group["lr"]
+
+    @property
+    def hidden_lr(self) -> float:
+        """Current learning rate of the hidden matrices."""
+        return float(self.hidden.param_groups[0]["lr"])
+
+    def set_lr_multiplier(self, multiplier: float) -> None:
+        """Set every learning rate to `multiplier` times its configured value."""
+        for group in self._groups:
+            group["lr"] = group["initial_lr"] * multiplier
+
+    def step(self, step: int, *, keep_updates: bool = False, next_keeps: bool = False) -> dict[str, Tensor]:
+        """Apply optimizer step `step`, counted from 0; noise is drawn for this number.
+
+        Args:
+            keep_updates: return what changed, and measure `health`; all ranks do so at the same steps.
+            next_keeps: the next step will; so that it can compare its updates with these, they are kept until then.
+        Returns: with `keep_updates` the change of each hidden matrix by name, weight decay taken out; else nothing. It
+            is the difference of the weights around the step: what was applied, rounding included, in every arm alike.
+            It costs a copy of the matrices.
+        """
+        keeping = keep_updates or next_keeps
+        before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
+        watch = self._watch() if keep_updates else None
+        for group in self.hidden.param_groups:
+            group["step"] = step
+        with self._clipped():
+            self.hidden.step()
+            self.vectors.step()
+        updates = {
+            name: param.detach() - old * kept
+            for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
+        }
+        if keep_updates:
+            self.health = self._measure(step, updates, watch)
+        self._previous = updates if next_keeps else {}
+        return updates if keep_updates else {}
+
+    def momenta(self) -> dict[str, Tensor]:
+        """What the optimizer averages of each hidden matrix's gradient, by name: AdamW's `exp_avg`, else Muon's buffer.
+
+        Zeros for a matrix that had no gradient yet. The optimizer's own tensors: not to be changed.
+        """
+        key = "momentum_buffer" if isinstance(self.hidden, Muon) else "exp_avg"
+        kept = {name: self.hidden.state.get(param, {}).get(key) for name, param, _ in self._hidden_matrices()}
+        return {
+            name: torch.zeros_like(param) if kept[name] is None else kept[name]
+            for name, param, _ in self._hidden_matrices()
+        }
+
+    @property
+    def distribution(self) -> Distribution | None:
+        """How Muon's updates are shared out over ranks; None for other optimizers."""
+        return self.hidden.distribution if isinstance(self.hidden, Muon) else None
+
+    def _clipped(self) -> AbstractContextManager[None]:
+        if self._clipping == "none":
+            return nullcontext()
+        optimizers = (
+            [self.vectors]
+            if self._clipping == "adamw_only" and isinstance(self.hidden, Muon)
+            else [self.vectors, self.hidden]
+        )
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
+
+    def _watch(self) -> Watch | None:
+        if not isinstance(self.hidden, Muon):
+            return None
+        self.hidden.watch = Watch(self.hidden.orthogonalize, getattr(self.hidden.perturb, "seen", {}))
+        return self.hidden.watch
+
+    def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Health:
+        parameters = {name: param for name, param, _ in self._hidden_matrices()}
+        if watch is None or not isinstance(self.hidden, Muon):
+            return measure(parameters, updates, self._previous)
+        self.hidden.watch = None
+        gate = getattr(self.hidden.perturb, "gate", None)
+        return measure(
+            parameters,
+            updates,
+            self._previous,
+            self.hidden.all_blocks,
+            watch.rows,
+            alpha=gate.share(step) if gate else math.nan,
+            shared=self.hidden.distribution.mode == "owner",
+        )
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self.hidden.zero_grad()
+        self.vectors.zero_grad()
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """State of every parameter by its name, empty before its first step: tensors and numbers, no copies.
+
+        Learning rates and noise are functions of config and step: there is nothing of them to save.
+        """
+        state = {name: dict(optimizer.state.get(param, {})) for name, param, optimizer in self._named()}
+        for name, update in self._previous.items():
+            state[name][PREVIOUS] = update
+        return state
+
+    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
+        """Continue from `state`, which is copied to the parameters' devices.
+
+        Raises: ValueError if names or shapes are not those of the model; nothing is changed then.
+        """
+        named = {name: param for name, param, _ in self._named()}
+        if differing := sorted(named.keys() ^ state.keys()):
+            side = "lacks" if differing[0] in named else "has unknown"
+            raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
+        for name, values in state.items():
+            for key, value in values.items():
+                _check_shape(f"{name}/{key}", value, named[name])
+        self._previous = {}
+        for name, param, optimizer in self._named():
+            values = {key: _placed(value, param.device) for key, value in state[name].items()}
+            if PREVIOUS in values:
+                self._previous[name] = values.pop(PREVIOUS)
+            optimizer.state[param] = values
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return [*self.hidden.param_groups, *self.vectors.param_groups]
+
+    def _named(self) -> Iterable[tuple[str, nn.Parameter, Optimizer]]:
+        for optimizer in (self.hidden, self.vectors):
+            for group in optimizer.param_groups:
+                for name, param in zip(group["param_names"], group["params"], strict=True):
+                    yield name, param, optimizer
+
+    def _hidden_matrices(self) -> Iterable[tuple[str, nn.Parameter, float]]:
+        """Name, parameter, and the factor by which this step's weight decay shrinks it (1 without a gradient)."""
+        for group in self.hidden.param_groups:
+            kept = 1 - group["lr"] * group["weight_decay"]
+            for name, param in zip(group["param_names"], group["params"], strict=True):
+                yield name, param, 1.0 if param.grad is None else kept
+
+
+def _check_shape(name: str, value: Any, param: Tensor) -> None:
+    """A state tensor is a counter or as large as its parameter."""
+    if isinstance(value, Tensor) and value.ndim and value.shape != param.shape:
+        raise ValueError(
+            f"optimizer state {name} has shape {tuple(value.shape)}, its parameter {tuple(param.shape)}; "
+            "load it into the model it was saved from"
+        )
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    """A copy of a state value for a parameter on `device`; counters stay where they are, as AdamW wants them."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(device, copy=True) if value.ndim else value.clone()

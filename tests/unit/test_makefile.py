@@ -1,0 +1,23 @@
+"""`make` on a machine without a Python that serves: one line that says so, whichever environment is to be made."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "s3-servers"])
+def test_make_without_a_python_says_what_to_install(tmp_path: Path, target: str) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/servers/requirements.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = subprocess.run(["make", target, "PYTHON="], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == (
+        "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)\n"
+    )
+    assert "registry" not in done.stderr
+    assert not list(tmp_path.glob(".venv*"))
