@@ -90,7 +90,7 @@ def summarize_arms(
         found = tuple(dict.fromkeys([*errors.get(name, ()), *concerning_all]))
         arms[name] = _arm(frame, copies.get(name), found)
     base = arms[baseline] if baseline else None
-    tested = _tested([arm for arm in arms.values() ], base, goal)
+    tested = _tested([arm for arm in arms.values() if arm.copy_of is None], base, goal)
     num_tests = sum(arm.adjusted_p is not None for arm in tested.values())
     return tuple(_judged(_like(arm, tested), base, num_tests) for arm in arms.values()), baseline
 
@@ -103,7 +103,7 @@ def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
         first.setdefault(own, name)
     copies = {name: first[own] for name, own in runs.items() if first[own] != name}
     if baseline:
-        copies |= {name: baseline for name, own in runs.items() if own & runs[baseline]}
+        copies |= {name: baseline for name, own in runs.items() if own == runs[baseline]}
         del copies[baseline]
     return copies
 

@@ -34,14 +34,15 @@ def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float)
     if max(attempts, default="") != head.id:
         return []
     tables = [_Rows(storage, attempts, table, before) for table in SERIES.values()]
-    for rows in tables:
-        rows.keep_tails()
     branches = (
         finished
         and all(rows.settled for rows in tables)
         and all(end.modified <= before for end in storage.stat(f"final/table={RUNS.name}/run={head.run}/"))
         and _nobody_resumes_a_branch(storage, attempts)
     )
+    if not branches:
+        for rows in tables:
+            rows.keep_tails()
     old = [item for rows in tables for item in rows.replaced(branches=branches)]
     if branches:
         alive = {attempt.id for attempt, _ in layout.lineage(attempts)}
@@ -109,7 +110,7 @@ class _Rows:
         gone = [item for item in self._others() if branches or item.hi <= self._cover.get(item.attempt, 0)]
         if not branches:
             gone += [final for final in self._older_finals() if self._has_settled_tails(final)]
-        self._compare([item for item in gone if item.attempt in self._cover or item.final])
+        self._compare([item for item in gone if item.attempt in self._cover or self._is_older(item)])
         return [self._listed[item.key] for item in gone]
 
     def _others(self) -> list[Visible]:
@@ -117,16 +118,16 @@ class _Rows:
         name = self._table.name
         live = [many for by_attempt in layout.parse_live(self._listed, name).values() for many in by_attempt.values()]
         objects = [item for many in (*live, *layout.parse_finals(self._listed, name).values()) for item in many]
-        return [item for item in objects if item != self._final and item.attempt <= self._head.id]
+        own = self._final.key if self._final else ""
+        return [item for item in objects if item.key != own and item.attempt <= self._head.id]
 
     def _older_finals(self) -> list[Visible]:
-        """Finals that went their own way from some point of the newest lineage on."""
-        return [
-            item
-            for item in self._others()
-            if self.settled and item.final and item.attempt in self._attempts
-            if item.hi > self._cover.get(item.attempt, 0)
-        ]
+        return [item for item in self._others() if self.settled and self._is_older(item)]
+
+    def _is_older(self, item: Visible) -> bool:
+        """Whether this is a final that went its own way from some point of the newest lineage on."""
+        own_way = item.hi > self._cover.get(item.attempt, 0)
+        return item.final and own_way and bool(layout.covers(item, self._attempts))
 
     def _tails(self, old: Visible) -> dict[str, range]:
         """Where rows of `old` that the final has not belong, and their seqs."""

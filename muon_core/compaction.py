@@ -148,6 +148,6 @@ def _check_complete(run: str, url: str, rows: dict[str, pa.Table]) -> None:
 
 
 def _write_final(storage: Storage, table: Table, run: str, head: str, hi: int, rows: pa.Table) -> None:
-    """Another process may write a twin, perhaps with another encoder: all readers take the same, cleaning the other."""
+    """Two processes, perhaps with different encoders, may write twins: every reader takes the same of them."""
     data = encode(sort_for_reading(rows, table), table, final=True)
     storage.put(layout.final_key(table.name, run, head, hi, digest(data)), data)

@@ -322,7 +322,10 @@ class SpikeConfig(Config):
 
 
 class RunConfig(Config):
-    """One training, complete: the same value on the same machine gives the same curves, bit for bit."""
+    """One training, complete: the same value on the same CPU and threads gives the same curves, bit for bit.
+
+    On GPUs it does so as far as the kernels that PyTorch chooses are deterministic, which is not enforced.
+    """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -356,7 +359,7 @@ class RunConfig(Config):
     EXECUTION: ClassVar[frozenset[str]] = frozenset({
         "tracking", "micro_batches", "compile", "reduction", "distribute", "check_replicas_every", "checkpoint", "spike"
     })  # fmt: skip
-    """Fields that say how a run is carried out and watched, not what it computes."""
+    """Fields that say how a run is carried out and watched, not what it computes (`science` knows two exceptions)."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -376,6 +379,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"reduction tree deals {self.micro_batches} micro-batches to {workers} workers; "
                 f"set micro_batches to a power of two that {workers} divides"
+            )
+        if self.model.dropout and self.micro_batches < workers:
+            raise ValueError(
+                f"dropout masks are drawn for each micro-batch, and {self.micro_batches} for {workers} workers would "
+                f"give other masks than one worker has; set micro_batches to a multiple of {workers}"
             )
         parts = max(self.micro_batches, workers)
         if parts % workers or parts % self.micro_batches or self.batch_size % parts:
@@ -406,7 +414,10 @@ class RunConfig(Config):
 
     def science(self) -> dict[str, Any]:
         """The fields that decide the result, defaults filled in, as plain JSON values."""
-        science = self.model_dump(mode="json", exclude=set(self.EXECUTION))
+        decides = {"spike"} if self.spike.action == "end" else set()
+        if self.model.dropout:
+            decides.add("micro_batches")  # dropout masks are drawn for each
+        science = self.model_dump(mode="json", exclude=set(self.EXECUTION - decides))
         if self.data.corpus_sha256 is not None:
             science["data"]["corpus"] = "sha256"  # the content is the identity, not where it lies
         return science | {"schema": SCHEMA}

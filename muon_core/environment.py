@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,18 @@ def device_name(device: torch.device) -> str:
 
 def fingerprint() -> dict[str, Any]:
     """Versions and settings that may change bits; two runs with different fingerprints are compared with care."""
-    return {
+    cuda = {}
+    if torch.cuda.is_available():
+        cuda = {
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+    return cuda | {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
+        **{name: version(name) for name in ("numpy", "tokenizers")},
         "cuda": torch.version.cuda,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),

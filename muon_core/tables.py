@@ -47,7 +47,7 @@ TRAIN = Table(
         "grad_norm": (_REAL, "global L2 norm before clipping"),
         "step_time_s": (_REAL, "seconds"),
         "tokens_per_s": (_REAL, "tokens per second"),
-        "elapsed_s": (_REAL, "seconds since the attempt's first step"),
+        "elapsed_s": (_REAL, "seconds since the run's start, from set-up on; the time between attempts left out"),
     },
 )
 
@@ -59,7 +59,7 @@ VAL = Table(
         "val_loss": (_LOSS, "nats per token"),
         "val_accuracy": (_LOSS, "share of exact next-token matches"),
         "val_perplexity": (_LOSS, "exp(val_loss)"),
-        "elapsed_s": (_REAL, "seconds since the attempt's first step"),
+        "elapsed_s": (_REAL, "seconds since the run's start, from set-up on; the time between attempts left out"),
     },
 )
 
@@ -159,7 +159,7 @@ RUNS = Table(
         "final_val_accuracy": (_LOSS, "share"),
         "tokens": (_LONG, "training tokens seen"),
         "steps": (_LONG, "optimizer steps done"),
-        "wall_s": (_LOSS, "seconds of the last attempt, from its start to its end"),
+        "wall_s": (_LOSS, "seconds from the run's start to its end; the time between attempts left out"),
         "train_s": (_LOSS, "seconds in optimizer steps, without evaluation and tracking"),
         "data_s": (_LOSS, "seconds reading batches"),
         "gradients_s": (_LOSS, "seconds in forward, backward and their reduction"),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
@@ -136,13 +140,35 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        with RunProgress() as progress:
-            outcome = train(run, storage, report=progress, device=device, resume=not again)
+        with RunProgress() as progress, _told_to_stop() as told:
+            outcome = train(
+                run, storage, report=lambda news: progress(news) and not told, device=device, resume=not again
+            )
     except StoreError:
         raise  # the store does not know of it
     except Exception as error:
         return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if told and outcome.status == "stopped":
+        raise KeyboardInterrupt
     return outcome.status, outcome.error or _loss(outcome.final.val_loss if outcome.final else None)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[list[int]]:
+    """Signals to stop, as they come: after the first the run saves itself at its next step, the second interrupts."""
+    told: list[int] = []
+
+    def hear(number: int, _: FrameType | None) -> None:
+        if told:
+            raise KeyboardInterrupt
+        told.append(number)
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_machine(ngpus: int, workers: int) -> None:

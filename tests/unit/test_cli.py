@@ -312,7 +312,10 @@ def test_pretrain_that_is_overtaken_stops_in_one_line(
 
 
 @pytest.mark.slow
-def test_ctrl_c_records_the_run_as_stopped(tmp_path: Path, small: dict[str, Any]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_run_and_records_it_as_stopped(
+    tmp_path: Path, small: dict[str, Any], number: signal.Signals
+) -> None:
     endless = small | {"steps": 1_000_000, "tracking": {"eval_every": 1, "track_every": 1_000_000}}
     (tmp_path / "run.yaml").write_text(json.dumps(endless))
     command = subprocess.Popen(
@@ -322,13 +325,15 @@ def test_ctrl_c_records_the_run_as_stopped(tmp_path: Path, small: dict[str, Any]
     for line in command.stderr:
         if line.startswith("step 2/"):
             break
-    command.send_signal(signal.SIGINT)
+    command.send_signal(number)
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 130, stderr
     assert stderr.splitlines()[-1] == "muon: interrupted; what is finished is kept, the same command continues"
     assert "Traceback" not in stderr
-    (status,) = open_store(tmp_path / "st").runs.collect()["status"]
-    assert status == "stopped"
+    run = open_store(tmp_path / "st").runs.collect().row(0, named=True)
+    assert run["status"] == "stopped"
+    (saved,) = (tmp_path / "st/checkpoints").glob("*/latest/*.pt")
+    assert int(saved.name.split(".")[0]) == run["steps"]  # nothing is trained again
 
 
 # ---- reading

@@ -528,7 +528,7 @@ def test_compact_with_nothing_to_do_lists_no_more_for_more_runs(
     assert not [prefix for prefix in asked if "run=" in prefix]
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"{", b"x" * 99])
+@pytest.mark.parametrize("damage", [None, b"", b"{", b"x" * 99], ids=["gone", "empty", "cut", "other"])
 @pytest.mark.parametrize("part", [".parquet", ".json"])
 @pytest.mark.parametrize("table", ["val", "runs"])
 def test_a_damaged_pack_is_passed_over_and_replaced(

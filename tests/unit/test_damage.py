@@ -12,9 +12,9 @@ from test_cli import Muon
 from analysis.damage import damaged_objects
 from analysis.tables import Store, open_store
 from muon_core.cache import Cached, cached
-from muon_core.parquet import decode, encode
+from muon_core.parquet import decode, digest, encode
 from muon_core.storage import Folder, StoreError, StoreUnavailable
-from muon_core.tables import TABLES, VAL
+from muon_core.tables import VAL
 from ray_jobs.cli.reading import explained
 
 muon = test_cli.muon
@@ -113,16 +113,17 @@ def test_a_damaged_copy_is_fetched_anew_and_the_object_not_blamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thorough: bool
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    data = encode(ROWS, TABLES["val"])
+    data = encode(ROWS, VAL)
+    key = f"final/a-{digest(data)}"
     remote = Remote(tmp_path / "store", "http://here/bucket/x")
-    remote.put("final/a", data)
-    store, sizes = cached(remote), {"final/a": len(data)}
+    remote.put(key, data)
+    store, sizes = cached(remote), {key: len(data)}
     assert isinstance(store, Cached)
     here = store.local_paths(sizes)
-    Path(here["final/a"]).write_bytes(bytes(len(data)))  # of the right length: a power cut leaves zeros
+    Path(here[key]).write_bytes(bytes(len(data)))  # of the right length: a power cut leaves zeros
     assert damaged_objects(store, sizes, here, thorough=thorough) == []
-    assert Path(here["final/a"]).read_bytes() == data
-    assert remote.fetched == ["final/a"] * 2
+    assert Path(here[key]).read_bytes() == data
+    assert remote.fetched == [key] * 2
 
 
 @pytest.mark.parametrize(

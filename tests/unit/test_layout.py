@@ -13,6 +13,7 @@ from muon_core.layout import (
     lineage,
     live_key,
     next_id,
+    parse_checkpoint,
     parse_sweeps,
     visible,
 )
@@ -127,7 +128,29 @@ def test_parse_sweeps_takes_the_newest_record() -> None:
     assert parse_sweeps(keys) == {"demo": keys[1], "other": keys[2]}
 
 
-@pytest.mark.parametrize("name", ["a=b", "a b", "a/b", "", "ä", "a[1]", "a*"])
+def test_visible_takes_a_row_from_one_of_two_segments_that_overlap() -> None:
+    tail, whole = live_key("val", "r", A.id, 4, 10), live_key("val", "r", A.id, 0, 8)
+    found = visible([A.key], [tail, whole], "val")
+    assert [(item.key, item.start, item.end) for item in found] == [(whole, 0, 8), (tail, 8, 10)]
+
+
+def test_visible_records_a_broken_run_and_shows_the_others() -> None:
+    other = Attempt("00001.aa", ROOT, 0, "q")
+    data = [live_key("val", run, id_, 0, 5) for run, id_ in (("q", other.id), ("r", B.id))]
+    problems: dict[str, str] = {}
+    assert [item.run for item in visible([other.key, B.key], data, "val", problems=problems)] == ["q"]
+    assert list(problems) == ["r"]
+    with pytest.raises(BrokenLineage, match="run r: attempt"):
+        visible([other.key, B.key], data, "val")
+
+
+def test_parse_checkpoint_tells_what_it_goes_on_from() -> None:
+    key = "checkpoints/r/latest/000000030.00002.bb.000000000010.0123456789abcdef.pt"
+    assert parse_checkpoint(key) == ("r", "latest", 30, "00002.bb", 10, "0123456789abcdef")
+    assert parse_checkpoint("checkpoints/r/config.json") is None
+
+
+@pytest.mark.parametrize("name", ["a=b", "a b", "a/b", "", "ä", "a[1]", "a*", ".", "..", ".hidden", "-x", "_x"])
 def test_check_name_refuses_what_breaks_a_key(name: str) -> None:
     with pytest.raises(ValueError, match="letters, digits"):
         check_name(name)

@@ -241,7 +241,7 @@ def test_a_broken_run_is_named_and_the_others_read_on_request(
 
 
 @pytest.mark.parametrize("part", ["parquet", "json"])
-@pytest.mark.parametrize("damage", [None, b"", b"{}", b"x" * 50])
+@pytest.mark.parametrize("damage", [None, b"", b"{}", b"x" * 50], ids=["gone", "empty", "no fields", "other"])
 @pytest.mark.parametrize("skip", [False, True])
 def test_a_damaged_pack_hides_nothing_for_finals_hold_its_rows(
     storage: Folder, part: str, damage: bytes | None, skip: bool

@@ -309,43 +309,48 @@ def test_a_difference_over_fewer_seeds_than_the_means_gives_its_own(tmp_path: Pa
     )
 
 
-def shared_sweep(tmp_path: Path, copies: list[tuple[str, str]]) -> Summary:
-    """Known runs, and blocks (name, optimizer) that list the runs of an optimizer again."""
+def listed(block: str, role: str, optimizer: str, seeds: tuple[int, ...] = (42, 137, 256)) -> list[dict[str, str]]:
+    """Known runs as a block of a sweep lists them."""
+    runs = [run for run in known_runs() if run.optimizer == optimizer and run.seed in seeds]
+    return [{"run_id": run.run_id, "block": block, "role": role, "arm": optimizer} for run in runs]
+
+
+def shared_sweep(tmp_path: Path, blocks: list[list[dict[str, str]]]) -> Summary:
     storage = write_store(tmp_path, known_runs())
-    listed = [{"run_id": r.run_id, "block": "b", "role": r.role, "arm": r.optimizer} for r in known_runs()]
-    again = [
-        {"run_id": r.run_id, "block": block, "role": "candidate", "arm": r.optimizer}
-        for block, optimizer in copies
-        for r in known_runs()
-        if r.optimizer == optimizer
-    ]
-    write_sweep(storage, "demo", again[: len(again) // 2] + listed + again[len(again) // 2 :], number=2)
+    write_sweep(storage, "demo", [row for block in blocks for row in block], number=2)
     return summarize(analysis.open_store(tmp_path).sweep("demo"))
 
 
 def test_arms_of_the_same_runs_are_one_test(tmp_path: Path) -> None:
-    """A second block that lists muon changes neither p nor verdict; the sweep still has six runs."""
+    """Two more blocks that list muon change neither p nor verdict; the sweep still has six runs."""
     alone = summary_of(tmp_path / "alone", known_runs())
-    shared = shared_sweep(tmp_path / "shared", [("again", "muon"), ("more", "muon")])
+    muon = [listed(block, "candidate", "muon") for block in ("a", "b", "c")]
+    shared = shared_sweep(tmp_path / "shared", [muon[0], listed("base", "baseline", "adamw"), *muon[1:]])
     tested = arm(alone, "muon")
     assert shared.tests == alone.tests == 1
     assert shared.counts == alone.counts
     found = [a for a in shared.arms if a.optimizer == "muon"]
-    assert [a.copy_of for a in found] == [None, "again: muon", "again: muon"]
+    assert [a.copy_of for a in found] == [None, "a: muon", "a: muon"]
     for a in found:
-        assert (a.adjusted_p, a.verdict) == (tested.adjusted_p, "lower")
-        assert a.pooled == tested.pooled
-    assert said(shared, "b: muon").endswith("; its runs are again: muon's.")
+        assert (a.adjusted_p, a.verdict, a.pooled) == (tested.adjusted_p, "lower", tested.pooled)
+    assert said(shared, "c: muon").endswith("; its runs are a: muon's.")
 
 
 def test_a_copy_of_the_baseline_is_the_baseline(tmp_path: Path) -> None:
-    """Also where it is listed first, or lists only some of its runs: nothing is compared with itself."""
-    summary = shared_sweep(tmp_path, [("before", "adamw"), ("after", "adamw")])
-    assert (summary.baseline, summary.tests, summary.warnings) == ("b: adamw", 1, ())
-    copies = [arm(summary, f"{block}: adamw") for block in ("before", "after")]
+    """Also where it is listed first, has the role too, or lists only some of the runs: it is not compared with itself."""
+    blocks = [
+        listed("before", "candidate", "adamw"),
+        listed("muon", "candidate", "muon"),
+        listed("base", "baseline", "adamw"),
+        listed("same", "baseline", "adamw"),
+        listed("some", "control", "adamw", (42, 137)),
+    ]
+    summary = shared_sweep(tmp_path, blocks)
+    assert (summary.baseline, summary.tests, summary.warnings) == ("base: adamw", 1, ())
+    copies = [arm(summary, f"{block}: adamw") for block in ("before", "same", "some")]
     assert {(a.verdict, a.comparison, a.adjusted_p, a.pooled) for a in copies} == {("baseline", None, None, None)}
     assert arm(summary, "muon").pooled == arm(summary_of(tmp_path / "alone", known_runs()), "muon").pooled
-    assert said(summary, "after: adamw").endswith("over 3 seeds; its runs are b: adamw's.")
+    assert said(summary, "same: adamw").endswith("over 3 seeds; its runs are base: adamw's.")
 
 
 def test_an_arm_that_equals_the_baseline_to_the_last_digit_is_not_sent_to_more_seeds(tmp_path: Path) -> None:
