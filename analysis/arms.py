@@ -103,7 +103,7 @@ def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
         first.setdefault(own, name)
     copies = {name: first[own] for name, own in runs.items() if first[own] != name}
     if baseline:
-        copies |= {name: baseline for name, own in runs.items() if own == runs[baseline]}
+        copies |= {name: baseline for name, own in runs.items() if own & runs[baseline]}
         del copies[baseline]
     return copies
 

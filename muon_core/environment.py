@@ -47,10 +47,10 @@ def device_name(device: torch.device) -> str:
 
 def fingerprint() -> dict[str, Any]:
     """Versions and settings that may change bits; two runs with different fingerprints are compared with care."""
-    cuda = {}
+    cuda: dict[str, Any] = {}
     if torch.cuda.is_available():
         cuda = {
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "tf32": torch.backends.cuda.matmul.allow_tf32,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }

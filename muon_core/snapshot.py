@@ -164,11 +164,12 @@ def _cut(rows: pa.Table, items: list[layout.Visible]) -> list[pa.Table]:
 
 def fit(rows: pa.Table, table: Table) -> pa.Table:
     """Exactly the columns of `table`: those another release lacks are null, those it adds are left out."""
+    schema = table.schema
+    if rows.schema.equals(schema):
+        return rows
     present = set(rows.column_names)
-    columns = [
-        rows[field.name] if field.name in present else pa.nulls(rows.num_rows, field.type) for field in table.schema
-    ]
-    return pa.table(columns, names=table.schema.names).cast(table.schema)
+    columns = [rows[field.name] if field.name in present else pa.nulls(rows.num_rows, field.type) for field in schema]
+    return pa.table(columns, names=schema.names).cast(schema)
 
 
 def read_ends(storage: Storage, heads: Iterable[layout.Attempt], problems: Problems | None = None) -> pa.Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
 
 
@@ -23,13 +24,16 @@ from ray_jobs.cli.options import next_command, store_option
     "--metric", default="effective_rank", show_default=True, help="Column of the layers table for the heatmaps."
 )
 @store_option
-def command(sweep: str, output: Path, metric: str, store: str) -> None:
+def command(sweep: str, output: Path, metric: str, store: str) -> int:
     """Write the answer of SWEEP: one HTML page that works offline, with the data of every figure beside it.
 
     \b
     muon report demo -o report
     muon report demo -o report --metric stable_rank
+
+    Exit codes: 0 done; 2 invalid input; 3 written, but runs that should be independent are not.
     """
+    from analysis.summary import summarize
     from analysis.tables import open_store
 
     view = open_store(store).sweep(sweep)  # before the import below: altair and the SVG renderer take a second
@@ -37,3 +41,7 @@ def command(sweep: str, output: Path, metric: str, store: str) -> None:
 
     click.echo(f"report: {write_report(view, output, metric=metric)}")
     click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
+    errors = summarize(view).errors
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    return EXIT_FAILED_RUNS if errors else 0

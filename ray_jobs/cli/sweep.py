@@ -98,7 +98,8 @@ def run(
     muon sweep run search_spaces/demo.yaml --limit 2
     muon sweep run search_spaces/demo.yaml --retry failed
 
-    Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs; 7 cannot reach Ray; 130 interrupted.
+    Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
+    seeds; 7 cannot reach Ray; 130 interrupted.
     """
     sweep = load_spec(spec)
     storage = open_storage(store)
@@ -117,8 +118,8 @@ def run(
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     if todo:
         _train(sweep, todo, storage, address, shared_folder)
-    _print_answer(sweep.name, storage)
-    return _conclude(planned, storage, spec)
+    is_answer = _print_answer(sweep.name, storage)
+    return _conclude(planned, storage, spec) or (0 if is_answer else EXIT_FAILED_RUNS)
 
 
 def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
@@ -214,9 +215,12 @@ def _prepare_data(runs: Sequence[PlannedRun]) -> None:
         prepare(data, vocab_size)
 
 
-def _print_answer(name: str, storage: Storage) -> None:
+def _print_answer(name: str, storage: Storage) -> bool:
+    """Print it; returns whether it can be one: runs that share what their seeds should vary give none."""
     from analysis.summary import summarize
     from analysis.tables import open_store
     from analysis.terminal import render_summary
 
-    click.echo(render_summary(summarize(open_store(storage.url).sweep(name))))
+    summary = summarize(open_store(storage.url).sweep(name))
+    click.echo(render_summary(summary))
+    return not summary.errors

@@ -1,8 +1,10 @@
 """Results store: bytes, query times and writer cost against the same rows as JSONL read by Polars.
 
 Usage: python tests/bench/store.py [RUNS ...]      (default 200; the goals hold for 200)
+       python tests/bench/store.py writer URL      what a writer costs, alone in its process
 A run has 1,000 train, 60 val and 400 x 132 layer rows. Layer rows are written for at most 100 runs: the queries on them
-concern one run. S3 is ministack on loopback. Exit 1 when a goal is missed.
+concern one run. S3 is ministack on loopback, `cold` with an empty cache before every question, `warm` with one that has
+answered it before. Every answer is compared with that of the JSONL files. Exit 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,11 +21,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("XDG_CACHE_HOME", tempfile.mkdtemp())  # a cache left from before would flatter
-
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from polars.testing import assert_frame_equal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -68,6 +70,17 @@ def rows_of(run: str, table: Table, seed: int) -> pa.Table:
     return pa.table([pa.array(values[f.name]).cast(f.type) for f in table.schema], schema=table.schema)
 
 
+def end_record(run: str, n: int) -> dict[str, Any]:
+    """How a run ended; `failed`, so that compaction looks for no further tables."""
+    return {
+        "run_id": run,
+        "seed": n % 4,
+        "arm_id": f"arm-{n // 4}",
+        "status": "failed",
+        "final_val_loss": 3 + 1 / (n + 1),
+    }
+
+
 def fill(storage: Storage, runs: int) -> None:
     """Ended runs with their finals, as `muon compact` leaves them before it packs."""
     write_sweep(storage, "bench", {"runs": []})
@@ -80,21 +93,31 @@ def fill(storage: Storage, runs: int) -> None:
             data = encode(rows, table, final=True)
             hi = int(rows["seq"].to_numpy().max()) + 1
             storage.put(layout.final_key(table.name, run, attempt.id, hi, digest(data)), data)
-        write_end_record(
-            storage, attempt, {"run_id": run, "seed": n % 4, "arm_id": f"arm-{n // 4}", "status": "failed"}
-        )
+        write_end_record(storage, attempt, end_record(run, n))
 
 
-def fill_jsonl(folder: Path, runs: int) -> None:
-    """The same rows as JSONL, one file a run and table; layers of one run, which is all the queries need."""
+def fill_jsonl(folder: Path, runs: int) -> int:
+    """The same rows as JSONL, one file a run and table. Returns their bytes.
+
+    Of layers only those of one run stay, which is all the queries need; the others are counted and removed.
+    """
+    total = 0
     for n in range(runs):
         run = f"run-{n:04d}"
-        for table in (TRAIN, VAL, LAYERS) if n == 0 else (TRAIN, VAL):
-            path = folder / table.name / f"{run}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            frame = pl.from_arrow(rows_of(run, table, n))
+        frames = {
+            t.name: pl.from_arrow(rows_of(run, t, n))
+            for t in (TRAIN, VAL, LAYERS)
+            if n < RUNS_WITH_LAYERS or t is not LAYERS
+        }
+        for name, frame in {**frames, "runs": pl.DataFrame([end_record(run, n)])}.items():
             assert isinstance(frame, pl.DataFrame)
+            path = folder / name / f"{run}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
             frame.write_ndjson(path)
+            total += path.stat().st_size
+            if name == LAYERS.name and n > 0:
+                path.unlink()
+    return total
 
 
 def heatmap(layers: pl.LazyFrame) -> pl.DataFrame:
@@ -112,14 +135,46 @@ def mean_curve(train: pl.LazyFrame) -> pl.DataFrame:
     return train.group_by("step").agg(pl.col("train_loss").mean(), pl.len()).sort("step").collect()
 
 
-def timed(question: Callable[[], pl.DataFrame]) -> float:
-    """Median seconds of `REPEATS` answers, the store listed anew each time."""
+def outcomes(runs: pl.LazyFrame) -> pl.DataFrame:
+    """How every run ended."""
+    return runs.select("run_id", "arm_id", "seed", "status", "final_val_loss").collect()
+
+
+def questions(url: str) -> dict[str, Callable[[], pl.DataFrame]]:
+    """What is asked, the store listed anew each time."""
+    return {
+        "heatmap, one run": lambda: heatmap(open_store(url).run(EXAMPLE).layers),
+        "heatmap, one run by filter": lambda: heatmap(open_store(url).layers),
+        "final val loss, all runs": lambda: final_loss(open_store(url).val),
+        "seed-averaged train curve": lambda: mean_curve(open_store(url).train),
+        "runs": lambda: outcomes(open_store(url).runs),
+    }
+
+
+def jsonl_questions(folder: Path) -> dict[str, Callable[[], pl.DataFrame]]:
+    """The same, of JSONL read by Polars."""
+    one = folder / "layers" / f"{EXAMPLE}.jsonl"
+    return {
+        "heatmap, one run": lambda: heatmap(pl.scan_ndjson(one)),
+        "heatmap, one run by filter": lambda: heatmap(pl.scan_ndjson(one)),
+        "final val loss, all runs": lambda: final_loss(pl.scan_ndjson(folder / "val" / "*.jsonl")),
+        "seed-averaged train curve": lambda: mean_curve(pl.scan_ndjson(folder / "train" / "*.jsonl")),
+        "runs": lambda: outcomes(pl.scan_ndjson(folder / "runs" / "*.jsonl")),
+    }
+
+
+def timed(question: Callable[[], pl.DataFrame], *, cold: bool = False) -> tuple[float, pl.DataFrame]:
+    """Median seconds of `REPEATS` answers, and the last; `cold` gives each an empty cache."""
     seconds = []
+    answer = question()  # connections, imports, and the cache where it is not cold
     for _ in range(REPEATS):
-        begin = time.perf_counter()
-        question()
-        seconds.append(time.perf_counter() - begin)
-    return median(seconds)
+        with tempfile.TemporaryDirectory() as empty:
+            if cold:
+                os.environ["XDG_CACHE_HOME"] = empty
+            begin = time.perf_counter()
+            answer = question()
+            seconds.append(time.perf_counter() - begin)
+    return median(seconds), answer
 
 
 def report(what: str, value: float, unit: str, goal: float | None = None, rival: float | None = None) -> None:
@@ -132,43 +187,36 @@ def report(what: str, value: float, unit: str, goal: float | None = None, rival:
     print(f"{what:58} {value:9.4g} {unit}{against}{aim}", flush=True)
 
 
-def ask(url: str, runs: int, rivals: dict[str, float], goals: dict[str, float], place: str) -> None:
-    """The three questions to the store at `url`."""
-    questions: dict[str, Callable[[], pl.DataFrame]] = {
-        "heatmap, one run": lambda: heatmap(open_store(url).run(EXAMPLE).layers),
-        "final val loss, all runs": lambda: final_loss(open_store(url).val),
-        "seed-averaged train curve": lambda: mean_curve(open_store(url).train),
-    }
-    for name, question in questions.items():
+Answers = dict[str, tuple[float, pl.DataFrame]]
+
+
+def ask(url: str, runs: int, rivals: Answers, goals: dict[str, float], place: str, *, cold: bool = False) -> None:
+    """All questions to the store at `url`; `rivals` are JSONL's seconds and answers."""
+    for name, question in questions(url).items():
+        seconds, answer = timed(question, cold=cold)
         goal = goals.get(name) if runs <= 200 else None
-        report(f"{place}, {runs} runs: {name}", timed(question), "s", goal, rivals.get(name))
+        rival, expected = rivals[name]
+        expected = expected.cast(dict(answer.schema))  # JSON knows one width of numbers
+        assert_frame_equal(answer, expected, check_row_order=False, rel_tol=1e-12, abs_tol=0)
+        report(f"{place}, {runs} runs: {name}", seconds, "s", goal, rival)
 
 
-def ask_jsonl(folder: Path) -> dict[str, float]:
-    """The same questions to JSONL read by Polars."""
-    return {
-        "heatmap, one run": timed(lambda: heatmap(pl.scan_ndjson(folder / "layers" / f"{EXAMPLE}.jsonl"))),
-        "final val loss, all runs": timed(lambda: final_loss(pl.scan_ndjson(folder / "val" / "*.jsonl"))),
-        "seed-averaged train curve": timed(lambda: mean_curve(pl.scan_ndjson(folder / "train" / "*.jsonl"))),
-    }
-
-
-def measure_bytes(storage: Storage, folder: Path, runs: int) -> None:
-    """Bytes of one whole run, and of the small tables of all runs, which lie there twice: in finals and in packs."""
+def measure_bytes(storage: Storage, folder: Path, runs: int, jsonl: int) -> None:
+    """Bytes of the whole store, packs and records too, and of one run's finals, against the rows as JSONL."""
+    whole = sum(size for _, size in storage.list(""))
+    report(f"folder, {runs} runs: bytes of the whole store / JSONL", whole / jsonl, "", 1 / 8 if runs <= 200 else None)
     own = sum(path.stat().st_size for path in folder.rglob(f"{EXAMPLE}.jsonl"))
     finals = sum(size for t in SERIES_HERE for _, size in storage.list(f"final/table={t}/run={EXAMPLE}/"))
-    report(f"{runs} runs: bytes of one run's finals / JSONL", finals / own, "", 1 / 8)
-    small = sum(size for kind in ("final", "packs") for t in ("train", "val")
-                for _, size in storage.list(f"{kind}/table={t}/"))  # fmt: skip
-    jsonl = sum(path.stat().st_size for table in ("train", "val") for path in (folder / table).iterdir())
-    report(f"{runs} runs: train and val of all, with packs / JSONL", small / jsonl, "")
+    report(f"folder, {runs} runs: bytes of one run's finals / JSONL", finals / own, "", 1 / 8)
 
 
-def measure_writer(storage: Storage, place: str) -> None:
+def measure_writer(storage: Storage) -> None:
     """What the training loop pays for an event of 132 layer rows, and until the store has them."""
+    place = storage.url.split(":")[0] if "://" in storage.url else "folder"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     writer = RunWriter(storage, "writer", {})
     row = {name: 1.5 for name in LAYERS.columns if name not in TRAIN.columns}
-    row |= {"layer": 1, "projection": "q", "rows": 8, "cols": 8}
+    row |= {"layer": 1, "projection": "q", "ill_posed": False, "rows": 8, "cols": 8}
     path, whole, count = 0.0, 0.0, 0
     for event in range(60):
         begin = time.perf_counter()
@@ -183,31 +231,43 @@ def measure_writer(storage: Storage, place: str) -> None:
         whole += time.perf_counter() - begin
     report(f"{place}: loop's time a row, flushed in the background", 1e6 * path / count, "us")
     report(f"{place}: time a row until the store has it", 1e6 * whole / count, "us")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report(f"{place}: peak memory of a writing process", peak / 1024, "MiB")
+    report(f"{place}: of it, by the writer of {count} rows", (peak - before) / 1024, "MiB")
 
 
 def measure(runs: int) -> None:
     """One size of store, in a folder and on S3."""
     with tempfile.TemporaryDirectory() as root:
         jsonl, place = Path(root, "jsonl"), Folder(Path(root, "store"))
-        fill_jsonl(jsonl, runs)
+        size = fill_jsonl(jsonl, runs)
         fill(place, runs)
-        rivals = ask_jsonl(jsonl)
+        rivals = {name: timed(question) for name, question in jsonl_questions(jsonl).items()}
         ask(place.url, runs, rivals, {"heatmap, one run": 0.020}, "folder, finals")
         begin = time.perf_counter()
         compact(place, grace_s=-60)
         report(f"folder, {runs} runs: muon compact", time.perf_counter() - begin, "s")
+        begin = time.perf_counter()
+        compact(place, grace_s=-60)
+        report(f"folder, {runs} runs: muon compact with nothing to do", time.perf_counter() - begin, "s")
         local = {"heatmap, one run": 0.020, "final val loss, all runs": 0.050, "seed-averaged train curve": 0.050}
         ask(place.url, runs, rivals, local, "folder, packed")
-        measure_bytes(place, jsonl, runs)
-        measure_writer(place, "folder")
+        measure_bytes(place, jsonl, runs, size)
+        in_process_of_its_own(Folder(Path(root, "writer")).url)
         with running("ministack", Path(root, "s3")) as server:
             os.environ.update(server.environment)
             bucket = open_storage(f"s3://{BUCKET}/bench")
             copy(place, bucket)
             remote = {"heatmap, one run": 0.3, "final val loss, all runs": 1.0, "seed-averaged train curve": 1.0}
-            ask(bucket.url, runs, rivals, remote, "S3, packed")
-            measure_writer(bucket, "S3")
-        report("peak memory of this process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB")
+            ask(bucket.url, runs, rivals, remote, "S3 cold, packed", cold=True)
+            os.environ["XDG_CACHE_HOME"] = str(Path(root, "cache"))
+            ask(bucket.url, runs, rivals, remote, "S3 warm, packed")
+            in_process_of_its_own(f"s3://{BUCKET}/writer")
+
+
+def in_process_of_its_own(url: str) -> None:
+    """Measure a writer to `url` without this process's memory."""
+    subprocess.run([sys.executable, __file__, "writer", url], check=True)
 
 
 def copy(source: Storage, target: Storage) -> None:
@@ -218,6 +278,9 @@ def copy(source: Storage, target: Storage) -> None:
 
 
 if __name__ == "__main__":
-    for size in [int(argument) for argument in sys.argv[1:]] or [200]:
-        measure(size)
+    if sys.argv[1:2] == ["writer"]:
+        measure_writer(open_storage(sys.argv[2]))
+        sys.exit()
+    for number in [int(argument) for argument in sys.argv[1:]] or [200]:
+        measure(number)
     sys.exit(f"short of the goal: {'; '.join(missed)}" if missed else 0)

@@ -449,6 +449,19 @@ def test_report_says_where_the_page_is(muon: Muon, tmp_path: Path) -> None:
     assert (tmp_path / "page" / "index.html").exists()
 
 
+def test_seeds_that_reached_nothing_are_an_error_of_the_report(muon: Muon, tmp_path: Path) -> None:
+    runs = fake_runs()[:2]
+    for run in runs:
+        run.optimizer, run.facts["init_hash"] = "muon", "same"
+        run.facts["config_json"] = json.dumps({"seed": run.seed, "seeds": {}})
+    runs[1].seed = runs[0].seed + 1
+    write_store(tmp_path / "results", runs)
+    done = muon("report", "demo", "-o", "page")
+    assert done.code == 3
+    assert done.err.splitlines()[-1].startswith("error: seeds ")
+    assert "have the same initial weights" in done.err
+
+
 # ---- sweep run, up to Ray
 
 

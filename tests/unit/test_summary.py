@@ -337,7 +337,7 @@ def test_arms_of_the_same_runs_are_one_test(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_the_baseline_is_the_baseline(tmp_path: Path) -> None:
-    """Also where it is listed first, has the role too, or lists only some of the runs: it is not compared with itself."""
+    """Also where it is listed first, has the role too, or lists only some of the runs."""
     blocks = [
         listed("before", "candidate", "adamw"),
         listed("muon", "candidate", "muon"),
