@@ -15,7 +15,6 @@ import hashlib
 import io
 import logging
 import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +29,6 @@ from muon_core.storage import Storage
 
 SCHEMA = 1  # of what a checkpoint holds
 LATEST, MODEL = "latest", "model"
-_KEY = re.compile(r"checkpoints/([^/]+)/([^/]+)/(\d{9})\.(\d{5}\.[0-9a-f]+)\.(\d{12})\.([0-9a-f]{16})\.pt")
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +68,16 @@ def saved(storage: Storage, run_id: str) -> list[Saved]:
     alive = {attempt.id: bound for attempt, bound in layout.lineage(read_attempts(storage, run_id).get(run_id, {}))}
     found = []
     for key, _ in storage.list(f"checkpoints/{run_id}/"):
-        if (match := _KEY.fullmatch(key)) and match[2] != MODEL and match[4] in alive:
-            seq, bound = int(match[5]), alive[match[4]]
-            if bound is None or seq <= bound:
-                found.append(Saved(int(match[3]), match[4], seq, key, match[2], match[6]))
+        if (item := _saved_as(key)) and item.name != MODEL and item.attempt in alive:
+            bound = alive[item.attempt]
+            if bound is None or item.seq <= bound:
+                found.append(item)
     return sorted(found, reverse=True)
+
+
+def _saved_as(key: str) -> Saved | None:
+    told = layout.parse_checkpoint(key)
+    return Saved(told.step, told.attempt, told.seq, key, told.name, told.digest) if told else None
 
 
 def write(
@@ -117,10 +120,9 @@ def newest(storage: Storage, config: RunConfig) -> tuple[Saved, dict[str, Any]] 
 
 def load(storage: Storage, key: str) -> dict[str, Any]:
     """State of the checkpoint at `key`, on the CPU. Raises CheckpointError if it cannot be read."""
-    match = _KEY.fullmatch(key)
-    if match is None:
+    item = _saved_as(key)
+    if item is None:
         raise CheckpointError(f"{key} is no checkpoint; their names end in .<attempt>.<seq>.<hash>.pt")
-    item = Saved(int(match[3]), match[4], int(match[5]), key, match[2], match[6])
     state = _read(storage, item)
     if state is None:
         raise CheckpointError(f"checkpoint {key} cannot be read; take another one")
