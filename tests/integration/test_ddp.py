@@ -99,12 +99,22 @@ def test_ddp_reduction_agrees_between_world_sizes_to_rounding(tmp_path: Path, ru
     assert open_store(four).runs.collect()["final_val_loss"][0] == pytest.approx(whole.val_loss, abs=1e-5)
 
 
+def in_turn(rank: int, rendezvous: str, config: str, stores: Path) -> None:
+    """One of four ranks that train the run whole, and once more in two parts, each under a DDP of its own."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=4)
+    for name, stop_at in (("whole", -1), ("cut", 5), ("cut", -1)):
+        run = RunConfig.model_validate_json(config)
+        train(run, Folder(stores / name), report=lambda progress, stop_at=stop_at: progress.step != stop_at)
+    dist.destroy_process_group()
+
+
 def test_four_workers_stopped_half_way_go_on_bitwise(tmp_path: Path, run_config: RunConfig) -> None:
-    """From three ranks on a sum depends on its order, which DDP decides anew after a process's first step."""
+    """From three ranks on a sum depends on its order, which DDP decides anew after its first step."""
     config = run_config.replace(optimizer={"name": "adamw"}, steps=10)
-    train_on(4, tmp_path, config, tmp_path / "whole")
-    train_on(4, tmp_path, config, tmp_path / "cut", stop_at=5)
-    train_on(4, tmp_path, config, tmp_path / "cut")
+    arguments = (str(tmp_path / "rendezvous"), config.model_dump_json(), tmp_path)
+    mp.start_processes(in_turn, arguments, nprocs=4, start_method="spawn")
     assert open_store(tmp_path / "cut").runs.collect()["attempts"].to_list() == [2]
     assert_same_rows(tmp_path / "whole", tmp_path / "cut")
 
