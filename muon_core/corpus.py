@@ -49,7 +49,7 @@ def corpus_sha256(corpus: str, cache: Path | None = None) -> str:
     files = _files(corpus)
     stamp, settled = _stamp(files)
     memory, key = Folder(cache or default_cache()), f"corpora/{stamp}"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(FileNotFoundError, StoreError):
         return memory.get(key).decode()
     digest = documents_sha256(_read(files))
     if settled:

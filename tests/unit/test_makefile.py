@@ -1,5 +1,6 @@
 """`make` on a machine without a Python that serves: one line that says so, whichever environment is to be made."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ def test_make_without_a_python_says_what_to_install(tmp_path: Path, target: str)
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/servers/requirements.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    done = subprocess.run(["make", target, "PYTHON="], cwd=tmp_path, capture_output=True, text=True)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make", target, "PYTHON="], cwd=tmp_path, capture_output=True, text=True, env=outside)
     assert done.returncode == 2
     assert done.stdout == (
         "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)\n"
