@@ -66,11 +66,15 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     ends = relisting(lambda: read_ends(storage, heads.values(), done.problems))
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
     before = store_time(storage) - grace_s
-    untidy = _untidy_runs(storage, attempts, {run for run, status in statuses.items() if status in FINISHED})
-    for run in sorted(untidy & statuses.keys()):
+    num_rows = {
+        run: end.hi
+        for (run, attempt), end in layout.parse_ends(list_keys(storage, f"final/table={RUNS.name}/")).items()
+        if statuses.get(run) in FINISHED and attempt == heads[run].id
+    }
+    for run in sorted(_untidy_runs(storage, attempts, num_rows) & statuses.keys()):
         head, finished = heads[run], statuses[run] in FINISHED
         try:
-            done.finals += relisting(partial(finalize, storage, run, complete=finished, head=head.id))
+            done.finals += relisting(partial(finalize, storage, run, num_rows=num_rows.get(run), head=head.id))
             done.count_removed(relisting(partial(clean_run, storage, head, finished=finished, before=before)))
         except (StoreError, layout.BrokenLineage) as error:
             done.problems[run] = str(error)
@@ -86,19 +90,22 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     return done
 
 
-def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], finished: set[str]) -> set[str]:
+def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], num_rows: dict[str, int]) -> set[str]:
     """Runs that have more than one final a table, of their newest attempt, or records of abandoned branches.
 
-    All others need no request of their own.
+    Of the finished ones, whose `num_rows` are known, also those without a trace of their rows. All others need no
+    request of their own.
     """
     keys = [*list_keys(storage, "live/"), *list_keys(storage, "final/")]
-    untidy = {run for run in finished if len(attempts[run]) > 1 and _has_branches(attempts[run])}
+    untidy = {run for run in num_rows if len(attempts[run]) > 1 and _has_branches(attempts[run])}
+    found: set[str] = set()
     for table in SERIES:
         untidy |= layout.parse_live(keys, table).keys()
         for run, finals in layout.parse_finals(keys, table).items():
+            found.add(run)
             if len(finals) > 1 or finals[0].attempt != max(attempts.get(run, ()), default=""):
                 untidy.add(run)
-    return untidy
+    return untidy | {run for run, rows in num_rows.items() if rows and run not in found}
 
 
 def _has_branches(attempts: dict[str, Attempt]) -> bool:
@@ -108,12 +115,12 @@ def _has_branches(attempts: dict[str, Attempt]) -> bool:
         return True  # and is told of when its objects are looked at
 
 
-def finalize(storage: Storage, run_id: str, *, complete: bool = False, head: str | None = None) -> int:
+def finalize(storage: Storage, run_id: str, *, num_rows: int | None = None, head: str | None = None) -> int:
     """Write the run's rows once more, sorted for reading: one `final` object a table. Returns how many are new.
 
     Args:
-        complete: raise StoreError if a row is missing that the run must have written.
-        head: the attempt that `complete` is known of; nothing is written if it is no longer the newest.
+        num_rows: how many rows the run wrote to all tables; StoreError is raised unless each is there once.
+        head: the attempt that `num_rows` is known of; nothing is written if it is no longer the newest.
     """
     attempt_keys = list_keys(storage, f"attempts/{run_id}/")
     newest = max(layout.parse_attempts(attempt_keys)[run_id])
@@ -122,28 +129,25 @@ def finalize(storage: Storage, run_id: str, *, complete: bool = False, head: str
     data_keys = list_series_keys(storage, run_id)
     objects = {table.name: layout.visible(attempt_keys, data_keys, table.name) for table in SERIES.values()}
     todo = [name for name, items in objects.items() if items and not is_final(items, newest)]
-    if not todo:
+    if not todo and (any(objects.values()) or not num_rows):
         return 0
-    names = objects if complete else todo
+    names = todo if num_rows is None else objects
     rows = {name: read_rows(storage, objects[name], SERIES[name], lossless=True) for name in names}
-    if complete:
-        _check_complete(run_id, storage.url, rows)
+    if num_rows is not None:
+        _check_complete(run_id, storage.url, rows, num_rows)
     for name in todo:
         _write_final(storage, SERIES[name], run_id, newest, max(item.end for item in objects[name]), rows[name])
     return len(todo)
 
 
-def _check_complete(run: str, url: str, rows: dict[str, pa.Table]) -> None:
-    """Every number below the highest must have come up once: `seq` counts over all tables together.
-
-    Rows lost after the highest that is left do not show.
-    """
+def _check_complete(run: str, url: str, rows: dict[str, pa.Table], num_rows: int) -> None:
+    """Each number below `num_rows` must have come up once: `seq` counts over all tables together."""
     seqs = pa.chunked_array([chunk for table in rows.values() for chunk in table["seq"].chunks], pa.int64())
-    top = (pc.max(seqs).as_py() if len(seqs) else -1) + 1
-    if len(seqs) != top or pc.count_distinct(seqs).as_py() != top:
+    distinct = pc.count_distinct(seqs).as_py()
+    if not len(seqs) == distinct == num_rows:
         raise StoreError(
-            f"run {run}: {top - pc.count_distinct(seqs).as_py()} of its {top} rows are missing from {url} and "
-            f"{len(seqs) - pc.count_distinct(seqs).as_py()} are double; restore live/ from a backup, or run it again"
+            f"run {run}: {num_rows - distinct} of its {num_rows} rows are missing from {url} and "
+            f"{len(seqs) - distinct} are double; restore live/ from a backup, or run it again"
         )
 
 

@@ -292,8 +292,8 @@ class TrackingConfig(Config):
     spectra_every: int | None = Field(None, gt=0)
     """`spectra` rows (all singular values), with `layers` rows beside them, each so many steps; they are written at
     checkpoint milestones and at the last step in any case, and for None only there."""
-    flush_every_s: float = Field(5.0, gt=0)
-    """Rows become readable after at most so many seconds."""
+    flush_every_s: float = Field(15.0, gt=0)
+    """Rows become readable after at most so many seconds; each time costs a small object for every table."""
 
 
 class CheckpointConfig(Config):

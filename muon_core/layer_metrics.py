@@ -28,7 +28,10 @@ SUBSPACES = (
     "energy_alignment",
     "alignment_gap",
     "ill_posed",
+    "momentum_alignment_gap",
+    "momentum_ill_posed",
 )
+FLAGS = ("ill_posed", "momentum_ill_posed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class LayerMetrics:
     """Metrics of n matrices in the order given, on their device."""
 
     columns: dict[str, Tensor]
-    """Names of METRICS and SUBSPACES -> float64 `(n,)`; `ill_posed` is 1 or 0."""
+    """Names of METRICS and SUBSPACES -> float64 `(n,)`; those of FLAGS are 1 or 0."""
     spectra: Tensor
     """Singular values of the weights, float64 `(n, largest m)`, each row filled up with zeros."""
 
@@ -84,10 +87,16 @@ def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
         momentum_left.where(either, torch.nan),
         momentum_right.where(either, torch.nan),
         energy[1].where(tall, energy[0]).where(both, torch.nan),
-        update.gap.where(finite[1], torch.nan),
-        ~(update.gap >= ILL_POSED) | ~finite[1],
+        *_posedness(update, finite[1]),
+        *_posedness(momentum, finite[2]),
     ]
     return s, torch.stack([*(metric(s) for metric in METRICS.values()), *(column.double() for column in subspaces)])
+
+
+def _posedness(found: Leading, finite: Tensor) -> tuple[Tensor, Tensor]:
+    """The gap below the leading subspace, and whether it is too narrow for the subspace to mean anything."""
+    gap = found.gap.where(finite, torch.nan)
+    return gap, ~(gap >= ILL_POSED)
 
 
 def _spectrum(wide: Tensor, squares: Tensor) -> Tensor:

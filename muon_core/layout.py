@@ -3,7 +3,7 @@
     attempts/<run>/<id>--<parent id | 00000.0>--<resume_seq>.json        start record of an attempt
     live/table=<table>/run=<run>/<id>.<seq_lo>-<seq_hi>.parquet          rows [seq_lo, seq_hi), written while training
     final/table=<table>/run=<run>/<id>.<seq_hi>-<digest>.parquet         rows below seq_hi in <id>'s lineage, sorted
-    final/table=runs/run=<run>/<id>.parquet                              how attempt <id> ended
+    final/table=runs/run=<run>/<id>.<seq_hi>-<digest>.parquet            how attempt <id> ended, after row <seq_hi>
     packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
     sweeps/<sweep>/<id>.json                                             what was asked
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               state of a run after row <seq> of attempt <id>
@@ -139,10 +139,9 @@ def live_key(table: str, run: str, attempt: str, lo: int, hi: int) -> str:
     return f"live/table={table}/run={run}/{attempt}.{lo:012d}-{hi:012d}.parquet"
 
 
-def final_key(table: str, run: str, attempt: str, hi: int | None = None, digest: str = "") -> str:
-    """Key of a run's rows below seq `hi` in the lineage of `attempt`; without `hi`, of how it ended (table `runs`)."""
-    covered = "" if hi is None else f".{hi:012d}-{digest}"
-    return f"final/table={table}/run={run}/{attempt}{covered}.parquet"
+def final_key(table: str, run: str, attempt: str, hi: int, digest: str) -> str:
+    """Key of a run's rows below seq `hi` in the lineage of `attempt`, or of how it ended there (table `runs`)."""
+    return f"final/table={table}/run={run}/{attempt}.{hi:012d}-{digest}.parquet"
 
 
 def pack_key(table: str, digest: str) -> str:
@@ -213,6 +212,12 @@ def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[Visible]]:
         if (match := _FINAL.fullmatch(key)) and match[1] == table:
             found[match[2]].append(Visible(key, match[2], match[3], None, final=True, hi=int(match[4])))
     return found
+
+
+def parse_ends(keys: Iterable[str]) -> dict[tuple[str, str], Visible]:
+    """End records among `keys` by run and attempt: where two were written at once, all readers take the same one."""
+    ends = [item for items in parse_finals(keys, "runs").values() for item in items]
+    return {(item.run, item.attempt): item for item in sorted(ends, key=lambda item: item.key, reverse=True)}
 
 
 def lineage(attempts: dict[str, Attempt], head: str | None = None) -> list[tuple[Attempt, int | None]]:

@@ -71,8 +71,8 @@ def _current_finals(storage: Storage, table: Table, problems: Problems) -> Final
     heads = {run: max(tries) for run, tries in attempts.items()}
     if table is RUNS:
         sizes = dict(storage.list(f"final/table={RUNS.name}/"))
-        keys = {Member(run, head, layout.END): layout.final_key(RUNS.name, run, head) for run, head in heads.items()}
-        return {who: sizes[key] for who, key in keys.items() if key in sizes}
+        ends = [end for end in layout.parse_ends(sizes).values() if end.attempt == heads.get(end.run)]
+        return {Member(end.run, end.attempt, end.hi): sizes[end.key] for end in ends}
     sizes = dict(storage.list(f"live/table={table.name}/")) | dict(storage.list(f"final/table={table.name}/"))
     records = [attempt.key for tries in attempts.values() for attempt in tries.values()]
     objects: dict[str, list[layout.Visible]] = {}

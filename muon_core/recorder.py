@@ -17,7 +17,7 @@ from muon_core import environment, layout
 from muon_core.alignment import chance_alignment
 from muon_core.config import RunConfig
 from muon_core.evaluate import Evaluation
-from muon_core.layer_metrics import layer_metrics
+from muon_core.layer_metrics import FLAGS, layer_metrics
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Health, Verdict
 from muon_core.progress import Progress
@@ -167,6 +167,11 @@ class Recorder:
         finally:
             self._seconds[part] += time.perf_counter() - begin
 
+    def rebook(self, part: str, other: str, seconds: float) -> None:
+        """Count `seconds` that were timed as `part` of the profile to the `other`."""
+        self._seconds[part] -= seconds
+        self._seconds[other] += seconds
+
     def is_spike(self, loss: float) -> bool:
         """Whether `loss` (nats per token) lies far above those of the last steps; counts it, and remembers the loss."""
         recent, spike = self._recent_losses, self.config.spike
@@ -232,9 +237,10 @@ class Recorder:
     def _layer(self, matrix: HiddenMatrix, named: dict[str, Any], singular_values: list[float]) -> None:
         where = {"layer": matrix.layer, "projection": matrix.projection}
         rows, cols = matrix.parameter.shape
-        named["ill_posed"] = bool(named["ill_posed"])
-        chance = chance_alignment(rows, min(SUBSPACE, rows, cols))
-        self._emit("layers", **where, rows=rows, cols=cols, alignment_chance=chance, **named)
+        named |= {flag: bool(named[flag]) for flag in FLAGS}
+        k = min(SUBSPACE, rows, cols)
+        chance = {"alignment_chance": chance_alignment(rows, k), "right_alignment_chance": chance_alignment(cols, k)}
+        self._emit("layers", **where, rows=rows, cols=cols, **chance, **named)
         if self.config.has_spectra(self.step):
             self._emit("spectra", **where, singular_values=singular_values[: min(rows, cols)])
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from muon_core import layout
 from muon_core.compaction import finalize
-from muon_core.parquet import Row, encode
+from muon_core.parquet import Row, digest, encode
 from muon_core.snapshot import (
     list_keys,
     list_series_keys,
@@ -153,10 +153,10 @@ class RunWriter:
             self.barrier()
             run = self.attempt.run
             if end["status"] in ("done", "diverged"):
-                self._ask(lambda: relisting(lambda: finalize(self._storage, run, complete=True)))
+                self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq)))
             started_at = datetime.fromisoformat(self._start["started_at"])
             row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
-            self._ask(lambda: write_end_record(self._storage, self.attempt, row))
+            self._ask(lambda: write_end_record(self._storage, self.attempt, row, self.seq))
         finally:
             self._thread.shutdown()
 
@@ -245,11 +245,16 @@ def _rows_held(storage: Storage, run: str, attempts: Iterable[layout.Attempt]) -
     return max((item.end for table in SERIES for item in layout.visible(keys, data, table)), default=0)
 
 
-def write_end_record(storage: Storage, attempt: layout.Attempt, row: Row) -> None:
-    """Publish how an attempt ended: one row of the `runs` table. The first to say so is believed."""
-    key = layout.final_key(RUNS.name, attempt.run, attempt.id)
-    if key not in list_keys(storage, f"final/table={RUNS.name}/run={attempt.run}/"):
-        storage.put(key, encode([row | {"attempts": attempt.number}], RUNS, final=True))
+def write_end_record(storage: Storage, attempt: layout.Attempt, row: Row, num_rows: int) -> None:
+    """Publish how an attempt ended: one row of the `runs` table. The first to say so is believed.
+
+    Args:
+        num_rows: rows of all tables in the attempt's lineage: later it shows whether any of them was lost.
+    """
+    keys = list_keys(storage, f"final/table={RUNS.name}/run={attempt.run}/")
+    if (attempt.run, attempt.id) not in layout.parse_ends(keys):
+        data = encode([row | {"attempts": attempt.number}], RUNS, final=True)
+        storage.put(layout.final_key(RUNS.name, attempt.run, attempt.id, num_rows, digest(data)), data)
 
 
 def record_failure(storage: Storage, run_id: str, start: Row, error: str, attempt: str | None = None) -> None:
@@ -265,7 +270,8 @@ def record_failure(storage: Storage, run_id: str, start: Row, error: str, attemp
         RunWriter(storage, run_id, start).end(status="failed", error=error)
     elif attempt == max(attempts):
         row = read_start(storage, attempts[attempt]) | {"ended_at": datetime.now(UTC), "status": "failed"}
-        write_end_record(storage, attempts[attempt], row | {"error": error})
+        held = _rows_held(storage, run_id, attempts.values())
+        write_end_record(storage, attempts[attempt], row | {"error": error}, held)
 
 
 def write_sweep(storage: Storage, name: str, record: Row) -> None:

@@ -177,7 +177,7 @@ def read_ends(storage: Storage, heads: Iterable[layout.Attempt], problems: Probl
 
     Raises StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
     """
-    present = set(list_keys(storage, f"final/table={RUNS.name}/"))
+    present = layout.parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
     open_ = {(head.run, head.id) for head in heads}
     parts = [RUNS.schema.empty_table()]
     for pack in sorted(read_packs(storage, RUNS.name), key=layout.rank, reverse=True):
@@ -186,8 +186,7 @@ def read_ends(storage: Storage, heads: Iterable[layout.Attempt], problems: Probl
             rows = fit(decode_named(data, storage.uri(pack.key)), RUNS)
             parts.append(rows.filter(pc.field("run_id").isin(sorted(run for run, _ in packed))))
             open_ -= packed
-    keys = {layout.final_key(RUNS.name, run, attempt): run for run, attempt in sorted(open_)}
-    own = [layout.Visible(key, run, "", None, final=True) for key, run in keys.items() if key in present]
+    own = [present[who] for who in sorted(open_ & present.keys())]
     return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
 
 

@@ -190,7 +190,8 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         last = state.step + 1 == steps
         track = _is_tracked(config, state.step + 1)
         loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
-        recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, time.perf_counter() - begin)
+        step_time = time.perf_counter() - begin - state.optimizers.measuring_s
+        recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, step_time)
         if track:
             recorder.layers(state.peaks, state.updates, state.optimizers.momenta())
             recorder.health(state.optimizers.health)
@@ -221,6 +222,7 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
         )
         state.optimizers.zero_grad()
         state.peaks.after_step()
+    recorder.rebook("optimizer", "tracking", state.optimizers.measuring_s)
     state.step += 1
     if config.check_replicas_every and state.step % config.check_replicas_every == 0:
         check_replicas(state.model.named_parameters(), state.step)

@@ -115,7 +115,9 @@ def write_run(storage: Folder, run: FakeRun) -> None:
     if run.status:
         final = run.val.get(max(run.val, default=0))
         end = start_record(run) | {"status": run.status, "final_val_loss": final, "wall_s": 20.0, "ended_at": _TIME}
-        put_rows(storage, layout.final_key("runs", run.run_id, attempt.id), RUNS, [end | {"started_at": _TIME}])
+        put_rows(
+            storage, layout.final_key("runs", run.run_id, attempt.id, 3, "0" * 16), RUNS, [end | {"started_at": _TIME}]
+        )
 
 
 def write_attempt(

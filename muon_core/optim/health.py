@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,8 +40,16 @@ class Watch:
         """`seen`: what the perturbation noted of a block; it knows its noise, and as_seed what its cubic steps hid."""
         self._orthogonalize, self._seen = orthogonalize, seen
         self.rows: dict[str, Tensor] = {}
+        self.seconds = 0.0
+        """Spent in calls."""
 
     def __call__(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
+        """Note what a stack of blocks was made of: its momentum, what was orthogonalized, and its updates."""
+        begin = time.perf_counter()
+        self._see(blocks, momentum, perturbed, updates)
+        self.seconds += time.perf_counter() - begin
+
+    def _see(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         sigma = singular_values(momentum)
         padded = _padded(momentum, perturbed)
         added = _norm(perturbed - padded)

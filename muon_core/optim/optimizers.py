@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ class Optimizers:
         self.hidden, self.vectors = hidden, vectors
         self.health: Health = {}
         """What the `health` table says of the last step with `keep_updates`."""
+        self.measuring_s = 0.0
+        """Seconds of the last step that went into `health` and updates, not into stepping."""
         self._clipping, self._max_grad_norm = clipping, max_grad_norm
         self._previous: dict[str, Tensor] = {}
         for group in self._groups:
@@ -55,19 +58,23 @@ class Optimizers:
             It costs a copy of the matrices.
         """
         keeping = keep_updates or next_keeps
-        before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
-        watch = self._watch() if keep_updates else None
+        self.measuring_s = 0.0
+        with self._measuring():
+            before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
+            watch = self._watch() if keep_updates else None
         for group in self.hidden.param_groups:
             group["step"] = step
         with self._clipped():
             self.hidden.step()
             self.vectors.step()
-        updates = {
-            name: param.detach() - old * kept
-            for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
-        }
-        if keep_updates:
-            self.health = self._measure(step, updates, watch)
+        with self._measuring():
+            updates = {
+                name: param.detach() - old * kept
+                for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
+            }
+            if keep_updates:
+                self.health = self._measure(step, updates, watch)
+        self.measuring_s += watch.seconds if watch else 0.0
         self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
 
@@ -98,6 +105,12 @@ class Optimizers:
         )
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
+
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.measuring_s += time.perf_counter() - begin
 
     def _watch(self) -> Watch | None:
         if not isinstance(self.hidden, Muon):

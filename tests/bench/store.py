@@ -92,7 +92,7 @@ def fill(storage: Storage, runs: int) -> None:
             data = encode(rows, table, final=True)
             hi = int(rows["seq"].to_numpy().max()) + 1
             storage.put(layout.final_key(table.name, run, attempt.id, hi, digest(data)), data)
-        write_end_record(storage, attempt, end_record(run, n))
+        write_end_record(storage, attempt, end_record(run, n), hi)
 
 
 def fill_jsonl(folder: Path, runs: int) -> int:
@@ -215,7 +215,7 @@ def measure_writer(storage: Storage) -> None:
     before = peak_memory()
     writer = RunWriter(storage, "writer", {})
     row = {name: 1.5 for name in LAYERS.columns if name not in TRAIN.columns}
-    row |= {"layer": 1, "projection": "q", "ill_posed": False, "rows": 8, "cols": 8}
+    row |= {"layer": 1, "projection": "q", "ill_posed": False, "momentum_ill_posed": False, "rows": 8, "cols": 8}
     path, whole, count = 0.0, 0.0, 0
     for event in range(60):
         begin = time.perf_counter()

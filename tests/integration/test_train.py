@@ -13,6 +13,7 @@ from analysis.tables import open_store
 from muon_core import train as train_module
 from muon_core.config import OPTIMIZERS, RunConfig
 from muon_core.evaluate import Evaluation
+from muon_core.optim import optimizers
 from muon_core.progress import Progress
 from muon_core.results import RunWriter
 from muon_core.storage import Folder
@@ -241,3 +242,20 @@ def test_rows_are_readable_while_the_run_trains(tmp_path: Path, run_config: RunC
     train_in(tmp_path, config, report=look)
     assert met
     assert met == list(range(1, len(met) + 1))
+
+
+def test_the_time_health_takes_counts_as_tracking_and_not_as_the_step(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, pause = optimizers.measure, 0.5
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        time.sleep(pause)
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(optimizers, "measure", slowly)
+    train_in(tmp_path, run_config.replace(steps=3, tracking={"track_every": 1}))
+    run = open_store(tmp_path).runs.collect().row(0, named=True)
+    assert run["tracking_s"] > 3 * pause
+    assert run["train_s"] < 3 * pause
+    assert open_store(tmp_path).table("train").collect()["step_time_s"].median() < pause

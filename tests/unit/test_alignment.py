@@ -10,7 +10,7 @@ from torch import Tensor
 from muon_core import layer_metrics as layer_metrics_module
 from muon_core import subspaces
 from muon_core.alignment import ILL_POSED, alignment, chance_alignment, energy_share
-from muon_core.layer_metrics import SUBSPACES, layer_metrics
+from muon_core.layer_metrics import FLAGS, SUBSPACES, layer_metrics
 from muon_core.optim.newton_schulz import newton_schulz, polar_factor
 from muon_core.spectral import METRICS
 from muon_core.subspaces import decompose, gram_matrices, leading, top_eigenvectors
@@ -48,7 +48,7 @@ KINDS: dict[str, Callable[[int, int, int], Tensor]] = {
 
 def reference(weight: Tensor, update: Tensor, momentum: Tensor) -> dict[str, float]:
     """The definitions, on the SVD in fp64."""
-    (u_w, s_w, v_w), (u_u, s_u, v_u), (u_m, _, v_m) = (
+    (u_w, s_w, v_w), (u_u, s_u, v_u), (u_m, s_m, v_m) = (
         (u[:, :5], s, vt[:5].mT)
         for u, s, vt in (torch.linalg.svd(x.double(), full_matrices=False) for x in (weight, update, momentum))
     )
@@ -64,6 +64,7 @@ def reference(weight: Tensor, update: Tensor, momentum: Tensor) -> dict[str, flo
         "momentum_right_alignment": float(torch.linalg.svdvals(v_w.mT @ v_m).mean()),
         "energy_alignment": float(((u_w.mT @ update.double()).norm() / update.double().norm()) ** 2),
         "alignment_gap": float((s_u[4] - s_u[5]) / s_u[0]),
+        "momentum_alignment_gap": float((s_m[4] - s_m[5]) / s_m[0]),
     }
 
 
@@ -142,10 +143,11 @@ def test_zero_matrices_have_values() -> None:
     weight, zero = randn(6, 8), torch.zeros(6, 8)
     columns = layer_metrics([weight, zero, zero], [zero, weight, zero], [zero, weight, zero]).columns
     for name in SUBSPACES:
-        if name not in ("ill_posed", "alignment_gap"):
+        if "gap" not in name and name not in FLAGS:
             assert columns[name].tolist() == [0, 0, 0], name
-    assert columns["alignment_gap"][[0, 2]].tolist() == [0, 0]
-    assert columns["ill_posed"].tolist() == [1, 0, 1]
+    for whose in ("", "momentum_"):
+        assert columns[f"{whose}alignment_gap"][[0, 2]].tolist() == [0, 0]
+        assert columns[f"{whose}ill_posed"].tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (3, 8), (8, 3), (5, 9), (2, 2)])
@@ -182,14 +184,16 @@ def test_what_is_not_finite_gives_nan_where_it_enters_and_spoils_no_other() -> N
     assert all(columns[name].isnan().tolist() == of_weight for name in METRICS)
     assert columns["alignment_gap"].isnan().tolist() == [False, False, True, False]
     assert columns["ill_posed"].tolist() == [0, 0, 1, 0]
+    assert columns["momentum_alignment_gap"].isnan().tolist() == [False, False, False, True]
+    assert columns["momentum_ill_posed"].tolist() == [0, 0, 0, 1]
 
 
 def test_an_orthogonalized_update_is_ill_posed_and_its_momentum_is_not() -> None:
     momentum = decaying(128, 160, 0)
-    update = polar_factor(momentum)
-    columns = layer_metrics([decaying(128, 160, 1)] * 2, [update, momentum], [momentum] * 2).columns
-    assert columns["ill_posed"].tolist() == [1, 0]
-    assert columns["alignment_gap"][0] < ILL_POSED < columns["alignment_gap"][1]
+    columns = layer_metrics([decaying(128, 160, 1)], [polar_factor(momentum)], [momentum]).columns
+    assert columns["ill_posed"].item() == 1
+    assert columns["momentum_ill_posed"].item() == 0
+    assert columns["alignment_gap"] < ILL_POSED < columns["momentum_alignment_gap"]
 
 
 def test_a_row_does_not_depend_on_the_size_of_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

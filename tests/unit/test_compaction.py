@@ -298,7 +298,7 @@ def test_an_attempt_that_goes_on_after_its_tail_was_kept_shows_each_row_once(fol
     """It was cut off, not dead: its next version of the segment holds the rows of the tail too."""
     slow = RunWriter(folder, "a", START)
     write(slow, range(6))
-    write_end_record(folder, slow.attempt, START | {"run_id": "a", "status": "failed"})
+    write_end_record(folder, slow.attempt, START | {"run_id": "a", "status": "failed"}, 12)
     compact(folder, grace_s=AT_ONCE)
     second = RunWriter(folder, "a", START, parent=slow.attempt.id, resume_seq=4)
     write(second, range(2, 5))
@@ -317,17 +317,19 @@ def test_a_resume_point_beyond_the_stored_rows_is_refused(folder: Folder) -> Non
         RunWriter(folder, "a", START, parent=first.attempt.id, resume_seq=9)
 
 
-def test_a_lost_row_stops_compaction_of_its_run_and_nothing_is_removed(folder: Folder) -> None:
+@pytest.mark.parametrize(("lost", "missing"), [("live/table=train/", 4), ("live/", 8), ("live/table=val/", 4)])
+def test_lost_rows_stop_compaction_of_their_run_and_nothing_is_removed(folder: Folder, lost: str, missing: int) -> None:
+    """Also the last ones: the end record knows how many there were."""
     writer = RunWriter(folder, "a", START)
     write(writer, range(4))
     writer.end(status="stopped")
-    end = layout.final_key("runs", "a", writer.attempt.id)
+    (end,) = keys(folder, "final/table=runs/")
     stopped = decode(folder.get(end)).to_pylist()[0]
-    folder.delete([end, *keys(folder, "live/table=train/")])
-    write_end_record(folder, writer.attempt, stopped | {"status": "done"})
+    folder.delete([end, *keys(folder, lost)])
+    write_end_record(folder, writer.attempt, stopped | {"status": "done"}, writer.seq)
     before = keys(folder, "")
     done = compact(folder, grace_s=AT_ONCE)
-    assert done.problems["a"].startswith("run a: 4 of its 8 rows are missing")
+    assert done.problems["a"].startswith(f"run a: {missing} of its 8 rows are missing")
     assert keys(folder, "") == before
 
 
@@ -580,7 +582,8 @@ def test_a_broken_run_is_a_problem_of_its_own_and_the_others_are_packed(folder: 
     writers = {run: finished(folder, run) for run in "abcde"}
     RunWriter(folder, "c", START, parent=writers["c"].attempt.id, resume_seq=12).end(status="failed")
     folder.delete([writers["c"].attempt.key])
-    folder.put(layout.final_key("runs", "d", writers["d"].attempt.id), b"x")
+    (end,) = keys(folder, "final/table=runs/run=d/")
+    folder.put(end, b"x")
     (final,) = keys(folder, "final/table=val/run=e/")
     folder.put(final, b"x")
     done = compact(folder, grace_s=AT_ONCE)

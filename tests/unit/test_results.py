@@ -133,7 +133,9 @@ def test_record_failure_closes_an_open_attempt_and_keeps_its_rows(folder: Folder
     emit_vals(writer, range(3))
     writer.flush()
     record_failure(folder, "r", START, "worker died", writer.attempt.id)
-    row = decode(folder.get(layout.final_key("runs", "r", writer.attempt.id))).to_pylist()[0]
+    [(end, _)] = folder.list("final/table=runs/run=r/")
+    assert end.startswith(f"final/table=runs/run=r/{writer.attempt.id}.{writer.seq:012d}-")
+    row = decode(folder.get(end)).to_pylist()[0]
     assert (row["status"], row["error"], row["attempts"]) == ("failed", "worker died", 1)
     assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2]
 

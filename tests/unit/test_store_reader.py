@@ -196,7 +196,7 @@ def two_runs(storage: Folder) -> tuple[FakeRun, FakeRun, layout.Attempt, layout.
         rows = [val_row(seq, seq) | {"run_id": run.run_id} for seq in range(3)]
         put_rows(storage, layout.final_key("val", run.run_id, attempt.id, 3, "0" * 16), VAL, rows)
         end = {"run_id": run.run_id, "status": "done"}
-        put_rows(storage, layout.final_key("runs", run.run_id, attempt.id), RUNS, [end])
+        put_rows(storage, layout.final_key("runs", run.run_id, attempt.id, 3, "0" * 16), RUNS, [end])
     write_sweep(storage, "one", [{"run_id": good.run_id, "block": "b", "role": "candidate", "arm": "good-1"}])
     return good, bad, first, second
 
@@ -208,9 +208,11 @@ BREAKAGES = {
     ),
     "a damaged start record": lambda s, bad, attempt: (
         s.put(attempt.key, b"{"),
-        s.delete([layout.final_key("runs", bad.run_id, attempt.id)]),
+        s.delete([layout.final_key("runs", bad.run_id, attempt.id, 3, "0" * 16)]),
     ),
-    "a damaged end record": lambda s, bad, attempt: s.put(layout.final_key("runs", bad.run_id, attempt.id), b"x"),
+    "a damaged end record": lambda s, bad, attempt: s.put(
+        layout.final_key("runs", bad.run_id, attempt.id, 3, "0" * 16), b"x"
+    ),
     "a damaged final": lambda s, bad, attempt: s.put(
         layout.final_key("val", bad.run_id, attempt.id, 3, "0" * 16), b"x"
     ),
@@ -321,7 +323,7 @@ def test_a_store_of_a_newer_release_is_refused_by_readers_and_writers(storage: F
 
 
 def test_a_damaged_end_record_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
-    key = layout.final_key("runs", RUN, write_attempt(storage, fake).id)
+    key = layout.final_key("runs", RUN, write_attempt(storage, fake).id, 3, "0" * 16)
     storage.put(key, b"")
     with pytest.raises(ValueError, match=rf"{key} is damaged"):
         analysis.open_store(storage.url).table("runs")
@@ -370,7 +372,7 @@ def test_runs_takes_the_end_record_of_a_run_that_has_ended_without_reading_its_s
     attempt = write_attempt(storage, fake, n=3)
     storage.put(attempt.key, b"not read")
     end = {"run_id": RUN, "status": "failed", "error": "lost", "init_hash": "init1"}
-    put_rows(storage, layout.final_key("runs", RUN, attempt.id), RUNS, [end])
+    put_rows(storage, layout.final_key("runs", RUN, attempt.id, 3, "0" * 16), RUNS, [end])
     run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
     assert (run["status"], run["error"], run["attempts"], run["init_hash"]) == ("failed", "lost", 3, "init1")
 
@@ -378,7 +380,10 @@ def test_runs_takes_the_end_record_of_a_run_that_has_ended_without_reading_its_s
 def test_a_run_that_is_tried_again_is_running(storage: Folder, fake: FakeRun) -> None:
     first = write_attempt(storage, fake)
     put_rows(
-        storage, layout.final_key("runs", RUN, first.id), RUNS, [{"run_id": RUN, "status": "failed", "error": "x"}]
+        storage,
+        layout.final_key("runs", RUN, first.id, 3, "0" * 16),
+        RUNS,
+        [{"run_id": RUN, "status": "failed", "error": "x"}],
     )
     write_attempt(storage, fake, n=2)
     run = analysis.open_store(storage.url).runs.collect().row(0, named=True)

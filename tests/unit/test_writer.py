@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from muon_core.parquet import decode
 from muon_core.results import RunWriter, Superseded, write_end_record
-from muon_core.snapshot import read_rows, visible_objects
+from muon_core.snapshot import read_ends, read_rows, visible_objects
 from muon_core.storage import Folder, StoreError, StoreUnavailable, patiently
 from muon_core.tables import VAL
 
@@ -136,8 +137,21 @@ def test_an_end_record_is_written_once(store: Moody) -> None:
     writer = RunWriter(store, "r", START)
     writer.end(status="failed", error="first")
     before = store.stat("final/")
-    write_end_record(store, writer.attempt, {"run_id": "r", "status": "stopped"})
+    write_end_record(store, writer.attempt, {"run_id": "r", "status": "stopped"}, 0)
     assert store.stat("final/") == before
+
+
+def test_of_two_end_records_written_at_once_everyone_reads_the_same(
+    store: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = RunWriter(store, "r", START)
+    monkeypatch.setattr("muon_core.results.list_keys", lambda storage, prefix: [])  # neither saw the other's
+    for error in ("first", "second"):
+        write_end_record(store, writer.attempt, {"run_id": "r", "status": "failed", "error": error}, 0)
+    keys = [key for key, _ in store.list("final/table=runs/")]
+    assert len(keys) == 2
+    read = read_ends(store, [writer.attempt])["error"].to_pylist()
+    assert read == [decode(store.get(min(keys)))["error"][0].as_py()]
 
 
 def test_patiently_repeats_only_what_may_pass() -> None:
