@@ -1,15 +1,12 @@
 """What every optimizer of the dict promises; a new entry is covered without a line here."""
 
 import io
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor, nn
 
 from muon_core.config import OPTIMIZERS
@@ -239,9 +236,6 @@ def modes(name: str, fields: dict[str, Any]) -> list[str]:
 
 def rank_of_two(rank: int, folder: str) -> None:
     """All shared problems on one of two gloo ranks; both must end with the same weights, and then be made to differ."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     ends: dict[str, Any] = {}
     for name, fields in SHARED:
         for mode in modes(name, fields):
@@ -261,15 +255,14 @@ def rank_of_two(rank: int, folder: str) -> None:
     except ReplicasDiffer as error:
         ends["differs"] = str(error)
     torch.save(ends, f"{folder}/rank{rank}")
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two ranks ended with."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(rank_of_two, (str(folder),), nprocs=2, start_method="spawn")
-    return [torch.load(Path(folder) / f"rank{rank}") for rank in (0, 1)]
+    run_ranks(2, folder / "rendezvous", rank_of_two, str(folder))
+    return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
 
 
 @pytest.mark.parametrize(("entry", "fields"), SHARED)

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 
 from analysis.tables import open_store
 from muon_core import distributed
@@ -22,11 +21,8 @@ pytestmark = pytest.mark.slow
 TIMING = ("run_id", "attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 
-def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str, breaks_on: int, stop_at: int) -> None:
+def worker(rank: int, config: str, store: str, breaks_on: int, stop_at: int) -> None:
     """One rank: trains `config` up to step `stop_at`; rank `breaks_on` raises in its first evaluation after a step."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     if rank == breaks_on:
         real, calls = train_module.evaluate, []
 
@@ -42,17 +38,13 @@ def worker(rank: int, world_size: int, rendezvous: str, config: str, store: str,
     except RuntimeError as error:
         assert distributed.lost_peer(error) == (rank != breaks_on), error  # noqa: PT017
         os._exit(0)  # as a worker group does: no more collectives after an error
-    finally:
-        if dist.is_initialized() and breaks_on < 0:
-            dist.destroy_process_group()
 
 
 def train_on(
     world_size: int, tmp_path: Path, config: RunConfig, store: Path, breaks_on: int = -1, stop_at: int = -1
 ) -> None:
-    rendezvous = str(tmp_path / f"rendezvous-{store.name}-{stop_at}")
-    arguments = (world_size, rendezvous, config.model_dump_json(), str(store), breaks_on, stop_at)
-    mp.start_processes(worker, arguments, nprocs=world_size, start_method="spawn")
+    rendezvous = tmp_path / f"rendezvous-{store.name}-{stop_at}"
+    run_ranks(world_size, rendezvous, worker, config.model_dump_json(), str(store), breaks_on, stop_at)
 
 
 def assert_same_rows(a: Path, b: Path) -> None:
@@ -99,22 +91,17 @@ def test_ddp_reduction_agrees_between_world_sizes_to_rounding(tmp_path: Path, ru
     assert open_store(four).runs.collect()["final_val_loss"][0] == pytest.approx(whole.val_loss, abs=1e-5)
 
 
-def in_turn(rank: int, rendezvous: str, config: str, stores: Path) -> None:
+def in_turn(rank: int, config: str, stores: Path) -> None:
     """One of four ranks that train the run whole, and once more in two parts, each under a DDP of its own."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=4)
     for name, stop_at in (("whole", -1), ("cut", 5), ("cut", -1)):
         run = RunConfig.model_validate_json(config)
         train(run, Folder(stores / name), report=lambda progress, stop_at=stop_at: progress.step != stop_at)
-    dist.destroy_process_group()
 
 
 def test_four_workers_stopped_half_way_go_on_bitwise(tmp_path: Path, run_config: RunConfig) -> None:
     """From three ranks on a sum depends on its order, which DDP decides anew after its first step."""
     config = run_config.replace(optimizer={"name": "adamw"}, steps=10)
-    arguments = (str(tmp_path / "rendezvous"), config.model_dump_json(), tmp_path)
-    mp.start_processes(in_turn, arguments, nprocs=4, start_method="spawn")
+    run_ranks(4, tmp_path / "rendezvous", in_turn, config.model_dump_json(), tmp_path)
     assert open_store(tmp_path / "cut").runs.collect()["attempts"].to_list() == [2]
     assert_same_rows(tmp_path / "whole", tmp_path / "cut")
 
@@ -130,11 +117,8 @@ def test_a_ddp_run_moved_from_two_workers_to_one_agrees_to_rounding(tmp_path: Pa
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def overtaken(rank: int, rendezvous: str, config: str, store: str) -> None:
+def overtaken(rank: int, config: str, store: str) -> None:
     """One of two ranks of a run that another attempt takes over at step 3."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     run = RunConfig.model_validate_json(config)
 
     def overtake(progress: Progress) -> bool:
@@ -145,13 +129,11 @@ def overtaken(rank: int, rendezvous: str, config: str, store: str) -> None:
     outcome = train(run, Folder(store), report=overtake)
     assert outcome.status == "stopped", outcome
     dist.barrier()  # no rank is left behind in a collective of the run
-    dist.destroy_process_group()
 
 
 def test_all_ranks_leave_a_run_that_was_overtaken(tmp_path: Path, run_config: RunConfig) -> None:
     config = run_config.replace(checkpoint={"every_steps": 1})
-    arguments = (str(tmp_path / "rendezvous"), config.model_dump_json(), str(tmp_path / "store"))
-    mp.start_processes(overtaken, arguments, nprocs=2, start_method="spawn")
+    run_ranks(2, tmp_path / "rendezvous", overtaken, config.model_dump_json(), str(tmp_path / "store"))
     assert open_store(tmp_path / "store").runs.collect()["status"].to_list() == ["running"]
 
 

@@ -2,14 +2,11 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 from torch import Tensor
 
 from analysis.tables import open_store
@@ -69,11 +66,8 @@ def test_fallback_keeps_a_run_alive_and_is_flagged(tmp_path: Path, run_config: R
     assert flag.startswith("runaway momentum: ")
 
 
-def one_strays(rank: int, rendezvous: str, config: str, store: str) -> None:
+def one_strays(rank: int, config: str, store: str) -> None:
     """One of two ranks; a weight of rank 1 is changed by a bit or two after step 4. Both notice at step 6."""
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     step = Optimizers.step
 
     def straying(self: Optimizers, number: int, **options: Any) -> dict[str, Tensor]:
@@ -85,13 +79,11 @@ def one_strays(rank: int, rendezvous: str, config: str, store: str) -> None:
     Optimizers.step = straying  # type: ignore[method-assign,assignment]
     with pytest.raises(ReplicasDiffer, match=r"weights differ between ranks at step 6: .* look for a rank with other"):
         train(RunConfig.model_validate_json(config), Folder(store))
-    dist.destroy_process_group()
 
 
 def test_ranks_that_drift_apart_fail_the_run_and_the_probe_is_recorded(tmp_path: Path, run_config: RunConfig) -> None:
     config = run_config.replace(check_replicas_every=3)
-    arguments = (str(tmp_path / "rendezvous"), config.model_dump_json(), str(tmp_path / "store"))
-    mp.start_processes(one_strays, arguments, nprocs=2, start_method="spawn")
+    run_ranks(2, tmp_path / "rendezvous", one_strays, config.model_dump_json(), str(tmp_path / "store"))
     (run,) = open_store(tmp_path / "store").runs.collect().to_dicts()
     assert run["status"] == "failed"
     assert "ReplicasDiffer: weights differ between ranks at step 6: " in run["error"]
