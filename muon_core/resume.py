@@ -128,6 +128,7 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
             f"restore the corpus, or remove checkpoints/{config.run_id}/ to train the run from the start"
         )
     try:
+        _check_stepped(values["step"], values["optimizers"])
         state.model.load_state_dict(values["model"])
         state.optimizers.load_state_dict(values["optimizers"])
         state.peaks.load_state_dict(values["peaks"])
@@ -140,6 +141,12 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
         ) from error
     state.step = recorder.step = values["step"]
     return saved.resume_point if saved else None
+
+
+def _check_stepped(step: int, optimizers: dict[str, dict[str, Any]]) -> None:
+    """Each step gives every parameter its gradient; without state it would begin anew in silence."""
+    if step and (bare := [name for name, values in optimizers.items() if not values]):
+        raise ValueError(f"after step {step} it has no optimizer state of {bare[0]}")
 
 
 def _copy(value: Any) -> Any:

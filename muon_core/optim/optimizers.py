@@ -152,15 +152,16 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
         """Continue from `state`, which is copied to the parameters' devices.
 
-        Raises: ValueError if names or shapes are not those of the model; nothing is changed then.
+        Raises: ValueError if names, parts or shapes are not those of the model; nothing is changed then.
         """
-        named = {name: param for name, param, _ in self._named()}
-        if differing := sorted(named.keys() ^ state.keys()):
-            side = "lacks" if differing[0] in named else "has unknown"
+        names = {name for name, _, _ in self._named()}
+        if differing := sorted(names ^ state.keys()):
+            side = "lacks" if differing[0] in names else "has unknown"
             raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
-        for name, values in state.items():
-            for key, value in values.items():
-                _check_shape(f"{name}/{key}", value, named[name])
+        for name, param, optimizer in self._named():
+            _check_parts(name, state[name], _MUON_PARTS if isinstance(optimizer, Muon) else _ADAMW_PARTS)
+            for key, value in state[name].items():
+                _check_shape(f"{name}/{key}", value, param)
         self._previous = {}
         for name, param, optimizer in self._named():
             values = {key: _placed(value, param.device) for key, value in state[name].items()}
@@ -184,6 +185,15 @@ class Optimizers:
             kept = 1 - group["lr"] * group["weight_decay"]
             for name, param in zip(group["param_names"], group["params"], strict=True):
                 yield name, param, 1.0 if param.grad is None else kept
+
+
+_MUON_PARTS, _ADAMW_PARTS = {"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}
+
+
+def _check_parts(name: str, values: dict[str, Any], parts: set[str]) -> None:
+    """A state is whole, or empty before the parameter's first step: a part that is lost would begin at zero again."""
+    if values and (lost := sorted(parts - values.keys())):
+        raise ValueError(f"optimizer state of {name} lacks {lost[0]}; load it into the model it was saved from")
 
 
 def _check_shape(name: str, value: Any, param: Tensor) -> None:

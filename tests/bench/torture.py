@@ -76,7 +76,7 @@ def kill_plain(config: RunConfig, store: Path, kills: int, chance: random.Random
         process = subprocess.Popen(command)
         if wait_for_training(process, store, attempts(store)):
             time.sleep(chance.expovariate(1 / 2.0))
-            hits += process.poll() is None
+            hits += status(store) != "done"
         process.kill()
         process.wait()
     subprocess.run(command, check=True)
@@ -98,14 +98,16 @@ def processes(root: int, name: str) -> list[psutil.Process]:
 def kill_on_ray(spec: Path, store: Path, kills: int, chance: random.Random) -> dict[str, int]:
     """The same for a sweep of one run on two workers; returns the kills by what they hit."""
     hits: dict[str, int] = {"worker": 0, "trial driver": 0, "everything": 0}
+    deck: list[str] = []
     command = [MUON, "sweep", "run", str(spec), "--store", str(store), "--retry", "failed"]
     while sum(hits.values()) < kills and status(store) != "done":
         sweep = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while sum(hits.values()) < kills and wait_for_training(sweep, store, attempts(store)):
             time.sleep(chance.expovariate(1 / 2.0))
-            if sweep.poll() is not None:
-                break
-            target = chance.choice(list(hits))
+            if status(store) == "done":
+                continue  # it only has to end
+            deck = deck or chance.sample(list(hits), len(hits))  # each in turn, in any order
+            target = deck.pop()
             name = {"worker": "RayTrainWorker", "trial driver": "ray::ResourceTrainable", "everything": ""}[target]
             victims = processes(sweep.pid, name)
             if target == "everything":

@@ -221,11 +221,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
 
 
+UP = "blocks.0.mlp.up.weight"
+
+
 def rewrite(store: Path, config: RunConfig, **changes: Any) -> None:
     """Replace the newest checkpoint by one whose content was changed; None takes a part out."""
     item = checkpoint.saved(Folder(store), config.run_id)[0]
     state = torch.load(io.BytesIO(Folder(store).get(item.key)), weights_only=True)
     Folder(store).delete([item.key])
+    if changes.get("optimizers"):  # of some parameters
+        changes = {"optimizers": state["optimizers"] | changes["optimizers"]}
     state = {key: value for key, value in (state | changes).items() if value is not None}
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -241,6 +246,9 @@ def rewrite(store: Path, config: RunConfig, **changes: Any) -> None:
         ({"run_id": "muon-s1-00000000"}, "is of run muon-s1-00000000"),
         ({"optimizers": None}, "lacks optimizers"),
         ({"optimizers": {}}, "does not fit the model"),
+        ({"optimizers": {UP: {}}}, rf"after step \d it has no optimizer state of {UP}"),
+        ({"optimizers": {UP: {"momentum": torch.zeros(64, 32)}}}, f"optimizer state of {UP} lacks momentum_buffer"),
+        ({"optimizers": {"embedding.weight": {"exp_avg": torch.zeros(512, 32)}}}, "lacks exp_avg_sq"),
         ({"model": {}}, "does not fit the model"),
         ({"data_hash": "other"}, "trained on other text or tokens"),
     ],
