@@ -25,7 +25,7 @@ class Seen(NamedTuple):
     """What a perturbation notes of one matrix, on the device, for the `health` table."""
 
     sigma: Tensor
-    """Singular values `(m,)` before the cubic steps."""
+    """Singular values `(m,)` before the cubic steps; NaN where there are none to come."""
     noise: Tensor
     """Frobenius norm of the noise, `()`."""
 
@@ -80,23 +80,34 @@ class AsSeed:
             noisy[chosen] += self.gate.share(step) * gradient_norms(gradients, chosen) * noise
         sigma = singular_values(noisy)
         norms = torch.linalg.matrix_norm(noisy - momentum)
-        self.seen.update(zip(names, map(Seen, sigma, norms), strict=True))
+        to_come = sigma if self.cubic else torch.full_like(sigma, torch.nan)
+        self.seen.update(zip(names, map(Seen, to_come, norms), strict=True))
         perturbed = cubic_steps(noisy, self.cubic)
         if self.fails:
-            raise_if_not_finite(perturbed, sigma, names, step)
+            cause = f"and cubic steps diverge above sqrt(5) = {DIVERGENCE:.4g}" if self.cubic else OVERFLOWED
+            raise_if_not_finite(perturbed, sigma, names, step, cause, "a smaller lr or alpha")
         return perturbed
 
 
-def raise_if_not_finite(matrices: Tensor, sigma: Tensor, names: Sequence[str], step: int) -> None:
-    """Raises NonFiniteMomentum for the first of the matrices that is not finite; `sigma` are its singular values."""
+OVERFLOWED = "so a gradient was not finite or the sum over steps overflowed"
+
+
+def raise_if_not_finite(
+    matrices: Tensor, sigma: Tensor, names: Sequence[str], step: int, cause: str, smaller: str
+) -> None:
+    """Raises NonFiniteMomentum for the first of the matrices that is not finite.
+
+    Args:
+        sigma: singular values of the matrices, or of what they were made from.
+        cause, smaller: for the message, why such a momentum is not finite, and what to make smaller.
+    """
     finite = matrices.isfinite().all(-1).all(-1)
     if finite.all():
         return
     index = int((~finite).nonzero()[0])
     raise NonFiniteMomentum(
         f"as_seed momentum of {names[index]} is not finite at step {step}: sigma_max was {float(sigma[index, 0]):.4g}, "
-        f"and cubic steps diverge above sqrt(5) = {DIVERGENCE:.4g}; use mode well_posed, a smaller lr or alpha, "
-        "or on_nonfinite sgd_fallback"
+        f"{cause}; use mode well_posed, {smaller}, or on_nonfinite sgd_fallback"
     )
 
 

@@ -115,16 +115,18 @@ def newton_schulz(
 def polar_factor(matrix: Tensor) -> Tensor:
     """U V' of the singular value decomposition of `(..., rows, cols)`: what Newton-Schulz approximates.
 
-    Directions whose singular value is rounding (below eps max(rows, cols) s_1) map to zero, so that a zero matrix stays
-    zero; a matrix with a value that is not finite becomes NaN, where LAPACK would raise.
+    Decomposed in float64. Directions whose singular value is below float32's rounding of s_1, 1.2e-7 s_1, come from
+    the rounding of the matrix itself and map to zero, as a zero matrix does; all others count in full. A matrix with a
+    value that is not finite becomes NaN, where LAPACK would raise.
 
-    Returns: same shape, float32, or float64 for a float64 matrix (there is no bf16 decomposition).
+    Returns: same shape, float32, or float64 for a float64 matrix, of which s_1 eps max(rows, cols) is the rounding.
     """
-    x = matrix if matrix.dtype == torch.float64 else matrix.float()
+    x = matrix.double()
     finite = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
     wide = x.size(-2) < x.size(-1)
     x = (x.mT if wide else x).where(finite, 0)  # LAPACK is two to three times slower on row-major wide matrices
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
-    rounding = s[..., :1] * torch.finfo(s.dtype).eps * x.size(-2)
+    own = torch.finfo(x.dtype).eps * x.size(-2)
+    rounding = s[..., :1] * (own if matrix.dtype == x.dtype else torch.finfo(torch.float32).eps)
     polar: Tensor = ((u * (s > rounding).to(s.dtype).unsqueeze(-2)) @ vh).where(finite, torch.nan)
-    return polar.mT if wide else polar
+    return (polar.mT if wide else polar).to(torch.promote_types(matrix.dtype, torch.float32))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from muon_core.optim.as_seed import raise_if_not_finite
+from muon_core.optim.as_seed import OVERFLOWED, raise_if_not_finite
 from muon_core.optim.momentum import Momentum
 from muon_core.spectral import singular_values
 
@@ -81,6 +81,6 @@ class Project:
 
     def __call__(self, momentum: Tensor, names: Sequence[str], step: int, gradients: Sequence[Tensor]) -> Tensor:
         if self.fails:
-            raise_if_not_finite(momentum, singular_values(momentum), names, step)
+            raise_if_not_finite(momentum, singular_values(momentum), names, step, OVERFLOWED, "a smaller lr")
         braked = momentum * torch.stack([brake(g.float()) for g in gradients]) if self.brakes else momentum
         return braked * (braked / self.unit(braked)).sigmoid()

@@ -56,4 +56,6 @@ def fill(fields: dict[str, Any]) -> dict[str, Any]:
     """
     profile = fields.get("profile", "as_seed" if fields.get("mode") == "as_seed" else "torch")
     known = asdict(PROFILES[profile]) if isinstance(profile, str) and profile in PROFILES else {}
+    if fields.get("orthogonalizer") == "svd":
+        known["ns_dtype"] = "fp32"  # it has no other, and one science must not have two names
     return {"profile": profile} | known | fields

@@ -85,6 +85,26 @@ def test_polar_factor_is_that_of_lapack_in_fp64(matrix: Tensor) -> None:
     torch.testing.assert_close(single.double(), polar(matrix), rtol=0, atol=1e-3)  # 1e-7 / 3e-3 and a margin
 
 
+@pytest.mark.parametrize(("rows", "cols"), [(256, 64), (64, 64), (64, 256)])
+@pytest.mark.parametrize("decades", [3, 5, 6])
+def test_polar_factor_keeps_every_direction_that_fp32_resolves(rows: int, cols: int, decades: int) -> None:
+    """Singular values over `decades` powers of ten: rounding the entries to fp32 turns the last directions by 1e-7 over
+    their share of s_1, and nothing else is lost."""
+    torch.manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, 64, dtype=torch.float64)).Q for size in (rows, cols))
+    spectrum = torch.logspace(0, -decades, 64, dtype=torch.float64)
+    single = polar_factor(((u * spectrum) @ v.mT).float())
+    assert (single.double() - u @ v.mT).norm() / 8 < 10 ** (decades - 7.0)
+
+
+def test_polar_factor_of_a_rounded_low_rank_matrix_has_its_rank() -> None:
+    torch.manual_seed(0)
+    low = torch.randn(96, 3) @ torch.randn(3, 64)
+    s = torch.linalg.svdvals(polar_factor(low).double())
+    torch.testing.assert_close(s[:3], torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert s[3:].max() < 1e-6
+
+
 @quick
 @given(matrix=matrices())
 def test_iterations_differ_by_rounding_alone(matrix: Tensor) -> None:

@@ -122,12 +122,22 @@ def test_momentum_that_diverges_ends_the_run_with_its_cause() -> None:
     message = str(caught.value)
     assert message.startswith("as_seed momentum of w is not finite at step ")
     assert "sigma_max was " in message
+    assert "and cubic steps diverge above sqrt(5) = 2.236; " in message
     assert message.endswith("use mode well_posed, a smaller lr or alpha, or on_nonfinite sgd_fallback")
 
 
 def test_gradient_that_is_not_finite_ends_nolah() -> None:
-    with pytest.raises(NonFiniteMomentum, match="as_seed momentum of w is not finite at step 1"):
+    message = (
+        "as_seed momentum of w is not finite at step 1: sigma_max was nan, so a gradient .* a smaller lr, or on_no"
+    )
+    with pytest.raises(NonFiniteMomentum, match=message):
         trained("nolah", [torch.ones(3, 3), torch.full((3, 3), torch.inf)])
+
+
+def test_without_cubic_steps_no_singular_value_is_too_large() -> None:
+    perturb = AsSeed(lambda noise: noise, Gate(0.1, rank_threshold=1.0), seed=1, cubic=0)
+    perturb(torch.eye(4)[None] * 100, ["w"], 0, [torch.ones(4, 4)])
+    assert perturb.seen["w"].sigma.isnan().all()
 
 
 def test_fallback_is_plain_sgd_from_then_on() -> None:

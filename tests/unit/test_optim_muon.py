@@ -6,16 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import PRESETS, ModelConfig
+from muon_core.config import PRESETS, ModelConfig, MuonConfig
 from muon_core.model import Transformer, hidden_matrices
+from muon_core.optim.build import Setting
+from muon_core.optim.build import muon as build_muon
 from muon_core.optim.momentum import SUM
 from muon_core.optim.muon import Muon, match_rms_adamw, original
-from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.optim.newton_schulz import QUINTIC, SLOW_BF16, newton_schulz
 from muon_core.optim.perturb import unperturbed
 
 SHAPES = [(16, 16), (16, 16), (48, 16), (48, 16), (16, 48), (1, 24), (24, 1)]
 TINY_MODEL = [(64, 64), (32, 64), (32, 64), (64, 64), (256, 64), (64, 256)]
 SCALES = {"original": original, "match_rms_adamw": match_rms_adamw}
+
+one_by_one = pytest.mark.skipif(not SLOW_BF16, reason="a CPU with bf16 units multiplies a stack in one kernel")
 
 
 def draw(shapes: list[tuple[int, int]], seed: int) -> list[Tensor]:
@@ -33,7 +37,10 @@ def set_gradients(params: list[nn.Parameter], gradients: list[Tensor]) -> None:
 
 
 def assert_torch_bits(shapes: list[tuple[int, int]], adjust: str, num_steps: int = 10, **options: Any) -> None:
-    """Steps of ours and of torch.optim.Muon end on the same weights and momenta."""
+    """Steps of ours and of torch.optim.Muon end on the same weights and momenta.
+
+    On a CPU with bf16 units, which multiply a stack in one kernel, within 4 % of each other after the first.
+    """
     weights = draw(shapes, seed=0)
     pairs, theirs = named(weights), [nn.Parameter(weight.clone()) for weight in weights]
     ours = [param for _, param in pairs]
@@ -45,6 +52,10 @@ def assert_torch_bits(shapes: list[tuple[int, int]], adjust: str, num_steps: int
         set_gradients(theirs, gradients)
         muon.step()
         reference.step()
+        if not SLOW_BF16:
+            for mine, other, weight in zip(ours, theirs, weights, strict=True):
+                assert (mine - other).norm() <= 4e-2 * (other - weight).norm()
+            return
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.equal(mine, other)
         assert torch.equal(muon.state[mine]["momentum_buffer"], reference.state[other]["momentum_buffer"])
@@ -74,8 +85,27 @@ def test_shapes_are_those_of_the_88m_preset() -> None:
 
 @pytest.mark.slow
 def test_muon_has_the_bits_of_torch_on_the_88m_model_at_a_quarter() -> None:
-    """Ten steps on matrices in the proportions of the 88M model."""
-    assert_torch_bits(QUARTER_88M * 2, "original", weight_decay=0.1)
+    """Ten steps on matrices in the proportions of the 88M model, in stacks of four as its layers make them."""
+    assert_torch_bits(QUARTER_88M * 4, "original", weight_decay=0.1)
+
+
+@one_by_one
+@pytest.mark.parametrize("config", [MuonConfig(), MuonConfig(profile="torch", adjust="match_rms_adamw")])
+def test_profile_torch_as_runs_build_it_has_the_bits_of_torch(config: MuonConfig) -> None:
+    weights = draw(SHAPES, seed=0)
+    pairs, theirs = named(weights), [nn.Parameter(weight.clone()) for weight in weights]
+    ours = build_muon(pairs, config, Setting(noise_seed=0))
+    reference = torch.optim.Muon(
+        theirs, lr=config.lr, momentum=config.momentum, weight_decay=0.0, adjust_lr_fn=config.adjust
+    )
+    for step in range(10):
+        gradients = draw(SHAPES, seed=1 + step)
+        set_gradients([param for _, param in pairs], gradients)
+        set_gradients(theirs, gradients)
+        ours.step()
+        reference.step()
+    for (_, mine), other in zip(pairs, theirs, strict=True):
+        assert torch.equal(mine, other)
 
 
 @pytest.mark.slow
@@ -86,6 +116,7 @@ def test_muon_has_the_bits_of_torch_on_the_88m_model(shapes: list[tuple[int, int
     assert_torch_bits(shapes, "original", num_steps, weight_decay=0.1)
 
 
+@one_by_one
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -96,6 +127,10 @@ def test_stack_has_the_bits_of_its_matrices_at_88m(dtype: torch.dtype, threads: 
             stack = torch.stack(draw([shape] * 2, seed=0))
             loop = [newton_schulz(matrix, dtype=dtype) for matrix in stack]
             assert torch.equal(newton_schulz(stack, dtype=dtype), torch.stack(loop))
+        for shape in MLP_88M if dtype == torch.bfloat16 else []:  # one of the five iterations, for they take seconds
+            stack = torch.stack(draw([shape] * 4, seed=0))
+            loop = [newton_schulz(matrix, QUINTIC[:1]) for matrix in stack]
+            assert torch.equal(newton_schulz(stack, QUINTIC[:1]), torch.stack(loop))
     finally:
         torch.set_num_threads(1)
 

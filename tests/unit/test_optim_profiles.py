@@ -147,6 +147,10 @@ def test_as_seed_has_conventions_of_its_own(config: Any) -> None:
         ({"name": "damped", "rank_threshold": 1.5}, "less than or equal to 1"),
         ({"name": "muon", "profile": "polar_express", "weight_decay": 0.5}, "weight_decay 0.5 under decay none; set"),
         ({"name": "isotropic", "mode": "as_seed", "nesterov": True}, "nesterov True under mode as_seed, which has Fal"),
+        ({"name": "nolah", "mode": "as_seed", "nesterov": True}, "nesterov True under mode as_seed, which has False"),
+        ({"name": "orthonoise", "mode": "as_seed", "profile": "keller"}, "momentum_kind ema under mode as_seed, which"),
+        ({"name": "nolah", "mode": "as_seed", "orthogonalizer": "quintic"}, "orthogonalizer quintic under mode"),
+        ({"name": "muon", "profile": "exact", "ns_dtype": "bf16"}, "ns_dtype bf16 under orthogonalizer svd, which"),
         ({"name": "orthonoise", "mode": "as_seed", "noise_norm": "fro"}, "noise_norm fro under mode as_seed, which ha"),
     ],
 )  # fmt: skip
