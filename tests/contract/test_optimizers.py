@@ -23,13 +23,20 @@ SHAPES = {
     "blocks.0.tall.weight": (12, 4),
     "blocks.0.wide.weight": (4, 12),
     "blocks.0.row.weight": (1, 5),
+    "blocks.0.attention.q.weight": (4, 4),
+    "blocks.0.attention.k.weight": (2, 4),
+    "blocks.0.attention.v.weight": (2, 4),
+    "blocks.0.attention.o.weight": (4, 4),
 }
+HEAD_SIZE = 2
 
 
 SHARED: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in sorted(HIDDEN)),
     ("muon", {"ns_dtype": "fp32"}),
     ("muon", {"profile": "exact"}),
+    ("muon", {"attention_blocks": "merge_qkvo"}),
+    ("orthonoise", {"attention_blocks": "per_head"}),
     *((f"{name} as_seed", {}) for name in ("orthonoise", "isotropic", "nolah")),
 ]
 """Entries and fields that two ranks must step like one process."""
@@ -60,7 +67,7 @@ class Problem:
         }
         self.targets = {key: torch.randn(shape, generator=generator).to(dtype) for key, shape in SHAPES.items()}
         self.optimizers: Optimizers = build_optimizers(
-            self.params.items(), OPTIMIZERS[entry](**fields), noise_seed=11, distribute=distribute  # type: ignore[arg-type]
+            self.params.items(), OPTIMIZERS[entry](**fields), noise_seed=11, head_size=HEAD_SIZE, distribute=distribute  # type: ignore[arg-type]
         )  # fmt: skip
 
     def losses(self) -> dict[str, float]:
@@ -251,6 +258,17 @@ def stepped(
     return {"weights": weights, "state": problem.optimizers.state_dict()}
 
 
+def without_a_gradient(distribute: str) -> list[Tensor]:
+    """Weights after three steps in which one matrix of a stack has no gradient in the second."""
+    problem = Problem("muon", ns_dtype="fp32", distribute=distribute)
+    for step in range(3):
+        problem.backward()
+        if step == 1:
+            problem.params["blocks.1.square.weight"].grad = None
+        problem.optimizers.step(step)
+    return problem.weights()
+
+
 def key(name: str, fields: dict[str, Any], distribute: str) -> str:
     return f"{name} {fields} {distribute}"
 
@@ -266,6 +284,7 @@ def rank_of_two(rank: int, folder: str) -> None:
     for name, fields in SHARED:
         for mode in modes(name):
             ends[key(name, fields, mode)] = stepped(name, fields, mode)
+    ends["absent"] = without_a_gradient("owner")
     problem = Problem("muon", ns_dtype="fp32")
     distribution = problem.optimizers.distribution
     assert distribution is not None
@@ -311,6 +330,11 @@ def test_state_of_two_ranks_resumes_on_one(two_ranks: list[dict[str, Any]], entr
     for mode in modes(entry):
         resumed = stepped(entry, fields, "auto", resumed=two_ranks[0][key(entry, fields, mode)])
         assert_same_bits(resumed["weights"], uninterrupted)
+
+
+def test_owners_pass_over_a_matrix_without_gradient(two_ranks: list[dict[str, Any]]) -> None:
+    for ends in two_ranks:
+        assert_same_bits(ends["absent"], without_a_gradient("auto"))
 
 
 def test_probe_decides_alike_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:
