@@ -50,6 +50,7 @@ def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
         *_unequal_starts(started),
         *_unequal_first_losses(started, val),
         *_repeated_seeds(started),
+        *_failing_momenta(started),
         *_pooled(started.unique("run_id", maintain_order=True)),
     ]
 
@@ -138,6 +139,19 @@ def _repeated_seeds(started: pl.DataFrame) -> list[str]:
         f"{row['arm']}: {row['len']} runs have seed {row['seed']} (other streams differ); their mean stands for it"
         for row in counts.iter_rows(named=True)
     ]
+
+
+def _failing_momenta(started: pl.DataFrame) -> list[str]:
+    """Arms whose optimizer was seen to stop optimizing, by the first of their runs."""
+    found = []
+    for (arm,), runs in started.group_by("arm", maintain_order=True):
+        flagged = runs.drop_nulls("health")
+        if flagged.height:
+            seeds = ", ".join(map(str, flagged["seed"].unique(maintain_order=True)))
+            found.append(
+                f"{arm}: {flagged.height} of {runs.height} runs flagged (seed {seeds}): {flagged['health'][0]}"
+            )
+    return found
 
 
 def _pooled(runs: pl.DataFrame) -> list[str]:

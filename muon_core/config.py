@@ -225,6 +225,15 @@ class _NoisyMuon(_PerturbedMuon):
             return {"noise_norm": "as_seed", "rank_threshold": 0.5} | fields
         return fields
 
+    @model_validator(mode="after")
+    def _switches_act(self) -> Self:
+        """One that changes nothing would train the same run twice, under two names."""
+        if self.mode == "well_posed":
+            _refuse_set(self, "mode well_posed", wide="transpose", on_nonfinite="fail")
+        elif isinstance(self, IsotropicConfig):
+            _refuse_set(self, "isotropic, whose draws have any shape", wide="transpose")
+        return self
+
 
 class OrthoNoiseConfig(_NoisyMuon):
     """Noise is a Haar-distributed (semi-)orthogonal matrix."""
@@ -256,6 +265,18 @@ class NolahConfig(MuonConfig):
     `as_seed` takes them as they are, stores the shrunken momentum, and uses profile `as_seed`."""
     on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
     """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
+
+    @model_validator(mode="after")
+    def _switches_act(self) -> Self:
+        if self.mode == "well_posed":
+            _refuse_set(self, "mode well_posed", on_nonfinite="fail")
+        return self
+
+
+def _refuse_set(config: MuonConfig, where: str, **defaults: str) -> None:
+    for name, default in defaults.items():
+        if (found := getattr(config, name)) != default:
+            raise ValueError(f"{name} {found} changes nothing under {where}; remove it")
 
 
 OptimizerConfig = Annotated[

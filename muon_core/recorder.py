@@ -19,7 +19,7 @@ from muon_core.config import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.layer_metrics import FLAGS, layer_metrics
 from muon_core.model import HiddenMatrix
-from muon_core.optim.health import Health, Verdict
+from muon_core.optim.health import Health, failing
 from muon_core.progress import Progress
 from muon_core.results import ResumePoint, Row, RunWriter, Superseded, head_point
 from muon_core.storage import Storage
@@ -106,7 +106,7 @@ class Recorder:
         self._step_time: float | None = None
         self._recent_losses: deque[float] = deque(maxlen=config.spike.window)
         self._loss_spikes = 0
-        self._verdict = Verdict()
+        self.health_flag: str | None = None
         self._seconds: dict[str, float] = dict.fromkeys(PROFILE, 0.0)
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
@@ -143,7 +143,7 @@ class Recorder:
             "best_val_loss": self._best_val_loss,
             "recent_losses": list(self._recent_losses),
             "loss_spikes": self._loss_spikes,
-            "health": [self._verdict.flag, self._verdict.suspects],
+            "health": [self.health_flag],
             "seconds": dict(self._seconds),
             "elapsed_s": self._elapsed,
         }
@@ -154,7 +154,7 @@ class Recorder:
         self._best_val_loss = state["best_val_loss"]
         self._recent_losses.extend(state["recent_losses"])
         self._loss_spikes = state["loss_spikes"]
-        self._verdict = Verdict(*state["health"])
+        self.health_flag = state["health"][0]
         self._seconds |= state["seconds"]
         self._earlier_s = state["elapsed_s"]
 
@@ -246,7 +246,7 @@ class Recorder:
 
     def health(self, health: Health) -> None:
         """One `health` row per hidden matrix, and a look at whether the optimizer still optimizes."""
-        self._verdict.see(self.step, health)
+        self.health_flag = self.health_flag or failing(self.step, health)  # the first finding stays
         for matrix in self._matrices:
             self._emit("health", layer=matrix.layer, projection=matrix.projection, **health[matrix.name])
 
@@ -292,7 +292,7 @@ class Recorder:
             wall_s=self._elapsed,
             train_s=sum(self._seconds[part] for part in ("data", "gradients", "optimizer")),
             loss_spikes=self._loss_spikes,
-            health=self._verdict.flag,
+            health=self.health_flag,
             **{f"{part}_s": seconds for part, seconds in self._seconds.items()},
             peak_memory_bytes=environment.peak_memory_bytes(device),
         )

@@ -31,7 +31,7 @@ from muon_core.optim.nolah import Project, as_they_are, braked, gated, root_mean
 from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
-from muon_core.optim.sharding import Distribution, choose_distribution
+from muon_core.optim.sharding import choose_distribution
 
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
     "original": original, "match_rms_adamw": match_rms_adamw, "none": unscaled,
@@ -58,10 +58,7 @@ def adamw(params: NamedParameters, config: AdamWConfig, setting: Setting) -> Ada
 
 def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functions: Any) -> Muon:
     """Muon with the conventions of the config; `functions` replace some."""
-    distribution = Distribution("replicated")
-    if not functions.get("store_perturbed"):  # what is stored must be computed on every rank
-        distribution = choose_distribution(setting.distribute, [p for _, p in params], orthogonalizer(config))
-    elif setting.distribute == "owner":
+    if functions.get("store_perturbed") and setting.distribute == "owner":
         raise ValueError("distribute owner: as_seed writes into the momentum of every rank; use auto or replicated")
     chosen: dict[str, Any] = {
         "rule": MOMENTA[config.momentum_kind],
@@ -69,7 +66,6 @@ def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functi
         "orthogonalize": orthogonalizer(config),
         "scale": ADJUSTMENTS[config.adjust],
         "scale_on": SCALE_ON[config.scale_on],
-        "distribute": distribution.function(_update_dtype(config)),
     }
     built = Muon(
         params,
@@ -79,7 +75,12 @@ def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functi
         nesterov=config.nesterov,
         **chosen | functions,
     )
-    built.distribution = distribution
+    if not built.store_perturbed:  # what is stored must be computed on every rank
+        step = getattr(config, "start_step", 0)  # the first with noise, which costs an owner its time, too
+        built.distribution = choose_distribution(
+            setting.distribute, built.all_blocks, lambda probe: built.direct(probe, ["probe"], step, list(probe))[1]
+        )
+        built.distribute = built.distribution.function(_update_dtype(config))
     return built
 
 

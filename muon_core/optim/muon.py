@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from muon_core.optim.blocks import Block, Partition, whole
 from muon_core.optim.momentum import EMA, Momentum
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
-from muon_core.optim.sharding import Distribute, Distribution, replicated
+from muon_core.optim.sharding import STACK_ENTRIES, Distribute, Distribution, replicated
 
 Watch = Callable[[Sequence[Block], Tensor, Tensor, Tensor], None]
 """(blocks, momentum, perturbed momentum, updates) of one stack; must modify none of them."""
@@ -126,23 +126,20 @@ class Muon(torch.optim.Optimizer):
 
     def _take_up_gradients(self, group: dict[str, Any]) -> None:
         """Momentum and weight decay of every parameter that has a gradient."""
-        params = [param for param in group["params"] if param.grad is not None]
-        if not params:
-            return
-        gradients = [_gradient(param).float() for param in params]
-        for param, gradient in zip(params, gradients, strict=True):
-            if not self.state[param]:
-                self.state[param]["momentum_buffer"] = torch.zeros_like(gradient)
-        self.rule.accumulate(self._buffers(params), gradients, group["momentum"])
-        if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        for params in _portions([param for param in group["params"] if param.grad is not None]):
+            gradients = [_gradient(param).float() for param in params]
+            for param, gradient in zip(params, gradients, strict=True):
+                if not self.state[param]:
+                    self.state[param]["momentum_buffer"] = torch.zeros_like(gradient)
+            self.rule.accumulate(self._buffers(params), gradients, group["momentum"])
+            if group["weight_decay"]:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
     def _updates(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
         """Directions `(len(blocks), rows, cols)` for blocks of one shape."""
         gradients = [block.read(_gradient) for block in blocks]
         momentum = self._momentum(blocks, group)
-        perturbed = self.perturb(momentum, [block.name for block in blocks], group["step"], gradients)
-        updates = self.repair(self.orthogonalize(perturbed), gradients)
+        perturbed, updates = self.direct(momentum, [block.name for block in blocks], group["step"], gradients)
         if self.store_perturbed:
             for block, matrix in zip(blocks, perturbed, strict=True):
                 for piece, part in block.split(matrix):
@@ -150,6 +147,13 @@ class Muon(torch.optim.Optimizer):
         if self.watch is not None:
             self.watch(blocks, momentum, perturbed, updates)
         return updates
+
+    def direct(
+        self, momentum: Tensor, names: Sequence[str], step: int, gradients: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """What is orthogonalized of momenta `(k, rows, cols)`, and their update directions; changes no state."""
+        perturbed = self.perturb(momentum, names, step, gradients)
+        return perturbed, self.repair(self.orthogonalize(perturbed), gradients)
 
     def _momentum(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
         """What is orthogonalized of blocks of one shape: buffers, or under Nesterov buffers one step ahead; a copy."""
@@ -174,6 +178,18 @@ class Muon(torch.optim.Optimizer):
 
     def _buffers(self, params: Sequence[nn.Parameter]) -> list[Tensor]:
         return [self.state[param]["momentum_buffer"] for param in params]
+
+
+def _portions(params: Sequence[nn.Parameter]) -> Iterator[tuple[nn.Parameter, ...]]:
+    """The parameters in turn, at most STACK_ENTRIES entries at a time: what is made of their gradients stays small."""
+    portion: list[nn.Parameter] = []
+    for param in params:
+        if portion and sum(p.numel() for p in portion) + param.numel() > STACK_ENTRIES:
+            yield tuple(portion)
+            portion = []
+        portion.append(param)
+    if portion:
+        yield tuple(portion)
 
 
 def _gradient(param: nn.Parameter) -> Tensor:

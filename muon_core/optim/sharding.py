@@ -25,13 +25,22 @@ STACK_ENTRIES = 2**22
 """Most entries of one stack: 16 matrices of 512 x 512. Enough to hide launches, and a bound on the memory of a step."""
 
 
+VECTOR = 16
+"""Numbers a CPU works on at once, at most."""
+
+
 def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Blocks of equal shape and device, in portions of at most STACK_ENTRIES entries, at least one block each."""
+    """Blocks of equal shape and device, in portions of at most STACK_ENTRIES entries, at least one block each.
+
+    On a CPU, what rows and columns leave beyond multiples of VECTOR is computed by other kernels, with other roundings,
+    and which entries these are depends on a matrix's place in its stack: such matrices stay alone.
+    """
     groups: dict[tuple[tuple[int, int], torch.device], list[Block]] = defaultdict(list)
     for block in blocks:
         groups[block.shape, block.pieces[0].parameter.device].append(block)
-    for (shape, _), group in groups.items():
-        size = max(1, STACK_ENTRIES // (shape[0] * shape[1]))
+    for (shape, device), group in groups.items():
+        alone = device.type == "cpu" and any(side % VECTOR for side in shape)
+        size = 1 if alone else max(1, STACK_ENTRIES // (shape[0] * shape[1]))
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
@@ -93,8 +102,8 @@ class Distribution:
     """How updates are shared out, and the probe that decided it; None where nothing was measured."""
 
     mode: Literal["owner", "replicated"]
-    orthogonalize_s: float | None = None
-    """Seconds for one matrix of the costliest shape, on the slowest rank."""
+    compute_s: float | None = None
+    """Seconds for the update of one matrix of the costliest shape, noise included, on the slowest rank."""
     gather_s: float | None = None
     """Seconds to gather one such matrix from every rank, on the slowest rank."""
 
@@ -105,21 +114,24 @@ class Distribution:
 
 def choose_distribution(
     wanted: Literal["auto", "owner", "replicated"],
-    matrices: Sequence[Tensor],
-    orthogonalize: Callable[[Tensor], Tensor],
+    blocks: Sequence[Block],
+    direct: Callable[[Tensor], Tensor],
 ) -> Distribution:
     """`wanted`, or under `auto` the faster one by a probe: the same answer on every rank.
 
-    With one rank nothing is shared out. On W ranks an owner saves (W - 1) of W orthogonalizations and pays a gather.
+    With one rank nothing is shared out. On W ranks an owner saves (W - 1) of W updates and pays a gather.
+
+    Args:
+        direct: momentum `(1, rows, cols)` to its update; what an owner does for the others.
     """  # all ranks
     if distributed.world_size() == 1 or wanted == "replicated":
         return Distribution("replicated")
     if wanted == "owner":
         return Distribution("owner")
-    costliest = max(matrices, key=lambda matrix: flops(*matrix.shape))
-    probe = torch.ones(1, *costliest.shape, device=costliest.device) / costliest.numel() ** 0.5
-    update = orthogonalize(probe).contiguous()  # that of a tall matrix is a transposed view
-    compute_s = _seconds(lambda: orthogonalize(probe), probe.device)
+    costliest = max(blocks, key=lambda block: flops(*block.shape))
+    probe = torch.ones(1, *costliest.shape, device=costliest.pieces[0].parameter.device)
+    update = direct(probe).contiguous()  # that of a tall matrix is a transposed view
+    compute_s = _seconds(lambda: direct(probe), probe.device)
     gather_s = _seconds(lambda: _gather(update)[1].wait(), probe.device)
     slowest = torch.tensor([compute_s, gather_s], dtype=torch.float64, device=probe.device)
     dist.all_reduce(slowest, dist.ReduceOp.MAX)

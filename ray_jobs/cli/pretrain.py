@@ -28,8 +28,8 @@ from search_spaces.plan import FINISHED
     type=click.Choice(list(OPTIMIZERS)),
     help="Optimizer of the hidden matrices.  [default: CONFIG's, or muon]",
 )
-@click.option("--orthonoise", "noise", flag_value="orthonoise", help="Short for --optimizer orthonoise.")
-@click.option("--isotropic", "noise", flag_value="isotropic", help="Short for --optimizer isotropic.")
+@click.option("--orthonoise", is_flag=True, help="Short for --optimizer orthonoise.")
+@click.option("--isotropic", is_flag=True, help="Short for --optimizer isotropic.")
 @click.option("--alpha", type=float, help="Noise norm as a share of the momentum's norm.")
 @click.option("--anneal", is_flag=True, help="Let alpha fall exponentially, to a tenth.")
 @click.option("--rank-threshold", type=float, help="Noise only while effective rank / full rank is below it.")
@@ -52,7 +52,8 @@ from search_spaces.plan import FINISHED
 def command(
     config: str,
     optimizer: str | None,
-    noise: str | None,
+    orthonoise: bool,
+    isotropic: bool,
     anneal: bool,
     ngpus: int,
     workers: int | None,
@@ -75,8 +76,11 @@ def command(
 
     Exit codes: 0 done (a diverged run is a result too); 2 invalid input; 3 the run failed; 130 interrupted.
     """
-    if noise and optimizer and noise != optimizer:
-        raise click.UsageError(f"--{noise} and --optimizer {optimizer} contradict each other; give one of them.")
+    asked = {"--orthonoise": "orthonoise"} if orthonoise else {}
+    asked |= {"--isotropic": "isotropic"} if isotropic else {}
+    asked |= {f"--optimizer {optimizer}": optimizer} if optimizer else {}
+    if len(set(asked.values())) > 1:
+        raise click.UsageError(f"{' and '.join(asked)} contradict each other; give one of them.")
     if workers and ngpus and workers != ngpus:
         raise click.UsageError(f"--ngpus {ngpus} means {ngpus} workers; leave --workers {workers} out.")
     if again and (ngpus or (workers or 1) > 1):
@@ -85,7 +89,7 @@ def command(
     named |= {name: value for name, value in flags.items() if value is not None}
     if anneal:
         named["anneal"] = "exponential"
-    run = resolve_run(config, noise or optimizer, named)
+    run = resolve_run(config, next(iter(asked.values()), None), named)
     run.check_workers(workers or max(1, ngpus))
     if dry_run:
         click.echo(run.model_dump_json(indent=2))
@@ -126,8 +130,23 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     if status == "failed":
         click.echo(f"failed: {run.run_id}: {last_line(detail)} (traceback: {show})", err=True)
         return EXIT_FAILED_RUNS
-    click.echo(f"{status}: {run.run_id}: {last_line(detail)}\nnext: {show}", err=True)
+    click.echo(f"{status}: {run.run_id}: {last_line(detail)}", err=True)
+    if status in FINISHED and (flag := _health(storage, run.run_id)):
+        click.echo(f"flagged: {flag}", err=True)
+    click.echo(f"next: {show}", err=True)
     return 0 if status in FINISHED else EXIT_FAILED_RUNS
+
+
+def _health(storage: Storage, run_id: str) -> str | None:
+    """How the momentum of a run that has ended froze or ran away, if it was seen to."""
+    import polars as pl
+
+    from analysis.tables import open_store
+
+    found: list[str | None] = (
+        open_store(storage.url).runs.filter(pl.col("run_id") == run_id).collect()["health"].to_list()
+    )
+    return found[0] if found else None
 
 
 def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str]:

@@ -19,6 +19,8 @@ PARTS = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint
 """Where a run's time goes: columns `<part>_s` of the runs table."""
 OUTCOME = ("status", "health", "error", "steps", "tokens", "final_val_loss", "best_val_loss", "final_val_accuracy",
            "loss_spikes", "attempts", "wall_s", "train_s", "peak_memory_bytes")  # fmt: skip
+LONG = ("health", "error")
+"""Of the outcome, texts that are shown whole."""
 CIRCUMSTANCES = ("device", "world_size", "commit", "diff_hash", "data_hash", "init_hash", "first_batch_hash")
 """What a run was computed with, beside its environment."""
 AMBIGUOUS_SHOWN = 5
@@ -54,7 +56,8 @@ def list_command(where: str | None, sweep: str | None, store: str, as_json: bool
     opened = open_store(store)
     view = opened.sweep(sweep) if sweep else opened
     runs = _matching(view, where).unique("run_id", keep="first").sort("run_id")
-    print_frame(runs if as_json else runs.select(LISTED), as_json=as_json)
+    flagged = ["health"] if runs["health"].count() else []
+    print_frame(runs if as_json else runs.select(*LISTED, *flagged), as_json=as_json)
     if not as_json:
         then = "muon status" if runs.is_empty() else f"muon runs show {runs['run_id'][0]}"
         click.echo(f"next: {next_command(then)}", err=True)
@@ -193,7 +196,7 @@ def _print_run(told: dict[str, Any]) -> None:
     from ray_jobs.cli.text import record_text, terminal_width
 
     head = {name: told[name] for name in ("run_id", "started_at", "ended_at")} | {"sweeps": ", ".join(told["sweeps"])}
-    outcome = {name: value for name, value in told["outcome"].items() if name != "error"}
+    outcome = {name: value for name, value in told["outcome"].items() if name not in LONG}
     sections = {
         "run": head | outcome,
         "seconds": _shares(told["seconds"]),
@@ -203,8 +206,9 @@ def _print_run(told: dict[str, Any]) -> None:
     for title, items in sections.items():
         known = [(f"  {name}", value) for name, value in items.items() if value is not None]
         click.echo(f"{title}\n{record_text(known, terminal_width())}")
-    if error := told["outcome"]["error"]:
-        click.echo(f"error\n{error.rstrip()}")
+    for name in LONG:
+        if text := told["outcome"][name]:
+            click.echo(f"{name}\n{text.rstrip()}")
 
 
 def _shares(seconds: dict[str, float]) -> dict[str, str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from analysis.tables import Store
 
 ERROR_WIDTH = 80  # of a row; the run's own status shows all of it
-HEADER = ("status", "run", "step", "val loss", "wall s", "attempts", "error")
+HEADER = ("status", "run", "step", "val loss", "wall s", "attempts", "trouble")
 
 
 @click.command("status")
@@ -28,7 +28,7 @@ def command(name: str | None, store: str, as_json: bool) -> None:
 
     Losses are in nats per token; `missing` is a run that its sweep lists and nobody has started. One run is shown
     with its traceback. --json gives a list of objects with run_id, arm, seed, status, attempts, step, steps, val_loss,
-    wall_s and error (a full traceback).
+    wall_s, health (how the momentum failed, if it did) and error (a full traceback).
 
     \b
     muon status demo
@@ -44,8 +44,9 @@ def command(name: str | None, store: str, as_json: bool) -> None:
         return
     for line in _table([HEADER, *(_cells(run) for run in runs)]):
         click.echo(line)
-    if len(runs) == 1 and runs[0]["error"]:
-        click.echo(f"\n{runs[0]['error'].rstrip()}")
+    for text in (runs[0]["health"], runs[0]["error"]) if len(runs) == 1 else ():
+        if text:
+            click.echo(f"\n{text.rstrip()}")
     click.echo(_counts([run["status"] for run in runs]), err=True)
     click.echo(f"next: {next_command(_after(runs, name if name in opened.sweep_names() else None))}", err=True)
 
@@ -109,6 +110,7 @@ def _told(run: dict[str, Any]) -> dict[str, Any]:
         "steps": config.get("steps"),
         "val_loss": run["final_val_loss"],
         "wall_s": run["wall_s"],
+        "health": run["health"],
         "error": run["error"],
     }
 
@@ -122,7 +124,7 @@ def _cells(run: dict[str, Any]) -> tuple[str, ...]:
         "" if loss is None else f"{loss:.4f}",
         "" if wall is None else f"{wall:.0f}",
         str(run["attempts"] or ""),
-        _shorten(last_line(run["error"])),
+        _shorten(last_line(run["error"] or run["health"])),
     )
 
 

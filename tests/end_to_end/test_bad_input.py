@@ -168,6 +168,7 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         (["pretrain", "--alpha", "0.1"], "'alpha' is no parameter of muon, only of "),
         (["pretrain", "--anneal"], "'anneal' is no parameter of muon, only of "),
         (["pretrain", "--orthonoise", "--optimizer", "adamw"], "--orthonoise and --optimizer adamw contradict each "),
+        (["pretrain", "--orthonoise", "--isotropic"], "--orthonoise and --isotropic contradict each other; give one"),
         (["pretrain", "--orthonoise", "--alpha", "nan"], "alpha must be a finite number, got nan"),
         (["pretrain", "--orthonoise", "--alpha", "-1"], "alpha must be at least 0, got -1"),
         (["pretrain", "--steps", "0"], "steps must be greater than 0, got 0"),

@@ -92,4 +92,4 @@ def test_ranks_that_drift_apart_fail_the_run_and_the_probe_is_recorded(tmp_path:
     assert run["status"] == "failed"
     assert "ReplicasDiffer: weights differ between ranks at step 6: " in run["error"]
     probe = json.loads(run["distribution_json"])
-    assert probe["mode"] == ("owner" if probe["gather_s"] < probe["orthogonalize_s"] else "replicated")
+    assert probe["mode"] == ("owner" if probe["gather_s"] < probe["compute_s"] else "replicated")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -300,6 +301,23 @@ def test_pretrain_counts_a_diverged_run_as_a_result(muon: Muon, run_yaml: str) -
     assert muon("pretrain", run_yaml, *too_fast).err.startswith(f"{run_id} is diverged already")
 
 
+def test_frozen_momentum_of_a_run_is_flagged_at_step_20_and_where_people_look(
+    tmp_path: Path, small: dict[str, Any], muon: Muon
+) -> None:
+    """As_seed as first written, at the default period of tracking."""
+    config = small | {"steps": 20, "optimizer": {"name": "orthonoise", "mode": "as_seed"}, "tracking": {}}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    trained = muon("pretrain", "run.yaml")
+    flag = re.search(r"^flagged: (frozen momentum: \d+ of 12 matrices repeat their .* at step 20)$", trained.err, re.M)
+    assert flag, trained.err
+    (row,) = open_store(tmp_path / "results").runs.collect().to_dicts()
+    assert (row["status"], row["health"]) == ("done", flag[1])
+    assert "frozen momentum" in muon("status").out
+    assert flag[1] in muon("status", row["run_id"]).out
+    assert "frozen" in muon("runs", "ls").out
+    assert flag[1] in muon("runs", "show", row["run_id"]).out
+
+
 def test_pretrain_that_is_overtaken_stops_in_one_line(
     muon: Muon, run_yaml: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,7 +372,7 @@ def test_status_shows_every_run_of_a_sweep(muon: Muon, tmp_path: Path) -> None:
     shown = muon("status", "demo")
     assert shown.code == 0
     header, *rows = [line.split() for line in shown.out.splitlines()]
-    assert header == ["status", "run", "step", "val", "loss", "wall", "s", "attempts", "error"]
+    assert header == ["status", "run", "step", "val", "loss", "wall", "s", "attempts", "trouble"]
     assert [row[:2] for row in rows] == [
         ["done", "muon-s1-0badcafe"],
         ["running", "adamw-s1-0badcafe"],

@@ -81,7 +81,7 @@ def test_runs_ls_answers_a_wrong_condition_in_one_line(demo: Muon) -> None:
 def test_runs_show_tells_where_the_time_went(pair: Muon) -> None:
     done = pair("runs", "show", "muon")
     assert done.code == 0
-    assert "  health          frozen momentum at step 40" in done.out.splitlines()
+    assert "\nhealth\nfrozen momentum at step 40\n" in done.out
     table = done.out.split("\nseconds\n")[1].split("\nconfig\n")[0].splitlines()
     assert [line.split() for line in table] == [
         ["data", "2.0", "10.0%"],

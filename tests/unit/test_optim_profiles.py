@@ -10,20 +10,24 @@ from torch import Tensor, nn
 
 from muon_core.config import IsotropicConfig, MuonConfig, NolahConfig, OptimizerConfig, OrthoNoiseConfig
 from muon_core.optim.build import Setting, muon
+from muon_core.optim.newton_schulz import POLAR_EXPRESS
 from muon_core.optim.profiles import PROFILES, Profile
 
 SHAPES = [(16, 16), (48, 16), (16, 48), (1, 24)]
 MU, LR = 0.95, 0.03
 
 
-def quintic(matrix: Tensor, divisor: Callable[[Tensor], Tensor], coefficients: Any) -> Tensor:
-    """As the published scripts spell it: bf16, the short side first, products and sums."""
+def quintic(matrix: Tensor, divisor: Callable[[Tensor], Tensor], coefficients: Any, *, fused: bool = False) -> Tensor:
+    """As the published scripts spell it: bf16, the short side first, products and sums, or multiply-adds."""
     x = matrix.bfloat16()
     x = x / divisor(x.norm())
     x = x.T if matrix.size(0) > matrix.size(1) else x
     for a, b, c in coefficients:
         gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        if fused:
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        else:
+            x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T if matrix.size(0) > matrix.size(1) else x
 
 
@@ -55,12 +59,44 @@ def simple12(param: Tensor, grad: Tensor, buffer: Tensor, decay: float) -> None:
     param.add_(update, alpha=-LR * max(1, grad.size(0) / grad.size(1)) ** 0.5)
 
 
+def polar_express(param: Tensor, grad: Tensor, buffer: Tensor, decay: float) -> None:
+    """The first design of this project's baseline: five polynomials, a margin of 1 %."""
+    buffer.lerp_(grad, 1 - MU)
+    update = quintic(grad.lerp(buffer, MU), lambda norm: norm * 1.01 + 1e-7, POLAR_EXPRESS, fused=True)
+    param.add_(update, alpha=-LR * max(1, grad.size(0) / grad.size(1)) ** 0.5)
+
+
+def torch_optim(param: Tensor, grad: Tensor, buffer: Tensor, decay: float) -> None:
+    """torch.optim.Muon, given the buffer to go on with."""
+    copy = nn.Parameter(param.clone())
+    copy.grad = grad.clone()
+    optimizer = torch.optim.Muon([copy], lr=LR, weight_decay=decay, momentum=MU)
+    optimizer.state[copy]["momentum_buffer"] = buffer
+    optimizer.step()
+    param.copy_(copy.detach())
+
+
+def as_seed(param: Tensor, grad: Tensor, buffer: Tensor, decay: float) -> None:
+    """The noise arms' baseline as first written: a sum, its polar factor, no scale."""
+    buffer.mul_(MU).add_(grad)
+    u, _, vh = torch.linalg.svd(buffer, full_matrices=False)
+    param.mul_(1 - LR * decay)
+    param.add_(u @ vh, alpha=-LR)
+
+
 def exact(param: Tensor, grad: Tensor, buffer: Tensor, decay: float) -> None:
     """The polar factor in float32."""
     buffer.lerp_(grad, 1 - MU)
     u, _, vh = torch.linalg.svd(grad.lerp(buffer, MU), full_matrices=False)
     param.mul_(1 - LR * decay)
     param.add_(u @ vh, alpha=-LR * max(1, grad.size(0) / grad.size(1)) ** 0.5)
+
+
+SOURCES: dict[str, Callable[[Tensor, Tensor, Tensor, float], None]] = {
+    "torch": torch_optim, "keller": keller, "moonlight": moonlight, "polar_express": polar_express, "exact": exact,
+    "simple12": simple12, "as_seed": as_seed,
+}  # fmt: skip
+"""Profile -> one whole step as its source takes it: (weight, gradient, buffer, decay), in place."""
 
 
 def run(config: MuonConfig, step: Callable[[Tensor, Tensor, Tensor, float], None]) -> list[tuple[Tensor, Tensor]]:
@@ -81,16 +117,18 @@ def run(config: MuonConfig, step: Callable[[Tensor, Tensor, Tensor, float], None
     return [(param.detach(), reference) for (_, param), (reference, _) in zip(pairs, references, strict=True)]
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize(("profile", "step"), [("keller", keller), ("moonlight", moonlight), ("simple12", simple12)])
-def test_profile_has_the_bits_of_its_source(profile: Profile, step: Any, weight_decay: float) -> None:
-    for ours, reference in run(MuonConfig(profile=profile, lr=LR, weight_decay=weight_decay), step):
-        assert torch.equal(ours, reference)
-
-
-def test_exact_profile_is_the_polar_factor() -> None:
-    for ours, reference in run(MuonConfig(profile="exact", lr=LR, weight_decay=0.1), exact):
-        torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
+@pytest.mark.parametrize(
+    ("profile", "weight_decay"),
+    [(name, 0.0) for name in PROFILES] + [(name, 0.1) for name, row in PROFILES.items() if row.decay != "none"],
+)
+def test_profile_has_the_bits_of_its_source(profile: Profile, weight_decay: float) -> None:
+    """But for SVDs: ours is taken in float64."""
+    config = MuonConfig(profile=profile, lr=LR, weight_decay=weight_decay)
+    for ours, reference in run(config, SOURCES[profile]):
+        if config.orthogonalizer == "svd":
+            torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(ours, reference)
 
 
 def test_the_names_are_those_of_the_table() -> None:
@@ -140,17 +178,20 @@ def test_as_seed_has_conventions_of_its_own(config: Any) -> None:
     ("fields", "message"),
     [
         ({"name": "muon", "profile": "kellr"}, "'torch', 'keller', 'moonlight', 'polar_express', 'exact', 'simple12'"),
-        ({"name": "muon", "momentum": 1.0}, "less than 1"),
-        ({"name": "muon", "momentum": -0.1}, "greater than or equal to 0"),
-        ({"name": "orthonoise", "alpha": -0.5}, "greater than or equal to 0"),
-        ({"name": "orthonoise", "rank_threshold": 0.0}, "greater than 0"),
-        ({"name": "damped", "rank_threshold": 1.5}, "less than or equal to 1"),
+        ({"name": "muon", "momentum": 1.0}, "less than 1 [type=less_than, input_value=1.0,"),
+        ({"name": "muon", "momentum": -0.1}, "greater than or equal to 0 [type=greater_than_equal, input_value=-0.1,"),
+        ({"name": "orthonoise", "alpha": -0.5}, "than or equal to 0 [type=greater_than_equal, input_value=-0.5,"),
+        ({"name": "orthonoise", "rank_threshold": 0.0}, "greater than 0 [type=greater_than, input_value=0.0,"),
+        ({"name": "damped", "rank_threshold": 1.5}, "less than or equal to 1 [type=less_than_equal, input_value=1.5,"),
         ({"name": "muon", "profile": "polar_express", "weight_decay": 0.5}, "weight_decay 0.5 under decay none; set"),
         ({"name": "isotropic", "mode": "as_seed", "nesterov": True}, "nesterov True under mode as_seed, which has Fal"),
         ({"name": "nolah", "mode": "as_seed", "nesterov": True}, "nesterov True under mode as_seed, which has False"),
         ({"name": "orthonoise", "mode": "as_seed", "profile": "keller"}, "momentum_kind ema under mode as_seed, which"),
         ({"name": "nolah", "mode": "as_seed", "orthogonalizer": "quintic"}, "orthogonalizer quintic under mode"),
         ({"name": "muon", "profile": "exact", "ns_dtype": "bf16"}, "ns_dtype bf16 under orthogonalizer svd, which"),
+        ({"name": "orthonoise", "wide": "raise"}, "wide raise changes nothing under mode well_posed; remove it"),
+        ({"name": "nolah", "on_nonfinite": "sgd_fallback"}, "on_nonfinite sgd_fallback changes nothing under mode "),
+        ({"name": "isotropic", "mode": "as_seed", "wide": "raise"}, "wide raise changes nothing under isotropic, "),
         ({"name": "orthonoise", "mode": "as_seed", "noise_norm": "fro"}, "noise_norm fro under mode as_seed, which ha"),
     ],
 )  # fmt: skip

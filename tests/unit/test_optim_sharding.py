@@ -41,9 +41,10 @@ def test_loads_of_the_88m_model_differ_by_less_than_a_matrix() -> None:
 
 
 def test_stacks_hold_equal_shapes_up_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharding, "STACK_ENTRIES", 20)
-    stacked = stacks(blocks((2, 4), (4, 2), (2, 4), (2, 4), (6, 6), (6, 6)))
-    assert [[block.name for block in stack] for stack in stacked] == [["w0", "w2"], ["w3"], ["w1"], ["w4"], ["w5"]]
+    monkeypatch.setattr(sharding, "STACK_ENTRIES", 1280)
+    stacked = stacks(blocks((16, 32), (32, 16), (16, 32), (16, 32), (64, 64), (64, 64), (16, 8), (16, 8)))
+    names = [[block.name for block in stack] for stack in stacked]
+    assert names == [["w0", "w2"], ["w3"], ["w1"], ["w4"], ["w5"], ["w6"], ["w7"]]
 
 
 def test_replicated_pairs_every_block_with_its_update(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_one_process_shares_nothing_out_and_probes_nothing(wanted: Any) -> None:
     def fail(matrix: Tensor) -> Tensor:
         raise AssertionError("probed")
 
-    assert choose_distribution(wanted, [torch.zeros(2, 2)], fail) == Distribution("replicated")
+    assert choose_distribution(wanted, blocks((2, 2)), fail) == Distribution("replicated")
 
 
 def test_owner_under_as_seed_is_refused() -> None:

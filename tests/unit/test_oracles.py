@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_optim_profiles import LR, SOURCES, run
 from torch import Tensor, nn
 
 from muon_core.config import MuonConfig
@@ -78,12 +79,13 @@ def distances(config: MuonConfig) -> dict[str, float]:
         "nuclear": float((update * matrix).sum() / torch.linalg.matrix_norm(matrix, "nuc")),
         "sigma min": float(sigma.min()),
         "sigma max": float(sigma.max()),
+        "steps": max(relative(ours, reference) for ours, reference in run(config, SOURCES[config.profile])),
     }
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, float]]:
-    return {profile: distances(MuonConfig(profile=profile)) for profile in PROFILES}  # type: ignore[arg-type]
+    return {profile: distances(MuonConfig(profile=profile, lr=LR)) for profile in PROFILES}  # type: ignore[arg-type]
 
 
 def table(measured: dict[str, dict[str, float]]) -> str:

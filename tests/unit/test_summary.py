@@ -249,6 +249,16 @@ def test_pooled_environments_are_named(tmp_path: Path, column: str) -> None:
     assert f"(4, 2 runs; column {column})" in found[0]
 
 
+def test_arms_whose_momentum_failed_are_named(tmp_path: Path) -> None:
+    runs = known_runs()
+    for run in runs:
+        if run.optimizer == "muon" and run.seed != 137:
+            run.facts["health"] = f"frozen momentum at step {run.seed}"
+    assert summary_of(tmp_path, runs).warnings == (
+        "muon: 2 of 3 runs flagged (seed 42, 256): frozen momentum at step 42",
+    )
+
+
 def test_a_clean_sweep_has_no_integrity_warning(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, known_runs())
     assert (summary.errors, summary.warnings) == ((), ())
