@@ -50,7 +50,7 @@ def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
         *_unequal_starts(started),
         *_unequal_first_losses(started, val),
         *_repeated_seeds(started),
-        *_failing_momenta(started),
+        *_flagged(started),
         *_pooled(started.unique("run_id", maintain_order=True)),
     ]
 
@@ -141,10 +141,12 @@ def _repeated_seeds(started: pl.DataFrame) -> list[str]:
     ]
 
 
-def _failing_momenta(started: pl.DataFrame) -> list[str]:
-    """Arms whose optimizer was seen to stop optimizing, by the first of their runs."""
+def _flagged(started: pl.DataFrame) -> list[str]:
+    """Arms whose optimizer was seen to stop optimizing, by the first of their runs, or left steps out."""
     found = []
     for (arm,), runs in started.group_by("arm", maintain_order=True):
+        if skipped := runs["skipped_steps"].sum():
+            found.append(f"{arm}: {skipped} steps without update, for losses or gradients that were not finite")
         flagged = runs.drop_nulls("health")
         if flagged.height:
             seeds = ", ".join(map(str, flagged["seed"].unique(maintain_order=True)))

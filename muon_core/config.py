@@ -344,13 +344,17 @@ class CheckpointConfig(Config):
 
 
 class SpikeConfig(Config):
-    """What counts as a loss spike, and what follows. No part of a run's identity."""
+    """What counts as a loss spike, and what follows that or a value that is not finite. Part of a run's identity where
+    a step may change by it."""
 
     above: float = Field(1.0, gt=0)
     """Nats per token above the median of the last `window` train losses."""
     window: int = Field(50, gt=1)
     action: Literal["flag", "end"] = "flag"
     """`flag` counts it in the run's record; `end` ends the run as diverged, before the update."""
+    nonfinite: Literal["end", "skip"] = "end"
+    """Where loss or gradient are not finite: `end` the run as diverged, or `skip` the update and count it in the run's
+    record."""
 
 
 class RunConfig(Config):
@@ -446,7 +450,7 @@ class RunConfig(Config):
 
     def science(self) -> dict[str, Any]:
         """The fields that decide the result, defaults filled in, as plain JSON values."""
-        decides = {"spike"} if self.spike.action == "end" else set()
+        decides = {"spike"} if self.spike.action == "end" or self.spike.nonfinite == "skip" else set()
         if self.model.dropout:
             decides.add("micro_batches")  # dropout masks are drawn for each
         science = self.model_dump(mode="json", exclude=set(self.EXECUTION - decides))

@@ -50,19 +50,48 @@ def fingerprint() -> dict[str, Any]:
     cuda: dict[str, Any] = {}
     if torch.cuda.is_available():
         cuda = {
+            "driver": _driver(),
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "tf32": torch.backends.cuda.matmul.allow_tf32,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "attention": [name for name, is_on in _attention_kernels() if is_on],
         }
     return cuda | {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # of a type of its own, which a safe load refuses
         **{name: version(name) for name in ("numpy", "tokenizers")},
         "cuda": torch.version.cuda,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "float32_matmul": torch.get_float32_matmul_precision(),
         "threads": torch.get_num_threads(),
     }
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What of a fingerprint was different before: name -> the value then, null where there was none."""
+    return {name: before.get(name) for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)}
+
+
+def _driver() -> str | None:
+    """Version of the NVIDIA kernel module."""
+    try:
+        text = Path("/sys/module/nvidia/version").read_text()
+    except OSError:
+        return None  # not Linux, or hidden in a container
+    return text.strip()
+
+
+def _attention_kernels() -> list[tuple[str, bool]]:
+    """Kernels that scaled dot-product attention may choose from on CUDA."""
+    backends = torch.backends.cuda
+    return [
+        ("flash", backends.flash_sdp_enabled()),  # type: ignore[no-untyped-call]
+        ("memory_efficient", backends.mem_efficient_sdp_enabled()),  # type: ignore[no-untyped-call]
+        ("cudnn", backends.cudnn_sdp_enabled()),  # type: ignore[no-untyped-call]
+        ("math", backends.math_sdp_enabled()),  # type: ignore[no-untyped-call]
+    ]
 
 
 def peak_memory_bytes(device: torch.device) -> int:

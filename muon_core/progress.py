@@ -16,6 +16,8 @@ class Progress:
     """Nats per token; None before the first step."""
     val_loss: float | None
     """Nats per token at the newest evaluation."""
+    tokens: int
+    """Training tokens seen."""
     tokens_per_s: float | None
     elapsed_s: float
     attempt: str | None = None

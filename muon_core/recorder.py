@@ -106,6 +106,7 @@ class Recorder:
         self._step_time: float | None = None
         self._recent_losses: deque[float] = deque(maxlen=config.spike.window)
         self._loss_spikes = 0
+        self._skipped_steps = 0
         self.health_flag: str | None = None
         self._seconds: dict[str, float] = dict.fromkeys(PROFILE, 0.0)
         self._earlier_s = 0.0
@@ -143,6 +144,7 @@ class Recorder:
             "best_val_loss": self._best_val_loss,
             "recent_losses": list(self._recent_losses),
             "loss_spikes": self._loss_spikes,
+            "skipped_steps": self._skipped_steps,
             "health": [self.health_flag],
             "seconds": dict(self._seconds),
             "elapsed_s": self._elapsed,
@@ -154,6 +156,7 @@ class Recorder:
         self._best_val_loss = state["best_val_loss"]
         self._recent_losses.extend(state["recent_losses"])
         self._loss_spikes = state["loss_spikes"]
+        self._skipped_steps = state.get("skipped_steps", 0)
         self.health_flag = state["health"][0]
         self._seconds |= state["seconds"]
         self._earlier_s = state["elapsed_s"]
@@ -179,6 +182,10 @@ class Recorder:
         recent.append(loss)
         self._loss_spikes += spiked
         return spiked
+
+    def skipped(self) -> None:
+        """Count a step without update."""
+        self._skipped_steps += 1
 
     def after_step(self, step: int, loss: float, grad_norm: float, lr: float, step_time: float) -> None:
         """Count the step, and one `train` row at its period. `step_time` in seconds."""
@@ -258,6 +265,7 @@ class Recorder:
             steps=self.config.steps,
             train_loss=self._train_loss,
             val_loss=self.final.val_loss if self.final else None,
+            tokens=self.step * self.config.tokens_per_step,
             tokens_per_s=self.config.tokens_per_step / self._step_time if self._step_time else None,
             elapsed_s=self._elapsed,
             attempt=self.attempt,
@@ -292,6 +300,7 @@ class Recorder:
             wall_s=self._elapsed,
             train_s=sum(self._seconds[part] for part in ("data", "gradients", "optimizer")),
             loss_spikes=self._loss_spikes,
+            skipped_steps=self._skipped_steps,
             health=self.health_flag,
             **{f"{part}_s": seconds for part, seconds in self._seconds.items()},
             peak_memory_bytes=environment.peak_memory_bytes(device),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from muon_core import checkpoint, distributed
+from muon_core import checkpoint, distributed, environment
 from muon_core.config import RunConfig
 from muon_core.results import PATIENCE_S, ResumePoint
 from muon_core.storage import Storage, StoreUnavailable, patiently
@@ -44,7 +44,7 @@ class Saver:
             return
         with recorder.timed("checkpoint"):
             self.settle()
-            copied = _copy(state_of(state, recorder))
+            copied = _copy(state_of(self._config, state, recorder))
             if (point := recorder.barrier()) is None:
                 return
             for name in names:
@@ -97,7 +97,7 @@ class Saver:
                 checkpoint.prune(storage, config.run_id, config.checkpoint.keep_last)
 
 
-def state_of(state: TrainState, recorder: Recorder) -> dict[str, Any]:
+def state_of(config: RunConfig, state: TrainState, recorder: Recorder) -> dict[str, Any]:
     """What a checkpoint holds. Noise, batches and dropout are functions of seed and step: there is nothing of them."""
     return {
         "model": state.model.state_dict(),
@@ -105,8 +105,7 @@ def state_of(state: TrainState, recorder: Recorder) -> dict[str, Any]:
         "peaks": state.peaks.state_dict(),
         "recorder": recorder.state_dict(),
         "data_hash": state.data.data_hash,
-        "world_size": distributed.world_size(),
-        "torch": str(torch.__version__),  # of a type of its own, which a safe load refuses
+        "environment": _circumstances(config, state),
     }
 
 
@@ -133,13 +132,15 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
         state.optimizers.load_state_dict(values["optimizers"])
         state.peaks.load_state_dict(values["peaks"])
         recorder.load_state_dict(values["recorder"])
-    except (RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise checkpoint.CheckpointError(
             f"checkpoint {key} does not fit the model of {config.run_id}: {type(error).__name__} {reason}; "
             f"remove checkpoints/{config.run_id}/ to train the run from the start"
         ) from error
     state.step = recorder.step = values["step"]
+    if "environment" in values:  # checkpoints of early versions have none
+        _note_drift(config, state, values["environment"])
     return saved.resume_point if saved else None
 
 
@@ -147,6 +148,23 @@ def _check_stepped(step: int, optimizers: dict[str, dict[str, Any]]) -> None:
     """Each step gives every parameter its gradient; without state it would begin anew in silence."""
     if step and (bare := [name for name, values in optimizers.items() if not values]):
         raise ValueError(f"after step {step} it has no optimizer state of {bare[0]}")
+
+
+def _circumstances(config: RunConfig, state: TrainState) -> dict[str, Any]:
+    """What the bits of a run depend on beside its config."""
+    world_size = {} if config.reduction == "tree" else {"world_size": distributed.world_size()}
+    return state.environment | {"device": environment.device_name(state.device)} | world_size
+
+
+def _note_drift(config: RunConfig, state: TrainState, before: dict[str, Any]) -> None:
+    """Warn, and keep in the run's record, that its attempts had different environments."""
+    earlier = before.pop("resumed_from", {})
+    drift = environment.changes(before, _circumstances(config, state))
+    if earlier or drift:
+        state.environment = state.environment | {"resumed_from": earlier | drift}
+    if drift and distributed.rank() == 0:
+        told = ", ".join(f"{name} was {value}" for name, value in drift.items())
+        warnings.warn(f"{config.run_id} goes on in another environment ({told}); its bits may be new", stacklevel=2)
 
 
 def _copy(value: Any) -> Any:

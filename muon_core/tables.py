@@ -171,6 +171,7 @@ RUNS = Table(
         "evaluation_s": (_LOSS, "seconds in evaluations"),
         "checkpoint_s": (_LOSS, "seconds training waited for checkpoints"),
         "loss_spikes": (_LONG, "steps whose loss spiked"),
+        "skipped_steps": (_LONG, "steps without update, for a loss or gradient that was not finite"),
         "peak_memory_bytes": (_LONG, "device memory on CUDA, resident set on CPU"),
         "num_parameters": (_LONG, "trainable weights"),
         "init_hash": (_TEXT, "sha256 over the initial weights"),
@@ -181,7 +182,7 @@ RUNS = Table(
         "commit": (_TEXT, "of the code; null outside a checkout"),
         "diff_hash": (_TEXT, "sha256 of uncommitted changes; null when clean"),
         "distribution_json": (_TEXT, "how updates were shared out among workers, and the seconds that decided it"),
-        "environment_json": (_TEXT, "python, torch, threads, platform"),
+        "environment_json": (_TEXT, "versions, threads, platform; resumed_from: what was different in earlier attempts"),
     },
 )
 

@@ -67,6 +67,8 @@ class TrainState:
     matrices: list[HiddenMatrix]
     peaks: Peaks
     device: torch.device
+    environment: dict[str, Any]
+    """`environment.fingerprint`, and under `resumed_from` what was different in the attempts before."""
     step: int = 0
     updates: dict[str, Tensor] = field(default_factory=dict)
 
@@ -94,6 +96,7 @@ def train(
         state = prepare(config, device or torch.device("cpu"))
         facts = _facts(config, state)
         point = restore(config, state, recorder, storage) if storage and resume else None
+        facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
         recorder.start(state.matrices, facts, point)
         attempt = distributed.share(recorder.attempt)
         _loop(config, state, recorder, saver, report)
@@ -145,7 +148,7 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
         head_size=config.model.d_model // config.model.num_heads,
         distribute=config.distribute,
     )
-    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device)
+    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint())
 
 
 def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:
@@ -172,7 +175,6 @@ def _facts(config: RunConfig, state: TrainState) -> Row:
         "data_hash": state.data.data_hash,
         "world_size": distributed.world_size(),
         "device": environment.device_name(state.device),
-        "environment_json": json.dumps(environment.fingerprint(), sort_keys=True),
         "distribution_json": json.dumps(asdict(shared_out)) if shared_out else None,
     }
 
@@ -192,7 +194,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
         step_time = time.perf_counter() - begin - state.optimizers.measuring_s
         recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, step_time)
-        if track:
+        if track and state.updates:  # a step that was skipped has nothing to show
             recorder.layers(state.peaks, state.updates, state.optimizers.momenta())
             recorder.health(state.optimizers.health)
         if last or state.step % tracking.eval_every == 0:
@@ -207,26 +209,35 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
     """One optimizer step; returns (train loss in nats per token over the whole batch, global gradient norm)."""
     state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
     loss = _gradients(config, state, recorder)
-    if not math.isfinite(loss):
-        raise Diverged(f"train loss {loss} at step {state.step}")
-    if recorder.is_spike(loss) and config.spike.action == "end":
+    wrong = None if math.isfinite(loss) else f"train loss {loss}"
+    if not wrong and recorder.is_spike(loss) and config.spike.action == "end":
         raise Diverged(f"train loss {loss:.4f} at step {state.step} spiked by more than {config.spike.above} nats")
     with recorder.timed("optimizer"):
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
         grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
-        if not math.isfinite(grad_norm):
-            raise Diverged(f"gradient norm {grad_norm} at step {state.step}")
-        state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
-        state.updates = state.optimizers.step(
-            state.step, keep_updates=track, next_keeps=_is_tracked(config, state.step + 2)
-        )
+        wrong = wrong or (None if math.isfinite(grad_norm) else f"gradient norm {grad_norm}")
+        if wrong and config.spike.nonfinite == "end":
+            raise Diverged(f"{wrong} at step {state.step}")
+        if wrong:
+            recorder.skipped()
+            state.updates, state.optimizers.measuring_s = {}, 0.0
+        else:
+            _update(config, state, track=track)
         state.optimizers.zero_grad()
-        state.peaks.after_step()
     recorder.rebook("optimizer", "tracking", state.optimizers.measuring_s)
     state.step += 1
     if config.check_replicas_every and state.step % config.check_replicas_every == 0:
         check_replicas(state.model.named_parameters(), state.step)
     return loss, grad_norm
+
+
+def _update(config: RunConfig, state: TrainState, *, track: bool) -> None:
+    """Step the weights, with their norms and those of the gradients."""
+    state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
+    state.updates = state.optimizers.step(
+        state.step, keep_updates=track, next_keeps=_is_tracked(config, state.step + 2)
+    )
+    state.peaks.after_step()
 
 
 def _is_tracked(config: RunConfig, step: int) -> bool:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ray_jobs.cli.options import last_line
+from ray_jobs.cli.text import short_count
 from ray_jobs.desk import RunState
 
 HEARTBEAT_S = 60.0
@@ -65,7 +66,7 @@ class Display:
         waiting = self._total - sum(counts.values()) + counts.pop("waiting", 0)
         title = "  ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f"  to come {waiting}"
         table = Table(title=f"{title}{self._eta(states)}", title_justify="left", box=None, pad_edge=False)
-        for name in ("run", "step", "train loss", "val loss", "tokens/s"):
+        for name in ("run", "step", "tokens", "train loss", "val loss", "tokens/s"):
             table.add_column(name, justify="left" if name == "run" else "right")
         for state in [s for s in states if s.state == "running"][:PANEL_RUNS]:
             table.add_row(*_row(state))
@@ -84,11 +85,11 @@ class Display:
 def _row(state: RunState) -> list[str]:
     progress = state.progress
     if progress is None:
-        return [state.run_id, "starting", "", "", ""]
+        return [state.run_id, "starting", "", "", "", ""]
     numbers = [progress.train_loss, progress.val_loss]
     losses = ["" if x is None else f"{x:.4f}" for x in numbers]
     speed = "" if progress.tokens_per_s is None else f"{progress.tokens_per_s:,.0f}"
-    return [state.run_id, f"{progress.step}/{progress.steps}", *losses, speed]
+    return [state.run_id, f"{progress.step}/{progress.steps}", short_count(progress.tokens), *losses, speed]
 
 
 def _where(state: RunState) -> str:

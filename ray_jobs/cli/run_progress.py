@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from muon_core.progress import Progress
+from ray_jobs.cli.text import short_count
 
 HEARTBEAT_S = 10.0
 
@@ -61,8 +62,8 @@ class RunProgress:
 
 
 def _numbers(progress: Progress) -> str:
-    """Losses in nats per token, and speed; what is not known yet is left out."""
+    """Tokens, losses in nats per token, and speed; what is not known yet is left out."""
     known = {"train": progress.train_loss, "val": progress.val_loss}
     losses = [f"{name} {value:.4f}" for name, value in known.items() if value is not None]
     speed = [] if progress.tokens_per_s is None else [f"{progress.tokens_per_s:,.0f} tokens/s"]
-    return "  ".join(losses + speed)
+    return "  ".join([f"{short_count(progress.tokens)} tokens", *losses, *speed])

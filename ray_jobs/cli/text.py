@@ -85,3 +85,13 @@ def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def short_count(number: int) -> str:
+    """Three digits and a unit: 512, 20.5k, 1.23M, 2.50B."""
+    scaled, unit = float(number), ""
+    for unit in ("", "k", "M", "B"):
+        if scaled < 999.5 or unit == "B":
+            break
+        scaled /= 1000
+    return f"{scaled:.{max(0, 3 - len(str(int(scaled))))}f}{unit}" if unit else str(number)

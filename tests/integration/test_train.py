@@ -1,24 +1,29 @@
 """The training loop in this process: rows, repeatability, seeds, and every way a run can end."""
 
+import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
+from torch import Tensor
 
 from analysis.tables import open_store
+from muon_core import environment
 from muon_core import train as train_module
 from muon_core.config import OPTIMIZERS, RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.optim import optimizers
 from muon_core.progress import Progress
+from muon_core.recorder import Recorder
 from muon_core.results import RunWriter
 from muon_core.storage import Folder
 from muon_core.tables import PROJECTIONS
-from muon_core.train import Outcome, prepare, train
+from muon_core.train import Outcome, TrainState, prepare, train
 
 CPU = torch.device("cpu")
 
@@ -155,6 +160,105 @@ def test_a_run_that_ends_without_a_finite_loss_is_diverged_not_done(
     )  # as a last bad update does
     outcome = train_in(tmp_path, run_config.replace(tracking={"eval_every": 100}))
     assert (outcome.status, outcome.error) == ("diverged", "val loss nan after step 8")
+
+
+def meddle(monkeypatch: pytest.MonkeyPatch, at: int, change: Callable[[list[Tensor], float], float]) -> None:
+    """Let `change` have the gradients and the loss of the step after `at` optimizer steps, and decide the loss."""
+    real = train_module._gradients
+
+    def meddled(config: RunConfig, state: TrainState, recorder: Recorder) -> float:
+        loss = real(config, state, recorder)
+        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+        return change(gradients, loss) if state.step == at else loss
+
+    monkeypatch.setattr(train_module, "_gradients", meddled)
+
+
+def test_a_loss_spike_is_counted_or_ends_the_run(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meddle(monkeypatch, 5, lambda gradients, loss: loss + 3)
+    spike = {"above": 2.0, "window": 3}
+    assert train_in(tmp_path / "flag", run_config.replace(spike=spike)).status == "done"
+    assert open_store(tmp_path / "flag").runs.collect()["loss_spikes"].to_list() == [1]
+    ended = train_in(tmp_path / "end", run_config.replace(spike=spike | {"action": "end"}))
+    assert (ended.status, ended.steps) == ("diverged", 5)
+    assert ended.error is not None
+    assert ended.error.endswith(" at step 5 spiked by more than 2.0 nats")
+    assert rows(tmp_path / "end", "train")["step"].to_list() == [1, 2, 3, 4, 5]
+
+
+def spoil(gradients: list[Tensor], loss: float) -> float:
+    gradients[0].fill_(math.inf)
+    return loss
+
+
+@pytest.mark.parametrize("change", [spoil, lambda gradients, loss: math.nan])
+def test_a_step_that_is_not_finite_is_skipped_where_the_config_says_so(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch, change: Any
+) -> None:
+    """Whatever it was of, the weights after it are those of before, and nothing is tracked at it."""
+    meddle(monkeypatch, 3, change)
+    assert train_in(tmp_path / "end", run_config).status == "diverged"
+    skipping = run_config.replace(spike={"nonfinite": "skip"})
+    assert skipping.run_id != run_config.run_id
+    outcome = train_in(tmp_path / "skip", skipping)
+    assert (outcome.status, outcome.steps) == ("done", 8)
+    assert open_store(tmp_path / "skip").runs.collect()["skipped_steps"].to_list() == [1]
+    assert rows(tmp_path / "skip", "train")["step"].to_list() == list(range(1, 9))
+    assert rows(tmp_path / "skip", "layers")["step"].unique().to_list() == [8]
+    val = rows(tmp_path / "skip", "val")["val_loss"]
+    assert val[-1] < val[0] - 0.2
+
+
+def test_a_run_that_is_beyond_repair_has_its_skipped_steps_counted(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(
+        optimizer={"name": "adamw", "lr": 1e30, "embedding_lr": 1e30},
+        schedule={"warmup_steps": 0},
+        spike={"nonfinite": "skip"},
+    )
+    outcome = train_in(tmp_path, config)
+    assert (outcome.status, outcome.steps) == ("done", 8)
+    assert open_store(tmp_path).runs.collect()["skipped_steps"].to_list() == [7]
+
+
+def test_a_spike_of_gradients_between_two_rows_is_in_the_peaks(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enlarge(gradients: list[Tensor], loss: float) -> float:
+        torch._foreach_mul_(gradients, 1e4)
+        return loss
+
+    meddle(monkeypatch, 1, enlarge)
+    train_in(tmp_path, run_config)
+    layers = rows(tmp_path, "layers")
+    for step in (4, 8):
+        at = layers.filter(step=step)
+        assert (at["grad_norm_peak"] > 500 * at["grad_norm"]).all()
+    first, second = (layers.filter(step=step)["grad_norm_peak"].to_list() for step in (4, 8))
+    assert first == second
+
+
+def test_peaks_of_weights_are_the_largest_of_all_steps(run_config: RunConfig) -> None:
+    state = prepare(run_config, CPU)
+    for scale in (3.0, 0.1):
+        for matrix in state.matrices:
+            matrix.parameter.data.mul_(scale)
+        state.peaks.after_step()
+    torch.testing.assert_close(state.peaks.weight_norm_peak, state.peaks.weight_norm * 10)
+
+
+def test_attempts_in_different_environments_are_told_and_recorded(
+    tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = environment.fingerprint
+    train_in(tmp_path, run_config, report=lambda progress: progress.step < 2)
+    monkeypatch.setattr(environment, "fingerprint", lambda: real() | {"threads": 7})
+    with pytest.warns(UserWarning, match=r"goes on in another environment \(threads was 1\); its bits may be new"):
+        train_in(tmp_path, run_config, report=lambda progress: progress.step < 5)
+    train_in(tmp_path, run_config)  # as the attempt before it: nothing to say, and nothing forgotten
+    (found,) = open_store(tmp_path).runs.collect()["environment_json"].to_list()
+    assert json.loads(found) == real() | {"threads": 7, "resumed_from": {"threads": 1}}
 
 
 def test_a_start_that_fails_keeps_the_rows_of_the_attempts_before(tmp_path: Path, run_config: RunConfig) -> None:

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from muon_core import layer_metrics as layer_metrics_module
 from muon_core import subspaces
+from muon_core import train as train_module
 from muon_core.alignment import ILL_POSED, alignment, chance_alignment, energy_share
+from muon_core.config import RunConfig
 from muon_core.layer_metrics import FLAGS, SUBSPACES, layer_metrics
 from muon_core.optim.newton_schulz import newton_schulz, polar_factor
+from muon_core.recorder import Recorder
 from muon_core.spectral import METRICS
 from muon_core.subspaces import decompose, gram_matrices, leading, top_eigenvectors
 from muon_core.tables import LAYERS
@@ -81,6 +84,29 @@ def test_layer_metrics_equal_the_definitions_on_an_fp64_svd(weight_kind: str, up
     for i, matrices in enumerate(zip(weights, updates, momenta, strict=True)):
         expected = reference(*matrices)
         assert {name: float(columns[name][i]) for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_layer_metrics_of_a_trained_model_are_those_of_an_fp64_svd(run_config: RunConfig, optimizer: str) -> None:
+    """Of matrices large enough to be iterated."""
+    model = {"d_model": 96, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 160, "vocab_size": 512}
+    config = run_config.replace(model=model, optimizer={"name": optimizer}, steps=30)
+    state = train_module.prepare(config, torch.device("cpu"))
+    for step in range(config.steps):
+        train_module._optimizer_step(config, state, Recorder(config, None), track=step + 1 == config.steps)
+    momenta = state.optimizers.momenta()
+    matrices = [(m.parameter.detach(), state.updates[m.name], momenta[m.name]) for m in state.matrices]
+    columns = layer_metrics(*zip(*matrices, strict=True)).columns
+    for i, of_one in enumerate(matrices):
+        expected = reference(*of_one)
+        assert {name: float(columns[name][i]) for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_layer_metrics_of_the_largest_matrices_of_the_88m_model() -> None:
+    matrices = [decaying(2048, 512, 1), randn(2048, 512, seed=2), decaying(2048, 512, 3)]
+    columns = layer_metrics(*([matrix] for matrix in matrices)).columns
+    expected = reference(*matrices)
+    assert {name: float(columns[name]) for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_spectra_are_all_singular_values_filled_up_with_zeros() -> None:

@@ -652,7 +652,7 @@ def test_no_command_shows_the_help_with_its_line_breaks(muon: Muon, arguments: l
 
 def told(step: int, val_loss: float | None, train_loss: float | None = 5.5) -> Progress:
     speed = None if step == 0 else 12_345.6
-    return Progress("muon-s1-0badcafe", step, 10, None if step == 0 else train_loss, val_loss, speed, 1.0)
+    return Progress("muon-s1-0badcafe", step, 10, None if step == 0 else train_loss, val_loss, 2048 * step, speed, 1.0)
 
 
 def test_run_progress_off_a_terminal_is_a_line_an_evaluation_and_the_last_step() -> None:
@@ -661,9 +661,9 @@ def test_run_progress_off_a_terminal_is_a_line_an_evaluation_and_the_last_step()
         steps = [(0, 6.9), (1, 6.9), (2, 6.9), (5, 6.1), (6, 6.1), (10, 6.1)]
         assert all(progress(told(step, loss)) for step, loss in steps)
     assert text.getvalue().splitlines() == [
-        "step 0/10  val 6.9000",
-        "step 5/10  train 5.5000  val 6.1000  12,346 tokens/s",
-        "step 10/10  train 5.5000  val 6.1000  12,346 tokens/s",
+        "step 0/10  0 tokens  val 6.9000",
+        "step 5/10  10.2k tokens  train 5.5000  val 6.1000  12,346 tokens/s",
+        "step 10/10  20.5k tokens  train 5.5000  val 6.1000  12,346 tokens/s",
     ]
 
 

@@ -7,7 +7,7 @@ from ray_jobs.desk import Desk
 
 
 def progress(step: int, val_loss: float | None = None) -> Progress:
-    return Progress("r", step, 10, 1.0, val_loss, 100.0, 1.0)
+    return Progress("r", step, 10, 1.0, val_loss, 1000, 100.0, 1.0)
 
 
 def test_next_hands_out_the_submitted_run_and_counts_restarts() -> None:

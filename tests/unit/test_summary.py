@@ -253,8 +253,9 @@ def test_arms_whose_momentum_failed_are_named(tmp_path: Path) -> None:
     runs = known_runs()
     for run in runs:
         if run.optimizer == "muon" and run.seed != 137:
-            run.facts["health"] = f"frozen momentum at step {run.seed}"
+            run.facts |= {"health": f"frozen momentum at step {run.seed}", "skipped_steps": 2}
     assert summary_of(tmp_path, runs).warnings == (
+        "muon: 4 steps without update, for losses or gradients that were not finite",
         "muon: 2 of 3 runs flagged (seed 42, 256): frozen momentum at step 42",
     )
 
