@@ -6,56 +6,95 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
-from muon_core.parquet import decode_named
+from muon_core.cache import Copies
+from muon_core.layout import digest_in
+from muon_core.parquet import MAGIC, Damaged, check, check_ends, decode_named
 from muon_core.storage import Storage, StoreError
 
 CONCURRENCY = 8  # objects in memory at once
-_MAGIC = b"PAR1"
+CHECKED_BYTES = 64 << 20  # of files new to this process, which a question may read ahead of Polars, in about 0.1 s
+_checked: set[tuple[str, int, int]] = set()
+"""Path, bytes and time of writing (ns) of the files whose digest this process has compared."""
 
 
-def damaged_objects(
-    storage: Storage, sizes: Mapping[str, int], here: Mapping[str, str], *, thorough: bool
-) -> list[str]:
-    """Keys of the objects that are no whole Parquet.
+def damaged_objects(storage: Storage, sizes: Mapping[str, int], copies: Copies, *, thorough: bool) -> list[str]:
+    """Keys of the objects that do not hold what was written.
+
+    Files on this machine are compared with the digest in their name (finals and packs have one), once in a process,
+    if those that are new to it hold at most `CHECKED_BYTES`. Of all others, and of live objects, only the two ends are
+    looked at; of an object without a file here, whether it is empty.
 
     Args:
         sizes: bytes of each object, by key.
-        here: file of those that have a copy on this machine, by key.
-        thorough: read all in full and compare their checksums. Without it only those are looked at that are empty, or
-            lie on this machine and lack Parquet's marks at both ends.
+        copies: which of them have a copy on this machine, and which differed when they were fetched.
+        thorough: read all in full and compare digests and checksums instead.
+    Raises: StoreError if an object may not be read or, where it was looked into, is of a newer schema.
     """
-    paths = {key: here.get(key, storage.uri(key)) for key in sizes}
-    suspects = [
-        key
-        for key, path in paths.items()
-        if thorough or sizes[key] == 0 or ("://" not in path and not _is_marked(path))
-    ]
+    suspects = list(sizes)
+    if not thorough:
+        paths = {key: copies.files.get(key, storage.uri(key)) for key in sizes}
+        files = {key: path for key, path in paths.items() if "://" not in path}
+        empty = [key for key, size in sizes.items() if size == 0]
+        suspects = list(dict.fromkeys([*empty, *copies.differing, *_suspect_files(storage, files, sizes)]))
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        whole = pool.map(lambda key: _is_whole(storage, key, here.get(key)), suspects)
+        whole = pool.map(lambda key: _is_whole(storage, key, copies.files.get(key)), suspects)
         return [key for key, is_whole in zip(suspects, whole, strict=True) if not is_whole]
 
 
-def _is_marked(path: str) -> bool:
+def _suspect_files(storage: Storage, files: Mapping[str, str], sizes: Mapping[str, int]) -> list[str]:
+    """Keys of the `files` that look damaged or cannot be read."""
+    states = {key: state for key, path in files.items() if (state := _state(path))}
+    new = [key for key in states if digest_in(key) and states[key] not in _checked]
+    compared = set(new) if sum(sizes[key] for key in new) <= CHECKED_BYTES else set()
+    suspects = []
+    for key, state in states.items():
+        if state not in _checked:
+            if not _is_sound(files[key], storage.uri(key), ends_only=key not in compared):
+                suspects.append(key)
+            elif key in compared:
+                _checked.add(state)
+    return suspects
+
+
+def _state(path: str) -> tuple[str, int, int] | None:
+    """What changes when a file does; None if it was removed since it was listed, which is no damage."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return path, status.st_size, status.st_mtime_ns
+
+
+def _is_sound(path: str, uri: str, *, ends_only: bool) -> bool:
     try:
         with open(path, "rb") as file:
-            begins = file.read(len(_MAGIC)) == _MAGIC
-            file.seek(-len(_MAGIC), os.SEEK_END)
-            return begins and file.read() == _MAGIC
+            if ends_only:
+                check_ends(_ends(file), uri)
+            else:
+                check(file.read(), uri)
     except FileNotFoundError:
-        return True  # removed since it was listed, which is no damage
-    except OSError:
-        return False  # shorter than the marks
+        return True
+    except (Damaged, OSError):
+        return False
+    return True
+
+
+def _ends(file: BinaryIO) -> bytes:
+    """The first bytes of a Parquet file and its footer. Raises OSError if it is too short for what it says."""
+    mark = file.read(len(MAGIC))
+    file.seek(-8, os.SEEK_END)
+    footer = int.from_bytes(file.read(4), "little")
+    file.seek(-8 - footer, os.SEEK_END)
+    return mark + file.read()
 
 
 def _is_whole(storage: Storage, key: str, copy: str | None) -> bool:
-    """Whether the object decodes. A copy that does not is removed, for the object itself may be whole.
-
-    Raises StoreError if the object may not be read.
-    """
+    """Whether the object decodes. A copy that does not is removed, for the object itself may be whole."""
     try:
         if copy is not None:
-            if _decodes(Path(copy).read_bytes(), copy):
+            if _decodes(Path(copy).read_bytes(), storage.uri(key)):
                 return True
             Path(copy).unlink(missing_ok=True)
         return _decodes(storage.get(key), storage.uri(key))
@@ -68,6 +107,6 @@ def _is_whole(storage: Storage, key: str, copy: str | None) -> bool:
 def _decodes(data: bytes, uri: str) -> bool:
     try:
         decode_named(data, uri)
-    except StoreError:
+    except Damaged:
         return False
     return True

@@ -11,6 +11,7 @@ from muon_core.layout import Visible
 from muon_core.storage import Storage
 from muon_core.tables import Table
 
+_WIDEN = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast")  # what releases before wrote narrower
 _HIVE = {"table": pl.String(), "run": pl.String()}  # given, for a run named 001 would come back as the number 1
 
 
@@ -76,6 +77,7 @@ def _scan_files(files: list[str], table: Table, options: dict[str, Any], *, by_r
         hive_schema=_HIVE if by_run else None,
         glob=False,
         missing_columns="insert",
+        cast_options=_WIDEN,
         extra_columns="ignore",
         **options,
     )

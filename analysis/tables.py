@@ -18,7 +18,7 @@ import pyarrow as pa
 from analysis.damage import damaged_objects
 from analysis.scan import from_arrow, polars_schema, scan_rows
 from muon_core import layout
-from muon_core.cache import cached, local_paths
+from muon_core.cache import cached, local_copies
 from muon_core.layout import Problems
 from muon_core.snapshot import (
     check_version,
@@ -63,10 +63,13 @@ def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None)
 
     Args:
         skip_damaged: check every object in full before it is read, and leave out those that are damaged and runs
-            without one of their records, with a warning that names each; without it, what shows at a glance raises
-            ValueError and the rest is an error of Polars. None follows the environment variable MUON_SKIP_DAMAGED.
+            without one of their records, with a warning that names each. Without it ValueError names what
+            `analysis.damage.damaged_objects` finds: finals and packs on this machine that differ from their digest,
+            unless a question scans too many, and objects cut short. Polars reads the rest without comparing anything:
+            what it cannot decode is its error, other damage goes unseen. None follows MUON_SKIP_DAMAGED.
     Raises: ValueError if it holds no results, StoreError if it cannot be reached, its scheme is unknown, or a newer
-        release wrote it in a way this one would misread.
+        release wrote it in a way this one would misread; single objects of such a release are refused where they are
+        decoded or checked.
     """
     storage = cached(open_storage(url))
     check_version(storage)
@@ -197,11 +200,12 @@ class Store:
             objects, sizes = visible_objects(self.storage, table.name, self.only, problems, passed_over)
             objects = [item for item in objects if wants(item.run)]
             sizes = {item.key: sizes[item.key] for item in objects}
-            damaged = damaged_objects(self.storage, sizes, local_paths(self.storage, sizes), thorough=thorough)
+            damaged = damaged_objects(self.storage, sizes, local_copies(self.storage, sizes), thorough=thorough)
             packs = [key for key in damaged if key.startswith("packs/")]
             if not packs:
                 # Asked again, for a copy that was damaged is gone.
-                here = local_paths(self.storage, sizes)
+                whole = {key: size for key, size in sizes.items() if key not in damaged}
+                here = local_copies(self.storage, whole).files
                 wanted = {run: problem for run, problem in problems.items() if wants(run)}
                 return _Found(objects, here, {key: sizes[key] for key in damaged}, passed_over, wanted)
             for key in packs:

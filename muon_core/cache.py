@@ -1,8 +1,9 @@
 """Copies of a remote store's immutable objects on this machine, for readers: what was fetched once is not asked again.
 
-Objects never change under their name, so no copy is ever out of date. One that was damaged here is fetched again: it
-proves itself by the digest in its name or, where that has none, by one written before its content. Writers and
-compaction read the store itself.
+Objects never change under their name, so no copy is ever out of date. A copy proves itself by the digest in its name
+or, where that has none, by one written before its content: that is compared when an object is fetched, and whenever
+`get` answers with its copy. Copies that `local_copies` hands out to be scanned are compared by `analysis.damage`, up to
+its bound. Writers and compaction read the store itself.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from muon_core.layout import digest_in
 from muon_core.parquet import DIGEST_LENGTH, digest
 from muon_core.storage import Listed, Storage, StoreError
 
@@ -24,6 +26,13 @@ MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
 IN_USE_S = 600.0  # a copy this fresh may be open in a reader, and stays though the bound be exceeded
 KEPT = ("attempts/", "final/", "packs/", "sweeps/")  # live/ is replaced within minutes
+
+
+class Copies(NamedTuple):
+    """Files on this machine that hold objects, by key; and the objects that were fetched and differ from their name."""
+
+    files: dict[str, str]
+    differing: list[str]
 
 
 def cached(storage: Storage) -> Storage:
@@ -78,18 +87,22 @@ class Cached:
     def polars_options(self) -> dict[str, Any]:
         return self._storage.polars_options()
 
-    def local_paths(self, sizes: Mapping[str, int]) -> dict[str, str]:
-        """Files of those objects (`sizes`: key -> bytes) that are here, after fetching the others if they are few."""
+    def local_copies(self, sizes: Mapping[str, int]) -> Copies:
+        """Those objects (`sizes`: key -> bytes) that are here, after fetching the others if they are few."""
         keep = {key: size for key, size in sizes.items() if key.startswith(KEPT)}
         missing = [key for key, size in keep.items() if not self._is_here(key, size)]
+        differing = []
         if sum(keep[key] for key in missing) <= min(FETCH_BYTES, self._max_bytes):
-            self._keep(dict(zip(missing, self._storage.get_many(missing), strict=True)))
-        return {key: str(self._folder / key) for key, size in keep.items() if self._is_here(key, size)}
+            differing = self._keep(dict(zip(missing, self._storage.get_many(missing), strict=True)))
+        here = {key: str(self._folder / key) for key, size in keep.items() if self._is_here(key, size)}
+        return Copies(here, differing)
 
     def _is_here(self, key: str, size: int) -> bool:
         try:
-            os.utime(self._folder / key)  # the most recently used stay
-            return (self._folder / key).stat().st_size == size
+            status = (self._folder / key).stat()
+            # The most recently used stay. When a copy was written is left alone: it tells whether it was looked at.
+            os.utime(self._folder / key, ns=(time.time_ns(), status.st_mtime_ns))
+            return status.st_size == size
         except OSError:
             return False
 
@@ -99,30 +112,38 @@ class Cached:
         except OSError:
             return None
 
-    def _keep(self, objects: Mapping[str, bytes]) -> None:
-        """Add copies; a cache that cannot be written is no error."""
+    def _keep(self, objects: Mapping[str, bytes]) -> builtins.list[str]:
+        """Add copies, but for the objects that differ from their name, which are returned.
+
+        A cache that cannot be written is no error.
+        """
+        copies = {key: _provable(key, data) for key, data in objects.items() if key.startswith(KEPT)}
         with contextlib.suppress(OSError):
-            for key, data in objects.items():
-                if key.startswith(KEPT):
-                    _write(self._folder / key, _provable(key, data))
+            for key, copy in copies.items():
+                if copy is not None:
+                    _write(self._folder / key, copy)
             if objects:
                 _prune(self._folder.parent, self._max_bytes)
+        return [key for key, copy in copies.items() if copy is None]
 
 
-def local_paths(storage: Storage, sizes: Mapping[str, int]) -> dict[str, str]:
-    """Files that hold objects of `storage` on this machine, of those in `sizes` (key -> bytes)."""
-    return storage.local_paths(sizes) if isinstance(storage, Cached) else {}
+def local_copies(storage: Storage, sizes: Mapping[str, int]) -> Copies:
+    """The objects of `storage` among `sizes` (key -> bytes) of which a cache holds a copy on this machine."""
+    return storage.local_copies(sizes) if isinstance(storage, Cached) else Copies({}, [])
 
 
-def _provable(key: str, data: bytes) -> bytes:
-    """What a copy of the object holds."""
-    return data if digest(data) in key else digest(data).encode() + data
+def _provable(key: str, data: bytes) -> bytes | None:
+    """What a copy of the object holds; None if the object differs from its name."""
+    named, found = digest_in(key), digest(data)
+    if named is None:
+        return found.encode() + data
+    return data if named == found else None
 
 
 def _proved(key: str, copy: bytes) -> bytes | None:
     """Inverse of `_provable`; None if the copy was damaged."""
-    if digest(copy) in key:
-        return copy
+    if named := digest_in(key):
+        return copy if named == digest(copy) else None
     proof, data = copy[:DIGEST_LENGTH], copy[DIGEST_LENGTH:]
     return data if digest(data).encode() == proof else None
 
@@ -143,8 +164,8 @@ def _prune(root: Path, max_bytes: int) -> None:
     total = sum(status.st_size for status, _ in files)
     if total <= max_bytes:
         return
-    for status, path in sorted(files, key=lambda item: item[0].st_mtime):
-        if total <= 0.8 * max_bytes or status.st_mtime > time.time() - IN_USE_S:
+    for status, path in sorted(files, key=lambda item: item[0].st_atime):
+        if total <= 0.8 * max_bytes or status.st_atime > time.time() - IN_USE_S:
             break
         path.unlink(missing_ok=True)
         total -= status.st_size

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from muon_core import layout
 from muon_core.layout import Attempt, Visible
-from muon_core.parquet import decode_named, digest, encode, same_rows
+from muon_core.parquet import decode_named, encode, same_rows
 from muon_core.snapshot import fit, list_keys, read_attempts, read_rows
 from muon_core.storage import Listed, Storage, StoreError
 from muon_core.tables import RUNS, SERIES, Table
@@ -148,10 +148,7 @@ class _Rows:
         if final is None or not objects:
             return
         uri = self._storage.uri(final.key)
-        data = self._storage.get(final.key)
-        if digest(data) not in final.key:
-            raise StoreError(f"{uri} is damaged, its content differs from its name; delete it and compact")
-        rows = fit(decode_named(data, uri), self._table)
+        rows = fit(decode_named(self._storage.get(final.key), uri), self._table)
         for item in objects:
             own = self._shared(item)
             if not same_rows(own, rows.filter(pc.is_in(rows["seq"], own["seq"].combine_chunks())), self._table):

@@ -7,6 +7,7 @@ back and hold every one of their rows, and after a time in which readers that li
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +55,7 @@ class Compaction:
 def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: float = READER_GRACE_S) -> Compaction:
     """Write finals of the runs that have ended (of `runs`, or all), packs over all runs, and remove what these replace.
 
+    What was replaced at least `grace_s` seconds ago goes; with 0, when nobody reads, also what this call replaces.
     Rows of an abandoned branch go only with the run finished and no checkpoint left that continues it.
     Raises StoreError if the store cannot be used, or a newer release has written it; what is wrong with one run or
     table is recorded as its problem.
@@ -65,7 +67,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     heads = {run: max(attempts[run].values()) for run in sorted(wanted)}
     ends = relisting(lambda: read_ends(storage, heads.values(), done.problems))
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
-    before = store_time(storage) - grace_s
+    before = store_time(storage) - grace_s if grace_s > 0 else math.inf
     num_rows = {
         run: end.hi
         for (run, attempt), end in layout.parse_ends(list_keys(storage, f"final/table={RUNS.name}/")).items()

@@ -34,6 +34,7 @@ _ATTEMPT = re.compile(rf"attempts/([^/]+)/({_ID})--({_ID})--(\d{{12}})\.json")
 _LIVE = re.compile(rf"live/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-(\d{{12}})\.parquet")
 _FINAL = re.compile(rf"final/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-[0-9a-f]{{16}}\.parquet")
 _PACK = re.compile(r"packs/table=([^/]+)/([0-9a-f]{16})\.json")
+_DIGEST = re.compile(r"[-/]([0-9a-f]{16})\.parquet$")
 _SWEEP = re.compile(rf"sweeps/([^/]+)/({_ID})\.json")
 _CHECKPOINT = re.compile(rf"checkpoints/([^/]+)/([^/]+)/(\d{{9}})\.({_ID})\.(\d{{12}})\.([0-9a-f]{{16}})\.pt")
 
@@ -147,6 +148,12 @@ def final_key(table: str, run: str, attempt: str, hi: int, digest: str) -> str:
 def pack_key(table: str, digest: str) -> str:
     """Key of the rows of many runs."""
     return f"packs/table={table}/{digest}.parquet"
+
+
+def digest_in(name: str) -> str | None:
+    """The digest of its content that a final or pack has in its name, a key, path or URI; None for other objects."""
+    match = _DIGEST.search(name)
+    return match[1] if match else None
 
 
 def sweep_key(sweep: str, record: str) -> str:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from muon_core.layout import digest_in
 from muon_core.storage import StoreError
-from muon_core.tables import Table
+from muon_core.tables import SCHEMA_VERSION, Table
 
 SERIES_ROW_GROUP = 5_280  # rows: one layer and projection of a long run reads 4x faster than from one group
 DIGEST_LENGTH = 16  # hexadecimal digits
+MAGIC = b"PAR1"  # begins and ends an object; before the last one stands the length of the footer, 4 bytes
 PACK_ROW_GROUP = 65_536  # rows: a question over all runs wants few and large reads
 
 Row = dict[str, Any]
+_SCHEMA = re.compile(rb"muon_schema\x18[\x01-\x09](\d+)")  # key and value, as Parquet spells metadata
+
+
+class Damaged(StoreError):
+    """An object does not hold what was written."""
 
 
 def encode(
@@ -47,13 +55,45 @@ def decode(data: bytes) -> pa.Table:
 
 
 def decode_named(data: bytes, uri: str) -> pa.Table:
-    """`decode`; raises StoreError that names the object if it is damaged."""
+    """`decode` of an object after `check`. Raises as that does, and Damaged for a checksum that differs."""
+    check(data, uri)
     try:
         return decode(data)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise StoreError(
-            f"{uri} is damaged ({len(data)} bytes, not whole); delete it to read the rest, or restore it from a backup"
-        ) from error
+        raise _damaged(uri, f"{len(data)} bytes, not whole") from error
+
+
+def check(data: bytes, uri: str) -> None:
+    """`check_ends`, and that the digest in the object's name is its content's. Raises Damaged otherwise."""
+    if digest_in(uri) not in (None, digest(data)):
+        raise _damaged(uri, f"{len(data)} bytes, not those it is named after")
+    check_ends(data, uri)
+
+
+def check_ends(data: bytes, uri: str) -> None:
+    """See what the two ends of an object tell: Parquet's marks and, in the footer, the version of the schema.
+
+    Args:
+        data: the object, with or without what lies between its first mark and the footer.
+    Raises: Damaged, or StoreError if a newer release wrote it in a way this one would misread; both name the object.
+    """
+    if not (data.startswith(MAGIC) and data.endswith(MAGIC)):
+        raise _damaged(uri, f"{len(data)} bytes, not whole")
+    written = _SCHEMA.match(data, data.rfind(b"muon_schema"))
+    if written and int(written[1]) > SCHEMA_VERSION:
+        raise newer_schema(uri, int(written[1]))
+
+
+def newer_schema(uri: str, version: int) -> StoreError:
+    """The error for a store or object of a schema above this release's."""
+    return StoreError(
+        f"{uri} was written with schema {version}, this release reads up to {SCHEMA_VERSION}; "
+        "update muon-jobs to read it"
+    )
+
+
+def _damaged(uri: str, how: str) -> Damaged:
+    return Damaged(f"{uri} is damaged ({how}); delete it to read the rest, or restore it from a backup")
 
 
 def digest(data: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,17 +25,18 @@ from muon_core.snapshot import (
     read_statuses,
     relisting,
 )
-from muon_core.storage import Storage, StoreError, patiently
+from muon_core.storage import Storage, StoreError, StoreUnavailable, patiently
 from muon_core.tables import RUNS, SERIES
 
 __all__ = ["ResumePoint", "Row", "RunWriter", "Superseded", "read_statuses", "record_failure", "write_sweep"]
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 SEAL_BYTES = 4 << 20  # above it a segment is closed, so rewriting the open segment stays cheap
 GRACE_S = 600.0  # readers may still open an object they listed this long ago
 FENCE_EVERY_S = 60.0  # how long an attempt may go on before it sees that another has taken its run over
 PATIENCE_S = 300.0  # how long rows wait in memory for a store that does not answer
-MAX_PENDING_VALUES = 3_000_000  # about 100 MB: beyond it emitting waits for the store
+MAX_PENDING_VALUES = 1_000_000  # 50 to 100 MB, up to 150 while encoded: beyond it emitting waits for the store
 
 
 class Superseded(RuntimeError):
@@ -69,7 +71,7 @@ class RunWriter:
         start: what is known of the run at its start, columns of the `runs` table; kept in the start record.
         parent, resume_seq: the `ResumePoint` of the state this attempt continues from, as its checkpoint says; the
             default starts the run from nothing.
-        patience_s: for how long a store that does not answer is asked again before StoreError ends the attempt.
+        patience_s: for how long a store that does not answer is asked again before StoreUnavailable ends the attempt.
     Raises: StoreError if the store cannot be written, or does not hold the rows before the resume point.
     """
 
@@ -85,6 +87,7 @@ class RunWriter:
     ) -> None:
         layout.check_name(run_id)
         self._storage, self._patience_s = storage, patience_s
+        self._gave_up: str | None = None
         self._ask(lambda: mark_version(storage))
         earlier = self._ask(lambda: read_attempts(storage, run_id)).get(run_id, {})
         if parent != layout.ROOT:
@@ -114,17 +117,18 @@ class RunWriter:
             "step": step,
             "tokens": tokens,
         }
-        segment.pending.append(common | values)
+        row = common | values
+        segment.pending.append(row)
         self.seq += 1
-        self._pending_values += len(values) + sum(len(value) for value in values.values() if isinstance(value, list))
+        self._pending_values += len(row) + sum(len(value) for value in values.values() if isinstance(value, list))
         if self._pending_values >= MAX_PENDING_VALUES:
             self.flush()
 
     def flush(self, *, wait: bool = True) -> None:
         """Make every emitted row readable; with `wait` False begin to, off the caller's path.
 
-        Raises StoreError if the store stayed away too long, now or in a commit begun earlier; the rows stay in memory
-        and the next flush tries again. Raises Superseded if another attempt has taken the run over.
+        Raises StoreUnavailable if the store stayed away too long, now or in a commit begun earlier; the rows stay in
+        memory and the next flush tries again. Raises Superseded if another attempt has taken the run over.
         """
         if self._commit and (wait or self._commit.done()):
             self._settle()
@@ -148,25 +152,27 @@ class RunWriter:
         return max(tries.get(self.attempt.run, ""), default="") > self.attempt.id
 
     def end(self, **end: Any) -> None:
-        """Flush, write the run's final tables, then its end record: `end` holds `status` and the outcome's columns."""
-        try:
-            self.barrier()
-            run = self.attempt.run
-            if end["status"] in ("done", "diverged"):
-                self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq)))
-            started_at = datetime.fromisoformat(self._start["started_at"])
-            row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
-            self._ask(lambda: write_end_record(self._storage, self.attempt, row, self.seq))
-        finally:
-            self._thread.shutdown()
+        """Flush, write the run's final tables, then its end record: `end` holds `status` and the outcome's columns.
+
+        Raises as `flush` does; it may be called again then, to record another end.
+        """
+        self.barrier()
+        run, head = self.attempt.run, self.attempt.id
+        if end["status"] in ("done", "diverged"):
+            self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq, head=head)))
+            self._fence()  # finalize passes over a run that was taken over meanwhile
+        started_at = datetime.fromisoformat(self._start["started_at"])
+        row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
+        self._ask(lambda: write_end_record(self._storage, self.attempt, row, self.seq))
+        self._thread.shutdown()
 
     def _ask(self, request: Callable[[], T]) -> T:
-        """The store's answer; once patience with it is spent, what follows is asked once."""
+        """The store's answer; once patience with it is spent, what follows is asked once and fails with that error."""
         try:
             return patiently(request, self._patience_s)
-        except StoreError:
-            self._patience_s = 0.0
-            raise
+        except StoreUnavailable as error:
+            self._patience_s, self._gave_up = 0.0, self._gave_up or str(error)
+            raise StoreUnavailable(self._gave_up) from error
 
     def _settle(self) -> None:
         """Wait for the commit under way and raise what it raised."""
@@ -196,9 +202,17 @@ class RunWriter:
         for table, segment, _ in taken:
             if segment.dirty:
                 self._write(table, segment, hi)
+        self._remove_replaced()
+
+    def _remove_replaced(self) -> None:
+        """Remove versions of segments that no reader is on any more; what cannot go now is left to a later call."""
         expired = [key for at, key in self._replaced if time.monotonic() - at > GRACE_S]
-        self._ask(lambda: self._storage.delete(expired))
-        self._replaced = [(at, key) for at, key in self._replaced if key not in expired]
+        try:
+            self._storage.delete(expired)
+        except StoreError as error:
+            log.info("%d replaced objects stay for now: %s", len(expired), error)
+        else:
+            self._replaced = [(at, key) for at, key in self._replaced if key not in expired]
 
     def _write(self, table: str, segment: _Segment, hi: int) -> None:
         segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]

@@ -45,12 +45,16 @@ _CODES = {
     "MethodNotAllowed": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
     "405": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
 }
+_CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _BUSY = {
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"),
+    *("InternalError", "ServiceUnavailable"),  # of one key among many they come without an HTTP status
+    "OperationAborted",  # something else is under way with the same object or bucket
     "NoSuchUpload",  # the server has cleared its parts away
 }
+_BUSY_STATUSES = (408, 429)  # and all from 500 on
 
 
 @contextmanager
@@ -105,11 +109,13 @@ def explain_polars(text: str, url: str) -> Trouble:
 
 
 def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
+    if not _CODE.fullmatch(code):  # what is no code is not repeated: nobody knows what the server quotes there
+        code = str(status or "Unknown")
     if code in _MISSING:
         return None
     if code in _CODES:
         return Trouble(f"store {url}: {_CODES[code]}")
-    if code in _BUSY or status >= 500:
+    if code in _BUSY or status in _BUSY_STATUSES or status >= 500:
         return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", passing=True)
     if anonymous:  # servers have many ways to say that they want to know who asks
         return Trouble(f"store {url}: {_NO_KEYS}")

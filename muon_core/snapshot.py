@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from muon_core import layout
 from muon_core.layout import Problems
-from muon_core.parquet import decode_named, digest
+from muon_core.parquet import decode_named, digest, newer_schema
 from muon_core.storage import Storage, StoreError
 from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
 
@@ -46,14 +46,14 @@ def list_series_keys(storage: Storage, run: str) -> list[str]:
 
 
 def check_version(storage: Storage) -> bool:
-    """Whether the store is marked with this release's schema; raises StoreError if a newer one marked it."""
+    """Whether the store is marked with this release's schema; raises StoreError if a newer one marked it.
+
+    Objects have a mark of their own, which is seen where they are decoded or checked (`muon_core.parquet.check`).
+    """
     versions = [layout.parse_version(key) for key in list_keys(storage, "schema/")]
     newest = max((version for version in versions if version is not None), default=0)
     if newest > SCHEMA_VERSION:
-        raise StoreError(
-            f"{storage.url} was written with schema {newest}, this release reads up to {SCHEMA_VERSION}; "
-            "update muon-jobs to read it"
-        )
+        raise newer_schema(storage.url, newest)
     return newest == SCHEMA_VERSION
 
 
@@ -122,8 +122,9 @@ def read_rows(
 ) -> pa.Table:
     """The rows that count of `objects`, in `table`'s schema.
 
-    Raises StoreError naming a damaged object or, with `lossless`, one with columns this release does not know or, of
-    one run, with another's rows; unless there are `problems` to record it in, which leaves the object out.
+    Raises StoreError naming an object that is damaged or of a newer schema or, with `lossless`, one with columns this
+    release does not know or, of one run, with another's rows; unless there are `problems` to record it in, which leaves
+    the object out.
     """
     groups: dict[str, list[layout.Visible]] = {}
     for item in objects:

@@ -115,8 +115,12 @@ class Folder:
             raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
 
     def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            (self.root / key).unlink(missing_ok=True)
+        try:
+            for key in keys:
+                (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StoreError(f"cannot remove objects from {self.root}: {reason}; check its permissions") from error
 
     def sweep_leftovers(self, older_than_s: float) -> None:
         """Remove temporary files of killed writers, whose last byte was written that long ago."""
@@ -170,7 +174,7 @@ def _fsync_folder(path: Path) -> None:
 def patiently(request: Callable[[], T], patience_s: float) -> T:
     """The answer to `request`, repeated with growing pauses while the store is unavailable.
 
-    Raises StoreError once that has lasted `patience_s` seconds; any other error at once.
+    Raises StoreUnavailable once that has lasted `patience_s` seconds; any other error at once.
     """
     begin, pause = time.monotonic(), FIRST_PAUSE_S
     while True:
@@ -179,7 +183,7 @@ def patiently(request: Callable[[], T], patience_s: float) -> T:
         except StoreUnavailable as error:
             waited = time.monotonic() - begin
             if waited + pause > patience_s:
-                raise StoreError(f"{error} (gave up after {waited:.0f} s)") from error
+                raise StoreUnavailable(f"{error} (gave up after {waited:.0f} s)") from error
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # so that runs do not come back all at once
         pause = min(2 * pause, LONGEST_PAUSE_S)
 

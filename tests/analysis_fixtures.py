@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -111,13 +112,11 @@ def write_run(storage: Folder, run: FakeRun) -> None:
     put_rows(storage, layout.live_key("train", run.run_id, attempt.id, 0, len(train)), TRAIN, train)
     if run.with_layers:
         layers = [cell for row in common for cell in layer_rows(row, run)]
-        put_rows(storage, layout.final_key("layers", run.run_id, attempt.id, len(val), "0" * 16), LAYERS, layers)
+        put_final(storage, LAYERS, attempt, len(val), layers)
     if run.status:
         final = run.val.get(max(run.val, default=0))
         end = start_record(run) | {"status": run.status, "final_val_loss": final, "wall_s": 20.0, "ended_at": _TIME}
-        put_rows(
-            storage, layout.final_key("runs", run.run_id, attempt.id, 3, "0" * 16), RUNS, [end | {"started_at": _TIME}]
-        )
+        put_final(storage, RUNS, attempt, 3, [end | {"started_at": _TIME}])
 
 
 def write_attempt(
@@ -168,9 +167,21 @@ def layer_rows(row: dict[str, Any], run: FakeRun) -> list[dict[str, Any]]:
 
 
 def put_rows(storage: Folder, key: str, table: Any, rows: list[dict[str, Any]]) -> None:
+    storage.put(key, encoded(table, rows))
+
+
+def put_final(storage: Folder, table: Any, attempt: layout.Attempt, hi: int, rows: list[dict[str, Any]]) -> str:
+    """A final of `attempt` with these rows; its key."""
+    data = encoded(table, rows)
+    key = layout.final_key(table.name, attempt.run, attempt.id, hi, hashlib.sha256(data).hexdigest()[:16])
+    storage.put(key, data)
+    return key
+
+
+def encoded(table: Any, rows: list[dict[str, Any]]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=TABLES[table.name].schema), sink)
-    storage.put(key, sink.getvalue())
+    return sink.getvalue()
 
 
 _TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -74,7 +74,8 @@ def command(
     muon pretrain --seed 137 --dry-run > run.yaml   # such a file: the resolved config
     muon pretrain run.yaml --steps 50
 
-    Exit codes: 0 done (a diverged run is a result too); 2 invalid input; 3 the run failed; 130 interrupted.
+    Exit codes: 0 done (a diverged run is a result too); 2 invalid input; 3 the run failed; 7 cannot reach the store;
+    130 interrupted.
     """
     asked = {"--orthonoise": "orthonoise"} if orthonoise else {}
     asked |= {"--isotropic": "isotropic"} if isotropic else {}

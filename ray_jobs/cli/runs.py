@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -208,7 +209,7 @@ def _print_run(told: dict[str, Any]) -> None:
         click.echo(f"{title}\n{record_text(known, terminal_width())}")
     for name in LONG:
         if text := told["outcome"][name]:
-            click.echo(f"{name}\n{text.rstrip()}")
+            click.echo(f"{name}\n{textwrap.fill(text, terminal_width()) if name == 'health' else text.rstrip()}")
 
 
 def _shares(seconds: dict[str, float]) -> dict[str, str]:

@@ -58,7 +58,7 @@ def test_objects_come_in_the_order_asked_for_whether_here_or_not(remote: Remote)
     assert remote.fetched == ["final/b", "final/c", "final/a"]
 
 
-def test_local_paths_fetches_what_is_small_and_leaves_the_rest_to_the_store(
+def test_local_copies_fetches_what_is_small_and_leaves_the_rest_to_the_store(
     remote: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = named(b"12"), named(b"56789")
@@ -66,11 +66,11 @@ def test_local_paths_fetches_what_is_small_and_leaves_the_rest_to_the_store(
     remote.put("live/b", b"34")
     store = cached(remote)
     assert isinstance(store, Cached)
-    (path,) = store.local_paths({small: 2, "live/b": 2}).values()
+    (path,) = store.local_copies({small: 2, "live/b": 2}).files.values()
     assert Path(path).read_bytes() == b"12"
     remote.put(large, b"56789")
     monkeypatch.setattr("muon_core.cache.FETCH_BYTES", 4)
-    assert set(store.local_paths({small: 2, large: 5})) == {small}
+    assert set(store.local_copies({small: 2, large: 5}).files) == {small}
 
 
 @pytest.mark.parametrize("damage", [b"", b"1", b"13", b"123", b"\0" * 50])
@@ -89,10 +89,35 @@ def test_a_torn_copy_is_no_local_path(remote: Remote) -> None:
     remote.put(key, b"12")
     store = cached(remote)
     assert isinstance(store, Cached)
-    (path,) = store.local_paths({key: 2}).values()
+    (path,) = store.local_copies({key: 2}).files.values()
     Path(path).write_bytes(b"1")
-    store.local_paths({key: 2})
+    store.local_copies({key: 2})
     assert Path(path).read_bytes() == b"12"
+
+
+def test_an_object_that_differs_from_its_name_is_told_and_not_kept(remote: Remote) -> None:
+    good, bad = named(b"12"), named(b"34")
+    remote.put(good, b"12")
+    remote.put(bad, b"35")
+    store = cached(remote)
+    assert isinstance(store, Cached)
+    found = store.local_copies({good: 2, bad: 2})
+    assert (set(found.files), found.differing) == ({good}, [bad])
+    assert store.get(bad) == b"35"
+    assert remote.fetched == [good, bad, bad]
+
+
+def test_using_a_copy_does_not_change_when_it_was_written(remote: Remote) -> None:
+    """That time tells whether the copy is the one that was looked at."""
+    key = named(b"12")
+    remote.put(key, b"12")
+    store = cached(remote)
+    assert isinstance(store, Cached)
+    path = Path(store.local_copies({key: 2}).files[key])
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    store.local_copies({key: 2})
+    assert path.stat().st_mtime == 1_000_000_000
+    assert path.stat().st_atime > 1_000_000_000
 
 
 @pytest.mark.parametrize("text", ["2GB", "-1", "1.5"])

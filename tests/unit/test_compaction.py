@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import pytest
 from muon_core import layout
 from muon_core.compaction import compact, finalize
 from muon_core.packs import repack
-from muon_core.parquet import decode, encode
+from muon_core.parquet import decode, digest, encode
 from muon_core.results import RunWriter, read_statuses, write_end_record
 from muon_core.snapshot import read_rows, visible_objects
 from muon_core.storage import Folder, StoreError
 from muon_core.tables import SERIES, TRAIN, VAL
 
-AT_ONCE = -60.0  # seconds: no object is too young to go, even on a machine that stalls
+AT_ONCE = 0.0  # no object is too young to go
 START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
 
 
@@ -65,6 +66,20 @@ def test_compact_keeps_every_row_and_removes_what_finals_hold(folder: Folder) ->
     assert done.removed == 8
     assert done.problems == {}
     assert rows(folder) == expected("a", 6) + expected("b", 6)
+
+
+@pytest.mark.parametrize("age", [0, 3_600], ids=["now", "by a clock ahead"])
+def test_one_call_without_grace_leaves_nothing_for_the_next(folder: Folder, age: float) -> None:
+    """Of runs that have their finals, and of runs whose finals it writes itself."""
+    for run, status in (("a", "done"), ("b", "stopped"), ("c", "stopped")):
+        finished(folder, run, status=status)
+    for path in folder.root.rglob("*.parquet"):
+        os.utime(path, (time.time() + age, time.time() + age))
+    done = compact(folder, grace_s=0.0)
+    assert (done.finals, done.problems) == (4, {})
+    assert keys(folder, "live/") == []
+    assert compact(folder, grace_s=0.0).removed == 0
+    assert rows(folder) == [row for run in "abc" for row in expected(run, 6)]
 
 
 def test_compact_twice_changes_nothing_more(folder: Folder) -> None:
@@ -339,7 +354,7 @@ def test_a_final_that_lacks_a_row_stops_the_removal(folder: Folder) -> None:
     (of_a,), (of_b,) = keys(folder, "final/table=val/run=a/"), keys(folder, "final/table=val/run=b/")
     folder.put(of_a, folder.get(of_b))
     before = keys(folder, "live/")
-    assert "its content differs from its name" in compact(folder, ["a"], grace_s=AT_ONCE).problems["a"]
+    assert "not those it is named after" in compact(folder, ["a"], grace_s=AT_ONCE).problems["a"]
     assert keys(folder, "live/") == before
 
 
@@ -470,8 +485,9 @@ def test_a_final_under_the_name_of_another_run_is_not_packed(folder: Folder) -> 
         finalize(folder, run)
     (key,) = keys(folder, "final/table=val/run=a/")
     (own,) = keys(folder, "final/table=val/run=b/")
-    stranger = decode(folder.get(key)).set_column(0, "run_id", [["x"] * 6])
-    folder.put(own, encode(stranger.cast(VAL.schema), VAL, final=True))
+    stranger = encode(decode(folder.get(key)).set_column(0, "run_id", [["x"] * 6]).cast(VAL.schema), VAL, final=True)
+    folder.delete([own])
+    folder.put(own.replace(str(layout.digest_in(own)), digest(stranger)), stranger)
     problems: dict[str, str] = {}
     assert repack(folder, VAL, AT_ONCE, problems) == (0, [])
     assert problems["b"].endswith("holds rows of another run than its name says; delete it")

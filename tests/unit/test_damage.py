@@ -1,6 +1,7 @@
 """Objects that cannot be read: each is named in one line, and the rest is read on request."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from test_cli import Muon
 
 from analysis.damage import damaged_objects
 from analysis.tables import Store, open_store
-from muon_core.cache import Cached, cached
+from muon_core.cache import Cached, Copies, cached
+from muon_core.layout import final_key, pack_key
 from muon_core.parquet import decode, digest, encode
 from muon_core.storage import Folder, StoreError, StoreUnavailable
 from muon_core.tables import VAL
@@ -98,31 +100,42 @@ def test_checksums_tell_flipped_bits_that_would_read_as_other_numbers() -> None:
         decode(flip(data, last, last + 1))
 
 
-def test_a_thorough_look_finds_what_a_glance_does_not(tmp_path: Path) -> None:
+def final_of(data: bytes) -> str:
+    """Key of a final of another run for each content."""
+    return final_key("val", f"r{digest(data)[:4]}", "00001.ab", 50, digest(data))
+
+
+def test_a_glance_finds_flipped_bits_where_a_digest_tells_and_a_thorough_look_all(tmp_path: Path) -> None:
     storage, data = Folder(tmp_path), encode(ROWS, VAL)
-    objects = {"live/whole": data, "live/flipped": flip(data, 8, 40), "live/cut": data[:-1], "live/empty": b""}
+    pack = pack_key("val", digest(data))
+    changes = {"flipped": flip(data, 8, 9), "cut": data[:-1], "empty": b""}
+    objects = {f"live/{change}": changed for change, changed in changes.items()} | {"live/whole": data}
+    objects |= {final_of(data): data, pack: changes["flipped"]}
     for key, content in objects.items():
         storage.put(key, content)
     sizes = {key: len(content) for key, content in objects.items()} | {"live/removed": 9}
-    assert damaged_objects(storage, sizes, {}, thorough=False) == ["live/cut", "live/empty"]
-    assert damaged_objects(storage, sizes, {}, thorough=True) == ["live/flipped", "live/cut", "live/empty"]
+    damaged = partial(damaged_objects, storage, sizes, Copies({}, []))
+    assert set(damaged(thorough=False)) == {"live/cut", "live/empty", pack}
+    assert set(damaged(thorough=True)) == {"live/cut", "live/empty", pack, "live/flipped"}
 
 
 @pytest.mark.parametrize("thorough", [False, True])
+@pytest.mark.parametrize("change", [lambda data: bytes(len(data)), lambda data: flip(data, 8, 9)], ids=["0", "bit"])
 def test_a_damaged_copy_is_fetched_anew_and_the_object_not_blamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thorough: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[bytes], bytes], thorough: bool
 ) -> None:
+    """Of the right length: a power cut leaves zeros."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = encode(ROWS, VAL)
-    key = f"final/a-{digest(data)}"
+    key = final_of(data)
     remote = Remote(tmp_path / "store", "http://here/bucket/x")
     remote.put(key, data)
     store, sizes = cached(remote), {key: len(data)}
     assert isinstance(store, Cached)
-    here = store.local_paths(sizes)
-    Path(here[key]).write_bytes(bytes(len(data)))  # of the right length: a power cut leaves zeros
-    assert damaged_objects(store, sizes, here, thorough=thorough) == []
-    assert Path(here[key]).read_bytes() == data
+    copies = store.local_copies(sizes)
+    Path(copies.files[key]).write_bytes(change(data))
+    assert damaged_objects(store, sizes, copies, thorough=thorough) == []
+    assert Path(copies.files[key]).read_bytes() == data
     assert remote.fetched == [key] * 2
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from muon_core.config import PRESETS, ModelConfig, MuonConfig
 from muon_core.model import Transformer, hidden_matrices
+from muon_core.optim import muon as muon_module
 from muon_core.optim.build import Setting
 from muon_core.optim.build import muon as build_muon
-from muon_core.optim.momentum import SUM
+from muon_core.optim.momentum import EMA, SUM, Momentum
 from muon_core.optim.muon import Muon, match_rms_adamw, original
 from muon_core.optim.newton_schulz import QUINTIC, SLOW_BF16, newton_schulz
 from muon_core.optim.perturb import unperturbed
@@ -270,3 +271,28 @@ def test_momentum_outside_its_range_is_refused(momentum: float) -> None:
 def test_parameters_without_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"without names; pass \(name, parameter\) pairs"):
         Muon([nn.Parameter(torch.zeros(2, 2))])  # type: ignore[list-item]
+
+
+def test_gradients_are_taken_up_in_portions_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what a rule or a cast makes of them is never as large as the model."""
+    sizes: list[int] = []
+
+    def accumulate(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> None:
+        sizes.append(sum(gradient.numel() for gradient in gradients))
+        EMA.accumulate(buffers, gradients, mu)
+
+    def stepped() -> list[Tensor]:
+        params = [nn.Parameter(torch.ones(4, 4 + index)) for index in range(5)]
+        optimizer = Muon(
+            [(f"w{index}", param) for index, param in enumerate(params)], rule=Momentum(accumulate, EMA.look_ahead)
+        )
+        for index, param in enumerate(params):
+            param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(index))
+        optimizer.step()
+        return params  # type: ignore[return-value]
+
+    whole = stepped()
+    monkeypatch.setattr(muon_module, "STACK_ENTRIES", 40)
+    for mine, other in zip(stepped(), whole, strict=True):
+        assert torch.equal(mine, other)
+    assert sizes == [16 + 20 + 24 + 28 + 32, 16 + 20, 24, 28, 32]

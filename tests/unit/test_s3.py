@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 import pytest
 from botocore import exceptions as boto
+from botocore.stub import Stubber
 from servers.fixtures import clear_aws
 
 from muon_core.s3 import Bucket, open_bucket
 from muon_core.s3_errors import explain, explain_polars
-from muon_core.storage import StoreError, open_storage
+from muon_core.storage import StoreError, StoreUnavailable, open_storage, patiently
 
 SECRET = "s3cr3t/hush"
 
@@ -309,6 +311,10 @@ def test_a_malformed_url_is_refused_without_repeating_it(url: str) -> None:
         ("NoSuchUpload", 404, True, "try again later"),
         ("SlowDown", 503, True, "try again later"),
         ("InternalError", 500, True, "try again later"),
+        *((code, 0, True, "try again later") for code in ("InternalError", "ServiceUnavailable", "SlowDown")),
+        ("OperationAborted", 409, True, "try again later"),
+        ("429", 429, True, "try again later"),
+        ("408", 408, True, "try again later"),
         ("MethodNotAllowed", 405, False, "is AWS_ENDPOINT_URL an S3 server"),
         ("Weird", 418, False, "(Weird); is AWS_ENDPOINT_URL an S3 server"),
     ],
@@ -324,6 +330,37 @@ def test_each_answer_says_what_to_do(code: str, status: int, passing: bool, reme
     assert trouble.text.startswith("store s3://data/x: ")
     assert "\n" not in trouble.text
     assert SECRET not in trouble.text
+
+
+@pytest.fixture
+def bucket(config: Path) -> Iterator[tuple[Bucket, Stubber]]:
+    """A bucket whose answers the test gives."""
+    bucket = open_bucket("s3://data/x")
+    with Stubber(bucket._client) as stub:
+        yield bucket, stub
+
+
+@pytest.mark.parametrize("code", ["InternalError", "ServiceUnavailable", "SlowDown", "OperationAborted"])
+def test_a_key_that_could_not_be_deleted_for_now_is_deleted_by_the_next_try(
+    bucket: tuple[Bucket, Stubber], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.001)
+    bucket[1].add_response("delete_objects", {"Errors": [{"Key": "x/a", "Code": code, "Message": "We failed."}]})
+    bucket[1].add_response("delete_objects", {})
+    patiently(lambda: bucket[0].delete(["a", "b"]), 10)
+    bucket[1].assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", f"denied to {SECRET}", SECRET, "", None])
+def test_a_key_that_may_not_be_deleted_is_told_without_what_the_server_quotes(
+    bucket: tuple[Bucket, Stubber], code: str | None
+) -> None:
+    error = {"Key": "x/a", "Message": f"{SECRET} may not"} | ({} if code is None else {"Code": code})
+    bucket[1].add_response("delete_objects", {"Errors": [error]})
+    with pytest.raises(StoreError, match=r"^store s3://data/x: (access denied|the server refuses)") as told:
+        bucket[0].delete(["a"])
+    assert not isinstance(told.value, StoreUnavailable)
+    assert SECRET not in "".join(traceback.format_exception(told.value))
 
 
 def test_a_missing_object_is_no_trouble_of_the_store() -> None:

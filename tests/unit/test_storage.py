@@ -36,6 +36,12 @@ def test_delete_forgives_missing_objects(tmp_path: Path) -> None:
     assert folder.list("") == []
 
 
+def test_what_cannot_be_removed_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()  # which unlink refuses, also for the user root
+    with pytest.raises(StoreError, match=r"cannot remove objects from .*; check its permissions"):
+        Folder(tmp_path).delete(["a"])
+
+
 def test_put_over_a_file_used_as_folder_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("I am a file")
     with pytest.raises(StoreError, match=r"cannot write to .*choose another store"):

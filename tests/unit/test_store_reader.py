@@ -1,18 +1,23 @@
 """What a reader of a results store sees: typed frames, complete rows, each once, at any moment."""
 
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from analysis_fixtures import (
     FakeRun,
     demo_runs,
     known_runs,
     loss_curve,
+    put_final,
     put_rows,
     start_record,
     write_attempt,
@@ -22,8 +27,10 @@ from analysis_fixtures import (
 )
 
 import analysis
+from analysis import damage as look
+from analysis.scan import polars_schema
 from muon_core import layout
-from muon_core.cache import Cached
+from muon_core.cache import Cached, Copies
 from muon_core.parquet import digest, encode
 from muon_core.results import RunWriter
 from muon_core.storage import Folder, StoreError
@@ -121,9 +128,7 @@ def test_a_resumed_attempt_replaces_the_rows_after_its_checkpoint(storage: Folde
 def test_a_final_object_stands_for_everything_up_to_its_attempt(storage: Folder, fake: FakeRun) -> None:
     attempt = write_attempt(storage, fake)
     put_val(storage, attempt, range(3))
-    put_rows(
-        storage, layout.final_key("val", RUN, attempt.id, 3, "0" * 16), VAL, [val_row(seq, seq) for seq in range(3)]
-    )
+    put_final(storage, VAL, attempt, 3, [val_row(seq, seq) for seq in range(3)])
     assert seen(storage) == [(0, 1), (1, 1), (2, 1)]
     write_attempt(storage, fake, n=2, parent=attempt.id, resume=2)
     assert seen(storage) == [(0, 1), (1, 1)]
@@ -194,11 +199,16 @@ def two_runs(storage: Folder) -> tuple[FakeRun, FakeRun, layout.Attempt, layout.
     attempts = first, second = [write_attempt(storage, run) for run in runs]
     for run, attempt in zip(runs, attempts, strict=True):
         rows = [val_row(seq, seq) | {"run_id": run.run_id} for seq in range(3)]
-        put_rows(storage, layout.final_key("val", run.run_id, attempt.id, 3, "0" * 16), VAL, rows)
-        end = {"run_id": run.run_id, "status": "done"}
-        put_rows(storage, layout.final_key("runs", run.run_id, attempt.id, 3, "0" * 16), RUNS, [end])
+        put_final(storage, VAL, attempt, 3, rows)
+        put_final(storage, RUNS, attempt, 3, [{"run_id": run.run_id, "status": "done"}])
     write_sweep(storage, "one", [{"run_id": good.run_id, "block": "b", "role": "candidate", "arm": "good-1"}])
     return good, bad, first, second
+
+
+def final_of(storage: Folder, table: str, run: FakeRun) -> str:
+    """Key of the run's final."""
+    ((key, _),) = storage.list(f"final/table={table}/run={run.run_id}/")
+    return key
 
 
 BREAKAGES = {
@@ -208,15 +218,21 @@ BREAKAGES = {
     ),
     "a damaged start record": lambda s, bad, attempt: (
         s.put(attempt.key, b"{"),
-        s.delete([layout.final_key("runs", bad.run_id, attempt.id, 3, "0" * 16)]),
+        s.delete([final_of(s, "runs", bad)]),
     ),
-    "a damaged end record": lambda s, bad, attempt: s.put(
-        layout.final_key("runs", bad.run_id, attempt.id, 3, "0" * 16), b"x"
-    ),
-    "a damaged final": lambda s, bad, attempt: s.put(
-        layout.final_key("val", bad.run_id, attempt.id, 3, "0" * 16), b"x"
+    "a damaged end record": lambda s, bad, attempt: s.put(final_of(s, "runs", bad), b"x"),
+    "a damaged final": lambda s, bad, attempt: s.put(final_of(s, "val", bad), b"x"),
+    "a flipped bit in a final": lambda s, bad, attempt: s.put(
+        final_of(s, "val", bad), flipped(s.get(final_of(s, "val", bad)))
     ),
 }
+
+
+def flipped(data: bytes) -> bytes:
+    """`data` with one bit changed, in the page of its losses."""
+    losses = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(VAL.schema.names.index("val_loss"))
+    at = losses.data_page_offset + losses.total_compressed_size - 1
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 @pytest.mark.parametrize("breakage", BREAKAGES)
@@ -277,7 +293,7 @@ def test_a_pack_damaged_inside_is_named_and_passed_over_on_request(storage: Fold
 def test_a_sweep_looks_at_the_objects_of_its_runs_only(storage: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     good, *_ = two_runs(storage)
     asked: list[str] = []
-    monkeypatch.setattr("analysis.tables.local_paths", lambda _, sizes: asked.extend(sizes) or {})
+    monkeypatch.setattr("analysis.tables.local_copies", lambda _, sizes: asked.extend(sizes) or Copies({}, []))
     analysis.open_store(storage.url).sweep("one").table("val")
     assert {key.split("/run=")[1].split("/")[0] for key in asked} == {good.run_id}
 
@@ -296,20 +312,114 @@ def test_a_store_in_a_folder_named_like_a_column_is_read(tmp_path: Path) -> None
     assert (frame.columns, frame.height) == (list(VAL.columns), 6)
 
 
+@pytest.fixture
+def copies(storage: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a cache that is put before `storage`."""
+    folder = tmp_path_factory.mktemp("copies")
+    monkeypatch.setattr("analysis.tables.cached", lambda _: Cached(storage, folder, 1 << 20))
+    return folder
+
+
+@pytest.mark.parametrize("damage", [lambda data: bytes(len(data)), flipped])
 def test_a_damaged_copy_on_this_machine_is_fetched_again(
-    storage: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    storage: Folder, fake: FakeRun, copies: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    data = encode([val_row(seq, seq) for seq in range(3)], VAL, final=True)
-    attempt = write_attempt(storage, FakeRun("muon", 1, {}))
-    key = layout.final_key("val", RUN, attempt.id, 3, digest(data))
-    storage.put(key, data)
-    copies = tmp_path_factory.mktemp("copies")
-    remote = Cached(storage, copies, 1 << 20)
-    monkeypatch.setattr("analysis.tables.cached", lambda _: remote)
+    key = put_final(storage, VAL, write_attempt(storage, fake), 3, [val_row(seq, seq) for seq in range(3)])
+    data = storage.get(key)
     assert analysis.open_store(storage.url).val.collect().height == 3
-    (copies / key).write_bytes(b"\0" * len(data))
-    assert analysis.open_store(storage.url).val.collect()["seq"].to_list() == [0, 1, 2]
+    (copies / key).write_bytes(damage(data))
+    assert analysis.open_store(storage.url).val.select("seq", "val_loss").collect().rows() == [
+        (seq, 5.0) for seq in range(3)
+    ]
     assert (copies / key).read_bytes() == data
+
+
+def test_an_object_that_differs_from_its_name_is_told_when_it_is_fetched(
+    storage: Folder, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a question that is too large to compare what lies here already."""
+    good, bad, *_ = two_runs(storage)
+    monkeypatch.setattr("analysis.damage.CHECKED_BYTES", 0)
+    key = final_of(storage, "val", bad)
+    storage.put(key, flipped(storage.get(key)))
+    with pytest.raises(ValueError, match=rf"{key} is \d+ bytes, a damaged object; set MUON_SKIP_DAMAGED=1"):
+        analysis.open_store(storage.url).table("val")
+    assert not (copies / key).exists()
+    rest = analysis.open_store(storage.url, skip_damaged=True).val.collect()
+    assert set(rest["run_id"]) == {good.run_id}
+
+
+def test_an_object_that_was_damaged_on_its_way_is_fetched_again(
+    storage: Folder, fake: FakeRun, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = put_final(storage, VAL, write_attempt(storage, fake), 3, [val_row(seq, seq) for seq in range(3)])
+    answers = iter([flipped(storage.get(key))])
+    monkeypatch.setattr(Folder, "get_many", lambda self, keys: [next(answers, None) or self.get(key) for key in keys])
+    assert analysis.open_store(storage.url).val.collect()["val_loss"].to_list() == [5.0] * 3
+    assert (copies / key).exists()
+
+
+def test_what_was_compared_once_is_not_read_again_until_it_changes(
+    storage: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad, *_ = two_runs(storage)
+    looked: list[str] = []
+    is_sound = look._is_sound
+    monkeypatch.setattr(look, "_is_sound", lambda *a, **k: looked.append(a[1]) or is_sound(*a, **k))
+    for _ in range(2):
+        analysis.open_store(storage.url).table("val")
+    assert sorted(looked) == sorted(storage.uri(final_of(storage, "val", run)) for run in (good, bad))
+    (path := storage.root / final_of(storage, "val", bad)).write_bytes(flipped(path.read_bytes()))
+    with pytest.raises(ValueError, match="a damaged object"):
+        analysis.open_store(storage.url).table("val")
+
+
+def test_more_bytes_than_a_question_may_read_ahead_are_only_glanced_at(
+    storage: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, bad, *_ = two_runs(storage)
+    (path := storage.root / final_of(storage, "val", bad)).write_bytes(flipped(path.read_bytes()))
+    both = sum(size for _, size in storage.list("final/table=val/"))
+    monkeypatch.setattr("analysis.damage.CHECKED_BYTES", both - 1)
+    assert analysis.open_store(storage.url).val.collect_schema() == polars_schema(VAL)
+    with pytest.raises(ValueError, match="a damaged object"):
+        analysis.open_store(storage.url).run(bad.run_id).table("val")
+    monkeypatch.setattr("analysis.damage.CHECKED_BYTES", both)
+    with pytest.raises(ValueError, match="a damaged object"):
+        analysis.open_store(storage.url).table("val")
+
+
+@pytest.mark.parametrize(("name", "final"), [("val", True), ("val", False), ("runs", True)])
+def test_an_object_of_a_newer_schema_is_refused_by_name_in_a_store_marked_by_an_older(
+    storage: Folder, fake: FakeRun, name: str, final: bool
+) -> None:
+    """The store was marked by this release: the object was copied there."""
+    attempt = write_attempt(storage, fake)
+    table = TABLES[name]
+    rows = [val_row(0, 0)] if name == "val" else [{"run_id": RUN, "status": "done"}]
+    written = pa.Table.from_pylist(rows, schema=table.schema).replace_schema_metadata({"muon_schema": "2"})
+    sink = io.BytesIO()
+    pq.write_table(written, sink)
+    live, named = layout.live_key(name, RUN, attempt.id, 0, 1), digest(sink.getvalue())
+    key = layout.final_key(name, RUN, attempt.id, 1, named) if final else live
+    storage.put(key, sink.getvalue())
+    with pytest.raises(ValueError, match=rf"{key} was written with schema 2, this release reads up to 1; update"):
+        analysis.open_store(storage.url).table(name)
+
+
+def test_narrower_numbers_of_an_older_release_are_read(storage: Folder, fake: FakeRun) -> None:
+    attempt = write_attempt(storage, fake)
+    narrow = {"val_loss": pa.float32(), "step": pa.int32(), "attempt": pa.int16()}
+    table = pa.Table.from_pylist([val_row(0, 0) | {"val_loss": 0.1}], schema=VAL.schema)
+    table = table.cast(pa.schema([field.with_type(narrow.get(field.name, field.type)) for field in table.schema]))
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    storage.put(layout.live_key("val", RUN, attempt.id, 0, 1), sink.getvalue())
+    put_rows(storage, layout.live_key("val", RUN, attempt.id, 1, 2), VAL, [val_row(7, 1)])
+    frame = analysis.open_store(storage.url).val.sort("seq").collect()
+    assert frame.schema == polars_schema(VAL)
+    assert frame["val_loss"].to_list() == [float(np.float32(0.1)), 5.0]
+    assert frame.select("step", "attempt").rows() == [(0, 1), (7, 1)]
 
 
 def test_a_store_of_a_newer_release_is_refused_by_readers_and_writers(storage: Folder) -> None:
@@ -372,19 +482,14 @@ def test_runs_takes_the_end_record_of_a_run_that_has_ended_without_reading_its_s
     attempt = write_attempt(storage, fake, n=3)
     storage.put(attempt.key, b"not read")
     end = {"run_id": RUN, "status": "failed", "error": "lost", "init_hash": "init1"}
-    put_rows(storage, layout.final_key("runs", RUN, attempt.id, 3, "0" * 16), RUNS, [end])
+    put_final(storage, RUNS, attempt, 3, [end])
     run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
     assert (run["status"], run["error"], run["attempts"], run["init_hash"]) == ("failed", "lost", 3, "init1")
 
 
 def test_a_run_that_is_tried_again_is_running(storage: Folder, fake: FakeRun) -> None:
     first = write_attempt(storage, fake)
-    put_rows(
-        storage,
-        layout.final_key("runs", RUN, first.id, 3, "0" * 16),
-        RUNS,
-        [{"run_id": RUN, "status": "failed", "error": "x"}],
-    )
+    put_final(storage, RUNS, first, 3, [{"run_id": RUN, "status": "failed", "error": "x"}])
     write_attempt(storage, fake, n=2)
     run = analysis.open_store(storage.url).runs.collect().row(0, named=True)
     assert (run["status"], run["error"], run["attempts"]) == ("running", None, 2)

@@ -1,10 +1,13 @@
 """Commits happen beside the training, nothing is dropped while the store is away, and a zombie is told to stop."""
 
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from muon_core.compaction import finalize
 from muon_core.parquet import decode
 from muon_core.results import RunWriter, Superseded, write_end_record
 from muon_core.snapshot import read_ends, read_rows, visible_objects
@@ -86,7 +89,7 @@ def test_a_store_that_stays_away_ends_the_attempt_with_its_rows_still_in_memory(
     writer = RunWriter(store, "r", START, patience_s=0.01)
     emit(writer, 0, 3)
     store.away = True
-    with pytest.raises(StoreError, match=r"no answer; check the network \(gave up after"):
+    with pytest.raises(StoreUnavailable, match=r"no answer; check the network \(gave up after"):
         writer.barrier()
     emit(writer, 3, 5)
     store.away = False
@@ -99,15 +102,57 @@ def test_a_commit_that_failed_in_the_background_is_raised_by_the_next_flush(stor
     store.away = True
     emit(writer, 0, 3)
     writer.flush(wait=False)
-    with pytest.raises(StoreError, match="gave up"):
+    with pytest.raises(StoreUnavailable, match="gave up"):
         writer.flush()
+
+
+def test_an_end_that_failed_is_tried_again_and_fails_with_the_same_error(
+    store: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatiently(request: Callable[[], Any], patience_s: float) -> Any:
+        try:
+            return request()
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{error} (gave up after {patience_s:.0f} s)") from error
+
+    monkeypatch.setattr("muon_core.results.patiently", impatiently)
+    writer = RunWriter(store, "r", START)
+    emit(writer, 0, 3)
+    store.away = True
+    for status in ("done", "failed"):
+        with pytest.raises(StoreUnavailable, match=r"no answer; check the network \(gave up after 300 s\)$"):
+            writer.end(status=status)
+    store.away = False
+    writer.end(status="failed", error="the store was away")
+    assert steps(store) == [0, 1, 2]
+    assert read_ends(store, [writer.attempt])["status"].to_pylist() == ["failed"]
+
+
+def test_replaced_objects_that_cannot_be_removed_stay_for_later(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muon_core.results.GRACE_S", 0.0)
+
+    def refused(self: Folder, keys: Iterable[str]) -> None:
+        raise StoreError("access denied")
+
+    writer = RunWriter(store, "r", START)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "delete", refused)
+        for step in range(3):
+            emit(writer, step, step + 1)
+            writer.flush()
+    assert len(store.list("live/")) == 3
+    assert steps(store) == [0, 1, 2]
+    emit(writer, 3, 4)
+    writer.flush()
+    assert len(store.list("live/")) == 1
+    assert steps(store) == [0, 1, 2, 3]
 
 
 def test_memory_is_bounded_by_waiting_for_the_store(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("muon_core.results.MAX_PENDING_VALUES", 10)
     writer = RunWriter(store, "r", START)
-    emit(writer, 0, 25)
-    assert steps(store) == list(range(20))
+    emit(writer, 0, 25)  # six values each
+    assert steps(store) == list(range(24))
 
 
 def test_a_superseded_attempt_is_stopped_at_its_barrier_and_its_end(store: Moody) -> None:
@@ -119,6 +164,23 @@ def test_a_superseded_attempt_is_stopped_at_its_barrier_and_its_end(store: Moody
         zombie.barrier()
     with pytest.raises(Superseded):
         zombie.end(status="done")
+    assert store.list("final/") == []
+
+
+@pytest.mark.parametrize("status", ["done", "diverged"])
+def test_an_attempt_that_is_overtaken_after_its_last_fence_is_told_so(
+    store: Moody, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    writer = RunWriter(store, "r", START)
+    emit(writer, 0, 3)
+
+    def overtaken(*arguments: Any, **options: Any) -> int:
+        RunWriter(store, "r", START)
+        return finalize(*arguments, **options)
+
+    monkeypatch.setattr("muon_core.results.finalize", overtaken)
+    with pytest.raises(Superseded, match="a newer attempt than 00001"):
+        writer.end(status=status)
     assert store.list("final/") == []
 
 
