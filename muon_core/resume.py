@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from muon_core import checkpoint, distributed, environment
 from muon_core.config import RunConfig
 from muon_core.results import PATIENCE_S, ResumePoint
-from muon_core.storage import Storage, StoreUnavailable, patiently
+from muon_core.storage import Storage, patiently
 
 if TYPE_CHECKING:
     from muon_core.recorder import Recorder
@@ -92,9 +91,6 @@ class Saver:
             patiently(lambda: checkpoint.write_config(storage, config), PATIENCE_S)
             self._has_config = True
         patiently(lambda: checkpoint.write(storage, config, name, step, point, state), PATIENCE_S)
-        if name == checkpoint.LATEST:
-            with suppress(StoreUnavailable):  # what stays now goes with the next
-                checkpoint.prune(storage, config.run_id, config.checkpoint.keep_last)
 
 
 def state_of(config: RunConfig, state: TrainState, recorder: Recorder) -> dict[str, Any]:

@@ -20,18 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 import psutil
 import torch
 import yaml
 
 from analysis.tables import open_store
 from muon_core.config import RunConfig
+from muon_core.layout import parse_checkpoint
+from muon_core.snapshot import read_attempts
 from muon_core.storage import Folder
-from muon_core.tables import SERIES
+from muon_core.tables import RUNS, SERIES
 from muon_core.train import train
 
 MUON = str(Path(sys.executable).with_name("muon"))
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+OF_ATTEMPT = ("attempts", "started_at", "ended_at", "peak_memory_bytes", "world_size", "commit", "diff_hash",
+              "environment_json", "distribution_json")  # fmt: skip
 FIELDS: dict[str, Any] = {
     "optimizer": {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"},
     "data": {"validation_tokens": 2048},
@@ -132,14 +137,23 @@ def rows(store: Path, table: str) -> pl.DataFrame:
 
 
 def weights(store: Path, config: RunConfig) -> dict[str, torch.Tensor]:
-    (key, _), *_ = Folder(store).list(f"checkpoints/{config.run_id}/model/")
+    """What the run's newest attempt ended with."""
+    head = max(read_attempts(Folder(store), config.run_id)[config.run_id])
+    keys = [key for key, _ in Folder(store).list(f"checkpoints/{config.run_id}/model/")]
+    (key,) = [key for key in keys if (told := parse_checkpoint(key)) and told.attempt == head]
     model: dict[str, torch.Tensor] = torch.load(io.BytesIO(Folder(store).get(key)), weights_only=True)["model"]
     return model
+
+
+def record(store: Path) -> pl.DataFrame:
+    """What the store says of the run, but for when, where and in how many attempts it was trained."""
+    return open_store(store).runs.drop(cs.ends_with("_s"), *OF_ATTEMPT).collect()
 
 
 def differences(a: Path, b: Path, config: RunConfig) -> list[str]:
     """Tables and weights in which two stores differ."""
     found = [table for table in SERIES if not rows(a, table).equals(rows(b, table))]
+    found += [] if record(a).equals(record(b)) else [RUNS.name]
     ours, theirs = weights(a, config), weights(b, config)
     return found + [name for name in ours if not torch.equal(ours[name], theirs[name])]
 

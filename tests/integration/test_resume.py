@@ -2,11 +2,15 @@
 
 import hashlib
 import io
+import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,16 @@ from analysis.tables import open_store
 from muon_core import checkpoint
 from muon_core.checkpoint import CheckpointError
 from muon_core.config import RunConfig
+from muon_core.layout import parse_checkpoint
 from muon_core.progress import Progress
-from muon_core.results import RunWriter
+from muon_core.results import ResumePoint, RunWriter
+from muon_core.snapshot import read_attempts
 from muon_core.storage import Folder, Listed, StoreUnavailable
 from muon_core.tables import SERIES
 from muon_core.train import train
+from ray_jobs.cli.run_file import resolve_run
 
+MUON = str(Path(sys.executable).with_name("muon"))
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 
@@ -48,8 +56,8 @@ def rows(store: Path, table: str) -> pl.DataFrame:
 
 
 def weights(store: Path, config: RunConfig) -> dict[str, torch.Tensor]:
-    keys = [key for key, _ in Folder(store).list(f"checkpoints/{config.run_id}/model/")]
-    state = torch.load(io.BytesIO(Folder(store).get(keys[-1])), weights_only=True)
+    ((key, _),) = Folder(store).list(f"checkpoints/{config.run_id}/model/")
+    state = torch.load(io.BytesIO(Folder(store).get(key)), weights_only=True)
     model: dict[str, torch.Tensor] = state["model"]
     return model
 
@@ -63,11 +71,14 @@ def assert_same_run(a: Path, b: Path, config: RunConfig) -> None:
     assert all(torch.equal(left_weights[name], right_weights[name]) for name in left_weights)
 
 
+Pretrain = Callable[[Path], tuple[int, list[str]]]
+
+
 class Killed(BaseException):
     """Stands for the death of the process: nothing of the run's own code may answer it."""
 
 
-def train_until(store: Path, config: RunConfig, step: int) -> None:
+def train_until(store: Path, config: RunConfig, step: int, *, resume: bool = True) -> None:
     """Train to `step` and die there, before anything of that step is saved."""
 
     def die(progress: Progress) -> bool:
@@ -76,7 +87,7 @@ def train_until(store: Path, config: RunConfig, step: int) -> None:
         return True
 
     with pytest.raises(Killed):
-        train(config, Folder(store), report=die)
+        train(config, Folder(store), report=die, resume=resume)
 
 
 def steps_reported(store: Path, config: RunConfig) -> list[int]:
@@ -113,17 +124,23 @@ def test_a_stopped_run_saves_itself_and_loses_no_step(tmp_path: Path, config: Ru
     assert_same_run(tmp_path / "stopped", tmp_path / "whole", rare)
 
 
+def test_the_clock_saves_a_run_without_a_step_period(tmp_path: Path, config: RunConfig) -> None:
+    usual = RunConfig().checkpoint
+    assert (usual.every_s, usual.every_steps) == (60, None)
+    for name, every_s in (("never", None), ("seldom", 3600), ("often", 1e-6)):
+        train_until(tmp_path / name, config.replace(checkpoint={"every_s": every_s}), 6)
+    assert checkpoint.saved(Folder(tmp_path / "never"), config.run_id) == []
+    assert checkpoint.saved(Folder(tmp_path / "seldom"), config.run_id) == []
+    kept = checkpoint.saved(Folder(tmp_path / "often"), config.run_id)
+    assert [(item.name, item.step) for item in kept] == [("latest", 5), ("latest", 4)]
+    assert steps_reported(tmp_path / "often", config) == list(range(5, 13))
+    train(config, Folder(tmp_path / "whole"))
+    assert_same_run(tmp_path / "often", tmp_path / "whole", config)
+
+
 def test_a_run_begun_again_goes_on_from_its_own_checkpoints(tmp_path: Path, config: RunConfig) -> None:
     train(config, Folder(tmp_path / "again"))
-
-    def die(progress: Progress) -> bool:
-        if progress.step == 9:
-            raise Killed
-        return True
-
-    with pytest.raises(Killed):
-        train(config.replace(checkpoint={"every_steps": 4, "keep_last": 1}), Folder(tmp_path / "again"),
-              report=die, resume=False)  # fmt: skip
+    train_until(tmp_path / "again", config.replace(checkpoint={"every_steps": 4, "keep_last": 1}), 9, resume=False)
     assert steps_reported(tmp_path / "again", config) == list(range(8, 13))
     assert set(rows_with_attempt(tmp_path / "again")) == {2, 3}
     train(config, Folder(tmp_path / "whole"))
@@ -195,6 +212,110 @@ def test_milestones_are_kept_and_rolling_checkpoints_pruned(tmp_path: Path, conf
     assert stored == config
 
 
+def objects(store: Path, config: RunConfig) -> dict[str, list[tuple[int, int]]]:
+    """(step, number of the attempt) of each checkpoint there is, by name, whether it is of use or not."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for key, _ in Folder(store).list(f"checkpoints/{config.run_id}/"):
+        if told := parse_checkpoint(key):
+            found.setdefault(told.name.split("_0.")[0], []).append((told.step, int(told.attempt[:5])))
+    return found
+
+
+def test_attempts_that_were_given_up_leave_no_checkpoints(tmp_path: Path, config: RunConfig) -> None:
+    train(config, Folder(tmp_path))
+    assert objects(tmp_path, config) == {"latest": [(8, 1), (12, 1)], "model": [(12, 1)]}
+    train_until(tmp_path, config, 5, resume=False)
+    assert objects(tmp_path, config) == {"latest": [(4, 2)], "model": [(12, 1)]}  # the only weights there are
+    train(config, Folder(tmp_path), resume=False)
+    train(config, Folder(tmp_path), resume=False)
+    assert objects(tmp_path, config) == {"latest": [(8, 4), (12, 4)], "model": [(12, 4)]}
+
+
+def test_torn_checkpoints_go_with_the_first_that_is_written_after_them(tmp_path: Path, config: RunConfig) -> None:
+    train_until(tmp_path, config.replace(checkpoint={"every_steps": 2, "keep_last": 3}), 9)  # at 4, 6 and 8
+    for item in checkpoint.saved(Folder(tmp_path), config.run_id)[:2]:
+        (tmp_path / item.key).write_bytes(b"")
+    train_until(tmp_path, config.replace(checkpoint={"every_steps": 1}), 6)
+    assert objects(tmp_path, config) == {"latest": [(4, 1), (5, 2)]}
+
+
+def test_a_milestone_of_a_given_up_attempt_stays_until_there_is_another(tmp_path: Path, config: RunConfig) -> None:
+    milestones = [config.tokens_per_step * step for step in (3, 7)]
+    config = config.replace(checkpoint={"every_steps": 4, "milestones": milestones})
+    train_until(tmp_path, config, 9)
+    train_until(tmp_path, config, 5, resume=False)
+    assert objects(tmp_path, config) == {"latest": [(4, 2)], "step_3": [(3, 2)], "step_7": [(7, 1)]}
+    train(config, Folder(tmp_path))
+    kept = {"latest": [(8, 3), (12, 3)], "model": [(12, 3)], "step_3": [(3, 2)], "step_7": [(7, 3)]}
+    assert objects(tmp_path, config) == kept
+
+
+def test_an_overtaken_attempt_removes_no_checkpoint(tmp_path: Path, config: RunConfig) -> None:
+    train_until(tmp_path, config, 9)
+    train_until(tmp_path, config, 9, resume=False)
+    old, new = sorted(read_attempts(Folder(tmp_path), config.run_id)[config.run_id])
+    once = config.replace(checkpoint={"keep_last": 1})
+    checkpoint.write(Folder(tmp_path), once, "latest", 10, ResumePoint(old, 30), {})
+    checkpoint.write(Folder(tmp_path), once, "model", 12, ResumePoint(old, 40), {})
+    assert objects(tmp_path, config) == {"latest": [(4, 2), (8, 2), (10, 1)], "model": [(12, 1)]}
+    assert checkpoint.saved(Folder(tmp_path), config.run_id)[0].step == 8
+    checkpoint.prune(Folder(tmp_path), config.run_id, 1, new)
+    assert objects(tmp_path, config) == {"latest": [(8, 2)], "model": [(12, 1)]}
+
+
+class Overtaken(Folder):
+    """A folder where another attempt takes a run over once `moment` has come: a listing, or just before a removal."""
+
+    def __init__(self, root: Path, config: RunConfig, moment: str) -> None:
+        super().__init__(root)
+        self._config, self._moment = config, moment
+
+    def _at(self, moment: str) -> None:
+        if moment == self._moment:
+            self._moment = ""
+            train_until(self.root, self._config.replace(checkpoint={"every_steps": 1, "keep_last": 9}), 11)
+
+    def stat(self, prefix: str) -> list[Listed]:
+        found = super().stat(prefix)
+        self._at(prefix.split("/")[0])
+        return found
+
+    def delete(self, keys: Iterable[str]) -> None:
+        self._at("removal")
+        super().delete(keys)
+
+
+@pytest.mark.parametrize(("moment", "left"), [("checkpoints", [(4, 1)]), ("attempts", []), ("removal", [])])
+def test_who_is_overtaken_while_it_prunes_leaves_the_others_checkpoints(
+    tmp_path: Path, config: RunConfig, moment: str, left: list[tuple[int, int]]
+) -> None:
+    train_until(tmp_path, config, 9)  # at 4 and 8
+    (attempt,) = read_attempts(Folder(tmp_path), config.run_id)[config.run_id]
+    checkpoint.prune(Overtaken(tmp_path, config, moment), config.run_id, 1, attempt)
+    assert objects(tmp_path, config)["latest"] == [*left, (8, 1), (9, 2), (10, 2)]
+
+
+class Moving(Folder):
+    """A folder where the checkpoint that is asked for first gives way to a newer one."""
+
+    moved = False
+
+    def get(self, key: str) -> bytes:
+        told = parse_checkpoint(key)
+        if told and not self.moved:
+            self.moved = True
+            self.put(key.replace(f"/{told.step:09d}.", f"/{told.step + 1:09d}."), super().get(key))
+            self.delete([key])
+        return super().get(key)
+
+
+def test_a_checkpoint_pruned_while_it_is_read_gives_way_to_the_newer_one(tmp_path: Path, config: RunConfig) -> None:
+    train_until(tmp_path, config, 10)  # at 4 and 8
+    found = checkpoint.newest(Moving(tmp_path), config)
+    assert found
+    assert found[0].step == 9
+
+
 def latest(store: Path, config: RunConfig) -> Path:
     return store / checkpoint.saved(Folder(store), config.run_id)[0].key
 
@@ -207,16 +328,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     path = latest(tmp_path / "killed", config)
     data = path.read_bytes()
     middle = len(data) // 2
-    path.write_bytes(
-        {
-            "truncated": data[:middle],
-            "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
-            "empty": b"",
-            "foreign": b"not a checkpoint",
-        }[damage]
-    )
+    torn = {
+        "truncated": data[:middle],
+        "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "empty": b"",
+        "foreign": b"not a checkpoint",
+    }[damage]
+    path.write_bytes(torn)
     assert steps_reported(tmp_path / "killed", config)[0] == 4
-    assert [record.message for record in caplog.records if str(path.name) in record.message]
+    (told,) = [record.message for record in caplog.records if path.name in record.message]
+    assert told.endswith(f"is torn or was changed ({len(torn)} bytes); that of step 4 is read instead")
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
 
@@ -226,17 +347,23 @@ UP = "blocks.0.mlp.up.weight"
 
 def rewrite(store: Path, config: RunConfig, **changes: Any) -> None:
     """Replace the newest checkpoint by one whose content was changed; None takes a part out."""
-    item = checkpoint.saved(Folder(store), config.run_id)[0]
-    state = torch.load(io.BytesIO(Folder(store).get(item.key)), weights_only=True)
-    Folder(store).delete([item.key])
-    if changes.get("optimizers"):  # of some parameters
-        changes = {"optimizers": state["optimizers"] | changes["optimizers"]}
-    state = {key: value for key, value in (state | changes).items() if value is not None}
+    state = torch.load(latest(store, config), weights_only=True)
+    if isinstance(optimizers := changes.get("optimizers"), dict) and optimizers:  # of some parameters
+        changes = changes | {"optimizers": state["optimizers"] | optimizers}
+    replace_newest(store, config, saved_by_torch({k: v for k, v in (state | changes).items() if v is not None}))
+
+
+def saved_by_torch(content: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    torch.save(state, buffer)
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:16]
-    key = f"checkpoints/{config.run_id}/latest/{item.step:09d}.{item.attempt}.{item.seq:012d}.{digest}.pt"
-    Folder(store).put(key, buffer.getvalue())
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def replace_newest(store: Path, config: RunConfig, data: bytes) -> None:
+    """Put `data` in the place of the newest checkpoint, under the hash it then has."""
+    item = checkpoint.saved(Folder(store), config.run_id)[0]
+    Folder(store).delete([item.key])
+    Folder(store).put(item.key.replace(item.digest, hashlib.sha256(data).hexdigest()[:16]), data)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +378,12 @@ def rewrite(store: Path, config: RunConfig, **changes: Any) -> None:
         ({"optimizers": {"embedding.weight": {"exp_avg": torch.zeros(512, 32)}}}, "lacks exp_avg_sq"),
         ({"model": {}}, "does not fit the model"),
         ({"data_hash": "other"}, "trained on other text or tokens"),
+        ({"optimizers": [1]}, "^optimizers of checkpoint .* is list, not dict"),
+        ({"optimizers": {UP: [1]}}, "does not fit the model"),
+        ({"step": "4"}, "^step of checkpoint .* is str, not int"),
+        ({"model": [1]}, "^model of checkpoint .* is list, not dict"),
+        ({"peaks": []}, "^peaks of checkpoint .* is list, not dict"),
+        ({"recorder": {"final": [1]}}, "does not fit the model"),
     ],
 )
 def test_a_checkpoint_that_does_not_belong_is_refused_and_nothing_overwritten(
@@ -262,6 +395,92 @@ def test_a_checkpoint_that_does_not_belong_is_refused_and_nothing_overwritten(
     with pytest.raises(CheckpointError, match=message):
         train(config, Folder(tmp_path))
     assert {key for key, _ in Folder(tmp_path).list("checkpoints/")} == before
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved_by_torch([1, 2]),
+        saved_by_torch({"schema": 1}, _use_new_zipfile_serialization=False),
+        saved_by_torch({"schema": Path()}, pickle_protocol=4),
+        pickle.dumps({"schema": Path()}, protocol=4),
+        b"PK\x03\x04 and no archive",
+        b"not a checkpoint",
+    ],
+    ids=["torch", "old torch", "torch pickle 4", "pickle 4", "zip", "text"],
+)
+def test_an_object_with_the_right_hash_that_holds_no_state_is_refused(
+    tmp_path: Path, config: RunConfig, data: bytes
+) -> None:
+    """Any warning beside the error would fail the test."""
+    train_until(tmp_path, config, 6)
+    replace_newest(tmp_path, config, data)
+    before = Folder(tmp_path).list("checkpoints/")
+    with pytest.raises(CheckpointError, match=r"holds no state of ours|lacks run_id"):
+        train(config, Folder(tmp_path))
+    assert Folder(tmp_path).list("checkpoints/") == before
+
+
+@pytest.fixture
+def named(tmp_path: Path, config: RunConfig) -> RunConfig:
+    """That run as the command resolves it: its corpus goes by its hash."""
+    (tmp_path / "run.yaml").write_text(config.model_dump_json())  # JSON is YAML
+    return resolve_run(str(tmp_path / "run.yaml"), None, {})
+
+
+@pytest.fixture
+def pretrain(tmp_path: Path, named: RunConfig) -> Pretrain:
+    """Run `muon pretrain` on `named` in a store; its exit code and what it says beside its progress."""
+
+    def call(store: Path) -> tuple[int, list[str]]:
+        command = [MUON, "pretrain", str(tmp_path / "run.yaml"), "--store", str(store)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        said = done.stderr.splitlines()
+        return done.returncode, [line for line in said if not line.startswith(("training ", "tokens: ", "step "))]
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {}}, r"does not fit the model of \S+: .*; remove checkpoints/"),
+        ({"schema": 99}, "has schema 99, this version reads up to 1; update, or remove checkpoints/"),
+        ({"optimizers": {UP: {}}}, f"after step 4 it has no optimizer state of {UP}; remove checkpoints/"),
+    ],
+    ids=["another model", "newer schema", "no optimizer state"],
+)
+def test_the_command_ends_with_one_line_for_a_checkpoint_it_must_not_continue(
+    tmp_path: Path, named: RunConfig, pretrain: Pretrain, changes: dict[str, Any], message: str
+) -> None:
+    train_until(tmp_path / "store", named, 6)
+    rewrite(tmp_path / "store", named, **changes)
+    before = {key: Folder(tmp_path / "store").get(key) for key, _ in Folder(tmp_path / "store").list("checkpoints/")}
+    code, said = pretrain(tmp_path / "store")
+    assert code == 3, said
+    assert len(said) == 1, said
+    assert re.match(f"failed: {named.run_id}: CheckpointError: .*{message}", said[0]), said
+    after = {key: Folder(tmp_path / "store").get(key) for key, _ in Folder(tmp_path / "store").list("checkpoints/")}
+    assert after == before
+
+
+@pytest.mark.slow
+def test_the_command_says_that_it_starts_anew_when_the_only_checkpoint_is_torn(
+    tmp_path: Path, named: RunConfig, pretrain: Pretrain
+) -> None:
+    train_until(tmp_path / "store", named, 6)
+    path = latest(tmp_path / "store", named)
+    path.write_bytes(path.read_bytes()[:1000])
+    code, said = pretrain(tmp_path / "store")
+    assert code == 0, said
+    assert said[0] == (
+        f"checkpoint {path.relative_to(tmp_path / 'store')} is torn or was changed (1000 bytes); "
+        "no earlier one is whole; training starts from step 0"
+    )
+    assert [line.split(":")[0] for line in said[1:]] == ["done", "next"], said
+    train(named, Folder(tmp_path / "whole"))
+    assert_same_run(tmp_path / "store", tmp_path / "whole", named)
 
 
 def test_an_attempt_that_was_overtaken_stops_and_leaves_the_record_alone(tmp_path: Path, config: RunConfig) -> None:
@@ -329,3 +548,38 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_
     assert {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")} == before
     assert open_store(tmp_path).runs.collect()["status"].to_list() == ["failed"]
     assert steps_reported(tmp_path, config)[0] == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB, unmounted after the test."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_command_with_one_line_and_spares_what_is_there(
+    tmp_path: Path, named: RunConfig, pretrain: Pretrain, small_disk: Path
+) -> None:
+    train_until(small_disk, named, 6)
+    before = {key: Folder(small_disk).get(key) for key, _ in Folder(small_disk).list("checkpoints/")}
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "other").write_bytes(bytes(free - latest(small_disk, named).stat().st_size // 2))
+    code, said = pretrain(small_disk)
+    assert code == 2, said
+    assert said == [
+        f"muon: cannot write to {small_disk}: No space left on device; free space there or choose another store"
+    ]
+    assert {key: Folder(small_disk).get(key) for key, _ in Folder(small_disk).list("checkpoints/")} == before
+    (small_disk / "other").unlink()
+    assert steps_reported(small_disk, named)[0] == 4
+    train(named, Folder(tmp_path / "whole"))
+    assert_same_run(small_disk, tmp_path / "whole", named)
