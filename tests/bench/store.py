@@ -2,9 +2,9 @@
 
 Usage: python tests/bench/store.py [RUNS ...]      (default 200; the goals hold for 200)
        python tests/bench/store.py writer URL      what a writer costs, alone in its process
-A run has 1,000 train, 60 val and 400 x 132 layer rows; beyond 200 runs, the others have no layer rows. S3 is ministack on
-loopback, `cold` with an empty cache before every question, `warm` with one that has answered it before. Every answer is
-compared with that of the JSONL files. Exit 1 when a goal is missed.
+A run has 1,000 train, 60 val and 400 x 132 layer rows; beyond 200 runs, the others have no layer rows. S3 is ministack
+on loopback, `cold` with an empty cache before every question, `warm` with one that has answered it before. Every answer
+is compared with that of the JSONL files. Exit 1 when a goal is missed.
 """
 
 from __future__ import annotations
