@@ -142,18 +142,6 @@ def test_many_runs_write_at_once_without_coordination(storage: Storage) -> None:
     assert frame.group_by("run_id").len()["len"].to_list() == [8] * 4
 
 
-def test_a_run_ends_complete_though_a_fifth_of_the_requests_fail(
-    faults: FaultProxy, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    faults.rate = 0.2
-    storage = open_storage(fresh_url())
-    train(storage, "r", steps=30)
-    assert sum(faults.counts.values()) - faults.counts["ok"] > 10
-    faults.rate = 0.0
-    assert read(storage, "val")["val_loss"].to_list() == [float(step) for step in range(30)]
-    assert read(storage, "train")["train_loss"].to_list() == [1 / (step + 1) for step in range(30)]
-
-
 def test_a_silent_server_is_asked_again(faults: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_connection, "READ_TIMEOUT_S", 1)
     storage = open_storage(fresh_url())

@@ -1,5 +1,6 @@
 """Random schedules of everything that can happen to a run's rows, against a model that keeps them in lists.
 
+Each value follows from the attempt, table, step and number of its row, and rows are compared whole.
 MUON_SCHEDULES and MUON_SCHEDULES_S3 set how many are tried in a folder and on each S3 server.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import polars as pl
@@ -20,12 +21,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from servers.fixtures import ON_SERVERS, Servers, enter, fresh_url
+from servers.rows import made_up
 
 from analysis.tables import open_store
 from muon_core import layout
 from muon_core.compaction import compact, finalize
-from muon_core.results import ResumePoint, RunWriter, record_failure
-from muon_core.snapshot import read_attempts, read_rows, relisting, visible_objects
+from muon_core.results import ResumePoint, Row, RunWriter, record_failure
+from muon_core.snapshot import list_keys, read_attempts, read_packs, read_rows, relisting, visible_objects
 from muon_core.storage import Folder, Storage, StoreError, open_storage
 from muon_core.tables import SERIES
 
@@ -33,13 +35,18 @@ LOCAL = int(os.environ.get("MUON_SCHEDULES", "40"))
 ON_S3 = int(os.environ.get("MUON_SCHEDULES_S3", "3"))
 AT_ONCE = -60.0
 RUN = "r"
-TABLES = ("train", "val")
-
-Seen = tuple[str, int, int, int]  # table, seq, step, number of the attempt
+TABLES = ("train", "spectra")  # which have columns of every type
 
 
 class Killed(BaseException):
     """Stands for SIGKILL between two requests."""
+
+
+class Emitted(NamedTuple):
+    """A row of one table, with every column."""
+
+    table: str
+    row: Row
 
 
 @dataclass
@@ -50,26 +57,26 @@ class Line:
     """
 
     writer: RunWriter
-    base: list[Seen]
+    base: list[Emitted]
     step: int
     lineage: dict[str, float]
     failed: bool = False  # so its end record says, the first that was written
     fenced: bool = False  # for so long that it publishes no checkpoint any more
-    own: list[Seen] = field(default_factory=list)
+    own: list[Emitted] = field(default_factory=list)
     stored: Counter[str] = field(default_factory=Counter)  # rows of each table that reached the store
 
-    def visible(self, table: str) -> list[Seen]:
-        own = [row for row in self.own if row[0] == table]
-        return [row for row in self.base if row[0] == table] + own[: self.stored[table]]
+    def visible(self, table: str) -> list[Row]:
+        own = [item.row for item in self.own if item.table == table]
+        return [item.row for item in self.base if item.table == table] + own[: self.stored[table]]
 
     def store_all(self) -> None:
-        self.stored = Counter(row[0] for row in self.own)
+        self.stored = Counter(item.table for item in self.own)
 
 
 @dataclass
 class Checkpoint:
     point: ResumePoint
-    rows: list[Seen]
+    rows: list[Emitted]
     step: int
     lineage: dict[str, float]
 
@@ -100,8 +107,7 @@ class Schedule:
         for _ in range(steps):
             line.step += 1
             for table in TABLES if line.step % 3 == 0 else TABLES[:1]:
-                line.own.append((table, line.writer.seq, line.step, line.writer.attempt.number))
-                line.writer.emit(table, step=line.step, tokens=0)
+                line.own.append(Emitted(table, emit(line.writer, table, line.step)))
 
     def flush(self, n: int) -> None:
         self.emit(self.head, n)
@@ -129,7 +135,7 @@ class Schedule:
 
     def killed_in_a_flush(self, n: int) -> None:
         self.emit(self.head, 1 + n)
-        pending = {row[0] for row in self.head.own[sum(self.head.stored.values()) :]}
+        pending = {item.table for item in self.head.own[sum(self.head.stored.values()) :]}
         put, done = self.storage.put, []
 
         def one_then_die(key: str, data: bytes) -> None:
@@ -145,7 +151,7 @@ class Schedule:
             else:
                 self.head.writer.flush()
         table = layout_table(done[0])
-        self.head.stored[table] = sum(row[0] == table for row in self.head.own)
+        self.head.stored[table] = sum(item.table == table for item in self.head.own)
         self.check()
         self.resume(n)
 
@@ -171,7 +177,7 @@ class Schedule:
                 rows = read_rows(self.storage, listed[table][0], SERIES[table]).to_pylist()
             except FileNotFoundError:
                 continue
-            assert seen(table, rows) == expected[table]
+            assert of_run(rows) == expected[table]
         if n % 2:
             self._check_finals()
 
@@ -197,6 +203,7 @@ class Schedule:
         self.compact(0)
         self.check()
         self._check_finals()
+        self._check_packs()
         if not self.branches and not self.head.failed:
             self._drop_branches()
         self.resume(n)
@@ -218,22 +225,36 @@ class Schedule:
     def _check_finals(self) -> None:
         """Plain Polars, which takes all there is in final/, finds each row of a run that has ended once."""
         for table in TABLES:
-            files = [key for key, _ in self.storage.list(f"final/table={table}/run={RUN}/")]
-            frames = [pl.read_parquet(self.storage.get(key)) for key in files]
-            rows = pl.concat(frames).to_dicts() if frames else []
-            assert seen(table, rows) == self.head.visible(table)
+            files = list_keys(self.storage, f"final/table={table}/run={RUN}/")
+            assert of_run(self._read_files(files)) == self.head.visible(table)
+
+    def _check_packs(self) -> None:
+        """Both runs have ended, so there is a pack of what the head shows, and it repeats each row."""
+        for table in TABLES:
+            head, rows = self.head.writer.attempt.id, self.head.visible(table)
+            packs = read_packs(self.storage, table)
+            ends = {pack.key: item.hi for pack in packs for item in pack.members if item.attempt == head}
+            newest = [
+                key for key, hi in ends.items() if hi == max(ends.values())
+            ]  # one from before it went on may stay
+            assert newest or not rows
+            assert all(of_run(self._read_files([key])) == rows for key in newest)
+
+    def _read_files(self, keys: list[str]) -> list[Row]:
+        frames = [pl.read_parquet(self.storage.get(key)) for key in keys]
+        return pl.concat(frames).to_dicts() if frames else []
 
     def check(self) -> None:
         for table in TABLES:
             rows = relisting(
                 lambda table=table: read_rows(self.storage, visible_objects(self.storage, table)[0], SERIES[table])
             )
-            assert seen(table, rows.to_pylist()) == self.head.visible(table)
+            assert of_run(rows.to_pylist()) == self.head.visible(table)
 
     def check_through_polars(self) -> None:
         for table in TABLES:
             rows = open_store(self.storage.url).table(table).collect().to_dicts()
-            assert seen(table, rows) == self.head.visible(table)
+            assert of_run(rows) == self.head.visible(table)
 
 
 OPERATIONS: dict[str, Callable[[Schedule, int], None]] = {
@@ -258,8 +279,17 @@ def layout_table(key: str) -> str:
     return key.split("table=")[1].split("/")[0]
 
 
-def seen(table: str, rows: list[dict[str, int]]) -> list[Seen]:
-    return sorted((table, row["seq"], row["step"], row["attempt"]) for row in rows if row["run_id"] == RUN)
+def emit(writer: RunWriter, table: str, step: int) -> Row:
+    """Emit a row; returns it whole, as every reader must show it."""
+    values = made_up(table, writer.attempt.id, step, writer.seq)
+    common = {"run_id": writer.attempt.run, "attempt": writer.attempt.number, "seq": writer.seq}
+    writer.emit(table, step=step, tokens=64 * step, **values)
+    return {**common, "step": step, "tokens": 64 * step, **values}
+
+
+def of_run(rows: list[Row]) -> list[Row]:
+    """The run's rows in the order of their emission."""
+    return sorted((row for row in rows if row["run_id"] == RUN), key=lambda row: row["seq"])
 
 
 @contextmanager
@@ -292,8 +322,8 @@ def hurried(seal_bytes: int) -> Iterator[None]:
 def play(storage: Storage, operations: list[tuple[str, int]], seal_bytes: int, branches: bool) -> None:
     with hurried(seal_bytes):
         other = RunWriter(storage, "another", {})  # so that packs hold two runs
-        other.emit("train", step=1, tokens=0)
-        other.emit("val", step=1, tokens=0)
+        for table in TABLES:
+            emit(other, table, 1)
         other.end(status="done")
         schedule = Schedule(storage, branches=branches)
         for name, n in operations:

@@ -1,38 +1,75 @@
-"""A process that writes a run and can be killed anywhere: it goes on from its last checkpoint until the run is done.
+"""A process that writes a run and can be killed anywhere: it goes on from its newest checkpoint until the run is done.
 
-Usage: python killed_writer.py STORE_URL CHECKPOINT_FILE STEPS
+Usage: python killed_writer.py STORE_URL STEPS
+Checkpoints lie in the store, as those of a training do, and are sent in parts.
 """
 
-import json
+import random
 import sys
 import time
-from pathlib import Path
 
-from muon_core.layout import ROOT
-from muon_core.results import RunWriter
-from muon_core.storage import open_storage
+from servers.rows import made_up
 
-CHECKPOINT_EVERY = 7
+from muon_core import layout, s3
+from muon_core.parquet import digest
+from muon_core.results import ResumePoint, RunWriter, Superseded
+from muon_core.snapshot import read_attempts
+from muon_core.storage import Storage, open_storage
+from muon_core.tables import SERIES
+
+RUN = "r"
+CHECKPOINT_EVERY = 4
+CHECKPOINT_BYTES = 6 << 20
+KEEP_LAST = 2
+PART_BYTES = 5 << 20  # servers take smaller parts only as the last
 
 
-def main(url: str, checkpoint: Path, steps: int) -> None:
-    """Train rows at every step, val rows on the checkpoint steps, where a wrong bound would lose them."""
-    state = json.loads(checkpoint.read_text()) if checkpoint.exists() else {"step": 0, "attempt": ROOT, "seq": 0}
-    writer = RunWriter(open_storage(url), "r", {}, parent=state["attempt"], resume_seq=state["seq"])
-    print("started", flush=True)
-    for step in range(state["step"] + 1, steps + 1):
-        time.sleep(0.005)
-        writer.emit("train", step=step, tokens=0, train_loss=1 / step)
-        if step % CHECKPOINT_EVERY == 0:
-            writer.emit("val", step=step, tokens=0, val_loss=float(step))
-            point = writer.barrier()
-            aside = checkpoint.with_suffix(".tmp")
-            aside.write_text(json.dumps({"step": step, "attempt": point.attempt, "seq": point.seq}))
-            aside.rename(checkpoint)
+def write(storage: Storage, steps: int) -> None:
+    """Rows of every table up to step `steps`, from the newest checkpoint on; the last steps have none."""
+    step, point = newest(storage)
+    writer = RunWriter(storage, RUN, {"seed": 1}, parent=point.attempt, resume_seq=point.seq)
+    while step < steps:
+        step += 1
+        time.sleep(0.01)
+        saves = step % CHECKPOINT_EVERY == 0
+        for table in SERIES if saves else ("train", "health"):  # a wrong bound would lose those at a checkpoint
+            for layer in range(2):
+                writer.emit(table, step=step, tokens=8 * step, **made_up(table, step, layer))
+        if saves:
+            save(storage, step, writer.barrier())
         else:
             writer.flush(wait=False)
-    writer.end(status="done")
+    writer.end(status="done", steps=steps)
+
+
+def save(storage: Storage, step: int, point: ResumePoint) -> None:
+    """Put a checkpoint there and remove all but the newest ones."""
+    data = random.Random(step).randbytes(CHECKPOINT_BYTES)
+    key = f"checkpoints/{RUN}/latest/{step:09d}.{point.attempt}.{point.seq:012d}.{digest(data)}.pt"
+    storage.put(key, memoryview(data))
+    storage.delete([key for _, key in saved(storage)[KEEP_LAST:]])
+
+
+def newest(storage: Storage) -> tuple[int, ResumePoint]:
+    """Step and resume point of the newest checkpoint, which must be whole."""
+    for found, key in saved(storage)[:1]:
+        assert digest(storage.get(key)) == found.digest
+        return found.step, ResumePoint(found.attempt, found.seq)
+    return 0, ResumePoint(layout.ROOT, 0)
+
+
+def saved(storage: Storage) -> list[tuple[layout.Checkpoint, str]]:
+    """Checkpoints of rows that the newest attempt continues, the newest first."""
+    alive = {attempt.id: bound for attempt, bound in layout.lineage(read_attempts(storage, RUN).get(RUN, {}))}
+    keys = {key: layout.parse_checkpoint(key) for key, _ in storage.list(f"checkpoints/{RUN}/")}
+    found = [(item, key) for key, item in keys.items() if item and item.attempt in alive]
+    bounds = {id_: layout.END if bound is None else bound for id_, bound in alive.items()}
+    return sorted(((item, key) for item, key in found if item.seq <= bounds[item.attempt]), reverse=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    s3.MULTIPART_BYTES, s3.PART_BYTES = 1 << 20, PART_BYTES
+    try:
+        write(open_storage(sys.argv[1]), int(sys.argv[2]))
+    except Superseded:
+        print("superseded")
