@@ -213,7 +213,7 @@ def test_perturb_sees_nesterov_momentum_names_and_step() -> None:
         seen.append((momentum.clone(), tuple(names), step))
         return unperturbed(momentum, names, step)
 
-    pairs = named(draw([(2, 3), (2, 3), (3, 2)], seed=0))
+    pairs = named(draw([(16, 32), (16, 32), (32, 16)], seed=0))
     muon = Muon(pairs, momentum=0.5, perturb=spy)
     set_gradients([param for _, param in pairs], [torch.full(param.shape, 4.0) for _, param in pairs])
     muon.step()
@@ -221,7 +221,7 @@ def test_perturb_sees_nesterov_momentum_names_and_step() -> None:
     assert [(names, step) for _, names, step in seen] == [
         (("w0", "w1"), 0), (("w2",), 0), (("w0", "w1"), 1), (("w2",), 1)
     ]  # fmt: skip
-    assert torch.equal(seen[0][0], torch.full((2, 2, 3), 3.0))
+    assert torch.equal(seen[0][0], torch.full((2, 16, 32), 3.0))
 
 
 def test_momentum_of_bf16_parameters_is_fp32() -> None:
