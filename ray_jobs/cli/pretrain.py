@@ -140,13 +140,9 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
 
 def _health(storage: Storage, run_id: str) -> str | None:
     """How the momentum of a run that has ended froze or ran away, if it was seen to."""
-    import polars as pl
-
     from analysis.tables import open_store
 
-    found: list[str | None] = (
-        open_store(storage.url).runs.filter(pl.col("run_id") == run_id).collect()["health"].to_list()
-    )
+    found: list[str | None] = open_store(storage.url).run(run_id).runs.collect()["health"].to_list()
     return found[0] if found else None
 
 
