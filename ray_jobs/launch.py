@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -27,6 +28,7 @@ from ray_jobs.address import unshared
 from ray_jobs.desk import Desk, RunState
 from ray_jobs.slots import Slot, worker_environment
 
+LOOPBACK = "127.0.0.1"
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
@@ -183,15 +185,18 @@ def _stop(desk: Any) -> None:
 @contextlib.contextmanager
 def _ray(address: str | None, resources: Resources) -> Iterator[None]:
     """A Ray to run on, quiet; on leaving, what this process started is shut down."""
-    threads = max(1, int(resources.cpus_per_worker))
+    environment = worker_environment(max(1, int(resources.cpus_per_worker)))
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": worker_environment(threads)},
+        "runtime_env": {"env_vars": environment},
     }
     if address is None:
-        # Ray Train frees the places of a dead slot by asking the dashboard; it listens on loopback like the rest.
-        options |= {"include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        # Ray Train frees the places of a dead slot by asking the dashboard; it listens on loopback like the rest. Where
+        # another Ray runs on the machine it has to be told which to ask: it gives up otherwise, and the slot hangs.
+        port = _free_port()
+        options |= {"include_dashboard": True, "dashboard_host": LOOPBACK, "dashboard_port": port}
+        environment["RAY_API_SERVER_ADDRESS"] = f"http://{LOOPBACK}:{port}"
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
     ray.init(address=address or "local", **options)
@@ -199,6 +204,12 @@ def _ray(address: str | None, resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
 
 
 @contextlib.contextmanager

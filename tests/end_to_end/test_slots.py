@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +18,10 @@ from muon_core.config import RunConfig
 from muon_core.storage import Folder
 from muon_core.train import train
 from ray_jobs.desk import RunState
-from ray_jobs.launch import Resources, run_on_ray
+from ray_jobs.launch import Resources, _ray, run_on_ray
+
+# isort: split
+import ray
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
@@ -112,3 +117,30 @@ def test_a_run_that_keeps_losing_its_worker_fails_and_the_next_goes_on(tmp_path:
     errors = dict(open_store(tmp_path).runs.select("run_id", "error").collect().iter_rows())
     assert errors[doomed.run_id] == "a worker died 2 times in this run; `retries.infrastructure` allows 1"
     assert errors[fine.run_id] is None
+
+
+OTHER_RAY = """
+from ray_jobs.launch import Resources, _ray
+with _ray(None, Resources()):
+    print("up", flush=True)
+    input()
+"""
+
+
+def test_what_ray_asks_of_itself_is_answered_beside_another_ray() -> None:
+    """Else the place of a trial driver that died beside a second sweep on the machine would never be freed."""
+
+    @ray.remote(num_cpus=0)
+    def alive() -> int:
+        from ray.util.state import list_nodes
+
+        return len(list_nodes())
+
+    command = [sys.executable, "-c", OTHER_RAY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "up\n"
+        with _ray(None, Resources()):
+            assert ray.get(alive.remote(), timeout=120) == 1
+        other.communicate("\n", timeout=60)
+    assert other.returncode == 0
