@@ -107,7 +107,7 @@ class Recorder:
         self._recent_losses: deque[float] = deque(maxlen=config.spike.window)
         self._loss_spikes = 0
         self._skipped_steps = 0
-        self.health_flag: str | None = None
+        self._health_flag: str | None = None
         self._seconds: dict[str, float] = dict.fromkeys(PROFILE, 0.0)
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
@@ -145,7 +145,7 @@ class Recorder:
             "recent_losses": list(self._recent_losses),
             "loss_spikes": self._loss_spikes,
             "skipped_steps": self._skipped_steps,
-            "health": [self.health_flag],
+            "health": [self._health_flag],
             "seconds": dict(self._seconds),
             "elapsed_s": self._elapsed,
         }
@@ -157,7 +157,7 @@ class Recorder:
         self._recent_losses.extend(state["recent_losses"])
         self._loss_spikes = state["loss_spikes"]
         self._skipped_steps = state.get("skipped_steps", 0)
-        self.health_flag = state["health"][0]
+        self._health_flag = state["health"][0]
         self._seconds |= state["seconds"]
         self._earlier_s = state["elapsed_s"]
 
@@ -253,7 +253,7 @@ class Recorder:
 
     def health(self, health: Health) -> None:
         """One `health` row per hidden matrix, and a look at whether the optimizer still optimizes."""
-        self.health_flag = self.health_flag or failing(self.step, health)  # the first finding stays
+        self._health_flag = self._health_flag or failing(self.step, health)  # the first finding stays
         for matrix in self._matrices:
             self._emit("health", layer=matrix.layer, projection=matrix.projection, **health[matrix.name])
 
@@ -301,7 +301,7 @@ class Recorder:
             train_s=sum(self._seconds[part] for part in ("data", "gradients", "optimizer")),
             loss_spikes=self._loss_spikes,
             skipped_steps=self._skipped_steps,
-            health=self.health_flag,
+            health=self._health_flag,
             **{f"{part}_s": seconds for part, seconds in self._seconds.items()},
             peak_memory_bytes=environment.peak_memory_bytes(device),
         )

@@ -183,11 +183,13 @@ class Muon(torch.optim.Optimizer):
 def _portions(params: Sequence[nn.Parameter]) -> Iterator[tuple[nn.Parameter, ...]]:
     """The parameters in turn, at most STACK_ENTRIES entries at a time: what is made of their gradients stays small."""
     portion: list[nn.Parameter] = []
+    entries = 0
     for param in params:
-        if portion and sum(p.numel() for p in portion) + param.numel() > STACK_ENTRIES:
+        if portion and entries + param.numel() > STACK_ENTRIES:
             yield tuple(portion)
-            portion = []
+            portion, entries = [], 0
         portion.append(param)
+        entries += param.numel()
     if portion:
         yield tuple(portion)
 

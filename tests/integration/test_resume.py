@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from saved_runs import steps_reported, train_until, weights
 
 from analysis.tables import open_store
 from muon_core import checkpoint
@@ -55,60 +56,30 @@ def rows(store: Path, table: str) -> pl.DataFrame:
     return open_store(store).table(table).drop(TIMING, strict=False).sort("seq").collect()
 
 
-def weights(store: Path, config: RunConfig) -> dict[str, torch.Tensor]:
-    ((key, _),) = Folder(store).list(f"checkpoints/{config.run_id}/model/")
-    state = torch.load(io.BytesIO(Folder(store).get(key)), weights_only=True)
-    model: dict[str, torch.Tensor] = state["model"]
-    return model
-
-
 def assert_same_run(a: Path, b: Path, config: RunConfig) -> None:
     for table in SERIES:
         left, right = rows(a, table), rows(b, table)
         assert left.height > 0
         assert left.equals(right), table
-    left_weights, right_weights = weights(a, config), weights(b, config)
+    left_weights, right_weights = weights(Folder(a), config), weights(Folder(b), config)
     assert all(torch.equal(left_weights[name], right_weights[name]) for name in left_weights)
 
 
 Pretrain = Callable[[Path], tuple[int, list[str]]]
 
 
-class Killed(BaseException):
-    """Stands for the death of the process: nothing of the run's own code may answer it."""
-
-
-def train_until(store: Path, config: RunConfig, step: int, *, resume: bool = True) -> None:
-    """Train to `step` and die there, before anything of that step is saved."""
-
-    def die(progress: Progress) -> bool:
-        if progress.step == step:
-            raise Killed
-        return True
-
-    with pytest.raises(Killed):
-        train(config, Folder(store), report=die, resume=resume)
-
-
-def steps_reported(store: Path, config: RunConfig) -> list[int]:
-    """Train to the end; the steps on the way, of which the first tells where the run was taken up."""
-    seen: list[int] = []
-    assert train(config, Folder(store), report=lambda progress: seen.append(progress.step) is None).status == "done"
-    return seen
-
-
 @pytest.mark.parametrize(("died_at", "saved_at"), [(0, 0), (1, 0), (4, 0), (5, 4), (8, 4), (11, 8), (12, 8)])
 def test_a_run_that_died_continues_bitwise(tmp_path: Path, config: RunConfig, died_at: int, saved_at: int) -> None:
-    train_until(tmp_path / "killed", config, died_at)
+    train_until(Folder(tmp_path / "killed"), config, died_at)
     begun = [0] if saved_at == 0 else []  # before the first evaluation
-    assert steps_reported(tmp_path / "killed", config) == [*begun, *range(saved_at, 13)]
+    assert steps_reported(Folder(tmp_path / "killed"), config) == [*begun, *range(saved_at, 13)]
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
 
 
 def test_a_run_that_died_again_and_again_continues_bitwise(tmp_path: Path, config: RunConfig) -> None:
     for step in (5, 7, 10, 3 + 8):
-        train_until(tmp_path / "killed", config, step)
+        train_until(Folder(tmp_path / "killed"), config, step)
     train(config, Folder(tmp_path / "killed"))
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
@@ -119,7 +90,7 @@ def test_a_stopped_run_saves_itself_and_loses_no_step(tmp_path: Path, config: Ru
     rare = config.replace(checkpoint={"every_s": None})
     outcome = train(rare, Folder(tmp_path / "stopped"), report=lambda progress: progress.step < 7)
     assert (outcome.status, outcome.steps) == ("stopped", 7)
-    assert steps_reported(tmp_path / "stopped", rare) == list(range(7, 13))
+    assert steps_reported(Folder(tmp_path / "stopped"), rare) == list(range(7, 13))
     train(rare, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "stopped", tmp_path / "whole", rare)
 
@@ -128,20 +99,22 @@ def test_the_clock_saves_a_run_without_a_step_period(tmp_path: Path, config: Run
     usual = RunConfig().checkpoint
     assert (usual.every_s, usual.every_steps) == (60, None)
     for name, every_s in (("never", None), ("seldom", 3600), ("often", 1e-6)):
-        train_until(tmp_path / name, config.replace(checkpoint={"every_s": every_s}), 6)
+        train_until(Folder(tmp_path / name), config.replace(checkpoint={"every_s": every_s}), 6)
     assert checkpoint.saved(Folder(tmp_path / "never"), config.run_id) == []
     assert checkpoint.saved(Folder(tmp_path / "seldom"), config.run_id) == []
     kept = checkpoint.saved(Folder(tmp_path / "often"), config.run_id)
     assert [(item.name, item.step) for item in kept] == [("latest", 5), ("latest", 4)]
-    assert steps_reported(tmp_path / "often", config) == list(range(5, 13))
+    assert steps_reported(Folder(tmp_path / "often"), config) == list(range(5, 13))
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "often", tmp_path / "whole", config)
 
 
 def test_a_run_begun_again_goes_on_from_its_own_checkpoints(tmp_path: Path, config: RunConfig) -> None:
     train(config, Folder(tmp_path / "again"))
-    train_until(tmp_path / "again", config.replace(checkpoint={"every_steps": 4, "keep_last": 1}), 9, resume=False)
-    assert steps_reported(tmp_path / "again", config) == list(range(8, 13))
+    train_until(
+        Folder(tmp_path / "again"), config.replace(checkpoint={"every_steps": 4, "keep_last": 1}), 9, resume=False
+    )
+    assert steps_reported(Folder(tmp_path / "again"), config) == list(range(8, 13))
     assert set(rows_with_attempt(tmp_path / "again")) == {2, 3}
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "again", tmp_path / "whole", config)
@@ -190,7 +163,7 @@ def test_checkpoints_wait_for_a_store_that_is_away(
 
 def test_resuming_with_other_micro_batches_differs_only_in_rounding(tmp_path: Path, config: RunConfig) -> None:
     plain = config.replace(model=config.model.replace(dropout=0.0))  # dropout is keyed by micro-batch
-    train_until(tmp_path / "moved", plain, 6)
+    train_until(Folder(tmp_path / "moved"), plain, 6)
     moved = train(plain.replace(micro_batches=4), Folder(tmp_path / "moved")).final
     whole = train(plain, None).final
     assert moved is not None
@@ -224,7 +197,7 @@ def objects(store: Path, config: RunConfig) -> dict[str, list[tuple[int, int]]]:
 def test_attempts_that_were_given_up_leave_no_checkpoints(tmp_path: Path, config: RunConfig) -> None:
     train(config, Folder(tmp_path))
     assert objects(tmp_path, config) == {"latest": [(8, 1), (12, 1)], "model": [(12, 1)]}
-    train_until(tmp_path, config, 5, resume=False)
+    train_until(Folder(tmp_path), config, 5, resume=False)
     assert objects(tmp_path, config) == {"latest": [(4, 2)], "model": [(12, 1)]}  # the only weights there are
     train(config, Folder(tmp_path), resume=False)
     train(config, Folder(tmp_path), resume=False)
@@ -232,18 +205,18 @@ def test_attempts_that_were_given_up_leave_no_checkpoints(tmp_path: Path, config
 
 
 def test_torn_checkpoints_go_with_the_first_that_is_written_after_them(tmp_path: Path, config: RunConfig) -> None:
-    train_until(tmp_path, config.replace(checkpoint={"every_steps": 2, "keep_last": 3}), 9)  # at 4, 6 and 8
+    train_until(Folder(tmp_path), config.replace(checkpoint={"every_steps": 2, "keep_last": 3}), 9)  # at 4, 6 and 8
     for item in checkpoint.saved(Folder(tmp_path), config.run_id)[:2]:
         (tmp_path / item.key).write_bytes(b"")
-    train_until(tmp_path, config.replace(checkpoint={"every_steps": 1}), 6)
+    train_until(Folder(tmp_path), config.replace(checkpoint={"every_steps": 1}), 6)
     assert objects(tmp_path, config) == {"latest": [(4, 1), (5, 2)]}
 
 
 def test_a_milestone_of_a_given_up_attempt_stays_until_there_is_another(tmp_path: Path, config: RunConfig) -> None:
     milestones = [config.tokens_per_step * step for step in (3, 7)]
     config = config.replace(checkpoint={"every_steps": 4, "milestones": milestones})
-    train_until(tmp_path, config, 9)
-    train_until(tmp_path, config, 5, resume=False)
+    train_until(Folder(tmp_path), config, 9)
+    train_until(Folder(tmp_path), config, 5, resume=False)
     assert objects(tmp_path, config) == {"latest": [(4, 2)], "step_3": [(3, 2)], "step_7": [(7, 1)]}
     train(config, Folder(tmp_path))
     kept = {"latest": [(8, 3), (12, 3)], "model": [(12, 3)], "step_3": [(3, 2)], "step_7": [(7, 3)]}
@@ -251,8 +224,8 @@ def test_a_milestone_of_a_given_up_attempt_stays_until_there_is_another(tmp_path
 
 
 def test_an_overtaken_attempt_removes_no_checkpoint(tmp_path: Path, config: RunConfig) -> None:
-    train_until(tmp_path, config, 9)
-    train_until(tmp_path, config, 9, resume=False)
+    train_until(Folder(tmp_path), config, 9)
+    train_until(Folder(tmp_path), config, 9, resume=False)
     old, new = sorted(read_attempts(Folder(tmp_path), config.run_id)[config.run_id])
     once = config.replace(checkpoint={"keep_last": 1})
     checkpoint.write(Folder(tmp_path), once, "latest", 10, ResumePoint(old, 30), {})
@@ -273,7 +246,7 @@ class Overtaken(Folder):
     def _at(self, moment: str) -> None:
         if moment == self._moment:
             self._moment = ""
-            train_until(self.root, self._config.replace(checkpoint={"every_steps": 1, "keep_last": 9}), 11)
+            train_until(Folder(self.root), self._config.replace(checkpoint={"every_steps": 1, "keep_last": 9}), 11)
 
     def stat(self, prefix: str) -> list[Listed]:
         found = super().stat(prefix)
@@ -289,7 +262,7 @@ class Overtaken(Folder):
 def test_who_is_overtaken_while_it_prunes_leaves_the_others_checkpoints(
     tmp_path: Path, config: RunConfig, moment: str, left: list[tuple[int, int]]
 ) -> None:
-    train_until(tmp_path, config, 9)  # at 4 and 8
+    train_until(Folder(tmp_path), config, 9)  # at 4 and 8
     (attempt,) = read_attempts(Folder(tmp_path), config.run_id)[config.run_id]
     checkpoint.prune(Overtaken(tmp_path, config, moment), config.run_id, 1, attempt)
     assert objects(tmp_path, config)["latest"] == [*left, (8, 1), (9, 2), (10, 2)]
@@ -310,7 +283,7 @@ class Moving(Folder):
 
 
 def test_a_checkpoint_pruned_while_it_is_read_gives_way_to_the_newer_one(tmp_path: Path, config: RunConfig) -> None:
-    train_until(tmp_path, config, 10)  # at 4 and 8
+    train_until(Folder(tmp_path), config, 10)  # at 4 and 8
     found = checkpoint.newest(Moving(tmp_path), config)
     assert found
     assert found[0].step == 9
@@ -324,7 +297,7 @@ def latest(store: Path, config: RunConfig) -> Path:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, config: RunConfig, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train_until(tmp_path / "killed", config, 10)  # checkpoints at 4 and 8
+    train_until(Folder(tmp_path / "killed"), config, 10)  # checkpoints at 4 and 8
     path = latest(tmp_path / "killed", config)
     data = path.read_bytes()
     middle = len(data) // 2
@@ -335,7 +308,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         "foreign": b"not a checkpoint",
     }[damage]
     path.write_bytes(torn)
-    assert steps_reported(tmp_path / "killed", config)[0] == 4
+    assert steps_reported(Folder(tmp_path / "killed"), config)[0] == 4
     (told,) = [record.message for record in caplog.records if path.name in record.message]
     assert told.endswith(f"is torn or was changed ({len(torn)} bytes); that of step 4 is read instead")
     train(config, Folder(tmp_path / "whole"))
@@ -389,7 +362,7 @@ def replace_newest(store: Path, config: RunConfig, data: bytes) -> None:
 def test_a_checkpoint_that_does_not_belong_is_refused_and_nothing_overwritten(
     tmp_path: Path, config: RunConfig, changes: dict[str, Any], message: str
 ) -> None:
-    train_until(tmp_path, config, 6)
+    train_until(Folder(tmp_path), config, 6)
     rewrite(tmp_path, config, **changes)
     before = {key for key, _ in Folder(tmp_path).list("checkpoints/")}
     with pytest.raises(CheckpointError, match=message):
@@ -413,7 +386,7 @@ def test_an_object_with_the_right_hash_that_holds_no_state_is_refused(
     tmp_path: Path, config: RunConfig, data: bytes
 ) -> None:
     """Any warning beside the error would fail the test."""
-    train_until(tmp_path, config, 6)
+    train_until(Folder(tmp_path), config, 6)
     replace_newest(tmp_path, config, data)
     before = Folder(tmp_path).list("checkpoints/")
     with pytest.raises(CheckpointError, match=r"holds no state of ours|lacks run_id"):
@@ -454,7 +427,7 @@ def pretrain(tmp_path: Path, named: RunConfig) -> Pretrain:
 def test_the_command_ends_with_one_line_for_a_checkpoint_it_must_not_continue(
     tmp_path: Path, named: RunConfig, pretrain: Pretrain, changes: dict[str, Any], message: str
 ) -> None:
-    train_until(tmp_path / "store", named, 6)
+    train_until(Folder(tmp_path / "store"), named, 6)
     rewrite(tmp_path / "store", named, **changes)
     before = {key: Folder(tmp_path / "store").get(key) for key, _ in Folder(tmp_path / "store").list("checkpoints/")}
     code, said = pretrain(tmp_path / "store")
@@ -469,7 +442,7 @@ def test_the_command_ends_with_one_line_for_a_checkpoint_it_must_not_continue(
 def test_the_command_says_that_it_starts_anew_when_the_only_checkpoint_is_torn(
     tmp_path: Path, named: RunConfig, pretrain: Pretrain
 ) -> None:
-    train_until(tmp_path / "store", named, 6)
+    train_until(Folder(tmp_path / "store"), named, 6)
     path = latest(tmp_path / "store", named)
     path.write_bytes(path.read_bytes()[:1000])
     code, said = pretrain(tmp_path / "store")
@@ -538,7 +511,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_
     tmp_path: Path, config: RunConfig
 ) -> None:
     """No file may grow beyond 60 kB, as on a full disk: rows fit, a checkpoint does not."""
-    train_until(tmp_path, config, 6)
+    train_until(Folder(tmp_path), config, 6)
     before = {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")}
     command = [sys.executable, "-c", LIMITED, str(tmp_path), config.model_dump_json()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -547,7 +520,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_
     assert last.endswith("File too large; free space there or choose another store"), done.stderr
     assert {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")} == before
     assert open_store(tmp_path).runs.collect()["status"].to_list() == ["failed"]
-    assert steps_reported(tmp_path, config)[0] == 4
+    assert steps_reported(Folder(tmp_path), config)[0] == 4
 
 
 @pytest.fixture
@@ -569,7 +542,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_ends_the_command_with_one_line_and_spares_what_is_there(
     tmp_path: Path, named: RunConfig, pretrain: Pretrain, small_disk: Path
 ) -> None:
-    train_until(small_disk, named, 6)
+    train_until(Folder(small_disk), named, 6)
     before = {key: Folder(small_disk).get(key) for key, _ in Folder(small_disk).list("checkpoints/")}
     free = shutil.disk_usage(small_disk).free
     (small_disk / "other").write_bytes(bytes(free - latest(small_disk, named).stat().st_size // 2))
@@ -580,6 +553,6 @@ def test_a_full_disk_ends_the_command_with_one_line_and_spares_what_is_there(
     ]
     assert {key: Folder(small_disk).get(key) for key, _ in Folder(small_disk).list("checkpoints/")} == before
     (small_disk / "other").unlink()
-    assert steps_reported(small_disk, named)[0] == 4
+    assert steps_reported(Folder(small_disk), named)[0] == 4
     train(named, Folder(tmp_path / "whole"))
     assert_same_run(small_disk, tmp_path / "whole", named)

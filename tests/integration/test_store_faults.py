@@ -1,12 +1,12 @@
 """Training, compaction and reading through a network that fails a fifth of the requests, and uploads that break off."""
 
-import io
 import random
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from saved_runs import weights
 from servers.fault_proxy import FAULTS, FaultProxy, Upload
 from servers.fixtures import fresh_url
 from servers.s3_servers import S3Server
@@ -17,7 +17,7 @@ from muon_core.compaction import compact
 from muon_core.config import RunConfig
 from muon_core.progress import Progress
 from muon_core.snapshot import list_keys, read_statuses
-from muon_core.storage import Folder, Storage, StoreUnavailable, open_storage, patiently
+from muon_core.storage import Folder, StoreUnavailable, open_storage, patiently
 from muon_core.train import train
 
 PATIENCE_S = 60.0
@@ -39,12 +39,6 @@ def tracked(run_config: RunConfig) -> RunConfig:
     tracking = run_config.tracking.replace(log_every=1, eval_every=2, track_every=2, spectra_every=2, flush_every_s=0.1)
     checkpoint = run_config.checkpoint.replace(every_steps=2, every_s=None)
     return run_config.replace(tracking=tracking, checkpoint=checkpoint)
-
-
-def weights(storage: Storage, config: RunConfig) -> dict[str, torch.Tensor]:
-    [key] = list_keys(storage, f"checkpoints/{config.run_id}/model/")
-    model: dict[str, torch.Tensor] = torch.load(io.BytesIO(storage.get(key)), weights_only=True)["model"]
-    return model
 
 
 def test_a_training_through_a_failing_network_equals_one_in_a_folder(
