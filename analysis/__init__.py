@@ -1,1 +1,1 @@
-from analysis.tables import open_store as open_store
+from analysis.store import open_store as open_store

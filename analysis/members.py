@@ -6,7 +6,7 @@ from collections import Counter
 
 import polars as pl
 
-from analysis.tables import SweepRecord, SweepRun
+from muon_core.store.sweeps import SweepRecord, SweepRun
 from muon_core.tables import STATUSES
 
 MISSING = "missing"

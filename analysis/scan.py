@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from muon_core.layout import Visible
-from muon_core.storage import Storage
+from muon_core.store.keys import Visible
+from muon_core.store.storage import Storage
 from muon_core.tables import Table
 
 _WIDEN = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast")  # what releases before wrote narrower

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from analysis.tables import Store
-from muon_core.snapshot import relisting
+from analysis.store import Store
+from muon_core.store.reader import relisting
 from muon_core.tables import TABLES
 
 READING = ("select", "with", "show")

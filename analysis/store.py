@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from muon_core.store.sweeps import SweepRecord, read_record
 
 # Polars opens as many files at once as it has cores and three: with few cores, a question over many waits for each.
 os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
@@ -15,12 +16,13 @@ os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
 import polars as pl
 import pyarrow as pa
 
-from analysis.damage import damaged_objects
 from analysis.scan import from_arrow, polars_schema, scan_rows
-from muon_core import layout
-from muon_core.cache import cached, local_copies
-from muon_core.layout import Problems
-from muon_core.snapshot import (
+from muon_core.store.cache import cached, local_copies
+from muon_core.store.damage import damaged_objects
+from muon_core.store.keys import Visible, parse_sweeps
+from muon_core.store.lineage import Problems
+from muon_core.store.open import open_storage
+from muon_core.store.reader import (
     check_version,
     list_keys,
     read_attempts,
@@ -29,33 +31,12 @@ from muon_core.snapshot import (
     relisting,
     visible_objects,
 )
-from muon_core.storage import Storage, open_storage
+from muon_core.store.storage import Storage
 from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
 log = logging.getLogger(__name__)
 MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
 """What a sweep adds to the rows of its runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRun:
-    """One run as a sweep lists it; `arm` is shared by the runs of a block that differ only in seed."""
-
-    run_id: str
-    block: str
-    role: str
-    arm: str
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRecord:
-    """What a sweep asked: `metrics` names the primary metric, its goal (min, max) and when (final, best)."""
-
-    name: str
-    question: str
-    spec: dict[str, Any]
-    metrics: dict[str, str]
-    runs: tuple[SweepRun, ...]
 
 
 def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None) -> Store:
@@ -64,7 +45,7 @@ def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None)
     Args:
         skip_damaged: check every object in full before it is read, and leave out those that are damaged and runs
             without one of their records, with a warning that names each. Without it ValueError names what
-            `analysis.damage.damaged_objects` finds: finals and packs on this machine that differ from their digest,
+            `store.damage.damaged_objects` finds: finals and packs on this machine that differ from their digest,
             unless a question scans too many, and objects cut short. Polars reads the rest without comparing anything:
             what it cannot decode is its error, other damage goes unseen. None follows MUON_SKIP_DAMAGED.
     Raises: ValueError if it holds no results, StoreError if it cannot be reached, its scheme is unknown, or a newer
@@ -89,7 +70,7 @@ class _Found(NamedTuple):
     `damaged` holds the size of each object that cannot be read; `passed_over` packs whose rows are read from finals.
     """
 
-    objects: list[layout.Visible]
+    objects: list[Visible]
     here: dict[str, str]
     damaged: dict[str, int]
     passed_over: list[str]
@@ -151,7 +132,7 @@ class Store:
         keys = self._sweeps()
         if name not in keys:
             raise ValueError(f"no sweep {name!r} in {self.storage.url}; it holds: {', '.join(keys) or 'no sweep yet'}")
-        return replace(self, record=_sweep_record(self.storage, name, keys[name]))
+        return replace(self, record=read_record(self.storage, name, keys[name]))
 
     def run(self, run_id: str) -> Store:
         """This store narrowed to one run, which is quicker than a filter on `run_id`; empty if there is no such run."""
@@ -179,7 +160,7 @@ class Store:
 
     def _records(self) -> list[SweepRecord]:
         keys = self._sweeps()
-        return [_sweep_record(self.storage, name, key) for name, key in keys.items()]
+        return [read_record(self.storage, name, key) for name, key in keys.items()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
         found = self._find(table, thorough=self.skip_damaged)
@@ -246,20 +227,10 @@ class Store:
         return {run.run_id for run in self.record.runs}.__contains__
 
     def _sweeps(self) -> dict[str, str]:
-        return layout.parse_sweeps(list_keys(self.storage, "sweeps/"))
+        return parse_sweeps(list_keys(self.storage, "sweeps/"))
 
 
 _MEMBERS = {"run_id": pl.String(), **MEMBERSHIP}
-
-
-def _sweep_record(storage: Storage, name: str, key: str) -> SweepRecord:
-    try:
-        record = json.loads(storage.get(key))
-    except ValueError as error:
-        raise ValueError(f"{storage.uri(key)} is not JSON ({error}); delete it and run the sweep again") from error
-    metrics = {"primary": "val_loss", "goal": "min", "at": "final"} | (record.get("metrics") or {})
-    runs = dict.fromkeys(SweepRun(run["run_id"], run["block"], run["role"], run["arm"]) for run in record["runs"])
-    return SweepRecord(name, record.get("question") or "", record.get("spec") or {}, metrics, tuple(runs))
 
 
 def _sweep_runs(records: list[SweepRecord]) -> pl.LazyFrame:

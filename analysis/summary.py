@@ -14,7 +14,8 @@ from analysis.arms import ArmSummary, summarize_arms
 from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.statistics import Goal, spread_ratio
-from analysis.tables import Store, SweepRecord
+from analysis.store import Store
+from muon_core.store.sweeps import SweepRecord
 
 MAX_SPREAD_RATIO = 3  # at three seeds chance alone exceeds it for one pair of arms in five
 

@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 
-from muon_core import layout
-from muon_core.config import RunConfig
-from muon_core.results import ResumePoint
-from muon_core.snapshot import read_attempts
-from muon_core.storage import Storage, StoreError
+from muon_core.config.run import RunConfig
+from muon_core.store.keys import END, Attempt, parse_checkpoint
+from muon_core.store.lineage import lineage
+from muon_core.store.reader import read_attempts
+from muon_core.store.storage import Storage, StoreError
+from muon_core.store.writer import ResumePoint
 
 SCHEMA = 1  # of what a checkpoint holds
 LATEST, MODEL = "latest", "model"
@@ -81,18 +82,18 @@ def _listed(storage: Storage, run_id: str) -> list[Saved]:
     return [item for key, _ in storage.list(f"checkpoints/{run_id}/") if (item := _saved_as(key))]
 
 
-def _attempts(storage: Storage, run_id: str) -> dict[str, layout.Attempt]:
+def _attempts(storage: Storage, run_id: str) -> dict[str, Attempt]:
     return read_attempts(storage, run_id).get(run_id, {})
 
 
-def _alive(items: Iterable[Saved], attempts: dict[str, layout.Attempt]) -> list[Saved]:
+def _alive(items: Iterable[Saved], attempts: dict[str, Attempt]) -> list[Saved]:
     """Those of `items` on the lineage of the newest of `attempts`, newest first."""
-    ends = {attempt.id: layout.END if bound is None else bound for attempt, bound in layout.lineage(attempts)}
+    ends = {attempt.id: END if bound is None else bound for attempt, bound in lineage(attempts)}
     return sorted((item for item in items if item.seq <= ends.get(item.attempt, -1)), reverse=True)
 
 
 def _saved_as(key: str) -> Saved | None:
-    told = layout.parse_checkpoint(key)
+    told = parse_checkpoint(key)
     return Saved(told.step, told.attempt, told.seq, key, told.name, told.digest) if told else None
 
 

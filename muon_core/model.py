@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muon_core.config import ModelConfig
+from muon_core.config.run import ModelConfig
 from muon_core.seeds import generator
 from muon_core.tables import PROJECTIONS
 

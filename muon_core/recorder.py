@@ -13,17 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from muon_core import environment, layout
-from muon_core.alignment import chance_alignment
-from muon_core.config import RunConfig
+from muon_core import environment
+from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
-from muon_core.layer_metrics import FLAGS, layer_metrics
+from muon_core.metrics.alignment import chance_alignment
+from muon_core.metrics.layers import FLAGS, layer_metrics
+from muon_core.metrics.subspaces import SUBSPACE
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Health, failing
+from muon_core.peaks import Peaks
 from muon_core.progress import Progress
-from muon_core.results import ResumePoint, Row, RunWriter, Superseded, head_point
-from muon_core.storage import Storage
-from muon_core.subspaces import SUBSPACE
+from muon_core.store.keys import ROOT
+from muon_core.store.parquet import Row
+from muon_core.store.storage import Storage
+from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_point
 
 
 def start_record(config: RunConfig, **facts: Any) -> Row:
@@ -46,38 +49,6 @@ def start_record(config: RunConfig, **facts: Any) -> Row:
 
 PROFILE = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint")
 """Parts of a run whose seconds are counted: columns `<part>_s` of the `runs` table."""
-_PEAKS = ("weight_norm", "grad_norm", "weight_norm_peak", "grad_norm_peak")
-
-
-class Peaks:
-    """Norms of the hidden matrices at every step and their running maxima, kept on the device until a row asks."""
-
-    def __init__(self, matrices: list[HiddenMatrix]) -> None:
-        self._parameters = [matrix.parameter for matrix in matrices]
-        zeros = torch.zeros(len(matrices), device=self._parameters[0].device)
-        self.weight_norm, self.grad_norm = zeros.clone(), zeros.clone()
-        self.weight_norm_peak, self.grad_norm_peak = zeros.clone(), zeros.clone()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The norms of the last step and the maxima so far."""
-        return {name: getattr(self, name) for name in _PEAKS}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state`."""
-        for name in _PEAKS:
-            if state[name].shape != self.weight_norm.shape:
-                raise ValueError(f"{name} of {tuple(state[name].shape)} matrices, not {tuple(self.weight_norm.shape)}")
-            setattr(self, name, state[name].to(self.weight_norm.device, copy=True))
-
-    def before_step(self, gradients: list[Tensor]) -> None:
-        """Gradient norms, raw."""
-        self.grad_norm = torch.stack(torch._foreach_norm(gradients)).float()
-        torch.maximum(self.grad_norm_peak, self.grad_norm, out=self.grad_norm_peak)
-
-    def after_step(self) -> None:
-        """Weight norms."""
-        self.weight_norm = torch.stack(torch._foreach_norm([p.detach() for p in self._parameters])).float()
-        torch.maximum(self.weight_norm_peak, self.weight_norm, out=self.weight_norm_peak)
 
 
 def _perplexity(loss: float) -> float:
@@ -117,7 +88,7 @@ class Recorder:
         self._matrices = matrices
         if self._storage:
             start = start_record(self.config, **facts)
-            after = point or ResumePoint(layout.ROOT, 0)
+            after = point or ResumePoint(ROOT, 0)
             self._writer = RunWriter(
                 self._storage, self.config.run_id, start, parent=after.attempt, resume_seq=after.seq
             )

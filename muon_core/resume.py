@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from muon_core import checkpoint, distributed, environment
-from muon_core.config import RunConfig
-from muon_core.results import PATIENCE_S, ResumePoint
-from muon_core.storage import Storage, patiently
+from muon_core.config.run import RunConfig
+from muon_core.store.storage import Storage, patiently
+from muon_core.store.writer import PATIENCE_S, ResumePoint
 
 if TYPE_CHECKING:
     from muon_core.recorder import Recorder
-    from muon_core.train import TrainState
+    from muon_core.state import TrainState
 
 
 class Saver:

@@ -7,29 +7,24 @@ import math
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from muon_core import distributed, environment, seeds
-from muon_core.config import RunConfig
-from muon_core.data import TokenData, load_data
+from muon_core import distributed, seeds
+from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
 from muon_core.gradients import ddp_gradients, tree_gradients
-from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
-from muon_core.optim.build import build_optimizers
-from muon_core.optim.optimizers import Optimizers
+from muon_core.model import HiddenMatrix, next_token_loss
 from muon_core.optim.schedules import lr_multiplier
 from muon_core.optim.sharding import check_replicas
 from muon_core.progress import Progress
-from muon_core.recorder import Peaks, Recorder, start_record
-from muon_core.results import Row, record_failure
+from muon_core.recorder import Recorder, start_record
 from muon_core.resume import Saver, restore
-from muon_core.storage import Storage
+from muon_core.state import TrainState, autocast, prepare, start_facts
+from muon_core.store.storage import Storage
+from muon_core.store.writer import record_failure
 
 
 class Diverged(Exception):
@@ -55,24 +50,6 @@ class Outcome:
     error: str | None = None
 
 
-@dataclass(slots=True)
-class TrainState:
-    """Everything that changes while a run trains, and what it trains on."""
-
-    model: Transformer
-    replica: nn.Module
-    """`model`, or the DDP wrapper around it."""
-    optimizers: Optimizers
-    data: TokenData
-    matrices: list[HiddenMatrix]
-    peaks: Peaks
-    device: torch.device
-    environment: dict[str, Any]
-    """`environment.fingerprint`, and under `resumed_from` what was different in the attempts before."""
-    step: int = 0
-    updates: dict[str, Tensor] = field(default_factory=dict)
-
-
 def train(
     config: RunConfig,
     storage: Storage | None,
@@ -94,7 +71,7 @@ def train(
     try:
         config.check_workers(distributed.world_size())
         state = prepare(config, device or torch.device("cpu"))
-        facts = _facts(config, state)
+        facts = start_facts(config, state)
         point = restore(config, state, recorder, storage) if storage and resume else None
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
         recorder.start(state.matrices, facts, point)
@@ -126,57 +103,6 @@ def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | No
     elif storage is not None:
         time.sleep(2)
         record_failure(storage, config.run_id, start_record(config), text, attempt)
-
-
-def prepare(config: RunConfig, device: torch.device) -> TrainState:
-    """Model, optimizers and data at step 0."""
-    data = load_data(config.data, config.model.vocab_size)
-    model = Transformer(config.model)
-    init_weights(model, config.stream_seed("init"))
-    model.to(device)
-    if config.compile:
-        model.compile()  # in place: parameters keep their names
-    replica: nn.Module = model
-    if distributed.world_size() > 1 and config.reduction == "ddp":
-        replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
-        _settle_buckets(replica, config, device)
-    matrices = hidden_matrices(model)
-    optimizers = build_optimizers(
-        model.named_parameters(),
-        config.optimizer,
-        noise_seed=config.stream_seed("noise"),
-        head_size=config.model.d_model // config.model.num_heads,
-        distribute=config.distribute,
-    )
-    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint())
-
-
-def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:
-    """One backward pass for nothing: DDP lays its buckets out anew after the first, which changes the order of sums.
-
-    Without it a resumed run, whose first step is another one's tenth, would differ from the whole one.
-    """
-    shape = (1, 2)
-    if config.compile:  # which would take a second shape for a sign that more will follow
-        shape = (config.batch_size // max(config.micro_batches, distributed.world_size()), config.data.seq_len + 1)
-    tokens = torch.zeros(shape, dtype=torch.long, device=device)
-    with autocast(config, device):
-        next_token_loss(replica, tokens).backward()  # type: ignore[no-untyped-call]
-    replica.zero_grad()
-
-
-def _facts(config: RunConfig, state: TrainState) -> Row:
-    first_batch = state.data.batch(config.stream_seed("data"), 0, config.batch_size)
-    shared_out = state.optimizers.distribution
-    return {
-        "num_parameters": sum(p.numel() for p in state.model.parameters()),
-        "init_hash": seeds.hash_parameters(state.model),
-        "first_batch_hash": seeds.hash_tokens(first_batch),
-        "data_hash": state.data.data_hash,
-        "world_size": distributed.world_size(),
-        "device": environment.device_name(state.device),
-        "distribution_json": json.dumps(asdict(shared_out)) if shared_out else None,
-    }
 
 
 def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver, report: Report) -> None:
@@ -272,11 +198,6 @@ def _gradients(config: RunConfig, state: TrainState, recorder: Recorder) -> floa
         if config.reduction == "tree":
             return float(tree_gradients(list(state.model.parameters()), micro_loss, num_local))
         return float(ddp_gradients(state.replica, micro_loss, num_local))
-
-
-def autocast(config: RunConfig, device: torch.device) -> Any:
-    """The run's precision for forward passes, a context manager."""
-    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()
 
 
 def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evaluation:

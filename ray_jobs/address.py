@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from muon_core.storage import Folder, Storage
+from muon_core.store.storage import Storage
 
 PROBE_S = 5.0
 
@@ -23,7 +23,7 @@ def check_address(address: str) -> None:
 
 def check_store(storage: Storage, address: str) -> None:
     """Raises ValueError for a folder if `address` is of another machine, which writes to a disk of its own."""
-    if isinstance(storage, Folder) and _parts(address)[0] not in ("auto", "localhost", "127.0.0.1", "::1"):
+    if storage.is_local and _parts(address)[0] not in ("auto", "localhost", "127.0.0.1", "::1"):
         raise unshared(storage)
 
 

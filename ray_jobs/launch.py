@@ -20,12 +20,13 @@ import ray_jobs.ray_settings  # noqa: F401  before ray
 import ray
 from ray import tune
 
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 from muon_core.recorder import start_record
-from muon_core.results import read_statuses, record_failure
-from muon_core.storage import Folder, Storage
+from muon_core.store.reader import read_statuses
+from muon_core.store.storage import Storage
+from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
-from ray_jobs.desk import Desk, RunState
+from ray_jobs.run_queue import Desk, RunState
 from ray_jobs.slots import Slot, worker_environment
 
 LOOPBACK = "127.0.0.1"
@@ -69,7 +70,7 @@ def run_on_ray(
         KeyboardInterrupt after all runs were stopped.
     """
     with _ray(address, resources), _scratch() as scratch:
-        if address and isinstance(storage, Folder) and not shared_folder and not _is_one_machine(resources):
+        if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
         name = f"desk-{os.getpid()}-{os.urandom(4).hex()}"
         desk = ray.remote(num_cpus=0, max_concurrency=1000)(Desk).options(name=name, namespace=name).remote()

@@ -21,13 +21,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from muon_core import distributed
-from muon_core.config import RunConfig as TrainingConfig
+from muon_core.config.run import RunConfig as TrainingConfig
 from muon_core.progress import Progress
 from muon_core.recorder import start_record
-from muon_core.results import record_failure
-from muon_core.storage import open_storage
+from muon_core.store.open import open_storage
+from muon_core.store.writer import record_failure
 from muon_core.train import train
-from ray_jobs.desk import Task
+from ray_jobs.run_queue import Task
 
 REPORT_EVERY_S = 0.5  # a report is a round trip to the desk; the display needs no more
 POLL_S = 2.0  # how often a waiting trial looks after its worker group

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 from search_spaces.expand import PlannedRun
 
 

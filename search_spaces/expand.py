@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from muon_core.config import PRESETS, DataConfig, RunConfig
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import DataConfig, RunConfig
 from search_spaces.cells import Cell, block_cells, check_constants, check_size
 from search_spaces.errors import Problems
 from search_spaces.parameters import FieldPath, build, invalid, locate_corpus

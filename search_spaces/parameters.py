@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from muon_core.config import OPTIMIZERS, Config, DataConfig, RunConfig
+from muon_core.config.base import Config
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import DataConfig, RunConfig
 from search_spaces.errors import SpecError, explain, suggest
 from search_spaces.strict_yaml import YamlError, parse
 
@@ -89,7 +91,7 @@ def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
     """
     if data.corpus == "stdlib":
         return data
-    from muon_core.corpus import corpus_sha256  # only a run with a corpus of its own pays for the import
+    from muon_core.data.corpus import corpus_sha256  # only a run with a corpus of its own pays for the import
 
     path = os.path.abspath(folder / Path(data.corpus).expanduser())
     return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from search_spaces.arm_names import arm_names
 from search_spaces.expand import PlannedRun, expand
-from search_spaces.names import arm_names
 from search_spaces.spec import SweepSpec
 
 Status = Literal["new", "done", "diverged", "failed", "interrupted"]

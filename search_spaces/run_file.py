@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from muon_core.config import OPTIMIZERS, PRESETS, RunConfig
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import RunConfig
 from search_spaces.cells import Given
 from search_spaces.errors import Problems, Source, SpecError, suggest
 from search_spaces.parameters import FieldPath, build, invalid, locate_corpus, resolve

@@ -21,8 +21,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from muon_core.config import OPTIMIZERS, PRESETS, Config
-from muon_core.layout import check_name
+from muon_core.config.base import Config
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.presets import PRESETS
+from muon_core.store.keys import check_name
 from search_spaces.errors import Problems, Source, SpecError, explain, misplaced, suggest
 from search_spaces.parameters import parameters
 from search_spaces.strict_yaml import KeyPath, YamlError, parse

@@ -12,7 +12,7 @@ from servers.fixtures import faults, s3_server, s3_servers, s3_url, storage  # n
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on it, and two suites share the cores
 
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")

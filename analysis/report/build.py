@@ -11,9 +11,9 @@ import polars as pl
 
 from analysis.report.figures import Figure, curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
 from analysis.report.numbers import arms_frame, report_numbers
-from analysis.report.texts import RUN_COLUMNS, definitions, provenance, run_rows
+from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
+from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.tables import Store
 from analysis.verdicts import arm_cells, counts_text, sentence
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers

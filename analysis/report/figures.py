@@ -11,8 +11,8 @@ from analysis.figures.curves import Curves, curves_info, difference_info, draw_c
 from analysis.figures.describe import curves_caption, describe_curves, describe_heatmap, heatmap_caption
 from analysis.figures.heatmap import Heatmap, draw_heatmap, heatmaps_info
 from analysis.figures.svg import to_svg
+from analysis.store import Store
 from analysis.summary import Summary
-from analysis.tables import Store
 
 
 @dataclass(frozen=True, slots=True)

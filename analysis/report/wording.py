@@ -10,8 +10,8 @@ import polars as pl
 
 from analysis import queries
 from analysis.summary import Summary
-from analysis.tables import SweepRecord
 from analysis.verdicts import DASH, seconds_text
+from muon_core.store.sweeps import SweepRecord
 
 Pairs = list[tuple[str, str]]
 

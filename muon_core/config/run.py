@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from muon_core.optim.profiles import (
-    Adjust,
-    Conventions,
-    Decay,
-    Dtype,
-    MomentumKind,
-    Normalization,
-    Orthogonalizer,
-    Products,
-    Profile,
-    ScaleOn,
-    fill,
-)  # fmt: skip
+from muon_core.config.base import Config, short_hash
+from muon_core.config.optimizers import MuonConfig, OptimizerConfig
 
 SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
-
-
-class Config(BaseModel):
-    """Immutable, rejects unknown keys, documents a field by the string below it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with `changes`, validated again (pydantic's `model_copy` would not)."""
-        return type(self).model_validate(dict(self) | changes)
 
 
 class ModelConfig(Config):
@@ -76,221 +53,6 @@ class DataConfig(Config):
     """Share of the files kept for validation, chosen by a stable hash of their relative path, none cut in two."""
     validation_tokens: int = Field(32_768, gt=0)
     """Tokens evaluated at each evaluation, spread evenly over the validation files."""
-
-
-_Beta = Annotated[float, Field(ge=0, lt=1)]
-# A list is how JSON writes a tuple; strict validation after a `before` validator would not know it.
-Betas = Annotated[
-    tuple[_Beta, _Beta], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
-]
-
-
-class _Vectors(Config):
-    """AdamW for what is no hidden matrix (embeddings, norms, biases): the same settings in every arm."""
-
-    embedding_lr: float = Field(0.08, gt=0)
-    """Learning rate of embeddings, norms and other one-dimensional parameters; each arm has its own optimum, and the
-    defaults are those of the tiny preset (docs/tuning.md)."""
-    adam_betas: Betas = (0.9, 0.95)
-    adam_eps: float = Field(1e-10, gt=0)
-    clipping: Literal["none", "adamw_only", "all"] = "none"
-    """Whose gradients are scaled down to `max_grad_norm`: `adamw_only` those AdamW steps, by their own norm; `all`
-    every gradient by the norm of all, under Muon with a warning: it reweights the steps in its momentum."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """L2 norm of the gradients, together, above which `clipping` acts."""
-
-
-class AdamWConfig(_Vectors):
-    """AdamW on the hidden matrices too."""
-
-    name: Literal["adamw"] = "adamw"
-    lr: float = Field(3e-3, gt=0)
-    """Learning rate of the hidden matrices."""
-    embedding_lr: float = Field(0.02, gt=0)
-    """Learning rate of embeddings, norms and other one-dimensional parameters."""
-    weight_decay: float = Field(0.0, ge=0)
-
-
-_LITERAL = {"momentum_kind": "sum", "nesterov": False, "orthogonalizer": "svd", "noise_norm": "as_seed"}
-"""What mode `as_seed` cannot be without, where a config has it."""
-
-
-class MuonConfig(_Vectors):
-    """Muon with the conventions of a named profile, each of which can be set apart."""
-
-    name: Literal["muon"] = "muon"
-    profile: Profile = "torch"
-    """Whose conventions fill in the knobs from `momentum_kind` to `ns_dtype` that are not given; see
-    `muon_core.optim.profiles`."""
-    lr: float = Field(0.02, gt=0)
-    """Learning rate of the hidden matrices."""
-    momentum: float = Field(0.95, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    """Weights shrink by `lr * weight_decay` a step (see `decay`)."""
-    momentum_kind: MomentumKind = "ema"
-    """`ema` B = mu B + (1 - mu) g, or `sum` B = mu B + g."""
-    nesterov: bool = True
-    """Orthogonalize the momentum one step ahead: mu B + (1 - mu) g, or g + mu B under `sum`."""
-    normalization: Normalization = "clamped"
-    """What the Frobenius norm becomes before it divides: `clamped` max(norm, 1e-7), `added` norm + 1e-7, `margin_1`
-    1.01 norm + 1e-7, `margin_2` 1.02 norm + 1e-6."""
-    orthogonalizer: Orthogonalizer = "quintic"
-    """`quintic` five steps of one polynomial, `polar_express` five of different ones, `simple12` twelve that converge,
-    `svd` the polar factor."""
-    products: Products = "fused"
-    """Where an iteration rounds: `fused` multiply-adds, or `plain` products and sums."""
-    adjust: Adjust = "original"
-    """Scale: `original` sqrt(max(1, rows/cols)), `match_rms_adamw` 0.2 sqrt(max(rows, cols)), or `none`."""
-    scale_on: ScaleOn = "lr"
-    """Whether the scale multiplies the learning rate, or the update in its own dtype."""
-    decay: Decay = "decoupled"
-    """`none` allows no `weight_decay`."""
-    ns_dtype: Dtype = "bf16"
-    """Arithmetic of the orthogonalizer but for `svd`, which is always fp32. On a CPU without bf16 products, `fp32` is
-    ten times faster."""
-    attention_blocks: Literal["whole", "merge_qkvo", "per_head"] = "whole"
-    """What is orthogonalized as one: each attention matrix, the four of a layer together, or each head's part."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_profile(cls, fields: Any) -> Any:
-        return fill(fields) if isinstance(fields, dict) else fields
-
-    @model_validator(mode="after")
-    def _decay_is_allowed(self) -> Self:
-        if self.decay == "none" and self.weight_decay:
-            raise ValueError(f"weight_decay {self.weight_decay} under decay none; set decay to decoupled, or remove it")
-        return self
-
-    @model_validator(mode="after")
-    def _svd_is_fp32(self) -> Self:
-        if self.orthogonalizer == "svd" and self.ns_dtype != "fp32":
-            raise ValueError(f"ns_dtype {self.ns_dtype} under orthogonalizer svd, which is fp32 only; set it to fp32")
-        return self
-
-    @model_validator(mode="after")
-    def _as_seed_is_literal(self) -> Self:
-        for name, value in _LITERAL.items() if getattr(self, "mode", None) == "as_seed" else ():
-            if (found := getattr(self, name, value)) != value:
-                raise ValueError(
-                    f"{name} {found} under mode as_seed, which has {value}; remove what sets it, or the mode"
-                )
-        return self
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with `changes`; a new profile or mode brings all its conventions that are not changed along."""
-        fields = dict(self)
-        if not changes.keys().isdisjoint(("profile", "mode")):
-            derived = {"profile", "noise_norm", "rank_threshold", *Conventions.__slots__}
-            fields = {name: value for name, value in fields.items() if name not in derived}
-        return type(self).model_validate(fields | changes)
-
-
-class _PerturbedMuon(MuonConfig):
-    """Muon whose orthogonalizer sees a perturbed momentum; the stored one stays clean."""
-
-    alpha: float = Field(0.05, ge=0)
-    """Noise norm as a share of the momentum's norm (see `noise_norm`)."""
-    anneal: Literal["none", "exponential", "linear"] = "none"
-    """`exponential` alpha * 0.993^step, `linear` down over 1,000 steps; both stop at alpha / 10."""
-    rank_threshold: float = Field(1.0, gt=0, le=1)
-    """Noise is added while effective rank / min(rows, cols) of the Nesterov momentum is below it; 1.0: always."""
-    gate_metric: Literal["erank", "nuclear"] = "erank"
-    """Effective rank for the threshold: `erank` exp(entropy of the singular values), or `nuclear`
-    (||M||_* / ||M||_F)^2, which needs no singular values."""
-    noise_norm: Literal["fro", "spectral", "as_seed"] = "fro"
-    """Which norm of the noise equals alpha times the same norm of the momentum; `as_seed`: the draw, times alpha times
-    the gradient's Frobenius norm."""
-    start_step: int = Field(0, ge=0)
-    """First optimizer step with noise; annealing counts from step 0 all the same."""
-
-
-class _NoisyMuon(_PerturbedMuon):
-    """Muon with random noise, well-posed or as first written."""
-
-    mode: Literal["well_posed", "as_seed"] = "well_posed"
-    """`as_seed`: noise and three cubic steps (none under isotropic) are written into a sum momentum, whose polar factor
-    is the update. Defaults then are profile `as_seed`, noise_norm `as_seed` and rank_threshold 0.5."""
-    wide: Literal["transpose", "raise"] = "transpose"
-    """As_seed orthonoise of wide matrices, whose QR has the wrong shape: take the transpose's, or end the run."""
-    on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
-    """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
-    rng: Literal["counter"] = "counter"
-    """Draws are a function of noise seed, parameter name and step."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_as_seed(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and fields.get("mode") == "as_seed":
-            return {"noise_norm": "as_seed", "rank_threshold": 0.5} | fields
-        return fields
-
-    @model_validator(mode="after")
-    def _switches_act(self) -> Self:
-        """One that changes nothing would train the same run twice, under two names."""
-        if self.mode == "well_posed":
-            _refuse_set(self, "mode well_posed", wide="transpose", on_nonfinite="fail")
-        elif isinstance(self, IsotropicConfig):
-            _refuse_set(self, "isotropic, whose draws have any shape", wide="transpose")
-        return self
-
-
-class OrthoNoiseConfig(_NoisyMuon):
-    """Noise is a Haar-distributed (semi-)orthogonal matrix."""
-
-    name: Literal["orthonoise"] = "orthonoise"  # type: ignore[assignment]
-
-
-class IsotropicConfig(_NoisyMuon):
-    """Control: Gaussian noise of the same norm."""
-
-    name: Literal["isotropic"] = "isotropic"  # type: ignore[assignment]
-
-
-class DampedConfig(_PerturbedMuon):
-    """Control without chance: U diag(s / sqrt(s^2 + eps^2)) V', the mean update of the noise arms within a few per cent
-    where a matrix is tall or wide, within 10 to 17 % where it is square."""
-
-    name: Literal["damped"] = "damped"  # type: ignore[assignment]
-
-
-class NolahConfig(MuonConfig):
-    """Muon of a gated gradient; large gradient entries shrink the momentum, and a sigmoid weighs its entries."""
-
-    name: Literal["nolah"] = "nolah"  # type: ignore[assignment]
-    gate: Literal["tanh", "sigmoid", "relu"] = "tanh"
-    """What the gradient g becomes: tanh(g)|g|, sigmoid(g) g, or max(g, 0)."""
-    mode: Literal["well_posed", "as_seed"] = "well_posed"
-    """`well_posed` gates and weighs entries in units of their matrix's root mean square and stores a clean momentum;
-    `as_seed` takes them as they are, stores the shrunken momentum, and uses profile `as_seed`."""
-    on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
-    """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
-
-    @model_validator(mode="after")
-    def _switches_act(self) -> Self:
-        if self.mode == "well_posed":
-            _refuse_set(self, "mode well_posed", on_nonfinite="fail")
-        return self
-
-
-def _refuse_set(config: MuonConfig, where: str, **defaults: str) -> None:
-    for name, default in defaults.items():
-        if (found := getattr(config, name)) != default:
-            raise ValueError(f"{name} {found} changes nothing under {where}; remove it")
-
-
-OptimizerConfig = Annotated[
-    AdamWConfig | MuonConfig | OrthoNoiseConfig | IsotropicConfig | DampedConfig | NolahConfig,
-    Field(discriminator="name"),
-]
-OPTIMIZERS: dict[str, type[_Vectors]] = {
-    "adamw": AdamWConfig,
-    "muon": MuonConfig,
-    "orthonoise": OrthoNoiseConfig,
-    "isotropic": IsotropicConfig,
-    "damped": DampedConfig,
-    "nolah": NolahConfig,
-}
 
 
 class ScheduleConfig(Config):
@@ -461,13 +223,13 @@ class RunConfig(Config):
     @property
     def run_id(self) -> str:
         """Readable and unique to the science: `orthonoise-a0.001-s42-3f9a1c07`."""
-        return f"{self.arm_label}-s{self.seed}-{_short_hash(self.science())}"
+        return f"{self.arm_label}-s{self.seed}-{short_hash(self.science())}"
 
     @property
     def arm_id(self) -> str:
         """The same for runs that differ only in seed: `orthonoise-a0.001-91bc22d0`."""
         science = {key: value for key, value in self.science().items() if key not in ("seed", "seeds")}
-        return f"{self.arm_label}-{_short_hash(science)}"
+        return f"{self.arm_label}-{short_hash(science)}"
 
     @property
     def arm_label(self) -> str:
@@ -484,43 +246,4 @@ class RunConfig(Config):
 _LABELLED = {
     "profile": "", "gate": "", "alpha": "a", "rank_threshold": "rt", "anneal": "", "noise_norm": "",
     "lr": "lr", "embedding_lr": "elr",
-}  # fmt: skip
-
-
-def _short_hash(value: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
-
-
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, shortest floats; raises ValueError on NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-# Partial run configs by name. `tiny` runs on one CPU core; the others are the sizes the comparisons are published at.
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "88m": {
-        "model": {
-            "d_model": 512, "num_layers": 22, "num_heads": 8, "num_kv_heads": 4, "d_ff": 2048, "vocab_size": 49_152
-        },
-        "data": {"seq_len": 2048},
-        "batch_size": 8,
-        "precision": "bf16",
-    },
-    "350m": {
-        "model": {
-            "d_model": 1024, "num_layers": 26, "num_heads": 16, "num_kv_heads": 8, "d_ff": 4096, "vocab_size": 49_152
-        },
-        "data": {"seq_len": 2048},
-        "batch_size": 64,
-        "precision": "bf16",
-    },
-    "1b": {
-        "model": {
-            "d_model": 2048, "num_layers": 20, "num_heads": 16, "num_kv_heads": 4, "d_ff": 8192, "vocab_size": 49_152
-        },
-        "data": {"seq_len": 2048},
-        "batch_size": 128,
-        "precision": "bf16",
-    },
 }  # fmt: skip

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from muon_core.config import DataConfig
+from muon_core.config.run import DataConfig
+from muon_core.data.shards import TRAIN, VALIDATION, num_windows, prepare, read_index, validation_windows
 from muon_core.seeds import stream_key
-from muon_core.shards import TRAIN, VALIDATION, num_windows, prepare, read_index, validation_windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from muon_core.config import canonical_json
-from muon_core.storage import Folder, StoreError
+from muon_core.config.base import canonical_json
+from muon_core.store.folder import Folder
+from muon_core.store.storage import StoreError
 
 END_OF_TEXT = "<|endoftext|>"
 SPLIT_RULE = "validation where the first 8 bytes of sha256('validation:' + path) are below validation_share * 2^64"

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from muon_core.config import DataConfig, canonical_json
-from muon_core.corpus import (
+from muon_core.config.base import canonical_json
+from muon_core.config.run import DataConfig
+from muon_core.data.corpus import (
     END_OF_TEXT,
     SPLIT_RULE,
     Document,
@@ -25,7 +26,8 @@ from muon_core.corpus import (
     documents_sha256,
     is_validation,
 )
-from muon_core.storage import Folder, StoreError
+from muon_core.store.folder import Folder
+from muon_core.store.storage import StoreError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

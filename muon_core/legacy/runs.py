@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from analysis.legacy_lines import FILES, Counts, is_number, read_cells
+from muon_core.legacy.lines import FILES, Counts, is_number, read_cells
 
 METRICS, CONFIG = "metrics.json", "config.yaml"
 INNER_FOLDERS = ("raw", "metrics", "raw_metrics")

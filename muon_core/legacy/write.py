@@ -9,15 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from analysis.integrity import equal_first_losses
-from analysis.legacy import METRICS, Damaged, LegacyRun, canonical, read_run, run_files
-from analysis.legacy_lines import FILES
-from analysis.summary import members_of
-from analysis.tables import Store
-from muon_core import layout
-from muon_core.cache import cached
-from muon_core.results import RunWriter, read_statuses, write_sweep
-from muon_core.storage import Storage
+from muon_core.legacy.lines import FILES
+from muon_core.legacy.runs import METRICS, Damaged, LegacyRun, canonical, read_run, run_files
+from muon_core.store.keys import check_name
+from muon_core.store.reader import read_statuses
+from muon_core.store.storage import Storage
+from muon_core.store.sweeps import read_sweep, write_sweep
+from muon_core.store.writer import RunWriter
 from muon_core.tables import RUNS, TABLES
 
 NO_END = "imported without metrics.json, so how it ended is not known"
@@ -30,7 +28,6 @@ class Imported:
     new: list[LegacyRun] = field(default_factory=list)
     known: list[LegacyRun] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
 
 
 def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
@@ -39,7 +36,7 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
     The optimizer named `baseline` becomes the sweep's baseline.
     Raises ValueError if there is nothing to import, or `sweep` is one that was not imported.
     """
-    layout.check_name(sweep)
+    check_name(sweep)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the one that holds the runs")
     found = run_files(folder)
@@ -61,8 +58,6 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
             statuses[run.run_id] = "done"
     runs = [*done.new, *done.known]
     _write_sweep(storage, sweep, earlier, runs, baseline)
-    view = Store(cached(storage)).sweep(sweep)
-    done.warnings = equal_first_losses(members_of(view), view.val)
     return done
 
 
@@ -136,11 +131,9 @@ def _number(value: Any) -> float | None:
 
 def _earlier(storage: Storage, sweep: str) -> list[dict[str, str]]:
     """The runs that `sweep` lists already. Raises ValueError if it was not imported."""
-    store = Store(storage)
-    if sweep not in store.sweep_names():
+    record = read_sweep(storage, sweep)
+    if record is None:
         return []
-    record = store.sweep(sweep).record
-    assert record is not None
     if not record.spec.get("imported"):
         raise ValueError(f"{storage.url} has a sweep {sweep!r} that was not imported; choose another with --name")
     return [{"run_id": run.run_id, "block": run.block, "role": run.role, "arm": run.arm} for run in record.runs]

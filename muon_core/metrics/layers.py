@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from muon_core.alignment import ILL_POSED, alignment, energy_share
-from muon_core.spectral import METRICS, roots
-from muon_core.subspaces import SUBSPACE, Leading, decompose, gram_matrices, leading, top_eigenvectors
+from muon_core.metrics.alignment import ILL_POSED, alignment, energy_share
+from muon_core.metrics.spectrum import METRICS, roots
+from muon_core.metrics.subspaces import SUBSPACE, Leading, decompose, gram_matrices, leading, top_eigenvectors
 
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**30}
 """Of float64 copies that are worked on at a time: a CPU wants them near its cache, a GPU many at once, and neither a

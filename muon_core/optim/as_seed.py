@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from muon_core.metrics.spectrum import singular_values
 from muon_core.optim.perturb import Gate, draw, gradient_norms
-from muon_core.spectral import singular_values
 
 SIGN_FLIP, DIVERGENCE = 3**0.5, 5**0.5
 """Singular values above which a cubic step may flip the sign, or goes to infinity."""

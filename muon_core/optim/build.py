@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from muon_core.config import (
+from muon_core.config.optimizers import (
     AdamWConfig,
     DampedConfig,
     IsotropicConfig,
@@ -20,7 +20,7 @@ from muon_core.config import (
     NolahConfig,
     OptimizerConfig,
     OrthoNoiseConfig,
-)  # fmt: skip
+)
 from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
 from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
 from muon_core.optim.damped import Damped, top_block

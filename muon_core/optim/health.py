@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muon_core import distributed
+from muon_core.metrics.spectrum import effective_rank, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import Block
-from muon_core.spectral import effective_rank, singular_values
 
 Health = dict[str, dict[str, float | None]]
 """Parameter name -> column of the `health` table -> value, None where there is none."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from muon_core.metrics.spectrum import singular_values
 from muon_core.optim.as_seed import OVERFLOWED, raise_if_not_finite
 from muon_core.optim.momentum import Momentum
-from muon_core.spectral import singular_values
 
 Unit = Callable[[Tensor], Tensor]
 

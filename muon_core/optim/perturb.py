@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from muon_core.metrics.spectrum import momentum_effective_rank, singular_values
 from muon_core.optim.newton_schulz import POLAR_EXPRESS, Coefficients, newton_schulz
 from muon_core.seeds import generator
-from muon_core.spectral import momentum_effective_rank, singular_values
 
 Perturb = Callable[[Tensor, Sequence[str], int, Sequence[Tensor]], Tensor]
 """(momentum `(k, rows, cols)` fp32, never modified; the k matrices' names; optimizer step from 0; their gradients) ->

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muon_core.config import ScheduleConfig
+from muon_core.config.run import ScheduleConfig
 
 
 def lr_multiplier(schedule: ScheduleConfig, step: int, steps: int) -> float:

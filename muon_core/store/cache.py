@@ -2,7 +2,7 @@
 
 Objects never change under their name, so no copy is ever out of date. A copy proves itself by the digest in its name
 or, where that has none, by one written before its content: that is compared when an object is fetched, and whenever
-`get` answers with its copy. Copies that `local_copies` hands out to be scanned are compared by `analysis.damage`, up to
+`get` answers with its copy. Copies that `local_copies` hands out to be scanned are compared by `store.damage`, up to
 its bound. Writers and compaction read the store itself.
 """
 
@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from muon_core.layout import digest_in
-from muon_core.parquet import DIGEST_LENGTH, digest
-from muon_core.storage import Listed, Storage, StoreError
+from muon_core.store.keys import digest_in
+from muon_core.store.parquet import DIGEST_LENGTH, digest
+from muon_core.store.storage import Listed, Storage, StoreError
 
 MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache off
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
@@ -37,12 +37,13 @@ class Copies(NamedTuple):
 
 def cached(storage: Storage) -> Storage:
     """`storage` with a cache before it if it is remote. Raises StoreError if MUON_CACHE_BYTES is no number."""
-    place = getattr(storage, "place", None)
     text = os.environ.get("MUON_CACHE_BYTES") or str(MAX_BYTES)
     if not text.isdecimal():
         raise StoreError(f"MUON_CACHE_BYTES is {text!r}; give whole bytes, such as {MAX_BYTES}, or 0 for no cache")
     limit = int(text)
-    return storage if place is None or limit == 0 else Cached(storage, cache_folder(place), limit)
+    if storage.is_local or limit == 0 or isinstance(storage, Cached):
+        return storage
+    return Cached(storage, cache_folder(storage.place), limit)
 
 
 def cache_folder(place: str) -> Path:
@@ -55,7 +56,7 @@ class Cached:
     """A storage whose immutable objects are read from a folder once they were fetched."""
 
     def __init__(self, storage: Storage, folder: Path, max_bytes: int) -> None:
-        self.url = storage.url
+        self.url, self.place, self.is_local = storage.url, storage.place, storage.is_local
         self._storage, self._folder, self._max_bytes = storage, folder, max_bytes
 
     def put(self, key: str, data: bytes | memoryview) -> None:
@@ -80,6 +81,9 @@ class Cached:
 
     def delete(self, keys: Iterable[str]) -> None:
         self._storage.delete(keys)
+
+    def remove_leftovers(self, older_than_s: float) -> None:
+        self._storage.remove_leftovers(older_than_s)
 
     def uri(self, key: str) -> str:
         return self._storage.uri(key)

@@ -7,19 +7,15 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from muon_core import layout
-from muon_core.layout import Attempt, Visible
-from muon_core.parquet import decode_named, encode, same_rows
-from muon_core.snapshot import fit, list_keys, read_attempts, read_rows
-from muon_core.storage import Listed, Storage, StoreError
+from muon_core.store.final import is_final
+from muon_core.store.keys import END, Attempt, Visible, live_key, parse_checkpoint, parse_finals, parse_live
+from muon_core.store.lineage import covers, lineage, visible
+from muon_core.store.parquet import decode_named, encode, same_rows
+from muon_core.store.reader import fit, list_keys, read_attempts, read_rows
+from muon_core.store.storage import Listed, Storage, StoreError
 from muon_core.tables import RUNS, SERIES, Table
 
 Attempts = dict[str, Attempt]
-
-
-def is_final(items: list[Visible], head: str) -> bool:
-    """Whether a final of attempt `head` alone makes up these rows."""
-    return len(items) == 1 and items[0].final and items[0].attempt == head
 
 
 def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float) -> list[Listed]:
@@ -45,7 +41,7 @@ def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float)
             rows.keep_tails()
     old = [item for rows in tables for item in rows.replaced(branches=branches)]
     if branches:
-        alive = {attempt.id for attempt, _ in layout.lineage(attempts)}
+        alive = {attempt.id for attempt, _ in lineage(attempts)}
         dead = [attempt.key for attempt in attempts.values() if attempt.id not in alive]
         if dead and read_attempts(storage, head.run).get(head.run) != attempts:
             return []  # one began meanwhile, perhaps from such a branch
@@ -56,10 +52,10 @@ def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float)
 
 def _nobody_resumes_a_branch(storage: Storage, attempts: Attempts) -> bool:
     """Whether every checkpoint of the run continues rows that its head still shows."""
-    chain = layout.lineage(attempts)
-    shown = {attempt.id: layout.END if bound is None else bound for attempt, bound in chain}
+    chain = lineage(attempts)
+    shown = {attempt.id: END if bound is None else bound for attempt, bound in chain}
     for key in list_keys(storage, f"checkpoints/{chain[0][0].run}/"):
-        point = layout.parse_checkpoint(key)
+        point = parse_checkpoint(key)
         if point and point.seq > shown.get(point.attempt, -1):
             return False
         if not point and not key.endswith("/config.json"):
@@ -77,10 +73,10 @@ class _Rows:
         self._storage, self._attempts, self._table, self._before = storage, attempts, table, before
         self._head = max(attempts.values())
         self._list()
-        shown = layout.visible([attempt.key for attempt in attempts.values()], self._listed, table.name)
+        shown = visible([attempt.key for attempt in attempts.values()], self._listed, table.name)
         alone = is_final(shown, self._head.id) and self._listed[shown[0].key].modified <= before
         self._final = shown[0] if alone else None
-        self._cover = layout.covers(shown[0], attempts) if alone else {}
+        self._cover = covers(shown[0], attempts) if alone else {}
         self.settled = alone or not shown
 
     def _list(self) -> None:
@@ -116,8 +112,8 @@ class _Rows:
     def _others(self) -> list[Visible]:
         """All objects but the final, of attempts up to the head."""
         name = self._table.name
-        live = [many for by_attempt in layout.parse_live(self._listed, name).values() for many in by_attempt.values()]
-        objects = [item for many in (*live, *layout.parse_finals(self._listed, name).values()) for item in many]
+        live = [many for by_attempt in parse_live(self._listed, name).values() for many in by_attempt.values()]
+        objects = [item for many in (*live, *parse_finals(self._listed, name).values()) for item in many]
         own = self._final.key if self._final else ""
         return [item for item in objects if item.key != own and item.attempt <= self._head.id]
 
@@ -127,15 +123,15 @@ class _Rows:
     def _is_older(self, item: Visible) -> bool:
         """Whether this is a final that went its own way from some point of the newest lineage on."""
         own_way = item.hi > self._cover.get(item.attempt, 0)
-        return item.final and own_way and bool(layout.covers(item, self._attempts))
+        return item.final and own_way and bool(covers(item, self._attempts))
 
     def _tails(self, old: Visible) -> dict[str, range]:
         """Where rows of `old` that the final has not belong, and their seqs."""
         tails = {}
-        for id_, end in layout.covers(old, self._attempts).items():
+        for id_, end in covers(old, self._attempts).items():
             start = max(self._attempts[id_].resume_seq, self._cover.get(id_, 0))
             if start < end:
-                tails[layout.live_key(self._table.name, old.run, id_, start, end)] = range(start, end)
+                tails[live_key(self._table.name, old.run, id_, start, end)] = range(start, end)
         return tails
 
     def _has_settled_tails(self, old: Visible) -> bool:
@@ -166,6 +162,6 @@ class _Rows:
             rows = rows.filter((pc.field("seq") < tail.start) | (pc.field("seq") >= tail.stop))
         return rows
 
-    def _read(self, item: Visible, seqs: range = range(layout.END)) -> pa.Table:
+    def _read(self, item: Visible, seqs: range = range(END)) -> pa.Table:
         cut = replace(item, start=seqs.start, bound=seqs.stop)
         return read_rows(self._storage, [cut], self._table, lossless=True)

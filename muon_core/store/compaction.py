@@ -12,25 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from muon_core import layout
-from muon_core.cleaning import clean_run, is_final
-from muon_core.layout import Attempt, Problems
-from muon_core.packs import repack
-from muon_core.parquet import digest, encode, sort_for_reading
-from muon_core.snapshot import (
+from muon_core.store.cleaning import clean_run
+from muon_core.store.final import finalize
+from muon_core.store.keys import Attempt, parse_ends, parse_finals, parse_live
+from muon_core.store.lineage import BrokenLineage, Problems, lineage
+from muon_core.store.packs import repack
+from muon_core.store.reader import (
     list_keys,
-    list_series_keys,
     mark_version,
     read_attempts,
     read_ends,
-    read_rows,
     relisting,
 )
-from muon_core.storage import Listed, Storage, StoreError, store_time
-from muon_core.tables import RUNS, SERIES, Table
+from muon_core.store.storage import Listed, Storage, StoreError, store_time
+from muon_core.tables import RUNS, SERIES
 
 READER_GRACE_S = 600.0  # an object stays this long after another took its place
 FINISHED = ("done", "diverged")  # nobody goes on with such a run
@@ -70,7 +65,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     before = store_time(storage) - grace_s if grace_s > 0 else math.inf
     num_rows = {
         run: end.hi
-        for (run, attempt), end in layout.parse_ends(list_keys(storage, f"final/table={RUNS.name}/")).items()
+        for (run, attempt), end in parse_ends(list_keys(storage, f"final/table={RUNS.name}/")).items()
         if statuses.get(run) in FINISHED and attempt == heads[run].id
     }
     for run in sorted(_untidy_runs(storage, attempts, num_rows) & statuses.keys()):
@@ -78,7 +73,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
         try:
             done.finals += relisting(partial(finalize, storage, run, num_rows=num_rows.get(run), head=head.id))
             done.count_removed(relisting(partial(clean_run, storage, head, finished=finished, before=before)))
-        except (StoreError, layout.BrokenLineage) as error:
+        except (StoreError, BrokenLineage) as error:
             done.problems[run] = str(error)
     for table in (*SERIES.values(), RUNS):
         try:
@@ -102,8 +97,8 @@ def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], num_
     untidy = {run for run in num_rows if len(attempts[run]) > 1 and _has_branches(attempts[run])}
     found: set[str] = set()
     for table in SERIES:
-        untidy |= layout.parse_live(keys, table).keys()
-        for run, finals in layout.parse_finals(keys, table).items():
+        untidy |= parse_live(keys, table).keys()
+        for run, finals in parse_finals(keys, table).items():
             found.add(run)
             if len(finals) > 1 or finals[0].attempt != max(attempts.get(run, ()), default=""):
                 untidy.add(run)
@@ -112,48 +107,6 @@ def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], num_
 
 def _has_branches(attempts: dict[str, Attempt]) -> bool:
     try:
-        return len(layout.lineage(attempts)) < len(attempts)
-    except layout.BrokenLineage:
+        return len(lineage(attempts)) < len(attempts)
+    except BrokenLineage:
         return True  # and is told of when its objects are looked at
-
-
-def finalize(storage: Storage, run_id: str, *, num_rows: int | None = None, head: str | None = None) -> int:
-    """Write the run's rows once more, sorted for reading: one `final` object a table. Returns how many are new.
-
-    Args:
-        num_rows: how many rows the run wrote to all tables; StoreError is raised unless each is there once.
-        head: the attempt that `num_rows` is known of; nothing is written if it is no longer the newest.
-    """
-    attempt_keys = list_keys(storage, f"attempts/{run_id}/")
-    newest = max(layout.parse_attempts(attempt_keys)[run_id])
-    if head not in (None, newest):
-        return 0
-    data_keys = list_series_keys(storage, run_id)
-    objects = {table.name: layout.visible(attempt_keys, data_keys, table.name) for table in SERIES.values()}
-    todo = [name for name, items in objects.items() if items and not is_final(items, newest)]
-    if not todo and (any(objects.values()) or not num_rows):
-        return 0
-    names = todo if num_rows is None else objects
-    rows = {name: read_rows(storage, objects[name], SERIES[name], lossless=True) for name in names}
-    if num_rows is not None:
-        _check_complete(run_id, storage.url, rows, num_rows)
-    for name in todo:
-        _write_final(storage, SERIES[name], run_id, newest, max(item.end for item in objects[name]), rows[name])
-    return len(todo)
-
-
-def _check_complete(run: str, url: str, rows: dict[str, pa.Table], num_rows: int) -> None:
-    """Each number below `num_rows` must have come up once: `seq` counts over all tables together."""
-    seqs = pa.chunked_array([chunk for table in rows.values() for chunk in table["seq"].chunks], pa.int64())
-    distinct = pc.count_distinct(seqs).as_py()
-    if not len(seqs) == distinct == num_rows:
-        raise StoreError(
-            f"run {run}: {num_rows - distinct} of its {num_rows} rows are missing from {url} and "
-            f"{len(seqs) - distinct} are double; restore live/ from a backup, or run it again"
-        )
-
-
-def _write_final(storage: Storage, table: Table, run: str, head: str, hi: int, rows: pa.Table) -> None:
-    """Two processes, perhaps with different encoders, may write twins: every reader takes the same of them."""
-    data = encode(sort_for_reading(rows, table), table, final=True)
-    storage.put(layout.final_key(table.name, run, head, hi, digest(data)), data)

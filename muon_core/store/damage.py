@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from muon_core.cache import Copies
-from muon_core.layout import digest_in
-from muon_core.parquet import MAGIC, Damaged, check, check_ends, decode_named
-from muon_core.storage import Storage, StoreError
+from muon_core.store.cache import Copies
+from muon_core.store.keys import digest_in
+from muon_core.store.parquet import MAGIC, Damaged, check, check_ends, decode_named
+from muon_core.store.storage import Storage, StoreError
 
 CONCURRENCY = 8  # objects in memory at once
 CHECKED_BYTES = 64 << 20  # of files new to this process, which a question may read ahead of Polars, in about 0.1 s

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from muon_core import layout
-from muon_core.layout import Member, Pack, Problems
-from muon_core.parquet import PACK_ROW_GROUP, digest, encode, sort_for_reading
-from muon_core.snapshot import get_pack, list_keys, read_attempts, read_ends, read_packs, read_rows
-from muon_core.storage import Listed, Storage
+from muon_core.store.keys import Member, Pack, Visible, pack_key, parse_ends
+from muon_core.store.lineage import Problems, rank, visible
+from muon_core.store.parquet import PACK_ROW_GROUP, digest, encode, sort_for_reading
+from muon_core.store.reader import get_pack, list_keys, read_attempts, read_ends, read_packs, read_rows
+from muon_core.store.storage import Listed, Storage
 from muon_core.tables import RUNS, Table
 
 PACK_BELOW = 1 << 20  # bytes: a larger final reads well alone, and copying it would double the store
@@ -54,7 +54,7 @@ def _redundant(packs: dict[str, Pack], listed: dict[str, Listed], finals: Finals
     seen: set[Member] = set()
     settled = True
     old: list[Listed] = []
-    for pack in sorted(whole.values(), key=layout.rank, reverse=True):
+    for pack in sorted(whole.values(), key=rank, reverse=True):
         useful = finals.keys() & set(pack.members)
         if useful - seen:
             seen |= useful
@@ -71,12 +71,12 @@ def _current_finals(storage: Storage, table: Table, problems: Problems) -> Final
     heads = {run: max(tries) for run, tries in attempts.items()}
     if table is RUNS:
         sizes = dict(storage.list(f"final/table={RUNS.name}/"))
-        ends = [end for end in layout.parse_ends(sizes).values() if end.attempt == heads.get(end.run)]
+        ends = [end for end in parse_ends(sizes).values() if end.attempt == heads.get(end.run)]
         return {Member(end.run, end.attempt, end.hi): sizes[end.key] for end in ends}
     sizes = dict(storage.list(f"live/table={table.name}/")) | dict(storage.list(f"final/table={table.name}/"))
     records = [attempt.key for tries in attempts.values() for attempt in tries.values()]
-    objects: dict[str, list[layout.Visible]] = {}
-    for item in layout.visible(records, sizes, table.name, problems=problems):
+    objects: dict[str, list[Visible]] = {}
+    for item in visible(records, sizes, table.name, problems=problems):
         objects.setdefault(item.run, []).append(item)
     return {
         Member(run, item.attempt, item.hi): sizes[item.key]
@@ -109,7 +109,7 @@ def _write(storage: Storage, table: Table, group: list[Member], packs: list[Pack
     members = tuple(member for member in group if member.run not in found)
     rows = sort_for_reading(rows.filter(pc.field("run_id").isin([member.run for member in members])), table)
     data = encode(rows, table, final=True, row_group=PACK_ROW_GROUP)
-    pack = Pack(layout.pack_key(table.name, digest(data)), members)
+    pack = Pack(pack_key(table.name, digest(data)), members)
     if len(members) < 2 or pack in packs:
         return None
     storage.put(pack.key, data)
@@ -124,4 +124,4 @@ def _rows(storage: Storage, table: Table, group: list[Member], packs: list[Pack]
         return read_ends(storage, (attempts[run][id_] for run, id_, _ in group), problems)
     keys = list_keys(storage, f"final/table={table.name}/")
     records = [attempt.key for run, *_ in group for attempt in attempts[run].values()]
-    return read_rows(storage, layout.visible(records, keys, table.name, packs), table, lossless=True, problems=problems)
+    return read_rows(storage, visible(records, keys, table.name, packs), table, lossless=True, problems=problems)

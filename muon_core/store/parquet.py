@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from muon_core.layout import digest_in
-from muon_core.storage import StoreError
+from muon_core.store.keys import digest_in
+from muon_core.store.storage import StoreError
 from muon_core.tables import SCHEMA_VERSION, Table
 
 SERIES_ROW_GROUP = 5_280  # rows: one layer and projection of a long run reads 4x faster than from one group

@@ -12,10 +12,20 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from muon_core import layout
-from muon_core.layout import Problems
-from muon_core.parquet import decode_named, digest, newer_schema
-from muon_core.storage import Storage, StoreError
+from muon_core.store.keys import (
+    Attempt,
+    Member,
+    Pack,
+    Visible,
+    parse_attempts,
+    parse_ends,
+    parse_manifests,
+    parse_version,
+    version_key,
+)
+from muon_core.store.lineage import Problems, rank, visible
+from muon_core.store.parquet import decode_named, digest, newer_schema
+from muon_core.store.storage import Storage, StoreError
 from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
 
 log = logging.getLogger(__name__)
@@ -48,9 +58,9 @@ def list_series_keys(storage: Storage, run: str) -> list[str]:
 def check_version(storage: Storage) -> bool:
     """Whether the store is marked with this release's schema; raises StoreError if a newer one marked it.
 
-    Objects have a mark of their own, which is seen where they are decoded or checked (`muon_core.parquet.check`).
+    Objects have a mark of their own, which is seen where they are decoded or checked (`muon_core.store.parquet.check`).
     """
-    versions = [layout.parse_version(key) for key in list_keys(storage, "schema/")]
+    versions = [parse_version(key) for key in list_keys(storage, "schema/")]
     newest = max((version for version in versions if version is not None), default=0)
     if newest > SCHEMA_VERSION:
         raise newer_schema(storage.url, newest)
@@ -60,33 +70,33 @@ def check_version(storage: Storage) -> bool:
 def mark_version(storage: Storage) -> None:
     """Mark the store with the schema of this release, before it writes there. Raises StoreError as `check_version`."""
     if not check_version(storage):
-        storage.put(layout.version_key(SCHEMA_VERSION), b"{}")
+        storage.put(version_key(SCHEMA_VERSION), b"{}")
 
 
-def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[str, layout.Attempt]]:
+def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[str, Attempt]]:
     """Start records of one run, or of all, as run -> id -> Attempt."""
-    return layout.parse_attempts(list_keys(storage, f"attempts/{run}/" if run else "attempts/"))
+    return parse_attempts(list_keys(storage, f"attempts/{run}/" if run else "attempts/"))
 
 
-def read_packs(storage: Storage, table: str, sizes: Mapping[str, int] | None = None) -> list[layout.Pack]:
+def read_packs(storage: Storage, table: str, sizes: Mapping[str, int] | None = None) -> list[Pack]:
     """The packs of `table` that are as long as their manifests say; `sizes` are those below packs/, if known already.
 
     The others are passed over, for a pack only repeats finals; so is one that is taken away meanwhile.
     """
     sizes = dict(storage.list(f"packs/table={table}/")) if sizes is None else sizes
     packs = []
-    for key in layout.parse_manifests(sizes):
+    for key in parse_manifests(sizes):
         pack_key = f"{key.removesuffix('.json')}.parquet"
         try:
             manifest = json.loads(storage.get(key))
-            members, size = tuple(layout.Member(*member) for member in manifest["members"]), manifest["bytes"]
+            members, size = tuple(Member(*member) for member in manifest["members"]), manifest["bytes"]
         except FileNotFoundError:
             continue
         except (ValueError, TypeError, KeyError) as error:
             log.warning("passed over: %s is damaged (%r); muon compact replaces it", storage.uri(key), error)
             continue
         if sizes.get(pack_key) == size:
-            packs.append(layout.Pack(pack_key, members))
+            packs.append(Pack(pack_key, members))
         elif pack_key in sizes:
             log.warning(DAMAGED_PACK, storage.uri(pack_key))
     return packs
@@ -98,7 +108,7 @@ def visible_objects(
     run: str | None = None,
     problems: Problems | None = None,
     without: Collection[str] = (),
-) -> tuple[list[layout.Visible], dict[str, int]]:
+) -> tuple[list[Visible], dict[str, int]]:
     """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object.
 
     Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in.
@@ -109,12 +119,12 @@ def visible_objects(
     sizes = dict(storage.list(f"live/table={table}/{below}")) | dict(storage.list(f"final/table={table}/{below}"))
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))
     packs = [pack for pack in read_packs(storage, table, packed) if pack.key not in without]
-    return layout.visible(attempts, list(sizes), table, packs, problems), sizes | packed
+    return visible(attempts, list(sizes), table, packs, problems), sizes | packed
 
 
 def read_rows(
     storage: Storage,
-    objects: Collection[layout.Visible],
+    objects: Collection[Visible],
     table: Table,
     *,
     lossless: bool = False,
@@ -126,7 +136,7 @@ def read_rows(
     release does not know or, of one run, with another's rows; unless there are `problems` to record it in, which leaves
     the object out.
     """
-    groups: dict[str, list[layout.Visible]] = {}
+    groups: dict[str, list[Visible]] = {}
     for item in objects:
         groups.setdefault(item.key, []).append(item)
     parts = [table.schema.empty_table()]
@@ -144,7 +154,7 @@ def read_rows(
     return pa.concat_tables(parts)
 
 
-def _check_lossless(rows: pa.Table, items: list[layout.Visible], table: Table, uri: str) -> None:
+def _check_lossless(rows: pa.Table, items: list[Visible], table: Table, uri: str) -> None:
     if unknown := set(rows.column_names) - set(table.columns):
         names = ", ".join(sorted(unknown))
         raise StoreError(f"{uri} has columns of a newer release ({names}); update before compacting")
@@ -152,7 +162,7 @@ def _check_lossless(rows: pa.Table, items: list[layout.Visible], table: Table, u
         raise StoreError(f"{uri} holds rows of another run than its name says; delete it")
 
 
-def _cut(rows: pa.Table, items: list[layout.Visible]) -> list[pa.Table]:
+def _cut(rows: pa.Table, items: list[Visible]) -> list[pa.Table]:
     """The parts of one object's rows that `items` say."""
     whole = [item.run for item in items if item.start == 0 and item.bound is None]
     parts = [rows.filter(pc.field("run_id").isin(whole))] if whole else []
@@ -173,15 +183,15 @@ def fit(rows: pa.Table, table: Table) -> pa.Table:
     return pa.table(columns, names=schema.names).cast(schema)
 
 
-def read_ends(storage: Storage, heads: Iterable[layout.Attempt], problems: Problems | None = None) -> pa.Table:
+def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | None = None) -> pa.Table:
     """End records of those of `heads` that have ended, in the `runs` schema; packed ones are read from their pack.
 
     Raises StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
     """
-    present = layout.parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
+    present = parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
     open_ = {(head.run, head.id) for head in heads}
     parts = [RUNS.schema.empty_table()]
-    for pack in sorted(read_packs(storage, RUNS.name), key=layout.rank, reverse=True):
+    for pack in sorted(read_packs(storage, RUNS.name), key=rank, reverse=True):
         packed = open_ & {(run, attempt) for run, attempt, _ in pack.members}
         if packed and (data := get_pack(storage, pack)) is not None:
             rows = fit(decode_named(data, storage.uri(pack.key)), RUNS)
@@ -191,7 +201,7 @@ def read_ends(storage: Storage, heads: Iterable[layout.Attempt], problems: Probl
     return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
 
 
-def get_pack(storage: Storage, pack: layout.Pack) -> bytes | None:
+def get_pack(storage: Storage, pack: Pack) -> bytes | None:
     """Content of a pack; None if it is damaged or gone, which is no loss: finals hold its rows too."""
     try:
         data = storage.get(pack.key)
@@ -217,14 +227,12 @@ def read_statuses(storage: Storage) -> dict[str, str]:
     return {head.run: statuses.get(head.run, "running") for head in heads}
 
 
-def read_start(storage: Storage, attempt: layout.Attempt) -> dict[str, Any]:
+def read_start(storage: Storage, attempt: Attempt) -> dict[str, Any]:
     """Start record of `attempt` as a row of the `runs` table. Raises StoreError if it is damaged."""
     return read_starts(storage, [attempt])[0]
 
 
-def read_starts(
-    storage: Storage, attempts: list[layout.Attempt], problems: Problems | None = None
-) -> list[dict[str, Any]]:
+def read_starts(storage: Storage, attempts: list[Attempt], problems: Problems | None = None) -> list[dict[str, Any]]:
     """`read_start` of several attempts; with `problems`, damaged ones are recorded there and left out."""
     rows = []
     for attempt, data in zip(attempts, storage.get_many(attempt.key for attempt in attempts), strict=True):
@@ -237,7 +245,7 @@ def read_starts(
     return rows
 
 
-def _start_row(storage: Storage, attempt: layout.Attempt, data: bytes) -> dict[str, Any]:
+def _start_row(storage: Storage, attempt: Attempt, data: bytes) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(data)
         started_at = record.get("started_at")

@@ -1,4 +1,4 @@
-"""Writes a run's rows to the results store as immutable Parquet objects; the names follow `muon_core.layout`."""
+"""Writes a run's rows to the results store as immutable Parquet objects; the names follow `muon_core.store.keys`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from muon_core import layout
-from muon_core.compaction import finalize
-from muon_core.parquet import Row, digest, encode
-from muon_core.snapshot import (
+from muon_core.store.final import finalize
+from muon_core.store.keys import ROOT, Attempt, check_name, final_key, live_key, next_id, parse_ends
+from muon_core.store.lineage import visible
+from muon_core.store.parquet import Row, digest, encode
+from muon_core.store.reader import (
     list_keys,
     list_series_keys,
     mark_version,
     read_attempts,
     read_start,
-    read_statuses,
     relisting,
 )
-from muon_core.storage import Storage, StoreError, StoreUnavailable, patiently
+from muon_core.store.storage import Storage, StoreError, StoreUnavailable, patiently
 from muon_core.tables import RUNS, SERIES
-
-__all__ = ["ResumePoint", "Row", "RunWriter", "Superseded", "read_statuses", "record_failure", "write_sweep"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,18 +79,18 @@ class RunWriter:
         run_id: str,
         start: Row,
         *,
-        parent: str = layout.ROOT,
+        parent: str = ROOT,
         resume_seq: int = 0,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        layout.check_name(run_id)
+        check_name(run_id)
         self._storage, self._patience_s = storage, patience_s
         self._gave_up: str | None = None
         self._ask(lambda: mark_version(storage))
         earlier = self._ask(lambda: read_attempts(storage, run_id)).get(run_id, {})
-        if parent != layout.ROOT:
+        if parent != ROOT:
             self._ask(lambda: _check_resume(storage, run_id, earlier, ResumePoint(parent, resume_seq)))
-        self.attempt = layout.Attempt(layout.next_id([*earlier, parent]), parent, resume_seq, run_id)
+        self.attempt = Attempt(next_id([*earlier, parent]), parent, resume_seq, run_id)
         self.seq = resume_seq
         self._segments: dict[str, _Segment] = {}
         self._pending_values = 0
@@ -217,7 +215,7 @@ class RunWriter:
     def _write(self, table: str, segment: _Segment, hi: int) -> None:
         segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]
         data = encode(segment.parts[0], SERIES[table])
-        key = layout.live_key(table, self.attempt.run, self.attempt.id, segment.lo, hi)
+        key = live_key(table, self.attempt.run, self.attempt.id, segment.lo, hi)
         self._ask(lambda: self._storage.put(key, data))
         if segment.written:
             self._replaced.append((time.monotonic(), segment.written))
@@ -237,38 +235,38 @@ def head_point(storage: Storage, run: str) -> ResumePoint:
     """Where the rows of the run's newest attempt end: an attempt from here on keeps all of them."""
     attempts = read_attempts(storage, run).get(run, {})
     if not attempts:
-        return ResumePoint(layout.ROOT, 0)
+        return ResumePoint(ROOT, 0)
     return ResumePoint(max(attempts), _rows_held(storage, run, attempts.values()))
 
 
-def _check_resume(storage: Storage, run: str, attempts: dict[str, layout.Attempt], point: ResumePoint) -> None:
+def _check_resume(storage: Storage, run: str, attempts: dict[str, Attempt], point: ResumePoint) -> None:
     """Refuse a checkpoint whose rows the store does not hold: going on would leave a hole in the run's tables."""
     where = f"run {run}: its checkpoint continues attempt {point.attempt} at row {point.seq}"
     remedy = "point it to the store that checkpoint was written with, or remove the checkpoint to begin again"
     if point.attempt not in attempts:
         raise StoreError(f"{where}, which {storage.url} does not know; {remedy}")
-    child = layout.Attempt(layout.next_id(attempts), point.attempt, point.seq, run)
+    child = Attempt(next_id(attempts), point.attempt, point.seq, run)
     held = _rows_held(storage, run, [*attempts.values(), child])
     if held < point.seq:
         raise StoreError(f"{where}, but {storage.url} holds its rows up to {held} only; {remedy}")
 
 
-def _rows_held(storage: Storage, run: str, attempts: Iterable[layout.Attempt]) -> int:
+def _rows_held(storage: Storage, run: str, attempts: Iterable[Attempt]) -> int:
     """The first seq of the newest of `attempts` of which the store has no row."""
     keys, data = [attempt.key for attempt in attempts], list_series_keys(storage, run)
-    return max((item.end for table in SERIES for item in layout.visible(keys, data, table)), default=0)
+    return max((item.end for table in SERIES for item in visible(keys, data, table)), default=0)
 
 
-def write_end_record(storage: Storage, attempt: layout.Attempt, row: Row, num_rows: int) -> None:
+def write_end_record(storage: Storage, attempt: Attempt, row: Row, num_rows: int) -> None:
     """Publish how an attempt ended: one row of the `runs` table. The first to say so is believed.
 
     Args:
         num_rows: rows of all tables in the attempt's lineage: later it shows whether any of them was lost.
     """
     keys = list_keys(storage, f"final/table={RUNS.name}/run={attempt.run}/")
-    if (attempt.run, attempt.id) not in layout.parse_ends(keys):
+    if (attempt.run, attempt.id) not in parse_ends(keys):
         data = encode([row | {"attempts": attempt.number}], RUNS, final=True)
-        storage.put(layout.final_key(RUNS.name, attempt.run, attempt.id, num_rows, digest(data)), data)
+        storage.put(final_key(RUNS.name, attempt.run, attempt.id, num_rows, digest(data)), data)
 
 
 def record_failure(storage: Storage, run_id: str, start: Row, error: str, attempt: str | None = None) -> None:
@@ -286,16 +284,3 @@ def record_failure(storage: Storage, run_id: str, start: Row, error: str, attemp
         row = read_start(storage, attempts[attempt]) | {"ended_at": datetime.now(UTC), "status": "failed"}
         held = _rows_held(storage, run_id, attempts.values())
         write_end_record(storage, attempts[attempt], row | {"error": error}, held)
-
-
-def write_sweep(storage: Storage, name: str, record: Row) -> None:
-    """Record what a sweep asks and which runs answer it; a new record only where it differs from the newest."""
-    layout.check_name(name)
-    mark_version(storage)
-    keys = list_keys(storage, f"sweeps/{name}/")
-    data = json.dumps(record | {"sweep": name}, sort_keys=True).encode()
-    newest = layout.parse_sweeps(keys).get(name)
-    if newest and storage.get(newest) == data:
-        return
-    ids = [key.rsplit("/", 1)[1].removesuffix(".json") for key in keys]
-    storage.put(layout.sweep_key(name, layout.next_id(ids)), data)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from muon_core.compaction import READER_GRACE_S, compact
-from muon_core.storage import open_storage
+from muon_core.store.compaction import READER_GRACE_S, compact
+from muon_core.store.open import open_storage
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import store_option
 
@@ -32,7 +32,7 @@ def command(sweep: str | None, grace: float, store: str) -> int:
 
     Exit codes: 0 done; 3 some runs were left as they are, each named with the reason.
     """
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     opened = open_store(store)
     record = opened.sweep(sweep).record if sweep else None

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from muon_core.storage import check_writable, open_storage
+from muon_core.store.open import open_storage
+from muon_core.store.storage import check_writable
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
 
 if TYPE_CHECKING:
-    from analysis.legacy import LegacyRun
+    from muon_core.legacy.runs import LegacyRun
 
 
 @click.command("import")
@@ -32,7 +33,10 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
 
     Exit codes: 0 done; 3 some runs were left out, each named with the reason.
     """
-    from analysis.legacy_import import import_runs
+    from analysis.integrity import equal_first_losses
+    from analysis.store import open_store
+    from analysis.summary import members_of
+    from muon_core.legacy.write import import_runs
 
     root = folder.resolve()
     sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", root.name) or "imported"
@@ -45,7 +49,8 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
     for run in [*done.new, *done.known]:
         for note in _notes(run):
             click.echo(f"{run.folder}: {note}", err=True)
-    for warning in done.warnings:
+    view = open_store(store).sweep(sweep)
+    for warning in equal_first_losses(members_of(view), view.val):
         click.echo(f"warning: {warning}", err=True)
     for place, reason in done.damaged.items():
         click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)

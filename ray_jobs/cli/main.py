@@ -12,9 +12,8 @@ from typing import NoReturn
 
 import click
 
-from muon_core.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreError, StoreUnavailable
 from ray_jobs.cli.options import STORE, Group
-from ray_jobs.cli.reading import explained
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 7 Ray or the store is out of reach
 EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 7, 130
@@ -51,9 +50,13 @@ class _Lazy(Group):
         try:
             return super().invoke(ctx)
         except BaseException as error:
-            if told := explained(error, ctx.meta.get(STORE, "")):
+            if "polars" not in sys.modules:
+                raise
+            from analysis.read_errors import explain
+
+            if explained := explain(error, ctx.meta.get(STORE, "")):
                 # Polars quotes the server's answer, which may name an access key: not even a debug log shows it.
-                raise told from (None if isinstance(error, OSError) else error)
+                raise explained from (None if isinstance(error, OSError) else error)
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 
 import click
 
-from muon_core.config import OPTIMIZERS, RunConfig
-from muon_core.results import read_statuses
-from muon_core.storage import Storage, StoreError, check_writable, open_storage
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import RunConfig
+from muon_core.store.open import open_storage
+from muon_core.store.reader import read_statuses
+from muon_core.store.storage import Storage, StoreError, check_writable
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import last_line, next_command, store_option
-from ray_jobs.cli.run_file import resolve_run
 from search_spaces.parameters import parse_assignment
 from search_spaces.plan import FINISHED
+from search_spaces.run_file import resolve_run
 
 
 @click.command("pretrain")
@@ -121,7 +123,7 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     on_ray = workers > 1 or ngpus > 0
     if on_ray:
         _check_machine(ngpus, workers)
-    from muon_core.shards import prepare  # numpy and the tokenizer take a moment to load
+    from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
 
     click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
     click.echo(f"tokens: corpus {run.data.corpus}, vocabulary {run.model.vocab_size}", err=True)
@@ -140,7 +142,7 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
 
 def _health(storage: Storage, run_id: str) -> str | None:
     """How the momentum of a run that has ended froze or ran away, if it was seen to."""
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     found: list[str | None] = open_store(storage.url).run(run_id).runs.collect()["health"].to_list()
     return found[0] if found else None

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ray_jobs.cli.options import last_line
 from ray_jobs.cli.text import short_count
-from ray_jobs.desk import RunState
+from ray_jobs.run_queue import RunState
 
 HEARTBEAT_S = 60.0
 PANEL_RUNS = 8  # the panel stays below 15 lines

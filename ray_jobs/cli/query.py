@@ -33,7 +33,7 @@ def command(sql: str, as_json: bool, as_csv: bool, sweep: str | None, store: str
     if as_json and as_csv:
         raise click.UsageError("--json and --csv contradict each other; give one of them.")
     from analysis.sql import query
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     opened = open_store(store)
     print_frame(query(opened.sweep(sweep) if sweep else opened, sql), as_json=as_json, as_csv=as_csv)

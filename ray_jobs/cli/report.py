@@ -33,8 +33,8 @@ def command(sweep: str, output: Path, metric: str, store: str) -> int:
 
     Exit codes: 0 done; 2 invalid input; 3 written, but runs that should be independent are not.
     """
+    from analysis.store import open_store
     from analysis.summary import summarize
-    from analysis.tables import open_store
 
     view = open_store(store).sweep(sweep)  # before the import below: altair and the SVG renderer take a second
     from analysis.report.build import write_report

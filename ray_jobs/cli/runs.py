@@ -13,7 +13,7 @@ from ray_jobs.cli.options import Group, json_option, next_command, store_option
 if TYPE_CHECKING:
     import polars as pl
 
-    from analysis.tables import Store
+    from analysis.store import Store
 
 LISTED = ("status", "run_id", "optimizer", "lr", "alpha", "seed", "steps", "final_val_loss", "wall_s")
 PARTS = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint")
@@ -51,7 +51,7 @@ def list_command(where: str | None, sweep: str | None, store: str, as_json: bool
     muon runs ls --sweep demo --where "status <> 'done'"
     muon runs ls --where "alpha > 0.01 AND seed = 42" --json
     """
-    from analysis.tables import open_store
+    from analysis.store import open_store
     from ray_jobs.cli.query import print_frame
 
     opened = open_store(store)
@@ -77,7 +77,7 @@ def show_command(run: str, store: str, as_json: bool) -> None:
     muon runs show muon-s42
     muon runs show muon-s42-3f9a1c07 --json
     """
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     opened = open_store(store)
     row = find_run(opened, run)
@@ -112,7 +112,7 @@ def diff_command(one: str, other: str, store: str, as_json: bool) -> None:
     muon runs diff muon-s42 adamw-s42
     muon runs diff muon-s42 muon-s137 --json
     """
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     opened = open_store(store)
     rows = find_run(opened, one), find_run(opened, other)

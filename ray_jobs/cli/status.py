@@ -13,7 +13,7 @@ from ray_jobs.cli.runs import find_run
 if TYPE_CHECKING:
     import polars as pl
 
-    from analysis.tables import Store
+    from analysis.store import Store
 
 ERROR_WIDTH = 80  # of a row; the run's own status shows all of it
 HEADER = ("status", "run", "step", "val loss", "wall s", "attempts", "trouble")
@@ -35,7 +35,7 @@ def command(name: str | None, store: str, as_json: bool) -> None:
     muon status muon-s42
     muon status --json
     """
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     opened = open_store(store)
     runs = find_runs(opened, name)

@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
-from muon_core.results import read_statuses, write_sweep
-from muon_core.storage import Storage, check_writable, open_storage
+from muon_core.store.open import open_storage
+from muon_core.store.reader import read_statuses
+from muon_core.store.storage import Storage, check_writable
+from muon_core.store.sweeps import write_sweep
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, last_line, next_command, store_option
@@ -143,7 +145,7 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
     """(run_id, traceback) of each."""
     import polars as pl
 
-    from analysis.tables import open_store
+    from analysis.store import open_store
 
     runs = open_store(storage.url).runs.filter(pl.col("run_id").is_in(failed)).sort("run_id")
     return list(runs.select("run_id", "error").collect().iter_rows())
@@ -208,7 +210,7 @@ def _train(
 
 def _prepare_data(runs: Sequence[PlannedRun]) -> None:
     """Tokenize what the runs read, once, before workers would each do it; bad data is an error before Ray starts."""
-    from muon_core.shards import prepare
+    from muon_core.data.shards import prepare
 
     for data, vocab_size in dict.fromkeys((run.config.data, run.config.model.vocab_size) for run in runs):
         click.echo(f"tokens: corpus {data.corpus}, vocabulary {vocab_size}", err=True)
@@ -217,8 +219,8 @@ def _prepare_data(runs: Sequence[PlannedRun]) -> None:
 
 def _print_answer(name: str, storage: Storage) -> bool:
     """Print it; returns whether it can be one: runs that share what their seeds should vary give none."""
+    from analysis.store import open_store
     from analysis.summary import summarize
-    from analysis.tables import open_store
     from analysis.terminal import render_summary
 
     summary = summarize(open_store(storage.url).sweep(name))

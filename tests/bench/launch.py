@@ -28,14 +28,14 @@ CONFIG: dict[str, Any] = {  # short, with a small evaluation: what is measured i
 
 
 def configs(count: int) -> list[Any]:
-    from muon_core.config import RunConfig
+    from muon_core.config.run import RunConfig
 
     return [RunConfig.model_validate(CONFIG | {"seed": seed}) for seed in range(count)]
 
 
 def warm_slots(count: int, workers: int) -> tuple[float, list[float]]:
     """(seconds to the first step, seconds between the end of a run and the first step of the next)."""
-    from muon_core.storage import open_storage
+    from muon_core.store.open import open_storage
     from ray_jobs.launch import Resources, run_on_ray
 
     with tempfile.TemporaryDirectory() as folder:
@@ -51,8 +51,8 @@ def guide_loop(cell: dict[str, Any]) -> None:
     import ray.train
     import torch
 
-    from muon_core.config import RunConfig
-    from muon_core.storage import open_storage
+    from muon_core.config.run import RunConfig
+    from muon_core.store.open import open_storage
     from muon_core.train import train
 
     torch.set_num_threads(1)

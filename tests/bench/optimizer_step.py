@@ -36,7 +36,7 @@ class Contender:
         import torch
         from torch import nn
 
-        from muon_core.config import MuonConfig
+        from muon_core.config.optimizers import MuonConfig
         from muon_core.optim.build import Setting, muon
 
         draw = torch.Generator().manual_seed(0)

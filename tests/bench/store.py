@@ -29,12 +29,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from servers.s3_servers import BUCKET, running
 
-from analysis.tables import open_store
-from muon_core import layout
-from muon_core.compaction import compact
-from muon_core.parquet import digest, encode, sort_for_reading
-from muon_core.results import RunWriter, write_end_record, write_sweep
-from muon_core.storage import Folder, Storage, open_storage
+from analysis.store import open_store
+from muon_core.store.compaction import compact
+from muon_core.store.folder import Folder
+from muon_core.store.keys import ROOT, Attempt, final_key
+from muon_core.store.open import open_storage
+from muon_core.store.parquet import digest, encode, sort_for_reading
+from muon_core.store.storage import Storage
+from muon_core.store.sweeps import write_sweep
+from muon_core.store.writer import RunWriter, write_end_record
 from muon_core.tables import LAYERS, PROJECTIONS, TRAIN, VAL, Table
 
 NUM_LAYERS, EVENTS, RUNS_WITH_LAYERS, REPEATS = 22, 400, 200, 5
@@ -85,13 +88,13 @@ def fill(storage: Storage, runs: int) -> None:
     write_sweep(storage, "bench", {"runs": []})
     for n in range(runs):
         run = f"run-{n:04d}"
-        attempt = layout.Attempt(f"00001.{n:012x}", layout.ROOT, 0, run)
+        attempt = Attempt(f"00001.{n:012x}", ROOT, 0, run)
         storage.put(attempt.key, json.dumps({"run_id": run, "seed": n % 4, "arm_id": f"arm-{n // 4}"}).encode())
         for table in (TRAIN, VAL, LAYERS) if n < RUNS_WITH_LAYERS else (TRAIN, VAL):
             rows = sort_for_reading(rows_of(run, table, n), table)
             data = encode(rows, table, final=True)
             hi = int(rows["seq"].to_numpy().max()) + 1
-            storage.put(layout.final_key(table.name, run, attempt.id, hi, digest(data)), data)
+            storage.put(final_key(table.name, run, attempt.id, hi, digest(data)), data)
         write_end_record(storage, attempt, end_record(run, n), hi)
 
 

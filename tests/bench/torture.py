@@ -25,11 +25,11 @@ import psutil
 import torch
 import yaml
 
-from analysis.tables import open_store
-from muon_core.config import RunConfig
-from muon_core.layout import parse_checkpoint
-from muon_core.snapshot import read_attempts
-from muon_core.storage import Folder
+from analysis.store import open_store
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
+from muon_core.store.keys import parse_checkpoint
+from muon_core.store.reader import read_attempts
 from muon_core.tables import RUNS, SERIES
 from muon_core.train import train
 

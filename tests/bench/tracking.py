@@ -33,7 +33,7 @@ def save_matrices(path: Path, num_layers: int) -> None:
     """Weights, updates and momenta, each a list, after ten steps."""
     import torch
 
-    from muon_core.config import RunConfig
+    from muon_core.config.run import RunConfig
     from muon_core.optim.optimizers import Optimizers
     from muon_core.train import train
 
@@ -65,7 +65,7 @@ def measure(scheme: str, path: str, repeats: int) -> dict[str, float]:
     """Median seconds of an event and peak bytes beyond the matrices."""
     import torch
 
-    from muon_core.layer_metrics import layer_metrics
+    from muon_core.metrics.layers import layer_metrics
 
     torch.set_num_threads(1)
     weights, updates, momenta = torch.load(path)
@@ -104,9 +104,9 @@ def measure(scheme: str, path: str, repeats: int) -> dict[str, float]:
 
 def share_of_a_run() -> tuple[float, float]:
     """Seconds in tracking and in training of the tiny preset."""
-    from analysis.tables import open_store
-    from muon_core.config import RunConfig
-    from muon_core.storage import Folder
+    from analysis.store import open_store
+    from muon_core.config.run import RunConfig
+    from muon_core.store.folder import Folder
     from muon_core.train import train
 
     with tempfile.TemporaryDirectory() as folder:

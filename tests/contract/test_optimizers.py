@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
+from support.ranks import run_ranks
 from torch import Tensor, nn
 
-from muon_core.config import OPTIMIZERS, MuonConfig
+from muon_core.config.optimizers import OPTIMIZERS, MuonConfig
 from muon_core.optim.blocks import Block, Piece
 from muon_core.optim.build import HIDDEN, build_optimizers
 from muon_core.optim.newton_schulz import newton_schulz

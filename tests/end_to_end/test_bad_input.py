@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from analysis_fixtures import known_runs, write_store
+from support.analysis_fixtures import known_runs, write_store
 
 from ray_jobs.cli.main import main
 

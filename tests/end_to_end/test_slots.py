@@ -13,12 +13,12 @@ import polars as pl
 import psutil
 import pytest
 
-from analysis.tables import open_store
-from muon_core.config import RunConfig
-from muon_core.storage import Folder
+from analysis.store import open_store
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
 from muon_core.train import train
-from ray_jobs.desk import RunState
 from ray_jobs.launch import Resources, _ray, run_on_ray
+from ray_jobs.run_queue import RunState
 
 # isort: split
 import ray

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from analysis.tables import open_store
+from analysis.store import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 MUON = str(Path(sys.executable).with_name("muon"))

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from saved_runs import steps_reported, train_until, weights
 from servers.whole_tables import assert_same_tables
+from support.saved_runs import steps_reported, train_until, weights
 
 from muon_core import checkpoint
-from muon_core.config import RunConfig
-from muon_core.layout import parse_checkpoint
-from muon_core.storage import Folder, Storage, open_storage
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
+from muon_core.store.keys import parse_checkpoint
+from muon_core.store.open import open_storage
+from muon_core.store.storage import Storage
 from muon_core.train import train
 
 ON_MINISTACK = pytest.mark.parametrize("s3_server", [pytest.param("ministack", marks=pytest.mark.s3)], indirect=True)

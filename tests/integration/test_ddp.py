@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from ranks import run_ranks
+from support.ranks import run_ranks
 
-from analysis.tables import open_store
+from analysis.store import open_store
 from muon_core import distributed
 from muon_core import train as train_module
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.results import RunWriter
-from muon_core.storage import Folder
+from muon_core.store.folder import Folder
+from muon_core.store.writer import RunWriter
 from muon_core.train import train
 
 pytestmark = pytest.mark.slow

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_ranks
+from support.ranks import run_ranks
 from torch import Tensor
 
-from analysis.tables import open_store
-from muon_core.config import OPTIMIZERS, RunConfig
+from analysis.store import open_store
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import RunConfig
 from muon_core.optim.as_seed import NonFiniteMomentum
 from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.sharding import ReplicasDiffer
-from muon_core.storage import Folder
+from muon_core.store.folder import Folder
 from muon_core.train import train
 
 pytestmark = pytest.mark.slow

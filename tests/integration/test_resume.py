@@ -17,20 +17,21 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
-from saved_runs import steps_reported, train_until, weights
+from support.saved_runs import steps_reported, train_until, weights
 
-from analysis.tables import open_store
+from analysis.store import open_store
 from muon_core import checkpoint
 from muon_core.checkpoint import CheckpointError
-from muon_core.config import RunConfig
-from muon_core.layout import parse_checkpoint
+from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.results import ResumePoint, RunWriter
-from muon_core.snapshot import read_attempts
-from muon_core.storage import Folder, Listed, StoreUnavailable
+from muon_core.store.folder import Folder
+from muon_core.store.keys import parse_checkpoint
+from muon_core.store.reader import read_attempts
+from muon_core.store.storage import Listed, StoreUnavailable
+from muon_core.store.writer import ResumePoint, RunWriter
 from muon_core.tables import SERIES
 from muon_core.train import train
-from ray_jobs.cli.run_file import resolve_run
+from search_spaces.run_file import resolve_run
 
 MUON = str(Path(sys.executable).with_name("muon"))
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
@@ -152,7 +153,7 @@ class Absent(Folder):
 def test_checkpoints_wait_for_a_store_that_is_away(
     tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("muon_core.store.storage.FIRST_PAUSE_S", 0.01)
     store = Absent(tmp_path / "absent")
     assert train(config, store, report=lambda progress: progress.step < 7).status == "stopped"
     assert train(config, store).status == "done"

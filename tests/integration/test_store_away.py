@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from test_resume import assert_same_run, rows
 
-from analysis.tables import open_store
-from muon_core.config import RunConfig
-from muon_core.results import RunWriter
-from muon_core.storage import Folder, StoreUnavailable
+from analysis.store import open_store
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
+from muon_core.store.storage import StoreUnavailable
+from muon_core.store.writer import RunWriter
 from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import EXIT_UNREACHABLE, main
@@ -47,7 +48,7 @@ def _small_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     assert defaults is not None
     monkeypatch.setitem(defaults, "patience_s", 0.05)
     monkeypatch.setattr("muon_core.resume.PATIENCE_S", 0.05)
-    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("muon_core.store.storage.FIRST_PAUSE_S", 0.01)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from saved_runs import weights
 from servers.fault_proxy import FAULTS, FaultProxy, Upload
 from servers.fixtures import fresh_url
 from servers.s3_servers import S3Server
 from servers.whole_tables import assert_same_tables
+from support.saved_runs import weights
 
-from muon_core import s3, s3_connection
-from muon_core.compaction import compact
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.snapshot import list_keys, read_statuses
-from muon_core.storage import Folder, StoreUnavailable, open_storage, patiently
+from muon_core.store.compaction import compact
+from muon_core.store.folder import Folder
+from muon_core.store.open import open_storage
+from muon_core.store.reader import list_keys, read_statuses
+from muon_core.store.s3 import bucket as s3
+from muon_core.store.s3 import connection as s3_connection
+from muon_core.store.storage import StoreUnavailable, patiently
 from muon_core.train import train
 
 PATIENCE_S = 60.0

@@ -19,9 +19,10 @@ from servers.killed_writer import CHECKPOINT_EVERY, RUN, write
 from servers.s3_servers import S3Server
 from servers.whole_tables import assert_same_tables
 
-from muon_core.compaction import compact
-from muon_core.snapshot import list_keys, read_attempts, read_statuses
-from muon_core.storage import Folder, open_storage
+from muon_core.store.compaction import compact
+from muon_core.store.folder import Folder
+from muon_core.store.open import open_storage
+from muon_core.store.reader import list_keys, read_attempts, read_statuses
 
 KILLS = int(os.environ.get("MUON_KILLS", "3"))
 FINALS = (KILLS + 3) // 6  # of them, at the end: from then on hardly a step is left to write

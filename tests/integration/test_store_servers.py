@@ -15,11 +15,14 @@ from servers.fault_proxy import FaultProxy
 from servers.fixtures import CHECKING_SIGNATURES, Servers, clear_aws, enter, fresh_url
 from servers.s3_servers import BUCKET, S3Server, client, free_port
 
-from analysis.tables import open_store
-from muon_core import s3, s3_connection
-from muon_core.compaction import compact
-from muon_core.results import RunWriter, read_statuses
-from muon_core.storage import Storage, StoreError, StoreUnavailable, check_writable, open_storage, store_time
+from analysis.store import open_store
+from muon_core.store.compaction import compact
+from muon_core.store.open import open_storage
+from muon_core.store.reader import read_statuses
+from muon_core.store.s3 import bucket as s3
+from muon_core.store.s3 import connection as s3_connection
+from muon_core.store.storage import Storage, StoreError, StoreUnavailable, check_writable, store_time
+from muon_core.store.writer import RunWriter
 from ray_jobs.cli.main import main
 
 AT_ONCE = -60.0

@@ -12,18 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.tables import open_store
+from analysis.store import open_store
 from muon_core import environment
 from muon_core import train as train_module
-from muon_core.config import OPTIMIZERS, RunConfig
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.optim import optimizers
 from muon_core.progress import Progress
 from muon_core.recorder import Recorder
-from muon_core.results import RunWriter
-from muon_core.storage import Folder
+from muon_core.state import TrainState, prepare
+from muon_core.store.folder import Folder
+from muon_core.store.writer import RunWriter
 from muon_core.tables import PROJECTIONS
-from muon_core.train import Outcome, TrainState, prepare, train
+from muon_core.train import Outcome, train
 
 CPU = torch.device("cpu")
 

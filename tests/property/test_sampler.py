@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muon_core.data import TokenData
+from muon_core.data.batches import TokenData
 
 
 @settings(deadline=None)

@@ -23,12 +23,16 @@ from hypothesis import strategies as st
 from servers.fixtures import ON_SERVERS, Servers, enter, fresh_url
 from servers.rows import made_up
 
-from analysis.tables import open_store
-from muon_core import layout
-from muon_core.compaction import compact, finalize
-from muon_core.results import ResumePoint, Row, RunWriter, record_failure
-from muon_core.snapshot import list_keys, read_attempts, read_packs, read_rows, relisting, visible_objects
-from muon_core.storage import Folder, Storage, StoreError, open_storage
+from analysis.store import open_store
+from muon_core.store.compaction import compact
+from muon_core.store.final import finalize
+from muon_core.store.folder import Folder
+from muon_core.store.keys import ROOT
+from muon_core.store.open import open_storage
+from muon_core.store.parquet import Row
+from muon_core.store.reader import list_keys, read_attempts, read_packs, read_rows, relisting, visible_objects
+from muon_core.store.storage import Storage, StoreError
+from muon_core.store.writer import ResumePoint, RunWriter, record_failure
 from muon_core.tables import SERIES
 
 LOCAL = int(os.environ.get("MUON_SCHEDULES", "40"))
@@ -90,7 +94,7 @@ class Schedule:
 
     def __init__(self, storage: Storage, *, branches: bool) -> None:
         self.storage, self.branches = storage, branches
-        self.checkpoints = [Checkpoint(ResumePoint(layout.ROOT, 0), [], 0, {layout.ROOT: 0})]
+        self.checkpoints = [Checkpoint(ResumePoint(ROOT, 0), [], 0, {ROOT: 0})]
         self.dead: list[Line] = []
         self.dropped: set[str] = set()
         if branches:
@@ -211,7 +215,7 @@ class Schedule:
 
     def _drop_branches(self) -> None:
         alive = self.head.lineage
-        assert read_attempts(self.storage)[RUN].keys() == alive.keys() - {layout.ROOT}
+        assert read_attempts(self.storage)[RUN].keys() == alive.keys() - {ROOT}
         assert not [key for key, _ in self.storage.list("live/") if f"/run={RUN}/" in key]
         for line in self.dead:
             line.fenced = True
@@ -315,7 +319,7 @@ def interrupted(storage: Storage, at: int, action: Callable[[], None]) -> Iterat
 @contextmanager
 def hurried(seal_bytes: int) -> Iterator[None]:
     """Small segments, and no grace for a writer's own replaced objects."""
-    with patch("muon_core.results.SEAL_BYTES", seal_bytes), patch("muon_core.results.GRACE_S", 0.0):
+    with patch("muon_core.store.writer.SEAL_BYTES", seal_bytes), patch("muon_core.store.writer.GRACE_S", 0.0):
         yield
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from muon_core.config import OrthoNoiseConfig, RunConfig
+from muon_core.config.optimizers import OrthoNoiseConfig
+from muon_core.config.run import RunConfig
 from search_spaces.expand import expand
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import parse

@@ -11,7 +11,9 @@ import pytest
 from servers.fault_proxy import FaultProxy
 from servers.s3_servers import BUCKET, NAMES, S3Server, running
 
-from muon_core.storage import Folder, Storage, open_storage
+from muon_core.store.folder import Folder
+from muon_core.store.open import open_storage
+from muon_core.store.storage import Storage
 
 ON_SERVERS = [
     pytest.param(name, marks=[pytest.mark.s3, *([pytest.mark.ceph] if name == "ceph" else [])]) for name in NAMES

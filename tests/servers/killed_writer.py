@@ -10,11 +10,14 @@ import time
 
 from servers.rows import made_up
 
-from muon_core import layout, s3
-from muon_core.parquet import digest
-from muon_core.results import ResumePoint, RunWriter, Superseded
-from muon_core.snapshot import read_attempts
-from muon_core.storage import Storage, open_storage
+from muon_core.store.keys import END, ROOT, Checkpoint, parse_checkpoint
+from muon_core.store.lineage import lineage
+from muon_core.store.open import open_storage
+from muon_core.store.parquet import digest
+from muon_core.store.reader import read_attempts
+from muon_core.store.s3 import bucket as s3
+from muon_core.store.storage import Storage
+from muon_core.store.writer import ResumePoint, RunWriter, Superseded
 from muon_core.tables import SERIES
 
 RUN = "r"
@@ -55,15 +58,15 @@ def newest(storage: Storage) -> tuple[int, ResumePoint]:
     for found, key in saved(storage)[:1]:
         assert digest(storage.get(key)) == found.digest
         return found.step, ResumePoint(found.attempt, found.seq)
-    return 0, ResumePoint(layout.ROOT, 0)
+    return 0, ResumePoint(ROOT, 0)
 
 
-def saved(storage: Storage) -> list[tuple[layout.Checkpoint, str]]:
+def saved(storage: Storage) -> list[tuple[Checkpoint, str]]:
     """Checkpoints of rows that the newest attempt continues, the newest first."""
-    alive = {attempt.id: bound for attempt, bound in layout.lineage(read_attempts(storage, RUN).get(RUN, {}))}
-    keys = {key: layout.parse_checkpoint(key) for key, _ in storage.list(f"checkpoints/{RUN}/")}
+    alive = {attempt.id: bound for attempt, bound in lineage(read_attempts(storage, RUN).get(RUN, {}))}
+    keys = {key: parse_checkpoint(key) for key, _ in storage.list(f"checkpoints/{RUN}/")}
     found = [(item, key) for key, item in keys.items() if item and item.attempt in alive]
-    bounds = {id_: layout.END if bound is None else bound for id_, bound in alive.items()}
+    bounds = {id_: END if bound is None else bound for id_, bound in alive.items()}
     return sorted(((item, key) for item, key in found if item.seq <= bounds[item.attempt]), reverse=True)
 
 

@@ -4,7 +4,7 @@ import random
 
 import pyarrow as pa
 
-from muon_core.parquet import Row
+from muon_core.store.parquet import Row
 from muon_core.tables import SERIES
 
 COMMON = ("run_id", "attempt", "seq", "step", "tokens")

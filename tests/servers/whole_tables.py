@@ -4,7 +4,7 @@ import polars as pl
 import polars.selectors as cs
 from polars.testing import assert_frame_equal
 
-from analysis.tables import open_store
+from analysis.store import open_store
 from muon_core.tables import RUNS, SERIES
 
 VARYING = cs.ends_with("_s") | cs.by_name(

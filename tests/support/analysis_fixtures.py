@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from muon_core import layout
-from muon_core.storage import Folder
+from muon_core.store.folder import Folder
+from muon_core.store.keys import ROOT, Attempt, final_key, live_key, sweep_key
 from muon_core.tables import LAYERS, PROJECTIONS, RUNS, TABLES, TRAIN, VAL
 
 STEPS = tuple(range(0, 201, 20))
@@ -96,7 +96,7 @@ def write_sweep(storage: Folder, sweep: str, runs: list[dict[str, str]], number:
         "spec": {"version": 1, "name": sweep},
         "metrics": {"primary": "val_loss", "goal": "min", "at": "final"},
     }
-    key = layout.sweep_key(sweep, f"{number:05d}.aa")
+    key = sweep_key(sweep, f"{number:05d}.aa")
     storage.put(key, json.dumps(defaults | record | {"sweep": sweep, "runs": runs}).encode())
 
 
@@ -108,8 +108,8 @@ def write_run(storage: Folder, run: FakeRun) -> None:
     ]
     val = [row | {"val_loss": run.val[row["step"]], "val_accuracy": 0.25} for row in common]
     train = [row | {"train_loss": run.val[row["step"]] + 0.01, "lr": 0.03} for row in common]
-    put_rows(storage, layout.live_key("val", run.run_id, attempt.id, 0, len(val)), VAL, val)
-    put_rows(storage, layout.live_key("train", run.run_id, attempt.id, 0, len(train)), TRAIN, train)
+    put_rows(storage, live_key("val", run.run_id, attempt.id, 0, len(val)), VAL, val)
+    put_rows(storage, live_key("train", run.run_id, attempt.id, 0, len(train)), TRAIN, train)
     if run.with_layers:
         layers = [cell for row in common for cell in layer_rows(row, run)]
         put_final(storage, LAYERS, attempt, len(val), layers)
@@ -119,10 +119,8 @@ def write_run(storage: Folder, run: FakeRun) -> None:
         put_final(storage, RUNS, attempt, 3, [end | {"started_at": _TIME}])
 
 
-def write_attempt(
-    storage: Folder, run: FakeRun, n: int = 1, parent: str = layout.ROOT, resume: int = 0
-) -> layout.Attempt:
-    attempt = layout.Attempt(f"{n:05d}.ab", parent, resume, run.run_id)
+def write_attempt(storage: Folder, run: FakeRun, n: int = 1, parent: str = ROOT, resume: int = 0) -> Attempt:
+    attempt = Attempt(f"{n:05d}.ab", parent, resume, run.run_id)
     storage.put(attempt.key, json.dumps(start_record(run)).encode())
     return attempt
 
@@ -170,10 +168,10 @@ def put_rows(storage: Folder, key: str, table: Any, rows: list[dict[str, Any]]) 
     storage.put(key, encoded(table, rows))
 
 
-def put_final(storage: Folder, table: Any, attempt: layout.Attempt, hi: int, rows: list[dict[str, Any]]) -> str:
+def put_final(storage: Folder, table: Any, attempt: Attempt, hi: int, rows: list[dict[str, Any]]) -> str:
     """A final of `attempt` with these rows; its key."""
     data = encoded(table, rows)
-    key = layout.final_key(table.name, attempt.run, attempt.id, hi, hashlib.sha256(data).hexdigest()[:16])
+    key = final_key(table.name, attempt.run, attempt.id, hi, hashlib.sha256(data).hexdigest()[:16])
     storage.put(key, data)
     return key
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-multiprocessing.set_forkserver_preload(["polars", "muon_core.train", "analysis.tables", "pytest"])
+multiprocessing.set_forkserver_preload(["polars", "muon_core.train", "analysis.store", "pytest"])
 
 
 def run_ranks(world_size: int, rendezvous: Path, function: Callable[..., None], *arguments: Any) -> None:

@@ -5,10 +5,10 @@ import io
 import pytest
 import torch
 
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.snapshot import list_keys
-from muon_core.storage import Storage
+from muon_core.store.reader import list_keys
+from muon_core.store.storage import Storage
 from muon_core.train import train
 
 

@@ -11,7 +11,7 @@ import pytest
 import test_cli
 from test_cli import Muon
 
-from muon_core.storage import Folder
+from muon_core.store.folder import Folder
 from ray_jobs.address import check_address, check_store, probe
 
 muon = test_cli.muon

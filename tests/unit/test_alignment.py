@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from muon_core import layer_metrics as layer_metrics_module
-from muon_core import subspaces
 from muon_core import train as train_module
-from muon_core.alignment import ILL_POSED, alignment, chance_alignment, energy_share
-from muon_core.config import RunConfig
-from muon_core.layer_metrics import FLAGS, SUBSPACES, layer_metrics
+from muon_core.config.run import RunConfig
+from muon_core.metrics import layers as layer_metrics_module
+from muon_core.metrics import subspaces
+from muon_core.metrics.alignment import ILL_POSED, alignment, chance_alignment, energy_share
+from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
+from muon_core.metrics.spectrum import METRICS
+from muon_core.metrics.subspaces import decompose, gram_matrices, leading, top_eigenvectors
 from muon_core.optim.newton_schulz import newton_schulz, polar_factor
 from muon_core.recorder import Recorder
-from muon_core.spectral import METRICS
-from muon_core.subspaces import decompose, gram_matrices, leading, top_eigenvectors
 from muon_core.tables import LAYERS
 
 SHAPES = [(48, 96), (160, 96), (96, 160), (96, 96), (96, 200)]

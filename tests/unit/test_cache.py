@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from muon_core.cache import Cached, cache_folder, cached
-from muon_core.parquet import digest
-from muon_core.storage import Folder, StoreError
+from muon_core.store.cache import Cached, cache_folder, cached
+from muon_core.store.folder import Folder
+from muon_core.store.parquet import digest
+from muon_core.store.storage import StoreError
 
 
 class Remote(Folder):
@@ -69,7 +70,7 @@ def test_local_copies_fetches_what_is_small_and_leaves_the_rest_to_the_store(
     (path,) = store.local_copies({small: 2, "live/b": 2}).files.values()
     assert Path(path).read_bytes() == b"12"
     remote.put(large, b"56789")
-    monkeypatch.setattr("muon_core.cache.FETCH_BYTES", 4)
+    monkeypatch.setattr("muon_core.store.cache.FETCH_BYTES", 4)
     assert set(store.local_copies({small: 2, large: 5}).files) == {small}
 
 

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from analysis_fixtures import FakeRun, write_store
 from rich.console import Console
+from support.analysis_fixtures import FakeRun, write_store
 
-from analysis.tables import open_store
-from muon_core.config import PRESETS, RunConfig
+from analysis.store import open_store
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.storage import StoreUnavailable
+from muon_core.store.storage import StoreUnavailable
 from muon_core.train import Outcome
 from ray_jobs.cli.main import COMMANDS, main
 from ray_jobs.cli.progress import Display
 from ray_jobs.cli.run_progress import RunProgress
-from ray_jobs.desk import RunState
+from ray_jobs.run_queue import RunState
 
 MUON = str(Path(sys.executable).with_name("muon"))
 DEMO = str(Path(__file__).parents[2] / "search_spaces" / "demo.yaml")

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import test_cli
-from analysis_fixtures import FakeRun, demo_runs, write_store
+from support.analysis_fixtures import FakeRun, demo_runs, write_store
 from test_cli import Muon
 from test_docs import ROOT, shell_lines
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import test_cli
-from analysis_fixtures import FakeRun, demo_runs, write_store
+from support.analysis_fixtures import FakeRun, demo_runs, write_store
 from test_cli import Muon
 
-from analysis.tables import open_store
-from muon_core.results import RunWriter, write_sweep
-from muon_core.storage import Folder
+from analysis.store import open_store
+from muon_core.store.folder import Folder
+from muon_core.store.sweeps import write_sweep
+from muon_core.store.writer import RunWriter
 from ray_jobs.cli.runs import differing, spent
 
 muon = test_cli.muon

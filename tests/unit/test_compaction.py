@@ -9,13 +9,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from muon_core import layout
-from muon_core.compaction import compact, finalize
-from muon_core.packs import repack
-from muon_core.parquet import decode, digest, encode
-from muon_core.results import RunWriter, read_statuses, write_end_record
-from muon_core.snapshot import read_rows, visible_objects
-from muon_core.storage import Folder, StoreError
+from muon_core.store.compaction import compact
+from muon_core.store.final import finalize
+from muon_core.store.folder import Folder
+from muon_core.store.keys import digest_in, live_key
+from muon_core.store.packs import repack
+from muon_core.store.parquet import decode, digest, encode
+from muon_core.store.reader import read_rows, read_statuses, visible_objects
+from muon_core.store.storage import StoreError
+from muon_core.store.writer import RunWriter, write_end_record
 from muon_core.tables import SERIES, TRAIN, VAL
 
 AT_ONCE = 0.0  # no object is too young to go
@@ -305,7 +307,7 @@ def test_an_older_final_stays_until_its_tail_is_older_than_the_grace(folder: Fol
     compact(folder, grace_s=600)
     assert [first.attempt.id in key for key in keys(folder, "final/table=val/")] == [True, False]
     (tail,) = (key for key in keys(folder, "live/table=val/") if first.attempt.id in key)
-    assert tail == layout.live_key("val", "a", first.attempt.id, 4, 12)
+    assert tail == live_key("val", "a", first.attempt.id, 4, 12)
     assert [row["seq"] for row in decode(folder.get(tail)).to_pylist()] == [5, 7, 9, 11]
 
 
@@ -388,7 +390,7 @@ def test_two_finalizers_with_different_encoders_leave_one_final_a_table(
     def differently(data: Any, table: Any, **_: Any) -> bytes:
         return encode(data, table, row_group=next(levels))
 
-    monkeypatch.setattr("muon_core.compaction.encode", differently)
+    monkeypatch.setattr("muon_core.store.compaction.encode", differently)
     threads = [threading.Thread(target=finalize, args=(folder, "a")) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -452,7 +454,7 @@ def test_a_full_pack_is_not_rewritten_when_runs_are_added(folder: Folder, monkey
         finished(folder, run)
     repack(folder, TRAIN, AT_ONCE, {})[0]
     before = keys(folder, "packs/table=train/")
-    monkeypatch.setattr("muon_core.packs.PACK_BYTES", 30_000)
+    monkeypatch.setattr("muon_core.store.packs.PACK_BYTES", 30_000)
     for run in "cd":
         finished(folder, run)
     repack(folder, TRAIN, AT_ONCE, {})[0]
@@ -462,7 +464,7 @@ def test_a_full_pack_is_not_rewritten_when_runs_are_added(folder: Folder, monkey
 def test_a_large_final_is_not_packed(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in "ab":
         finished(folder, run)
-    monkeypatch.setattr("muon_core.packs.PACK_BELOW", 10)
+    monkeypatch.setattr("muon_core.store.packs.PACK_BELOW", 10)
     assert repack(folder, VAL, AT_ONCE, {})[0] == 0
 
 
@@ -487,7 +489,7 @@ def test_a_final_under_the_name_of_another_run_is_not_packed(folder: Folder) -> 
     (own,) = keys(folder, "final/table=val/run=b/")
     stranger = encode(decode(folder.get(key)).set_column(0, "run_id", [["x"] * 6]).cast(VAL.schema), VAL, final=True)
     folder.delete([own])
-    folder.put(own.replace(str(layout.digest_in(own)), digest(stranger)), stranger)
+    folder.put(own.replace(str(digest_in(own)), digest(stranger)), stranger)
     problems: dict[str, str] = {}
     assert repack(folder, VAL, AT_ONCE, problems) == (0, [])
     assert problems["b"].endswith("holds rows of another run than its name says; delete it")
@@ -508,7 +510,7 @@ def test_a_status_that_is_out_of_date_says_nothing_of_the_attempt_after(
         folder.delete(key for key in keys(folder, "live/table=train/") if second.attempt.id in key)
         return finalize(*arguments, **options)
 
-    monkeypatch.setattr("muon_core.compaction.finalize", late)
+    monkeypatch.setattr("muon_core.store.final.finalize", late)
     before = keys(folder, "final/")
     assert compact(folder, grace_s=AT_ONCE).problems == {}
     assert keys(folder, "final/") == before

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from muon_core.config import RunConfig
+from muon_core.config.run import RunConfig
 
 
 @pytest.mark.parametrize(

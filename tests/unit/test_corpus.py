@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from muon_core import corpus
-from muon_core.corpus import Document, corpus_sha256, documents, is_validation
+from muon_core.data import corpus
+from muon_core.data.corpus import Document, corpus_sha256, documents, is_validation
 
 
 @pytest.fixture
@@ -133,5 +133,5 @@ def test_is_validation_follows_the_written_rule() -> None:
 
 
 def test_corpus_and_shards_import_neither_torch_nor_tokenizers() -> None:
-    check = "import sys, muon_core.shards; sys.exit(bool({'torch', 'tokenizers', 'ray'} & set(sys.modules)))"
+    check = "import sys, muon_core.data.shards; sys.exit(bool({'torch', 'tokenizers', 'ray'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], check=True)

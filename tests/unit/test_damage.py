@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 import test_cli
-from analysis_fixtures import FakeRun, write_store
+from support.analysis_fixtures import FakeRun, write_store
 from test_cache import Remote
 from test_cli import Muon
 
-from analysis.damage import damaged_objects
-from analysis.tables import Store, open_store
-from muon_core.cache import Cached, Copies, cached
-from muon_core.layout import final_key, pack_key
-from muon_core.parquet import decode, digest, encode
-from muon_core.storage import Folder, StoreError, StoreUnavailable
+from analysis.read_errors import explain
+from analysis.store import Store, open_store
+from muon_core.store.cache import Cached, Copies, cached
+from muon_core.store.damage import damaged_objects
+from muon_core.store.folder import Folder
+from muon_core.store.keys import final_key, pack_key
+from muon_core.store.parquet import decode, digest, encode
+from muon_core.store.storage import StoreError, StoreUnavailable
 from muon_core.tables import VAL
-from ray_jobs.cli.reading import explained
 
 muon = test_cli.muon
 ROWS = [{"run_id": "r", "attempt": 1, "seq": n, "step": n, "tokens": n, "val_loss": 1 / (n + 1)} for n in range(50)]
@@ -84,8 +85,8 @@ def test_an_error_of_polars_over_whole_objects_stays_what_it_is(tmp_path: Path) 
     from polars.exceptions import ComputeError
 
     assert open_store(tmp_path).damaged() is None
-    assert explained(ComputeError("parquet: of another store"), str(tmp_path)) is None
-    assert explained(ValueError("parquet"), str(tmp_path)) is None
+    assert explain(ComputeError("parquet: of another store"), str(tmp_path)) is None
+    assert explain(ValueError("parquet"), str(tmp_path)) is None
 
 
 def test_checksums_tell_flipped_bits_that_would_read_as_other_numbers() -> None:
@@ -153,7 +154,7 @@ def test_what_polars_says_of_a_server_becomes_one_line(text: str, kind: type[Sto
     error = OSError(
         f"object-store error: Server returned non-2xx status code: {text} <AWSAccessKeyId>AK</AWSAccessKeyId>"
     )
-    found = explained(error, "s3://data/x")
+    found = explain(error, "s3://data/x")
     assert type(found) is kind
     assert str(found).startswith("store s3://data/x: ")
     assert told in str(found)
@@ -164,7 +165,7 @@ def test_a_server_that_went_away_under_polars_is_no_trouble_of_ray() -> None:
     error = ConnectionRefusedError(
         "object-store error: error sending request (path: s3://data/x)\n\nCaused by:\n 0: tcp"
     )
-    found = explained(error, "s3://data/x")
+    found = explain(error, "s3://data/x")
     assert type(found) is StoreUnavailable
     assert str(found) == "store s3://data/x: no answer from the server; check the network and AWS_ENDPOINT_URL"
-    assert explained(ConnectionError("no Ray"), "s3://data/x") is None
+    assert explain(ConnectionError("no Ray"), "s3://data/x") is None

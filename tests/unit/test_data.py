@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from muon_core.config import DataConfig
-from muon_core.data import TokenData, load_data
-from muon_core.shards import prepare, read_index
+from muon_core.config.run import DataConfig
+from muon_core.data.batches import TokenData, load_data
+from muon_core.data.shards import prepare, read_index
 
 # 8 training windows of 4 predicted tokens, 10 of validation; a token's value is its place.
 DATA = TokenData(

@@ -6,15 +6,15 @@ from statistics import fmean, median
 
 import polars as pl
 import pytest
-from analysis_fixtures import FINAL_LOSS, FakeRun, demo_runs, known_runs, loss_curve, write_store
 from scipy import stats
+from support.analysis_fixtures import FINAL_LOSS, FakeRun, demo_runs, known_runs, loss_curve, write_store
 
 import analysis
 from analysis.figures.curves import curves_info, difference_info
 from analysis.figures.describe import curves_caption, describe_curves, describe_heatmap, heatmap_caption
 from analysis.figures.heatmap import heatmaps_info
+from analysis.store import Store
 from analysis.summary import members_of
-from analysis.tables import Store
 
 
 @pytest.fixture

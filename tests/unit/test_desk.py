@@ -3,7 +3,7 @@
 import asyncio
 
 from muon_core.progress import Progress
-from ray_jobs.desk import Desk
+from ray_jobs.run_queue import Desk
 
 
 def progress(step: int, val_loss: float | None = None) -> Progress:

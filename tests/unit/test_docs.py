@@ -10,12 +10,13 @@ from typing import Any
 import click
 import polars as pl
 import pytest
-from analysis_fixtures import demo_runs, write_store
+from support.analysis_fixtures import demo_runs, write_store
 
 from muon_core import tables
-from muon_core.config import OPTIMIZERS, RunConfig
-from muon_core.results import write_sweep
-from muon_core.storage import Folder
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
+from muon_core.store.sweeps import write_sweep
 from muon_core.train import train
 from ray_jobs.cli.main import cli, main
 from search_spaces.expand import expand

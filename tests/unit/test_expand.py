@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from muon_core.config import IsotropicConfig, OrthoNoiseConfig
+from muon_core.config.optimizers import IsotropicConfig, OrthoNoiseConfig
 from search_spaces.cells import MAX_RUNS
 from search_spaces.errors import SpecError
 from search_spaces.expand import PlannedRun, expand

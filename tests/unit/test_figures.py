@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pytest
-from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
+from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
 from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
@@ -28,9 +28,9 @@ from analysis.figures.heatmap import (
 from analysis.figures.png import encode_indexed
 from analysis.figures.style import VIRIDIS_ANCHORS, arm_styles, hex_colour, viridis
 from analysis.figures.svg import to_png, to_svg
+from analysis.store import Store
 from analysis.summary import members_of
-from analysis.tables import Store
-from muon_core.config import OPTIMIZERS
+from muon_core.config.optimizers import OPTIMIZERS
 
 Pixels = npt.NDArray[np.uint8]
 

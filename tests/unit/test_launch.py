@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from muon_core.config import RunConfig
-from muon_core.storage import Folder
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
 from ray_jobs import launch
 from ray_jobs.launch import SLOT_MEMORY, Resources
 

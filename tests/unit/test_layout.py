@@ -1,22 +1,20 @@
-"""Which objects of a store a reader may see: the answers are worked by hand from the rules in `muon_core.layout`."""
+"""Which objects of a store a reader may see: the answers are worked by hand from the rules of the lineage."""
 
 import pytest
 
-from muon_core.layout import (
+from muon_core.store.keys import (
     ROOT,
     Attempt,
-    BrokenLineage,
     Member,
     Pack,
     check_name,
     final_key,
-    lineage,
     live_key,
     next_id,
     parse_checkpoint,
     parse_sweeps,
-    visible,
 )
+from muon_core.store.lineage import BrokenLineage, lineage, visible
 
 A = Attempt("00001.aa", ROOT, 0, "r")
 B = Attempt("00002.bb", "00001.aa", 10, "r")

@@ -8,13 +8,14 @@ from typing import Any
 import polars as pl
 import pytest
 import test_cli
-from analysis_fixtures import FakeRun, write_store
+from support.analysis_fixtures import FakeRun, write_store
 from test_cli import Muon
 
-from analysis.legacy_lines import Counts, read_cells
-from analysis.tables import Store, open_store
-from muon_core.results import RunWriter
-from muon_core.storage import Folder, StoreError
+from analysis.store import Store, open_store
+from muon_core.legacy.lines import Counts, read_cells
+from muon_core.store.folder import Folder
+from muon_core.store.storage import StoreError
+from muon_core.store.writer import RunWriter
 
 muon = test_cli.muon
 STEPS, TOKENS_PER_STEP = [0, 10, 20], 16_384

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from muon_core.config import ModelConfig
+from muon_core.config.run import ModelConfig
 from muon_core.model import Transformer, hidden_matrices, init_weights, next_token_loss, rope_tables, rotate
 from muon_core.seeds import generator, hash_parameters
 

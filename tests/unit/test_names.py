@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from analysis_fixtures import FakeRun, write_store, write_sweep
+from support.analysis_fixtures import FakeRun, write_store, write_sweep
 
+from analysis.store import open_store
 from analysis.summary import summarize
-from analysis.tables import open_store
 from ray_jobs.cli.sweep import sweep_record
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan, plan, render

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import OPTIMIZERS
+from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.optim.as_seed import AsSeed, NonFiniteMomentum, cubic_steps, qr, sgd_where_not_finite
 from muon_core.optim.build import HIDDEN, Setting
 from muon_core.optim.newton_schulz import polar_factor

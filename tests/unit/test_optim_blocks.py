@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import MuonConfig
+from muon_core.config.optimizers import MuonConfig
 from muon_core.optim.blocks import merge_qkvo, per_head, whole
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.muon import Muon, original

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import AdamWConfig, IsotropicConfig, MuonConfig, OrthoNoiseConfig
+from muon_core.config.optimizers import AdamWConfig, IsotropicConfig, MuonConfig, OrthoNoiseConfig
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.optimizers import Optimizers

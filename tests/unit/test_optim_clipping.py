@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from muon_core.config import AdamWConfig, MuonConfig
+from muon_core.config.optimizers import AdamWConfig, MuonConfig
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.clipping import clipped
 from muon_core.optim.optimizers import Optimizers

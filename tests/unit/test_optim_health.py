@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import OPTIMIZERS
+from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.health import OBSERVED, agreement, cosine, failing
 from muon_core.optim.newton_schulz import polar_factor

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import PRESETS, ModelConfig, MuonConfig
+from muon_core.config.optimizers import MuonConfig
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import ModelConfig
 from muon_core.model import Transformer, hidden_matrices
 from muon_core.optim import muon as muon_module
 from muon_core.optim.build import Setting

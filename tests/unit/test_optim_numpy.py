@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from muon_core.config import OPTIMIZERS
+from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.optim.build import HIDDEN, Setting
 from muon_core.optim.perturb import draw
 

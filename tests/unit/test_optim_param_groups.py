@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from muon_core.config import ModelConfig
+from muon_core.config.run import ModelConfig
 from muon_core.model import Transformer, hidden_matrices
 from muon_core.optim.param_groups import assign
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from muon_core.config import IsotropicConfig, MuonConfig, NolahConfig, OptimizerConfig, OrthoNoiseConfig
+from muon_core.config.optimizers import IsotropicConfig, MuonConfig, NolahConfig, OptimizerConfig, OrthoNoiseConfig
+from muon_core.config.profiles import PROFILES, Profile
 from muon_core.optim.build import Setting, muon
 from muon_core.optim.newton_schulz import POLAR_EXPRESS
-from muon_core.optim.profiles import PROFILES, Profile
 
 SHAPES = [(16, 16), (48, 16), (16, 48), (1, 24)]
 MU, LR = 0.95, 0.03

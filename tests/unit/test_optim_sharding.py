@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from muon_core.config import MuonConfig, OrthoNoiseConfig
+from muon_core.config.optimizers import MuonConfig, OrthoNoiseConfig
 from muon_core.optim import sharding
 from muon_core.optim.blocks import Block, Piece
 from muon_core.optim.build import build_optimizers

@@ -10,10 +10,10 @@ import torch
 from test_optim_profiles import LR, SOURCES, run
 from torch import Tensor, nn
 
-from muon_core.config import MuonConfig
+from muon_core.config.optimizers import MuonConfig
+from muon_core.config.profiles import PROFILES, Profile
 from muon_core.optim.build import orthogonalizer
 from muon_core.optim.newton_schulz import COEFFICIENTS
-from muon_core.optim.profiles import PROFILES, Profile
 
 DOCS = Path(__file__).parents[2] / "docs" / "optimizers.md"
 BEGIN = "<!-- conformance: written by `MUON_WRITE_DOCS=1 pytest tests/unit/test_oracles.py` -->\n"

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from muon_core.config import OPTIMIZERS, ModelConfig
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import ModelConfig
+from muon_core.metrics.spectrum import momentum_effective_rank
 from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.as_seed import cubic_steps
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.newton_schulz import polar_factor
 from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
-from muon_core.spectral import momentum_effective_rank
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from analysis_fixtures import write_store, write_sweep
+from support.analysis_fixtures import write_store, write_sweep
 from test_names import trained
 
 from analysis.statistics import holm
+from analysis.store import open_store
 from analysis.summary import summarize
-from analysis.tables import open_store
 from muon_core.tables import STATUSES
 from ray_jobs.cli.sweep import sweep_record
 from search_spaces.plan import STATUS, plan, power, render

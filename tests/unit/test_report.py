@@ -9,15 +9,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
+from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
 from analysis.report.build import write_report
-from analysis.report.texts import last_line, provenance
+from analysis.report.wording import last_line, provenance
+from analysis.store import Store
 from analysis.summary import members_of, summarize
-from analysis.tables import Store
 from analysis.verdicts import sentence
-from muon_core.storage import Folder
+from muon_core.store.folder import Folder
 
 _VOID = {"meta", "link", "br", "img"}
 

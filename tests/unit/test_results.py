@@ -7,11 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from muon_core import layout
-from muon_core.compaction import finalize
-from muon_core.parquet import decode, encode
-from muon_core.results import ResumePoint, RunWriter, head_point, read_statuses, record_failure, write_sweep
-from muon_core.storage import Folder
+from muon_core.store.final import finalize
+from muon_core.store.folder import Folder
+from muon_core.store.keys import ROOT, parse_sweeps
+from muon_core.store.lineage import visible
+from muon_core.store.parquet import decode, encode
+from muon_core.store.reader import read_statuses
+from muon_core.store.sweeps import write_sweep
+from muon_core.store.writer import ResumePoint, RunWriter, head_point, record_failure
 from muon_core.tables import LAYERS, RUNS, TABLES, VAL, Table
 
 START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
@@ -20,7 +23,7 @@ START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
 def visible_rows(folder: Folder, table: Table) -> list[dict[str, Any]]:
     keys = [key for key, _ in folder.list("")]
     rows: list[dict[str, Any]] = []
-    for item in layout.visible(keys, keys, table.name):
+    for item in visible(keys, keys, table.name):
         rows += [r for r in decode(folder.get(item.key)).to_pylist() if item.bound is None or r["seq"] < item.bound]
     return sorted(rows, key=lambda row: row["seq"])
 
@@ -56,7 +59,7 @@ def test_later_flushes_supersede_earlier_ones_without_doubling_rows(folder: Fold
 
 
 def test_a_large_segment_is_sealed_and_rows_stay_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.results.SEAL_BYTES", 1)
+    monkeypatch.setattr("muon_core.store.writer.SEAL_BYTES", 1)
     writer = RunWriter(folder, "r", START)
     for first in range(0, 9, 3):
         emit_vals(writer, range(first, first + 3))
@@ -73,7 +76,7 @@ def test_superseded_objects_go_after_their_grace(folder: Folder, monkeypatch: py
     emit_vals(writer, range(1, 2))
     writer.flush()
     assert len(folder.list("live/")) == 2
-    monkeypatch.setattr("muon_core.results.GRACE_S", 0.0)
+    monkeypatch.setattr("muon_core.store.writer.GRACE_S", 0.0)
     emit_vals(writer, range(2, 3))
     writer.flush()
     assert len(folder.list("live/")) == 1
@@ -159,7 +162,7 @@ def test_record_failure_leaves_an_attempt_alone_that_is_not_the_callers(folder: 
 
 
 def test_the_head_point_keeps_every_row(folder: Folder) -> None:
-    assert head_point(folder, "r") == ResumePoint(layout.ROOT, 0)
+    assert head_point(folder, "r") == ResumePoint(ROOT, 0)
     first = RunWriter(folder, "r", START)
     emit_vals(first, range(5))
     first.flush()
@@ -192,7 +195,7 @@ def test_write_sweep_adds_a_record_only_when_it_differs(folder: Folder) -> None:
     assert len(folder.list("sweeps/s/")) == 1
     write_sweep(folder, "s", {"runs": [{"run_id": "r"}]})
     keys = [key for key, _ in folder.list("sweeps/s/")]
-    assert json.loads(folder.get(layout.parse_sweeps(keys)["s"]))["runs"] == [{"run_id": "r"}]
+    assert json.loads(folder.get(parse_sweeps(keys)["s"]))["runs"] == [{"run_id": "r"}]
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)

@@ -16,9 +16,10 @@ from botocore import exceptions as boto
 from botocore.stub import Stubber
 from servers.fixtures import clear_aws
 
-from muon_core.s3 import Bucket, open_bucket
-from muon_core.s3_errors import explain, explain_polars
-from muon_core.storage import StoreError, StoreUnavailable, open_storage, patiently
+from muon_core.store.open import open_storage
+from muon_core.store.s3.bucket import Bucket, open_bucket
+from muon_core.store.s3.errors import explain, explain_polars
+from muon_core.store.storage import StoreError, StoreUnavailable, patiently
 
 SECRET = "s3cr3t/hush"
 
@@ -344,7 +345,7 @@ def bucket(config: Path) -> Iterator[tuple[Bucket, Stubber]]:
 def test_a_key_that_could_not_be_deleted_for_now_is_deleted_by_the_next_try(
     bucket: tuple[Bucket, Stubber], code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("muon_core.store.storage.FIRST_PAUSE_S", 0.001)
     bucket[1].add_response("delete_objects", {"Errors": [{"Key": "x/a", "Code": code, "Message": "We failed."}]})
     bucket[1].add_response("delete_objects", {})
     patiently(lambda: bucket[0].delete(["a", "b"]), 10)
@@ -379,6 +380,6 @@ def test_a_password_in_the_endpoint_is_not_repeated() -> None:
 
 
 def test_a_folder_does_not_load_boto3() -> None:
-    code = "import sys, muon_core.storage as s; s.open_storage('x'); print('boto3' in sys.modules)"
+    code = "import sys, muon_core.store.storage as s; s.open_storage('x'); print('boto3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,6 +1,6 @@
 import pytest
 
-from muon_core.config import ScheduleConfig
+from muon_core.config.run import ScheduleConfig
 from muon_core.optim.schedules import lr_multiplier
 
 

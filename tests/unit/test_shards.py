@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from muon_core import shards
-from muon_core.config import DataConfig
-from muon_core.corpus import documents, is_validation
-from muon_core.shards import num_windows, prepare, read_index, validation_windows
-from muon_core.storage import StoreError
+from muon_core.config.run import DataConfig
+from muon_core.data import shards
+from muon_core.data.corpus import documents, is_validation
+from muon_core.data.shards import num_windows, prepare, read_index, validation_windows
+from muon_core.store.storage import StoreError
 
 VOCAB_SIZE = 300
 

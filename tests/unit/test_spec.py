@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from muon_core.config import OPTIMIZERS, PRESETS
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.presets import PRESETS
 from search_spaces.spec import (
     Metrics,
     Resources,

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
-from muon_core.config import OPTIMIZERS, PRESETS, DataConfig, RunConfig
-from muon_core.corpus import corpus_sha256
-from ray_jobs.cli.run_file import resolve_run
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import DataConfig, RunConfig
+from muon_core.data.corpus import corpus_sha256
 from search_spaces.errors import SpecError
 from search_spaces.parameters import locate_corpus, parameters, parse_assignment, resolve
+from search_spaces.run_file import resolve_run
 
 
 @pytest.mark.parametrize(

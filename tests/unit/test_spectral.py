@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from muon_core.layer_metrics import layer_metrics
-from muon_core.spectral import METRICS, momentum_effective_rank, singular_values
+from muon_core.metrics.layers import layer_metrics
+from muon_core.metrics.spectrum import METRICS, momentum_effective_rank, singular_values
 from muon_core.tables import LAYERS
 
 SHAPES = [(64, 64), (32, 64), (256, 64), (64, 256)]

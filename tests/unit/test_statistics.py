@@ -5,8 +5,8 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from analysis_fixtures import FINAL_LOSS
 from scipy import stats
+from support.analysis_fixtures import FINAL_LOSS
 
 from analysis.statistics import (
     Goal,

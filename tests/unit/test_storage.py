@@ -7,8 +7,10 @@ from uuid import uuid4
 
 import pytest
 
-from muon_core import storage
-from muon_core.storage import Folder, StoreError, check_writable, open_storage
+from muon_core.store import storage
+from muon_core.store.folder import Folder
+from muon_core.store.open import open_storage
+from muon_core.store.storage import StoreError, check_writable
 from ray_jobs.cli.main import cli, main
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from analysis_fixtures import (
+from support.analysis_fixtures import (
     FakeRun,
     demo_runs,
     known_runs,
@@ -27,13 +27,14 @@ from analysis_fixtures import (
 )
 
 import analysis
-from analysis import damage as look
 from analysis.scan import polars_schema
-from muon_core import layout
-from muon_core.cache import Cached, Copies
-from muon_core.parquet import digest, encode
-from muon_core.results import RunWriter
-from muon_core.storage import Folder, StoreError
+from muon_core.store import damage as look
+from muon_core.store.cache import Cached, Copies
+from muon_core.store.folder import Folder
+from muon_core.store.keys import ROOT, Attempt, final_key, live_key, pack_key
+from muon_core.store.parquet import digest, encode
+from muon_core.store.storage import StoreError
+from muon_core.store.writer import RunWriter
 from muon_core.tables import RUNS, TABLES, VAL
 
 RUN = "muon-s1-0badcafe"
@@ -43,9 +44,9 @@ def val_row(step: int, seq: int, attempt: int = 1) -> dict[str, object]:
     return {"run_id": RUN, "attempt": attempt, "seq": seq, "step": step, "tokens": step * 10, "val_loss": 4.0 + attempt}
 
 
-def put_val(storage: Folder, attempt: layout.Attempt, seqs: range) -> None:
+def put_val(storage: Folder, attempt: Attempt, seqs: range) -> None:
     rows = [val_row(step=seq, seq=seq, attempt=attempt.number) for seq in seqs]
-    put_rows(storage, layout.live_key("val", RUN, attempt.id, seqs.start, seqs.stop), VAL, rows)
+    put_rows(storage, live_key("val", RUN, attempt.id, seqs.start, seqs.stop), VAL, rows)
 
 
 def seen(storage: Folder) -> list[tuple[int, int]]:
@@ -137,7 +138,7 @@ def test_a_final_object_stands_for_everything_up_to_its_attempt(storage: Folder,
 def put_pack(storage: Folder, members: list[tuple[str, str, int]], rows: list[dict[str, object]]) -> str:
     """A pack of val rows; the key of its object."""
     data = encode(rows, VAL, final=True)
-    key = layout.pack_key("val", digest(data))
+    key = pack_key("val", digest(data))
     storage.put(key, data)
     manifest = {"members": members, "bytes": len(data)}
     storage.put(f"{key.removesuffix('.parquet')}.json", json.dumps(manifest).encode())
@@ -157,7 +158,7 @@ def test_rows_in_a_pack_are_read_once_and_only_of_the_runs_it_stands_for(storage
 
 def test_a_0_byte_object_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
     attempt = write_attempt(storage, fake)
-    key = layout.live_key("val", RUN, attempt.id, 0, 3)
+    key = live_key("val", RUN, attempt.id, 0, 3)
     storage.put(key, b"")
     with pytest.raises(ValueError, match=rf"{key} is 0 bytes, a damaged object"):
         analysis.open_store(storage.url).table("val")
@@ -169,7 +170,7 @@ def test_a_damaged_object_is_named_and_the_rest_read_on_request(
 ) -> None:
     attempt = write_attempt(storage, fake)
     put_val(storage, attempt, range(3))
-    key = layout.live_key("val", RUN, attempt.id, 3, 5)
+    key = live_key("val", RUN, attempt.id, 3, 5)
     storage.put(key, damage)
     with pytest.raises(ValueError, match=rf"{key} is {len(damage)} bytes, a damaged object; set MUON_SKIP_DAMAGED=1"):
         analysis.open_store(storage.url).table("val")
@@ -187,13 +188,13 @@ def test_an_object_without_read_permission_is_not_called_damaged(
     def denied(*_: object) -> bytes:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("analysis.damage.open", denied, raising=False)
+    monkeypatch.setattr("muon_core.store.damage.open", denied, raising=False)
     monkeypatch.setattr(Folder, "get", denied)
     with pytest.raises(StoreError, match=r"000000000003\.parquet may not be read; give this user the permission to"):
         analysis.open_store(storage.url).table("val")
 
 
-def two_runs(storage: Folder) -> tuple[FakeRun, FakeRun, layout.Attempt, layout.Attempt]:
+def two_runs(storage: Folder) -> tuple[FakeRun, FakeRun, Attempt, Attempt]:
     """Runs `good` and `bad` with three val rows each, in finals; a sweep `one` of the first."""
     runs = good, bad = FakeRun("good", 1, {}), FakeRun("bad", 1, {})
     attempts = first, second = [write_attempt(storage, run) for run in runs]
@@ -213,7 +214,7 @@ def final_of(storage: Folder, table: str, run: FakeRun) -> str:
 
 BREAKAGES = {
     "a missing start record": lambda s, bad, attempt: (
-        s.put(layout.Attempt("00002.cc", attempt.id, 2, bad.run_id).key, b"{}"),
+        s.put(Attempt("00002.cc", attempt.id, 2, bad.run_id).key, b"{}"),
         s.delete([attempt.key]),
     ),
     "a damaged start record": lambda s, bad, attempt: (
@@ -293,7 +294,7 @@ def test_a_pack_damaged_inside_is_named_and_passed_over_on_request(storage: Fold
 def test_a_sweep_looks_at_the_objects_of_its_runs_only(storage: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     good, *_ = two_runs(storage)
     asked: list[str] = []
-    monkeypatch.setattr("analysis.tables.local_copies", lambda _, sizes: asked.extend(sizes) or Copies({}, []))
+    monkeypatch.setattr("analysis.store.local_copies", lambda _, sizes: asked.extend(sizes) or Copies({}, []))
     analysis.open_store(storage.url).sweep("one").table("val")
     assert {key.split("/run=")[1].split("/")[0] for key in asked} == {good.run_id}
 
@@ -316,7 +317,7 @@ def test_a_store_in_a_folder_named_like_a_column_is_read(tmp_path: Path) -> None
 def copies(storage: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a cache that is put before `storage`."""
     folder = tmp_path_factory.mktemp("copies")
-    monkeypatch.setattr("analysis.tables.cached", lambda _: Cached(storage, folder, 1 << 20))
+    monkeypatch.setattr("analysis.store.cached", lambda _: Cached(storage, folder, 1 << 20))
     return folder
 
 
@@ -339,7 +340,7 @@ def test_an_object_that_differs_from_its_name_is_told_when_it_is_fetched(
 ) -> None:
     """Also by a question that is too large to compare what lies here already."""
     good, bad, *_ = two_runs(storage)
-    monkeypatch.setattr("analysis.damage.CHECKED_BYTES", 0)
+    monkeypatch.setattr("muon_core.store.damage.CHECKED_BYTES", 0)
     key = final_of(storage, "val", bad)
     storage.put(key, flipped(storage.get(key)))
     with pytest.raises(ValueError, match=rf"{key} is \d+ bytes, a damaged object; set MUON_SKIP_DAMAGED=1"):
@@ -380,11 +381,11 @@ def test_more_bytes_than_a_question_may_read_ahead_are_only_glanced_at(
     _, bad, *_ = two_runs(storage)
     (path := storage.root / final_of(storage, "val", bad)).write_bytes(flipped(path.read_bytes()))
     both = sum(size for _, size in storage.list("final/table=val/"))
-    monkeypatch.setattr("analysis.damage.CHECKED_BYTES", both - 1)
+    monkeypatch.setattr("muon_core.store.damage.CHECKED_BYTES", both - 1)
     assert analysis.open_store(storage.url).val.collect_schema() == polars_schema(VAL)
     with pytest.raises(ValueError, match="a damaged object"):
         analysis.open_store(storage.url).run(bad.run_id).table("val")
-    monkeypatch.setattr("analysis.damage.CHECKED_BYTES", both)
+    monkeypatch.setattr("muon_core.store.damage.CHECKED_BYTES", both)
     with pytest.raises(ValueError, match="a damaged object"):
         analysis.open_store(storage.url).table("val")
 
@@ -400,8 +401,8 @@ def test_an_object_of_a_newer_schema_is_refused_by_name_in_a_store_marked_by_an_
     written = pa.Table.from_pylist(rows, schema=table.schema).replace_schema_metadata({"muon_schema": "2"})
     sink = io.BytesIO()
     pq.write_table(written, sink)
-    live, named = layout.live_key(name, RUN, attempt.id, 0, 1), digest(sink.getvalue())
-    key = layout.final_key(name, RUN, attempt.id, 1, named) if final else live
+    live, named = live_key(name, RUN, attempt.id, 0, 1), digest(sink.getvalue())
+    key = final_key(name, RUN, attempt.id, 1, named) if final else live
     storage.put(key, sink.getvalue())
     with pytest.raises(ValueError, match=rf"{key} was written with schema 2, this release reads up to 1; update"):
         analysis.open_store(storage.url).table(name)
@@ -414,8 +415,8 @@ def test_narrower_numbers_of_an_older_release_are_read(storage: Folder, fake: Fa
     table = table.cast(pa.schema([field.with_type(narrow.get(field.name, field.type)) for field in table.schema]))
     sink = io.BytesIO()
     pq.write_table(table, sink)
-    storage.put(layout.live_key("val", RUN, attempt.id, 0, 1), sink.getvalue())
-    put_rows(storage, layout.live_key("val", RUN, attempt.id, 1, 2), VAL, [val_row(7, 1)])
+    storage.put(live_key("val", RUN, attempt.id, 0, 1), sink.getvalue())
+    put_rows(storage, live_key("val", RUN, attempt.id, 1, 2), VAL, [val_row(7, 1)])
     frame = analysis.open_store(storage.url).val.sort("seq").collect()
     assert frame.schema == polars_schema(VAL)
     assert frame["val_loss"].to_list() == [float(np.float32(0.1)), 5.0]
@@ -433,7 +434,7 @@ def test_a_store_of_a_newer_release_is_refused_by_readers_and_writers(storage: F
 
 
 def test_a_damaged_end_record_is_refused_by_name(storage: Folder, fake: FakeRun) -> None:
-    key = layout.final_key("runs", RUN, write_attempt(storage, fake).id, 3, "0" * 16)
+    key = final_key("runs", RUN, write_attempt(storage, fake).id, 3, "0" * 16)
     storage.put(key, b"")
     with pytest.raises(ValueError, match=rf"{key} is damaged"):
         analysis.open_store(storage.url).table("runs")
@@ -453,7 +454,7 @@ def test_files_of_other_releases_are_read_in_the_schema_of_this_one(storage: Fol
     for seq, table in enumerate((older, newer)):
         sink = pa.BufferOutputStream()
         pa.parquet.write_table(table, sink)
-        storage.put(layout.live_key("val", RUN, attempt.id, seq, seq + 1), sink.getvalue().to_pybytes())
+        storage.put(live_key("val", RUN, attempt.id, seq, seq + 1), sink.getvalue().to_pybytes())
     frame = analysis.open_store(storage.url).val.collect()
     assert frame.columns == list(VAL.columns)
     assert frame["val_accuracy"].to_list() == [None, None]
@@ -461,9 +462,9 @@ def test_files_of_other_releases_are_read_in_the_schema_of_this_one(storage: Fol
 
 
 def test_a_run_named_like_a_number_stays_text(storage: Folder) -> None:
-    attempt = layout.Attempt("00001.ab", layout.ROOT, 0, "001")
+    attempt = Attempt("00001.ab", ROOT, 0, "001")
     storage.put(attempt.key, json.dumps(start_record(FakeRun("muon", 1, {})) | {"run_id": "001"}).encode())
-    put_rows(storage, layout.live_key("val", "001", attempt.id, 0, 1), VAL, [val_row(0, 0) | {"run_id": "001"}])
+    put_rows(storage, live_key("val", "001", attempt.id, 0, 1), VAL, [val_row(0, 0) | {"run_id": "001"}])
     store = analysis.open_store(storage.url)
     assert store.val.filter(pl.col("run_id") == "001").collect().height == 1
     assert store.runs.collect()["run_id"].to_list() == ["001"]

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_run, write_store, write_sweep
 from scipy import stats
+from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_run, write_store, write_sweep
 
 import analysis
 from analysis.arms import ArmSummary
 from analysis.summary import Summary, summarize
 from analysis.terminal import render_summary
 from analysis.verdicts import arm_cells, seconds_text, sentence
-from muon_core.storage import Folder
+from muon_core.store.folder import Folder
 
 
 def summary_of(tmp_path: Path, runs: list[FakeRun], **options: object) -> Summary:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from muon_core.compaction import finalize
-from muon_core.parquet import decode
-from muon_core.results import RunWriter, Superseded, write_end_record
-from muon_core.snapshot import read_ends, read_rows, visible_objects
-from muon_core.storage import Folder, StoreError, StoreUnavailable, patiently
+from muon_core.store.final import finalize
+from muon_core.store.folder import Folder
+from muon_core.store.parquet import decode
+from muon_core.store.reader import read_ends, read_rows, visible_objects
+from muon_core.store.storage import StoreError, StoreUnavailable, patiently
+from muon_core.store.writer import RunWriter, Superseded, write_end_record
 from muon_core.tables import VAL
 
 START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
@@ -38,7 +39,7 @@ class Moody(Folder):
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
-    monkeypatch.setattr("muon_core.storage.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("muon_core.store.storage.FIRST_PAUSE_S", 0.001)
     return Moody(tmp_path)
 
 
@@ -115,7 +116,7 @@ def test_an_end_that_failed_is_tried_again_and_fails_with_the_same_error(
         except StoreUnavailable as error:
             raise StoreUnavailable(f"{error} (gave up after {patience_s:.0f} s)") from error
 
-    monkeypatch.setattr("muon_core.results.patiently", impatiently)
+    monkeypatch.setattr("muon_core.store.writer.patiently", impatiently)
     writer = RunWriter(store, "r", START)
     emit(writer, 0, 3)
     store.away = True
@@ -129,7 +130,7 @@ def test_an_end_that_failed_is_tried_again_and_fails_with_the_same_error(
 
 
 def test_replaced_objects_that_cannot_be_removed_stay_for_later(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.results.GRACE_S", 0.0)
+    monkeypatch.setattr("muon_core.store.writer.GRACE_S", 0.0)
 
     def refused(self: Folder, keys: Iterable[str]) -> None:
         raise StoreError("access denied")
@@ -149,7 +150,7 @@ def test_replaced_objects_that_cannot_be_removed_stay_for_later(store: Moody, mo
 
 
 def test_memory_is_bounded_by_waiting_for_the_store(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.results.MAX_PENDING_VALUES", 10)
+    monkeypatch.setattr("muon_core.store.writer.MAX_PENDING_VALUES", 10)
     writer = RunWriter(store, "r", START)
     emit(writer, 0, 25)  # six values each
     assert steps(store) == list(range(24))
@@ -178,7 +179,7 @@ def test_an_attempt_that_is_overtaken_after_its_last_fence_is_told_so(
         RunWriter(store, "r", START)
         return finalize(*arguments, **options)
 
-    monkeypatch.setattr("muon_core.results.finalize", overtaken)
+    monkeypatch.setattr("muon_core.store.writer.finalize", overtaken)
     with pytest.raises(Superseded, match="a newer attempt than 00001"):
         writer.end(status=status)
     assert store.list("final/") == []
@@ -189,7 +190,7 @@ def test_a_superseded_attempt_is_stopped_in_its_periodic_commit(store: Moody, mo
     RunWriter(store, "r", START)
     emit(zombie, 0, 1)
     zombie.flush()
-    monkeypatch.setattr("muon_core.results.FENCE_EVERY_S", 0.0)
+    monkeypatch.setattr("muon_core.store.writer.FENCE_EVERY_S", 0.0)
     emit(zombie, 1, 2)
     with pytest.raises(Superseded):
         zombie.flush()
@@ -207,7 +208,7 @@ def test_of_two_end_records_written_at_once_everyone_reads_the_same(
     store: Moody, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = RunWriter(store, "r", START)
-    monkeypatch.setattr("muon_core.results.list_keys", lambda storage, prefix: [])  # neither saw the other's
+    monkeypatch.setattr("muon_core.store.reader.list_keys", lambda storage, prefix: [])  # neither saw the other's
     for error in ("first", "second"):
         write_end_record(store, writer.attempt, {"run_id": "r", "status": "failed", "error": error}, 0)
     keys = [key for key, _ in store.list("final/table=runs/")]

@@ -13,9 +13,9 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from muon_core.s3_connection import CONCURRENCY, Connection, connect
-from muon_core.s3_errors import explained
-from muon_core.storage import Listed, StoreError
+from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
+from muon_core.store.s3.errors import explained
+from muon_core.store.storage import Listed, StoreError
 
 GET_TRIES = 4  # of a download cut short, which the SDK does not repeat
 DELETE_BATCH = 1_000  # keys, the most one request may name
@@ -46,9 +46,11 @@ def open_bucket(url: str) -> Bucket:
 class Bucket:
     """Objects below a prefix of a bucket; each becomes visible as a whole, by the request that ends its upload."""
 
+    is_local = False
+
     def __init__(self, bucket: str, prefix: str, connection: Connection) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
-        self.place = f"{connection.endpoint}/{bucket}/{prefix}"  # tells stores of one name on two servers apart
+        self.place = f"{connection.endpoint}/{bucket}/{prefix}"
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self._connection, self._client = connection, connection.client
         self._polars: dict[str, Any] | None = None
@@ -105,6 +107,9 @@ class Bucket:
                 )
                 for error in answer.get("Errors", []):
                     raise ClientError({"Error": {"Code": error.get("Code", "Unknown")}}, "DeleteObjects")
+
+    def remove_leftovers(self, older_than_s: float) -> None:
+        """Nothing: parts of an upload that did not end are no object, and S3 clears them by the bucket's own rule."""
 
     def uri(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"

@@ -20,8 +20,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from muon_core.s3_errors import explained
-from muon_core.storage import StoreError
+from muon_core.store.s3.errors import explained
+from muon_core.store.storage import StoreError
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30  # a server that accepts and stays silent costs this much per try

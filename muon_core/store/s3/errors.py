@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 
-from muon_core.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreError, StoreUnavailable
 
 
 class Trouble(NamedTuple):

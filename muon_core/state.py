@@ -1,0 +1,95 @@
+"""What a run is while it trains: model, optimizers, data and where they stand, from step 0 on."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from muon_core import distributed, environment, seeds
+from muon_core.config.run import RunConfig
+from muon_core.data.batches import TokenData, load_data
+from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
+from muon_core.optim.build import build_optimizers
+from muon_core.optim.optimizers import Optimizers
+from muon_core.peaks import Peaks
+from muon_core.store.parquet import Row
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that changes while a run trains, and what it trains on."""
+
+    model: Transformer
+    replica: nn.Module
+    """`model`, or the DDP wrapper around it."""
+    optimizers: Optimizers
+    data: TokenData
+    matrices: list[HiddenMatrix]
+    peaks: Peaks
+    device: torch.device
+    environment: dict[str, Any]
+    """`environment.fingerprint`, and under `resumed_from` what was different in the attempts before."""
+    step: int = 0
+    updates: dict[str, Tensor] = field(default_factory=dict)
+
+
+def prepare(config: RunConfig, device: torch.device) -> TrainState:
+    """Model, optimizers and data at step 0."""
+    data = load_data(config.data, config.model.vocab_size)
+    model = Transformer(config.model)
+    init_weights(model, config.stream_seed("init"))
+    model.to(device)
+    if config.compile:
+        model.compile()  # in place: parameters keep their names
+    replica: nn.Module = model
+    if distributed.world_size() > 1 and config.reduction == "ddp":
+        replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        _settle_buckets(replica, config, device)
+    matrices = hidden_matrices(model)
+    optimizers = build_optimizers(
+        model.named_parameters(),
+        config.optimizer,
+        noise_seed=config.stream_seed("noise"),
+        head_size=config.model.d_model // config.model.num_heads,
+        distribute=config.distribute,
+    )
+    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint())
+
+
+def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:
+    """One backward pass for nothing: DDP lays its buckets out anew after the first, which changes the order of sums.
+
+    Without it a resumed run, whose first step is another one's tenth, would differ from the whole one.
+    """
+    shape = (1, 2)
+    if config.compile:  # which would take a second shape for a sign that more will follow
+        shape = (config.batch_size // max(config.micro_batches, distributed.world_size()), config.data.seq_len + 1)
+    tokens = torch.zeros(shape, dtype=torch.long, device=device)
+    with autocast(config, device):
+        next_token_loss(replica, tokens).backward()  # type: ignore[no-untyped-call]
+    replica.zero_grad()
+
+
+def start_facts(config: RunConfig, state: TrainState) -> Row:
+    first_batch = state.data.batch(config.stream_seed("data"), 0, config.batch_size)
+    shared_out = state.optimizers.distribution
+    return {
+        "num_parameters": sum(p.numel() for p in state.model.parameters()),
+        "init_hash": seeds.hash_parameters(state.model),
+        "first_batch_hash": seeds.hash_tokens(first_batch),
+        "data_hash": state.data.data_hash,
+        "world_size": distributed.world_size(),
+        "device": environment.device_name(state.device),
+        "distribution_json": json.dumps(asdict(shared_out)) if shared_out else None,
+    }
+
+
+def autocast(config: RunConfig, device: torch.device) -> Any:
+    """The run's precision for forward passes, a context manager."""
+    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext()

@@ -1,0 +1,64 @@
+"""A run's rows once more, sorted for reading: one `final` object a table, written when the run has ended."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from muon_core.store.keys import Visible, final_key, parse_attempts
+from muon_core.store.lineage import visible
+from muon_core.store.parquet import digest, encode, sort_for_reading
+from muon_core.store.reader import (
+    list_keys,
+    list_series_keys,
+    read_rows,
+)
+from muon_core.store.storage import Storage, StoreError
+from muon_core.tables import SERIES, Table
+
+
+def finalize(storage: Storage, run_id: str, *, num_rows: int | None = None, head: str | None = None) -> int:
+    """Write the run's rows once more, sorted for reading: one `final` object a table. Returns how many are new.
+
+    Args:
+        num_rows: how many rows the run wrote to all tables; StoreError is raised unless each is there once.
+        head: the attempt that `num_rows` is known of; nothing is written if it is no longer the newest.
+    """
+    attempt_keys = list_keys(storage, f"attempts/{run_id}/")
+    newest = max(parse_attempts(attempt_keys)[run_id])
+    if head not in (None, newest):
+        return 0
+    data_keys = list_series_keys(storage, run_id)
+    objects = {table.name: visible(attempt_keys, data_keys, table.name) for table in SERIES.values()}
+    todo = [name for name, items in objects.items() if items and not is_final(items, newest)]
+    if not todo and (any(objects.values()) or not num_rows):
+        return 0
+    names = todo if num_rows is None else objects
+    rows = {name: read_rows(storage, objects[name], SERIES[name], lossless=True) for name in names}
+    if num_rows is not None:
+        _check_complete(run_id, storage.url, rows, num_rows)
+    for name in todo:
+        _write_final(storage, SERIES[name], run_id, newest, max(item.end for item in objects[name]), rows[name])
+    return len(todo)
+
+
+def _check_complete(run: str, url: str, rows: dict[str, pa.Table], num_rows: int) -> None:
+    """Each number below `num_rows` must have come up once: `seq` counts over all tables together."""
+    seqs = pa.chunked_array([chunk for table in rows.values() for chunk in table["seq"].chunks], pa.int64())
+    distinct = pc.count_distinct(seqs).as_py()
+    if not len(seqs) == distinct == num_rows:
+        raise StoreError(
+            f"run {run}: {num_rows - distinct} of its {num_rows} rows are missing from {url} and "
+            f"{len(seqs) - distinct} are double; restore live/ from a backup, or run it again"
+        )
+
+
+def _write_final(storage: Storage, table: Table, run: str, head: str, hi: int, rows: pa.Table) -> None:
+    """Two processes, perhaps with different encoders, may write twins: every reader takes the same of them."""
+    data = encode(sort_for_reading(rows, table), table, final=True)
+    storage.put(final_key(table.name, run, head, hi, digest(data)), data)
+
+
+def is_final(items: list[Visible], head: str) -> bool:
+    """Whether a final of attempt `head` alone makes up these rows."""
+    return len(items) == 1 and items[0].final and items[0].attempt == head

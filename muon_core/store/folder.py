@@ -1,0 +1,125 @@
+"""A folder as a place for objects: each is written aside, synced and renamed, so it is there whole or not at all."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from muon_core.store.storage import Listed, StoreError
+
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+class Folder:
+    """Objects as files below a folder; a write is a temporary file, fsync, rename, fsync of the folder."""
+
+    is_local = True
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.url = self.place = str(self.root)
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        path = self.root / key
+        # The dot and the ending hide leftovers of a killed writer from every Parquet reader.
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            _make_folder(path.parent)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            _fsync_folder(path.parent)  # without it a power cut may leave an empty file, which reads as no rows
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            reason = error.strerror or error
+            raise StoreError(
+                f"cannot write to {self.root}: {reason}; free space there or choose another store"
+            ) from error
+
+    def get(self, key: str) -> bytes:
+        try:
+            return (self.root / key).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StoreError(f"cannot read {self.root / key}: {error.strerror}; check its permissions") from error
+
+    def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
+        return [self.get(key) for key in keys]
+
+    def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
+        return [(key, size) for key, size, _ in self.stat(prefix)]
+
+    def stat(self, prefix: str) -> builtins.list[Listed]:
+        start = len(str(self.root).rstrip("/")) + 1
+        try:
+            return sorted(Listed(path[start:], size, modified) for path, size, modified in _files(self.root / prefix))
+        except OSError as error:
+            raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
+
+    def delete(self, keys: Iterable[str]) -> None:
+        try:
+            for key in keys:
+                (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StoreError(f"cannot remove objects from {self.root}: {reason}; check its permissions") from error
+
+    def remove_leftovers(self, older_than_s: float) -> None:
+        """Remove temporary files of killed writers, whose last byte was written that long ago."""
+        since = time.time() - older_than_s
+        for folder, _, names in os.walk(self.root):
+            for name in filter(_LEFTOVER.fullmatch, names):
+                with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                    if os.stat(path := os.path.join(folder, name)).st_mtime < since:
+                        os.unlink(path)
+
+    def uri(self, key: str) -> str:
+        return str(self.root / key)
+
+    def polars_options(self) -> dict[str, Any]:
+        return {}
+
+
+def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[str, int, float]]:
+    """(path, size, time of writing) of every file below `folder`; none if it does not exist."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(entry.path)
+        elif not entry.name.startswith("."):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue  # removed between listing and stat, as if listed a moment later
+            yield entry.path, status.st_size, status.st_mtime
+
+
+def _make_folder(path: Path) -> None:
+    """Create a folder and those above it, durably: each new name is synced in the folder that holds it."""
+    new = list(takewhile(lambda folder: not folder.is_dir(), [path, *path.parents]))
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in new:
+        _fsync_folder(folder.parent)
+
+
+def _fsync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
