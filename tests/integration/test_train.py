@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from analysis.store import open_store
-from muon_core import environment
+from muon_core import environment, state
 from muon_core import train as train_module
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
@@ -267,7 +267,7 @@ def test_a_start_that_fails_keeps_the_rows_of_the_attempts_before(tmp_path: Path
     stopped = train_in(tmp_path, run_config, report=lambda progress: progress.step < 6)
     before = {table: rows(tmp_path, table) for table in ("train", "val", "layers")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "load_data", lambda *_: (_ for _ in ()).throw(ValueError("the corpus is gone")))
+        patch.setattr(state, "load_data", lambda *_: (_ for _ in ()).throw(ValueError("the corpus is gone")))
         with pytest.raises(ValueError, match="the corpus is gone"):
             train_in(tmp_path, run_config)
     run = open_store(tmp_path).runs.collect().row(0, named=True)

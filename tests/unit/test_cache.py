@@ -13,7 +13,9 @@ from muon_core.store.storage import StoreError
 
 
 class Remote(Folder):
-    """A folder that counts what is fetched from it."""
+    """A folder as if far away, that counts what is fetched from it."""
+
+    is_local = False
 
     def __init__(self, root: Path, place: str) -> None:
         super().__init__(root)

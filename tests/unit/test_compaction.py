@@ -390,7 +390,7 @@ def test_two_finalizers_with_different_encoders_leave_one_final_a_table(
     def differently(data: Any, table: Any, **_: Any) -> bytes:
         return encode(data, table, row_group=next(levels))
 
-    monkeypatch.setattr("muon_core.store.compaction.encode", differently)
+    monkeypatch.setattr("muon_core.store.final.encode", differently)
     threads = [threading.Thread(target=finalize, args=(folder, "a")) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -510,7 +510,7 @@ def test_a_status_that_is_out_of_date_says_nothing_of_the_attempt_after(
         folder.delete(key for key in keys(folder, "live/table=train/") if second.attempt.id in key)
         return finalize(*arguments, **options)
 
-    monkeypatch.setattr("muon_core.store.final.finalize", late)
+    monkeypatch.setattr("muon_core.store.compaction.finalize", late)
     before = keys(folder, "final/")
     assert compact(folder, grace_s=AT_ONCE).problems == {}
     assert keys(folder, "final/") == before

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from muon_core.store import storage
+from muon_core.store import folder as folder_module
 from muon_core.store.folder import Folder
 from muon_core.store.open import open_storage
 from muon_core.store.storage import StoreError, check_writable
@@ -73,7 +73,7 @@ def test_put_takes_a_view_of_a_buffer(tmp_path: Path) -> None:
 
 def test_put_syncs_every_folder_that_got_a_new_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(storage, "_fsync_folder", synced.append)
+    monkeypatch.setattr(folder_module, "_fsync_folder", synced.append)
     folder = Folder(tmp_path / "store")
     folder.put("a/b/c.bin", b"1")
     assert sorted(synced) == [tmp_path, tmp_path / "store", tmp_path / "store/a", tmp_path / "store/a/b"]

@@ -208,7 +208,7 @@ def test_of_two_end_records_written_at_once_everyone_reads_the_same(
     store: Moody, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = RunWriter(store, "r", START)
-    monkeypatch.setattr("muon_core.store.reader.list_keys", lambda storage, prefix: [])  # neither saw the other's
+    monkeypatch.setattr("muon_core.store.writer.list_keys", lambda storage, prefix: [])  # neither saw the other's
     for error in ("first", "second"):
         write_end_record(store, writer.attempt, {"run_id": "r", "status": "failed", "error": error}, 0)
     keys = [key for key, _ in store.list("final/table=runs/")]
