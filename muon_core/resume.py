@@ -41,7 +41,7 @@ class Saver:
             names.append(checkpoint.LATEST)
         if not names or distributed.rank() != 0:
             return
-        with recorder.timed("checkpoint"):
+        with recorder.stopwatch.timed("checkpoint"):
             self.settle()
             copied = _copy(state_of(self._config, state, recorder))
             if (point := recorder.barrier()) is None:
@@ -56,7 +56,7 @@ class Saver:
         """Save the weights of a run that reached its last step."""
         if self._storage is None or distributed.rank() != 0:
             return
-        with recorder.timed("checkpoint"):
+        with recorder.stopwatch.timed("checkpoint"):
             if self._config.checkpoint.model and (point := recorder.barrier()):
                 self._submit(checkpoint.MODEL, state.step, point, {"model": state.model.state_dict()})
             self.settle()

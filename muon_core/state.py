@@ -18,6 +18,7 @@ from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_wei
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.optimizers import Optimizers
 from muon_core.peaks import Peaks
+from muon_core.stopwatch import Stopwatch
 from muon_core.store.parquet import Row
 
 
@@ -35,11 +36,12 @@ class TrainState:
     device: torch.device
     environment: dict[str, Any]
     """`environment.fingerprint`, and under `resumed_from` what was different in the attempts before."""
+    stopwatch: Stopwatch
     step: int = 0
     updates: dict[str, Tensor] = field(default_factory=dict)
 
 
-def prepare(config: RunConfig, device: torch.device) -> TrainState:
+def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch) -> TrainState:
     """Model, optimizers and data at step 0."""
     data = load_data(config.data, config.model.vocab_size)
     model = Transformer(config.model)
@@ -58,8 +60,11 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
         noise_seed=config.stream_seed("noise"),
         head_size=config.model.d_model // config.model.num_heads,
         distribute=config.distribute,
+        stopwatch=stopwatch,
     )
-    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint())
+    return TrainState(
+        model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint(), stopwatch
+    )
 
 
 def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:

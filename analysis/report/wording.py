@@ -90,7 +90,7 @@ def provenance(record: SweepRecord, members: pl.DataFrame, url: str, metric: str
         ("Newest result", ended[-1] if len(ended) else DASH),
         (
             "Make again",
-            f"muon report {shlex.quote(record.name)} --store {shlex.quote(url)} --metric {metric} -o FOLDER",
+            f"muon report {shlex.quote(record.sweep)} --store {shlex.quote(url)} --metric {metric} -o FOLDER",
         ),
     ]
 

@@ -32,6 +32,7 @@ from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
 from muon_core.optim.sharding import choose_distribution
+from muon_core.stopwatch import Stopwatch
 
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
     "original": original, "match_rms_adamw": match_rms_adamw, "none": unscaled,
@@ -179,11 +180,13 @@ def build_optimizers(
     head_size: int | None = None,
     distribute: Distribute = "auto",
     patterns: Sequence[tuple[str, Group]] = PATTERNS,
+    stopwatch: Stopwatch | None = None,
 ) -> Optimizers:
     """Optimizers for all of a model's parameters.
 
     Args:
         distribute: of Muon's updates over ranks; `auto` is decided by a probe, on all of them.
+        stopwatch: counts what is spent on watching a step, and not on stepping, to tracking.
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
     """  # all ranks
     groups = assign(named_parameters, patterns)
@@ -197,4 +200,6 @@ def build_optimizers(
             "clipping only reweights the steps in its momentum; adamw_only clips where it matters",
             stacklevel=2,
         )
-    return Optimizers(hidden, vectors, clipping=config.clipping, max_grad_norm=config.max_grad_norm)
+    return Optimizers(
+        hidden, vectors, clipping=config.clipping, max_grad_norm=config.max_grad_norm, stopwatch=stopwatch
+    )

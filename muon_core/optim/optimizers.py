@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from muon_core.optim.clipping import clipped
 from muon_core.optim.health import Health, Watch, measure
 from muon_core.optim.muon import Muon
 from muon_core.optim.sharding import Distribution
+from muon_core.stopwatch import Stopwatch
 
 PREVIOUS = "previous_update"
 """Key in the saved state of a matrix's change in the last step, where the next step is to be compared with it."""
@@ -25,13 +25,18 @@ class Optimizers:
     """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one."""
 
     def __init__(
-        self, hidden: Optimizer, vectors: Optimizer, *, clipping: str = "none", max_grad_norm: float = 1.0
+        self,
+        hidden: Optimizer,
+        vectors: Optimizer,
+        *,
+        clipping: str = "none",
+        max_grad_norm: float = 1.0,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.hidden, self.vectors = hidden, vectors
         self.health: Health = {}
         """What the `health` table says of the last step with `keep_updates`."""
-        self.measuring_s = 0.0
-        """Seconds of the last step that went into `health` and updates, not into stepping."""
+        self._stopwatch = stopwatch or Stopwatch()
         self._clipping, self._max_grad_norm = clipping, max_grad_norm
         self._previous: dict[str, Tensor] = {}
         for group in self._groups:
@@ -58,8 +63,7 @@ class Optimizers:
             It costs a copy of the matrices.
         """
         keeping = keep_updates or next_keeps
-        self.measuring_s = 0.0
-        with self._measuring():
+        with self._stopwatch.timed("tracking"):
             before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
             watch = self._watch() if keep_updates else None
         for group in self.hidden.param_groups:
@@ -67,14 +71,13 @@ class Optimizers:
         with self._clipped():
             self.hidden.step()
             self.vectors.step()
-        with self._measuring():
+        with self._stopwatch.timed("tracking"):
             updates = {
                 name: param.detach() - old * kept
                 for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
             }
             if keep_updates:
                 self.health = self._measure(step, updates, watch)
-        self.measuring_s += watch.seconds if watch else 0.0
         self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
 
@@ -106,16 +109,10 @@ class Optimizers:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
 
-    @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.measuring_s += time.perf_counter() - begin
-
     def _watch(self) -> Watch | None:
         if not isinstance(self.hidden, Muon):
             return None
-        self.hidden.watch = Watch(self.hidden.orthogonalize, getattr(self.hidden.perturb, "seen", {}))
+        self.hidden.watch = Watch(self.hidden.orthogonalize, getattr(self.hidden.perturb, "seen", {}), self._stopwatch)
         return self.hidden.watch
 
     def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Health:

@@ -144,7 +144,7 @@ def _health(storage: Storage, run_id: str) -> str | None:
     """How the momentum of a run that has ended froze or ran away, if it was seen to."""
     from analysis.store import open_store
 
-    found: list[str | None] = open_store(storage.url).run(run_id).runs.collect()["health"].to_list()
+    found: list[str | None] = open_store(storage).run(run_id).runs.collect()["health"].to_list()
     return found[0] if found else None
 
 

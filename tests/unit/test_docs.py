@@ -16,7 +16,7 @@ from muon_core import tables
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
-from muon_core.store.sweeps import write_sweep
+from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
 from muon_core.train import train
 from ray_jobs.cli.main import cli, main
 from search_spaces.expand import expand
@@ -198,11 +198,11 @@ def test_readme_snippets_answer_from_a_real_store(
     configs = [RunConfig.model_validate(small | {"optimizer": {"name": name}}) for name in ("muon", "adamw")]
     for config in configs:
         assert train(config, storage).status == "done"
-    runs = [
-        {"run_id": c.run_id, "block": c.optimizer.name, "role": "candidate", "arm": c.arm_label, "seed": c.seed}
+    runs = tuple(
+        SweepRun(run_id=c.run_id, block=c.optimizer.name, role="candidate", arm=c.arm_label, seed=c.seed)
         for c in configs
-    ]
-    write_sweep(storage, "demo", {"question": "", "spec": {}, "metrics": {}, "runs": runs})
+    )
+    write_sweep(storage, SweepRecord(sweep="demo", runs=runs))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     answers: list[pl.DataFrame] = []
