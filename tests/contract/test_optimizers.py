@@ -119,6 +119,18 @@ def test_every_config_has_its_optimizer() -> None:
     assert OPTIMIZERS.keys() == HIDDEN.keys()
 
 
+def test_the_entry_describes_what_is_kept_of_a_parameter(name: str) -> None:
+    """Its parts, and under which of them the average of the gradient stands."""
+    entry = HIDDEN[name.split()[0]].state
+    problem = Problem(name)
+    problem.run(range(2))
+    hidden = problem.optimizers.hidden
+    for param in hidden.param_groups[0]["params"]:
+        assert hidden.state[param].keys() == entry.parts
+    for key, momentum in problem.optimizers.momenta().items():
+        assert momentum is hidden.state[problem.params[key]][entry.momentum]
+
+
 @pytest.mark.parametrize("name", sorted(HIDDEN))
 @both_dtypes
 def test_loss_falls_on_a_quadratic(name: str, dtype: torch.dtype) -> None:
