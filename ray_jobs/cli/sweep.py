@@ -14,9 +14,10 @@ from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, check_writable
 from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, write_sweep
+from muon_core.tables import last_line
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import Group, json_option, last_line, next_command, store_option
+from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import FINISHED, Plan, render
 from search_spaces.plan import plan as make_plan
@@ -222,7 +223,7 @@ def _print_answer(name: str, storage: Storage) -> bool:
     """Print it; returns whether it can be one: runs that share what their seeds should vary give none."""
     from analysis.store import open_store
     from analysis.summary import summarize
-    from analysis.terminal import render_summary
+    from ray_jobs.cli.answer_text import render_summary
 
     summary = summarize(open_store(storage).sweep(name))
     click.echo(render_summary(summary))
