@@ -1,4 +1,9 @@
-"""What a run writes when: rows of the result tables, its start and its end."""
+"""What a run writes when: rows of the result tables, its start and its end.
+
+Rank 0 holds the one recorder that writes; the others' count along, so that all ranks take the same decisions (a loss
+spike, a step that is due). Rows go to memory and from there, every few seconds, to the store. An attempt that another
+has overtaken writes no more, and the loop leaves where all ranks can.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What a run is while it trains: model, optimizers, data and where they stand, from step 0 on."""
+"""What a run is while it trains: model, optimizers, data and where they stand, from step 0 on.
+
+The loop and what saves it both need this, so it stands below both. Everything in it is a function of the config alone:
+two processes that prepare the same config hold the same weights, which is why a resumed run needs no more than a
+checkpoint, and why world sizes can be compared.
+"""
 
 from __future__ import annotations
 

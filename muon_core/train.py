@@ -1,4 +1,10 @@
-"""The training loop: one run from one RunConfig, in one process or on every rank of a process group."""
+"""The training loop: one run from one RunConfig, in one process or on every rank of a process group.
+
+The loop evaluates, steps and records, and knows of nothing above it: whoever runs it hands in where results go and whom
+to report to. Every rank walks the same path, because a collective that one rank skips hangs the others: what rank 0
+alone decides (go on or stop, which checkpoint to take up) is shared before anybody acts on it. A run that ends other
+than by an error of the program, also by diverging, has a result, and its record says which.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +73,14 @@ def train(
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
     stopwatch = Stopwatch()
-    recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch)
+    recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch)  # the others' write nothing
     saver = Saver(config, storage)
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
         state = prepare(config, device or torch.device("cpu"), stopwatch)
         facts = start_facts(config, state)
+        # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.
         point = restore(config, state, recorder, storage) if storage and resume else None
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
         recorder.start(state.matrices, facts, point)
@@ -103,7 +110,7 @@ def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | No
     if distributed.rank() == 0:
         recorder.end("failed", text)
     elif storage is not None:
-        time.sleep(2)
+        time.sleep(2)  # rank 0 mostly meets the same error, and its record has the rows before it
         record_failure(storage, config.run_id, start_record(config), text, attempt)
 
 
@@ -112,7 +119,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
     tracking, steps, seconds = config.tracking, config.steps, state.stopwatch.seconds
     main = distributed.rank() == 0
     go_on = not main or report(recorder.progress())
-    if state.step == 0:
+    if state.step == 0:  # a run that is taken up again has this evaluation already
         recorder.evaluation(_evaluate(config, state, recorder))
         go_on = not main or report(recorder.progress())
     while state.step < steps and distributed.agree(go_on, state.device):
@@ -135,6 +142,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
 
 def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *, track: bool) -> tuple[float, float]:
     """One optimizer step; returns (train loss in nats per token over the whole batch, global gradient norm)."""
+    # Nothing is updated before loss and gradients are known to be finite: a diverged run keeps its last weights.
     state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
     loss = _gradients(config, state, recorder)
     wrong = None if math.isfinite(loss) else f"train loss {loss}"

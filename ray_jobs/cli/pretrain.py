@@ -159,32 +159,32 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        with RunProgress() as progress, _told_to_stop() as told:
+        with RunProgress() as progress, _stop_signals() as heard:
             outcome = train(
-                run, storage, report=lambda news: progress(news) and not told, device=device, resume=not again
+                run, storage, report=lambda news: progress(news) and not heard, device=device, resume=not again
             )
     except StoreError:
         raise  # the store does not know of it
     except Exception as error:
         return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if told and outcome.status == "stopped":
+    if heard and outcome.status == "stopped":
         raise KeyboardInterrupt
     return outcome.status, outcome.error or _loss(outcome.final.val_loss if outcome.final else None)
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
+def _stop_signals() -> Iterator[list[int]]:
     """Signals to stop, as they come: after the first the run saves itself at its next step, the second interrupts."""
-    told: list[int] = []
+    heard: list[int] = []
 
     def hear(number: int, _: FrameType | None) -> None:
-        if told:
+        if heard:
             raise KeyboardInterrupt
-        told.append(number)
+        heard.append(number)
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

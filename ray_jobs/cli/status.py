@@ -84,7 +84,7 @@ def find_runs(store: Store, name: str | None) -> list[dict[str, Any]]:
             runs = runs.filter(run_id=find_run(store, name)["run_id"])
     running = runs.filter(pl.col("status") == "running")["run_id"].to_list()
     live = _newest(store, running) if running else {}
-    return [_told(run | live.get(run["run_id"], {})) for run in runs.iter_rows(named=True)]
+    return [_describe(run | live.get(run["run_id"], {})) for run in runs.iter_rows(named=True)]
 
 
 def _newest(store: Store, running: list[str]) -> dict[str, dict[str, Any]]:
@@ -95,12 +95,12 @@ def _newest(store: Store, running: list[str]) -> dict[str, dict[str, Any]]:
         rows = table.filter(pl.col("run_id").is_in(running)).sort("step")
         return rows.group_by("run_id").agg(pl.col(*columns).last())
 
-    told = last(store.train, "step").join(last(store.val, "val_loss"), on="run_id", how="full", coalesce=True)
-    named = told.rename({"step": "steps", "val_loss": "final_val_loss"}).collect()
+    newest = last(store.train, "step").join(last(store.val, "val_loss"), on="run_id", how="full", coalesce=True)
+    named = newest.rename({"step": "steps", "val_loss": "final_val_loss"}).collect()
     return {row.pop("run_id"): row for row in named.iter_rows(named=True)}
 
 
-def _told(run: dict[str, Any]) -> dict[str, Any]:
+def _describe(run: dict[str, Any]) -> dict[str, Any]:
     config = json.loads(run["config_json"]) if run["config_json"] else {}
     return {
         "run_id": run["run_id"],

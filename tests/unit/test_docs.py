@@ -224,7 +224,7 @@ def test_readme_snippets_answer_from_a_real_store(
 
 
 def on_the_map() -> set[Path]:
-    """Every file and folder that the README's map names; a name is looked for where its line stands, then further out."""
+    """Files and folders that the README's map names; a name is looked for where its line stands, then further out."""
     (drawn,) = re.findall(r"```\n(.*?)```", section("Map"), re.DOTALL)
     places, found = [ROOT], set()
     for line in drawn.splitlines():
