@@ -2,18 +2,7 @@
 
 import pytest
 
-from muon_core.store.keys import (
-    ROOT,
-    Attempt,
-    Member,
-    Pack,
-    check_name,
-    final_key,
-    live_key,
-    next_id,
-    parse_checkpoint,
-    parse_sweeps,
-)
+from muon_core.store.keys import ROOT, Attempt, Member, Pack, final_key, live_key
 from muon_core.store.lineage import BrokenLineage, lineage, visible
 
 A = Attempt("00001.aa", ROOT, 0, "r")
@@ -23,15 +12,6 @@ ZOMBIE = Attempt("00003.cc", "00001.aa", 10, "r")
 
 def shown(attempts: list[Attempt], data: list[str], table: str = "val") -> list[tuple[str, int | None]]:
     return [(item.key, item.bound) for item in visible([a.key for a in attempts], data, table)]
-
-
-def test_next_id_follows_the_greatest_number() -> None:
-    assert next_id([]).startswith("00001.")
-    assert next_id(["00002.bb", "00010.aa"]).startswith("00011.")
-
-
-def test_next_id_differs_between_two_that_pick_the_same_number() -> None:
-    assert next_id(["00001.aa"]) != next_id(["00001.aa"])
 
 
 def test_lineage_bounds_a_parent_by_its_childs_resume_point() -> None:
@@ -121,11 +101,6 @@ def test_visible_ignores_names_outside_the_grammar() -> None:
     assert shown([A], [good, f"{good}.tmp", "live/table=val/run=r/notes.txt"]) == [(good, None)]
 
 
-def test_parse_sweeps_takes_the_newest_record() -> None:
-    keys = ["sweeps/demo/00001.ff.json", "sweeps/demo/00002.aa.json", "sweeps/other/00001.bb.json"]
-    assert parse_sweeps(keys) == {"demo": keys[1], "other": keys[2]}
-
-
 def test_visible_takes_a_row_from_one_of_two_segments_that_overlap() -> None:
     tail, whole = live_key("val", "r", A.id, 4, 10), live_key("val", "r", A.id, 0, 8)
     found = visible([A.key], [tail, whole], "val")
@@ -140,15 +115,3 @@ def test_visible_records_a_broken_run_and_shows_the_others() -> None:
     assert list(problems) == ["r"]
     with pytest.raises(BrokenLineage, match="run r: attempt"):
         visible([other.key, B.key], data, "val")
-
-
-def test_parse_checkpoint_tells_what_it_goes_on_from() -> None:
-    key = "checkpoints/r/latest/000000030.00002.bb.000000000010.0123456789abcdef.pt"
-    assert parse_checkpoint(key) == ("r", "latest", 30, "00002.bb", 10, "0123456789abcdef")
-    assert parse_checkpoint("checkpoints/r/config.json") is None
-
-
-@pytest.mark.parametrize("name", ["a=b", "a b", "a/b", "", "ä", "a[1]", "a*", ".", "..", ".hidden", "-x", "_x"])
-def test_check_name_refuses_what_breaks_a_key(name: str) -> None:
-    with pytest.raises(ValueError, match="letters, digits"):
-        check_name(name)

@@ -222,7 +222,7 @@ def test_a_report_of_a_sweep_without_runs_is_written(tmp_path: Path) -> None:
 
 
 def test_the_page_says_no_layer_value_is_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis_fixtures.layer_rows", lambda row, run: [
+    monkeypatch.setattr("support.analysis_fixtures.layer_rows", lambda row, run: [
         row | {"layer": 0, "projection": "q", "rows": 4, "cols": 4, "effective_rank": math.nan}
     ])  # fmt: skip
     path = write_report(view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report")

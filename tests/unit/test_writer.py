@@ -4,18 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from muon_core.store.final import finalize
 from muon_core.store.folder import Folder
 from muon_core.store.keys import ROOT, parse_sweeps
 from muon_core.store.lineage import visible
-from muon_core.store.parquet import decode, encode
+from muon_core.store.parquet import decode
 from muon_core.store.reader import read_statuses
 from muon_core.store.sweeps import write_sweep
 from muon_core.store.writer import ResumePoint, RunWriter, head_point, record_failure
-from muon_core.tables import LAYERS, RUNS, TABLES, VAL, Table
+from muon_core.tables import RUNS, VAL, Table
 
 START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
 
@@ -196,18 +195,6 @@ def test_write_sweep_adds_a_record_only_when_it_differs(folder: Folder) -> None:
     write_sweep(folder, "s", {"runs": [{"run_id": "r"}]})
     keys = [key for key, _ in folder.list("sweeps/s/")]
     assert json.loads(folder.get(parse_sweeps(keys)["s"]))["runs"] == [{"run_id": "r"}]
-
-
-@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
-def test_encode_keeps_schema_units_and_nulls(table: Table) -> None:
-    decoded = decode(encode([{}], table))
-    assert decoded.schema.equals(table.schema, check_metadata=True)
-    assert all(value is None for value in decoded.to_pylist()[0].values())
-
-
-def test_encode_refuses_a_value_of_another_type() -> None:
-    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
-        encode([{"layer": "first"}], LAYERS)
 
 
 def test_a_run_name_that_breaks_keys_is_refused(folder: Folder) -> None:
