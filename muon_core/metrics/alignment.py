@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from muon_core.metrics.spectrum import nonzero
+
 ILL_POSED = 1e-3
 """Relative gap below which a subspace is no property of the matrix: bf16 orthogonalization rounds by as much."""
 _CHANCE = {1: (0.6366, 0.48), 2: (1.3128, 0.667), 3: (2.009, 0.845), 4: (2.716, 1.055), 5: (3.4255, 1.27)}
@@ -26,7 +28,7 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
 def energy_share(directions: Tensor, matrices: Tensor) -> Tensor:
     """||D' M||_F^2 / ||M||_F^2 for orthonormal columns D `(n, rows, k)` and `(n, rows, cols)`: `(n,)`, 0 for zero."""
     total = matrices.square().sum((-2, -1))
-    return (directions.mT @ matrices).square().sum((-2, -1)) / total.where(total != 0, 1)
+    return (directions.mT @ matrices).square().sum((-2, -1)) / nonzero(total)
 
 
 def chance_alignment(dim: int, k: int) -> float:

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 from torch import Tensor
 
+from muon_core.metrics.spectrum import nonzero
+
 SUBSPACE = 5
 """Leading directions that are compared, or all where a matrix has fewer rows or columns."""
 BLOCK = SUBSPACE + 11
@@ -47,7 +49,7 @@ class Leading:
     @property
     def gap(self) -> Tensor:
         """(s_k - s_{k+1}) / s_1, `(n,)`: a change of the matrix by this share may turn the subspace; 0 for zero."""
-        return (self.values[:, -2] - self.values[:, -1]) / _nonzero(self.values[:, 0])
+        return (self.values[:, -2] - self.values[:, -1]) / nonzero(self.values[:, 0])
 
     @property
     def counts(self) -> Tensor:
@@ -67,7 +69,7 @@ def leading(wide: Tensor, squares: Tensor, short: Tensor) -> Leading:
     k = min(SUBSPACE, wide.size(-2))
     values = torch.nn.functional.pad(squares.clamp_min(0).sqrt(), (0, k + 1 - squares.size(-1)))
     short = short[..., :k]
-    long = wide.mT @ short / _nonzero(values[:, None, :k])
+    long = wide.mT @ short / nonzero(values[:, None, :k])
     weak = (values[:, k - 1] < WEAK * values[:, 0]).nonzero()[:, 0]
     if len(weak):
         u, s, vt = torch.linalg.svd(wide[weak], full_matrices=False)
@@ -144,7 +146,7 @@ def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _scout(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Which matrices are worth iterating, `(chosen,)`, and their blocks after all iterations in float32."""
     rough = (
-        gram / _nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]
+        gram / nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]
     ).float()  # a trace of 1: no overflow
     ritz, block = _ritz(rough, _power(rough, _start(gram.size(-1)).to(gram.device), SCOUTS))[:2]
     index = (ritz[:, -1] < PROMISING * ritz[:, count - 2]).nonzero()[:, 0]
@@ -174,7 +176,3 @@ def _ritz(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _start(size: int) -> Tensor:
     """`(size, BLOCK)` random directions, always the same."""
     return torch.randn(size, BLOCK, generator=torch.Generator().manual_seed(size))
-
-
-def _nonzero(x: Tensor) -> Tensor:
-    return x.where(x != 0, 1)

@@ -20,11 +20,10 @@ from typing import Any, NamedTuple
 
 from muon_core.store.keys import digest_in
 from muon_core.store.parquet import DIGEST_LENGTH, digest
-from muon_core.store.storage import Listed, Storage, StoreError
+from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError
 
 MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache off
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
-IN_USE_S = 600.0  # a copy this fresh may be open in a reader, and stays though the bound be exceeded
 KEPT = ("attempts/", "final/", "packs/", "sweeps/")  # live/ is replaced within minutes
 
 
@@ -162,14 +161,14 @@ def _write(path: Path, data: bytes) -> None:
 def _prune(root: Path, max_bytes: int) -> None:
     """Once the caches of all stores exceed `max_bytes`, remove the copies used longest ago, down to four fifths of it.
 
-    Copies used within the last `IN_USE_S` stay.
+    Copies used within the last `READER_GRACE_S` stay.
     """
     files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]
     total = sum(status.st_size for status, _ in files)
     if total <= max_bytes:
         return
     for status, path in sorted(files, key=lambda item: item[0].st_atime):
-        if total <= 0.8 * max_bytes or status.st_atime > time.time() - IN_USE_S:
+        if total <= 0.8 * max_bytes or status.st_atime > time.time() - READER_GRACE_S:
             break
         path.unlink(missing_ok=True)
         total -= status.st_size

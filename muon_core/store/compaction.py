@@ -24,11 +24,8 @@ from muon_core.store.reader import (
     read_ends,
     relisting,
 )
-from muon_core.store.storage import Listed, Storage, StoreError, store_time
-from muon_core.tables import RUNS, SERIES
-
-READER_GRACE_S = 600.0  # an object stays this long after another took its place
-FINISHED = ("done", "diverged")  # nobody goes on with such a run
+from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError, store_time
+from muon_core.tables import FINISHED, RUNS, SERIES
 
 
 @dataclass(slots=True)

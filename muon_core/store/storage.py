@@ -16,6 +16,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LEFTOVER_S = 86_400.0  # a temporary file not written to for a day is no live writer's
+READER_GRACE_S = 600.0
+"""How long an object stays after another took its place, and a cached copy after its last use.
+
+A reader lists names first and Polars opens the files when the result is computed, so what was listed must outlive the
+longest question. Nobody counts readers, so the time is a guess, and meant to be on the safe side.
+"""
 
 
 class StoreError(ValueError):

@@ -25,13 +25,12 @@ from muon_core.store.reader import (
     read_start,
     relisting,
 )
-from muon_core.store.storage import Storage, StoreError, StoreUnavailable, patiently
-from muon_core.tables import RUNS, SERIES
+from muon_core.store.storage import READER_GRACE_S, Storage, StoreError, StoreUnavailable, patiently
+from muon_core.tables import FINISHED, RUNS, SERIES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SEAL_BYTES = 4 << 20  # above it a segment is closed, so rewriting the open segment stays cheap
-GRACE_S = 600.0  # readers may still open an object they listed this long ago
 FENCE_EVERY_S = 60.0  # how long an attempt may go on before it sees that another has taken its run over
 PATIENCE_S = 300.0  # how long rows wait in memory for a store that does not answer
 MAX_PENDING_VALUES = 1_000_000  # 50 to 100 MB, up to 150 while encoded: beyond it emitting waits for the store
@@ -156,7 +155,7 @@ class RunWriter:
         """
         self.barrier()
         run, head = self.attempt.run, self.attempt.id
-        if end["status"] in ("done", "diverged"):
+        if end["status"] in FINISHED:
             self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq, head=head)))
             self._fence()  # finalize passes over a run that was taken over meanwhile
         started_at = datetime.fromisoformat(self._start["started_at"])
@@ -204,7 +203,7 @@ class RunWriter:
 
     def _remove_replaced(self) -> None:
         """Remove versions of segments that no reader is on any more; what cannot go now is left to a later call."""
-        expired = [key for at, key in self._replaced if time.monotonic() - at > GRACE_S]
+        expired = [key for at, key in self._replaced if time.monotonic() - at > READER_GRACE_S]
         try:
             self._storage.delete(expired)
         except StoreError as error:

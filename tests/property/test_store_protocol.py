@@ -319,7 +319,7 @@ def interrupted(storage: Storage, at: int, action: Callable[[], None]) -> Iterat
 @contextmanager
 def hurried(seal_bytes: int) -> Iterator[None]:
     """Small segments, and no grace for a writer's own replaced objects."""
-    with patch("muon_core.store.writer.SEAL_BYTES", seal_bytes), patch("muon_core.store.writer.GRACE_S", 0.0):
+    with patch("muon_core.store.writer.SEAL_BYTES", seal_bytes), patch("muon_core.store.writer.READER_GRACE_S", 0.0):
         yield
 
 

@@ -75,7 +75,7 @@ def test_superseded_objects_go_after_their_grace(folder: Folder, monkeypatch: py
     emit_vals(writer, range(1, 2))
     writer.flush()
     assert len(folder.list("live/")) == 2
-    monkeypatch.setattr("muon_core.store.writer.GRACE_S", 0.0)
+    monkeypatch.setattr("muon_core.store.writer.READER_GRACE_S", 0.0)
     emit_vals(writer, range(2, 3))
     writer.flush()
     assert len(folder.list("live/")) == 1

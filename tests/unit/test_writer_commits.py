@@ -130,7 +130,7 @@ def test_an_end_that_failed_is_tried_again_and_fails_with_the_same_error(
 
 
 def test_replaced_objects_that_cannot_be_removed_stay_for_later(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.store.writer.GRACE_S", 0.0)
+    monkeypatch.setattr("muon_core.store.writer.READER_GRACE_S", 0.0)
 
     def refused(self: Folder, keys: Iterable[str]) -> None:
         raise StoreError("access denied")
