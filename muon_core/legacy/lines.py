@@ -10,7 +10,7 @@ from typing import Any
 
 from muon_core.tables import PROJECTIONS
 
-Cell = tuple[int, int, str]  # step, layer, projection
+RowKey = tuple[int, int, str]  # step, layer, projection
 
 FILES = ("manifold_stats.jsonl", "norms.jsonl", "alignment.jsonl", "singular_values.jsonl")
 """The unified layout, and the split one."""
@@ -51,9 +51,9 @@ class Counts:
     """Fields that were not imported."""
 
 
-def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_layer_tables(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of `layers` and of `spectra` from the lines of one run's files, sorted; `counts` gets what was odd."""
-    cells: dict[Cell, dict[str, Any]] = {}
+    cells: dict[RowKey, dict[str, Any]] = {}
     for path in files:
         for key, row in _last_lines(path, counts).items():
             if row.keys() <= {"tokens"}:
@@ -74,9 +74,9 @@ def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]],
     return layers, spectra
 
 
-def _last_lines(path: Path, counts: Counts) -> dict[Cell, dict[str, Any]]:
+def _last_lines(path: Path, counts: Counts) -> dict[RowKey, dict[str, Any]]:
     """The last row of each cell in one file."""
-    rows: dict[Cell, dict[str, Any]] = {}
+    rows: dict[RowKey, dict[str, Any]] = {}
     with path.open(encoding="utf-8", errors="replace") as file:
         for text in filter(str.strip, file):
             counts.lines += 1

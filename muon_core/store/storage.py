@@ -1,7 +1,11 @@
-"""What the results store needs of a place to keep objects, how its errors are told apart, and patience with it.
+"""What the results store needs of a place to keep objects, its two kinds of errors, and patience with one of them.
 
-Objects are immutable, lie under `/`-separated keys, and are there whole or not at all. A folder (`folder.py`) and an S3
-bucket (`s3/bucket.py`) are such places.
+Objects are immutable, lie under `/`-separated keys, and are there whole or not at all. To put, get, list and delete is
+all that is asked: no lock and no conditional write, which some servers do not make atomic. A folder (`folder.py`) and
+an S3 bucket (`s3/bucket.py`) are such places.
+
+Every request may be repeated, so a server that is away is waited for (`patiently`) and only what would fail again ends
+the work: StoreUnavailable is the former, any other StoreError the latter.
 """
 
 from __future__ import annotations
@@ -50,7 +54,10 @@ class Storage(Protocol):
     """Tells stores of one URL on two servers apart."""
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write one object, atomically and durably. Repeating a put with the same bytes is harmless."""
+        """Write one object, atomically and durably.
+
+        It may be repeated, as after an answer that got lost: a name has one content, so the bytes are the same.
+        """
 
     def get(self, key: str) -> bytes:
         """Bytes of one object. Raises FileNotFoundError if there is none."""
@@ -103,7 +110,10 @@ def check_writable(storage: Storage) -> None:
 
 
 def store_time(storage: Storage) -> float:
-    """Seconds since 1970 by the store's own clock, against which the age of its objects counts."""
+    """Seconds since 1970 by the store's own clock, against which the age of its objects counts.
+
+    This machine's may be minutes off. Listings show the store's, so a probe is written and listed.
+    """
     probe = f"clock/{uuid.uuid4().hex}"
     storage.put(probe, b"")
     listed = {item.key: item.modified for item in storage.stat("clock/")}

@@ -237,7 +237,7 @@ class Schedule:
         for table in TABLES:
             head, rows = self.head.writer.attempt.id, self.head.visible(table)
             packs = read_packs(self.storage, table)
-            ends = {pack.key: item.hi for pack in packs for item in pack.members if item.attempt == head}
+            ends = {pack.key: item.hi for pack in packs for item in pack.runs if item.attempt == head}
             newest = [
                 key for key, hi in ends.items() if hi == max(ends.values())
             ]  # one from before it went on may stay

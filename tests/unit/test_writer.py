@@ -9,7 +9,7 @@ import pytest
 from muon_core.store.final import finalize
 from muon_core.store.folder import Folder
 from muon_core.store.keys import ROOT, parse_sweeps
-from muon_core.store.lineage import visible
+from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import decode
 from muon_core.store.reader import read_statuses
 from muon_core.store.sweeps import write_sweep
@@ -22,7 +22,7 @@ START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
 def visible_rows(folder: Folder, table: Table) -> list[dict[str, Any]]:
     keys = [key for key, _ in folder.list("")]
     rows: list[dict[str, Any]] = []
-    for item in visible(keys, keys, table.name):
+    for item in visible_slices(keys, keys, table.name):
         rows += [r for r in decode(folder.get(item.key)).to_pylist() if item.bound is None or r["seq"] < item.bound]
     return sorted(rows, key=lambda row: row["seq"])
 

@@ -14,7 +14,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
-from muon_core.store.s3.errors import explained
+from muon_core.store.s3.errors import translated_errors
 from muon_core.store.storage import Listed, StoreError
 
 GET_TRIES = 4  # of a download cut short, which the SDK does not repeat
@@ -39,7 +39,7 @@ def open_bucket(url: str) -> Bucket:
         raise StoreError(
             f"store {url}: Polars cannot read below a prefix with '//', '.' or '..' in it; write it without"
         )
-    with explained(url):
+    with translated_errors(url):
         return Bucket(bucket, prefix, connect())
 
 
@@ -57,7 +57,7 @@ class Bucket:
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         body = data if isinstance(data, bytes) else _Reader(data)
-        with self._explained():
+        with self._translated_errors():
             if len(data) <= MULTIPART_BYTES:
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body)
             else:
@@ -65,7 +65,7 @@ class Bucket:
                 self._client.upload_fileobj(_Reader(data), self._bucket, self._prefix + key, Config=parts)
 
     def get(self, key: str) -> bytes:
-        with self._explained(key):
+        with self._translated_errors(key):
             for attempt in range(GET_TRIES):
                 body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
                 try:
@@ -86,7 +86,7 @@ class Bucket:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        with self._explained():
+        with self._translated_errors():
             return sorted(
                 Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
                 for page in self._pages(prefix)
@@ -101,7 +101,7 @@ class Bucket:
         names = [self._prefix + key for key in keys]
         for first in range(0, len(names), DELETE_BATCH):
             batch = names[first : first + DELETE_BATCH]
-            with self._explained():
+            with self._translated_errors():
                 answer = self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": [{"Key": name} for name in batch], "Quiet": True}
                 )
@@ -116,7 +116,7 @@ class Bucket:
 
     def polars_options(self) -> dict[str, Any]:
         if self._polars is None:
-            with self._explained():
+            with self._translated_errors():
                 self._polars = self._connection.polars_options(self._bucket, self._region(), self.url)
         return self._polars
 
@@ -127,9 +127,9 @@ class Bucket:
             return own
         return str(self._client.head_bucket(Bucket=self._bucket).get("BucketRegion") or own)
 
-    def _explained(self, key: str | None = None) -> AbstractContextManager[None]:
+    def _translated_errors(self, key: str | None = None) -> AbstractContextManager[None]:
         connection = self._connection
-        return explained(self.url, key, connection.endpoint, anonymous=connection.credentials is None)
+        return translated_errors(self.url, key, connection.endpoint, anonymous=connection.credentials is None)
 
 
 class _Reader(io.RawIOBase):

@@ -20,7 +20,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from muon_core.store.s3.errors import explained
+from muon_core.store.s3.errors import translated_errors
 from muon_core.store.storage import StoreError
 
 CONNECT_TIMEOUT_S = 5
@@ -163,7 +163,7 @@ def _provider(credentials: Any, url: str) -> Provider:
     """A credential provider for Polars: fresh keys whenever it asks, with the time they expire."""
 
     def provide() -> tuple[dict[str, str], int | None]:
-        with explained(url):
+        with translated_errors(url):
             frozen = credentials.get_frozen_credentials()
         keys = {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
         if frozen.token:

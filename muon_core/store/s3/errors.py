@@ -14,10 +14,10 @@ from muon_core.store.storage import StoreError, StoreUnavailable
 
 
 class Trouble(NamedTuple):
-    """A message; `passing` if the same request may succeed later."""
+    """A message; `transient` if the same request may succeed later."""
 
     text: str
-    passing: bool = False
+    transient: bool = False
 
 
 _NO_KEYS = "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -58,7 +58,7 @@ _BUSY_STATUSES = (408, 429)  # and all from 500 on
 
 
 @contextmanager
-def explained(
+def translated_errors(
     url: str, key: str | None = None, endpoint: str | None = None, *, anonymous: bool = False
 ) -> Iterator[None]:
     """Raise botocore's errors as StoreError, in one line; FileNotFoundError where the object `key` is missing."""
@@ -70,7 +70,7 @@ def explained(
             raise FileNotFoundError(f"{url}/{key}") from None
         trouble = trouble or Trouble(f"store {url}: the server knows no such bucket (404); {_NO_SERVER}")
         # The cause is cut off: botocore's texts may quote an access key.
-        raise (StoreUnavailable if trouble.passing else StoreError)(trouble.text) from None
+        raise (StoreUnavailable if trouble.transient else StoreError)(trouble.text) from None
 
 
 def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
@@ -83,7 +83,7 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
     if isinstance(error, boto.SSLError):
         return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
-        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {_NETWORK}", passing=True)
+        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {_NETWORK}", transient=True)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return Trouble(f"store {url}: {_NO_KEYS}")
     if isinstance(error, boto.SSOError | boto.TokenRetrievalError):
@@ -102,10 +102,10 @@ def explain_polars(text: str, url: str) -> Trouble:
     if "certificate" in text and not (code or status):
         return Trouble(f"store {url}: the server shows no valid certificate; set AWS_CA_BUNDLE and no SSL_CERT_FILE")
     if not (code or status):
-        return Trouble(f"store {url}: no answer from the server; {_NETWORK}", passing=True)
+        return Trouble(f"store {url}: no answer from the server; {_NETWORK}", transient=True)
     number = int(status[1]) if status else 0
     trouble = _answered(code[1] if code else str(number), number, url, anonymous=False)
-    return trouble or Trouble(f"store {url}: an object was removed while it was read; ask again", passing=True)
+    return trouble or Trouble(f"store {url}: an object was removed while it was read; ask again", transient=True)
 
 
 def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
@@ -116,7 +116,7 @@ def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble |
     if code in _CODES:
         return Trouble(f"store {url}: {_CODES[code]}")
     if code in _BUSY or status in _BUSY_STATUSES or status >= 500:
-        return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", passing=True)
+        return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", transient=True)
     if anonymous:  # servers have many ways to say that they want to know who asks
         return Trouble(f"store {url}: {_NO_KEYS}")
     if code in _DENIED or status in (401, 403):
