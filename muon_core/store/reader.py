@@ -120,10 +120,10 @@ def visible_objects(
     Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in.
     """
     below = f"run={run}/" if run else ""
-    # What this order misses are at most the newest rows, never some in the middle. Attempts come first: what an attempt
-    # resumes from is stored before its start record, so the later listings show all rows below any attempt found here.
-    # Live comes before final: compaction writes a final before it removes what that replaces, so rows that went from
-    # live/ before it was listed are in final/ by then.
+    # In this order listings miss the newest rows at most. Attempts come first: what an attempt resumes from is stored
+    # before its start record, so the later listings show all rows below the resume point of any attempt found here.
+    # Live comes before final: compaction writes a final before it removes what that replaces, so rows that had left
+    # live/ when it was listed are in final/ by then.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
     sizes = dict(storage.list(f"live/table={table}/{below}")) | dict(storage.list(f"final/table={table}/{below}"))
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))

@@ -380,6 +380,6 @@ def test_a_password_in_the_endpoint_is_not_repeated() -> None:
 
 
 def test_a_folder_does_not_load_boto3() -> None:
-    code = "import sys, muon_core.store.storage as s; s.open_storage('x'); print('boto3' in sys.modules)"
+    code = "import sys, muon_core.store.open as s; s.open_storage('x'); print('boto3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

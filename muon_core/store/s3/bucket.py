@@ -1,4 +1,9 @@
-"""An S3 bucket as a place for objects: AWS and every server that speaks its protocol."""
+"""An S3 bucket as a place for objects: AWS and every server that speaks its protocol.
+
+Objects are only put, got, listed and deleted, for on that all servers agree: an object appears whole, with the request
+that ends its upload, and listings show it from then on. Every request may be repeated, so the SDK's own retries are
+left on, and errors leave here as StoreError or, where a repetition may help, StoreUnavailable.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
 from muon_core.store.s3.errors import translated_errors
 from muon_core.store.storage import Listed, StoreError
 
-GET_TRIES = 4  # of a download cut short, which the SDK does not repeat
+GET_TRIES = 4
 DELETE_BATCH = 1_000  # keys, the most one request may name
 MULTIPART_BYTES = 256 << 20  # above it an object is sent in parts; S3 takes at most 5 GiB in one request
 PART_BYTES = 16 << 20  # at most ten parts are in memory beside the object
@@ -66,7 +71,7 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         with self._translated_errors(key):
-            for attempt in range(GET_TRIES):
+            for attempt in range(GET_TRIES):  # the SDK repeats a request, but not one whose answer breaks off
                 body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
                 try:
                     return bytes(body.read())
@@ -86,16 +91,13 @@ class Bucket:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
+        pages = self._client.get_paginator("list_objects_v2")
         with self._translated_errors():
             return sorted(
                 Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-                for page in self._pages(prefix)
+                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
                 for item in page.get("Contents", [])
             )
-
-    def _pages(self, prefix: str, size: int = 1_000) -> Any:
-        pages = self._client.get_paginator("list_objects_v2")
-        return pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": size})
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._prefix + key for key in keys]
@@ -105,6 +107,7 @@ class Bucket:
                 answer = self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": [{"Key": name} for name in batch], "Quiet": True}
                 )
+                # A batch succeeds as a request even if the server kept some of its keys.
                 for error in answer.get("Errors", []):
                     raise ClientError({"Error": {"Code": error.get("Code", "Unknown")}}, "DeleteObjects")
 

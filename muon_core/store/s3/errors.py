@@ -1,4 +1,10 @@
-"""What went wrong with an S3 request, in one line with the remedy and without a secret."""
+"""What went wrong with an S3 request, in one line with the remedy and without a secret.
+
+Servers answer one mistake in many ways (a code, a status, both, or text of their own), and botocore's and Polars'
+messages may quote access keys. So only codes that look like codes are repeated, and each is mapped to what the user can
+do about it. Trouble is transient where the same request may succeed later: `muon_core.store.storage.patiently` waits
+for that.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +67,7 @@ _BUSY_STATUSES = (408, 429)  # and all from 500 on
 def translated_errors(
     url: str, key: str | None = None, endpoint: str | None = None, *, anonymous: bool = False
 ) -> Iterator[None]:
-    """Raise botocore's errors as StoreError, in one line; FileNotFoundError where the object `key` is missing."""
+    """Raise botocore's errors as StoreError, in one line; as FileNotFoundError where the object `key` is missing."""
     try:
         yield
     except (boto.BotoCoreError, boto.ClientError) as error:
@@ -78,7 +84,7 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
     if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code", "Unknown"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return _answered(code, status, url, anonymous=anonymous)
+        return _explain_answer(code, status, url, anonymous=anonymous)
     server = _host(endpoint) if endpoint else "the server"
     if isinstance(error, boto.SSLError):
         return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
@@ -104,11 +110,11 @@ def explain_polars(text: str, url: str) -> Trouble:
     if not (code or status):
         return Trouble(f"store {url}: no answer from the server; {_NETWORK}", transient=True)
     number = int(status[1]) if status else 0
-    trouble = _answered(code[1] if code else str(number), number, url, anonymous=False)
+    trouble = _explain_answer(code[1] if code else str(number), number, url, anonymous=False)
     return trouble or Trouble(f"store {url}: an object was removed while it was read; ask again", transient=True)
 
 
-def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
+def _explain_answer(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
     if not _CODE.fullmatch(code):  # what is no code is not repeated: nobody knows what the server quotes there
         code = str(status or "Unknown")
     if code in _MISSING:
