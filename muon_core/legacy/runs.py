@@ -1,4 +1,9 @@
-"""Reads runs of older projects, whose metrics are JSON files in a folder a run."""
+"""Reads runs of older projects, whose metrics are JSON files in a folder a run.
+
+A run is named after a digest of its config and files, so an import finds what an earlier one wrote, from whichever
+folder above it was begun, and files that have grown since are another run. What the files do not say stays null; only
+the tokens of an evaluation are worked out, from its step and the run's mean tokens a step.
+"""
 
 from __future__ import annotations
 

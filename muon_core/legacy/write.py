@@ -1,4 +1,8 @@
-"""Writes runs of older projects into a results store, each once, under the name of a sweep."""
+"""Writes runs of older projects into a results store, each once, under the name of a sweep.
+
+They go through the same writer as training does, so every reader, query and report takes them as runs of our own. All
+numbers of a run are tried against the tables first: one that fits no column would else leave half a run behind.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +57,7 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
         except UnreadableRun as error:
             done.damaged[str(place.relative_to(folder))] = str(error)
             continue
-        is_new = statuses.get(run.run_id, "running") == "running"  # an import that was killed left it so
+        is_new = statuses.get(run.run_id, "running") == "running"  # no end record: an import was killed amid it
         (done.new if is_new else done.known).append(run)
         if is_new:
             _write(storage, run)
