@@ -202,6 +202,8 @@ SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS, 
 TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
 _ROWS = {"runs": "One row per run that was started.", "sweep_runs": "One row per block of a sweep and run in it."}
 STATUSES = ("running", "done", "diverged", "failed", "stopped")
+FINISHED = ("done", "diverged")
+"""Statuses of a run that nobody goes on with: one that diverged has given its result too."""
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
 
 

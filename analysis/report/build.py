@@ -15,7 +15,7 @@ from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.verdicts import arm_cells, counts_text, sentence
+from analysis.verdicts import arm_texts, counts_text, sentence
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
 
@@ -79,7 +79,7 @@ def _page(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     assert view.record is not None
-    cells = [arm_cells(arm, summary) for arm in summary.arms]
+    cells = [arm_texts(arm, summary) for arm in summary.arms]
     better = "lower" if summary.goal == "min" else "higher"
     return environment.get_template("report.html").render(
         css=(here / "report.css").read_text(encoding="utf-8"),

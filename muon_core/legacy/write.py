@@ -1,4 +1,8 @@
-"""Writes runs of older projects into a results store, each once, under the name of a sweep."""
+"""Writes runs of older projects into a results store, each once, under the name of a sweep.
+
+They go through the same writer as training does, so every reader, query and report takes them as runs of our own. All
+numbers of a run are tried against the tables first: one that fits no column would else leave half a run behind.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import pyarrow as pa
 
 from muon_core.config.arm_names import Arm, arm_names, flat_fields
 from muon_core.legacy.lines import FILES
-from muon_core.legacy.runs import METRICS, Damaged, LegacyRun, canonical, read_run, run_files
+from muon_core.legacy.runs import METRICS_FILE, LegacyRun, UnreadableRun, canonical, read_run, run_files
 from muon_core.store.keys import check_name
 from muon_core.store.reader import read_attempts, read_starts, read_statuses
 from muon_core.store.storage import Storage
@@ -44,17 +48,19 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
         raise ValueError(f"{folder} is no folder; give the one that holds the runs")
     found = run_files(folder)
     if not found:
-        raise ValueError(f"{folder} holds none of {METRICS}, {', '.join(FILES)}; give the folder that holds the runs")
+        raise ValueError(
+            f"{folder} holds none of {METRICS_FILE}, {', '.join(FILES)}; give the folder that holds the runs"
+        )
     done = Imported()
     earlier = _earlier(storage, sweep)
     statuses = read_statuses(storage)
     for place, files in found.items():
         try:
             run = _read(folder, place, files)
-        except Damaged as error:
+        except UnreadableRun as error:
             done.damaged[str(place.relative_to(folder))] = str(error)
             continue
-        is_new = statuses.get(run.run_id, "running") == "running"  # an import that was killed left it so
+        is_new = statuses.get(run.run_id, "running") == "running"  # no end record: an import was killed amid it
         (done.new if is_new else done.known).append(run)
         if is_new:
             _write(storage, run)
@@ -65,14 +71,14 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
 
 
 def _read(folder: Path, place: Path, files: list[Path]) -> LegacyRun:
-    """The run at `place`, all of whose numbers fit their columns. Raises Damaged."""
+    """The run at `place`, all of whose numbers fit their columns. Raises UnreadableRun."""
     try:
         run = read_run(folder, place, files)
         tables = _series(run) | {RUNS.name: [_start(run) | _end(run)]}
         for name, rows in tables.items():
             pa.Table.from_pylist(rows, schema=TABLES[name].schema)
     except (pa.ArrowException, OverflowError) as error:
-        raise Damaged(f"it has a number that is out of range ({error})") from error
+        raise UnreadableRun(f"it has a number that is out of range ({error})") from error
     return run
 
 

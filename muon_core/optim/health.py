@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muon_core import distributed
-from muon_core.metrics.spectrum import effective_rank, singular_values
+from muon_core.metrics.spectrum import effective_rank, nonzero, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import Block
 from muon_core.stopwatch import Stopwatch
@@ -60,7 +60,7 @@ class Watch:
         columns = {
             "momentum_effective_rank": effective_rank(sigma),
             "gate_open": added > 0,
-            "noise_ratio": added / _nonzero(_norm(momentum)),
+            "noise_ratio": added / nonzero(_norm(momentum)),
             "cos_noise_free": cosine(updates, free),
             "sigma_max": above[:, 0].where(above[:, 0].isfinite(), sigma[:, 0]),
             "num_sign_flips": _count(above, SIGN_FLIP),
@@ -113,7 +113,7 @@ def _plain(column: str, value: float) -> float | None:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between matrices `(..., rows, cols)`: float64 `(...)`, 0 where one is zero."""
-    return (a.double() * b.double()).sum((-2, -1)) / _nonzero(_norm(a) * _norm(b))
+    return (a.double() * b.double()).sum((-2, -1)) / nonzero(_norm(a) * _norm(b))
 
 
 def agreement(update: Tensor, gradient: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def agreement(update: Tensor, gradient: Tensor) -> Tensor:
     """
     unit = _norm(update) / math.sqrt(min(update.shape))
     nuclear = singular_values(gradient).sum(-1)
-    return -(update.double() * gradient.double()).sum((-2, -1)) / _nonzero(unit * nuclear)
+    return -(update.double() * gradient.double()).sum((-2, -1)) / nonzero(unit * nuclear)
 
 
 FROZEN_COSINE, FROZEN_AGREEMENT = 0.99, 0.2
@@ -191,7 +191,3 @@ def _padded(matrix: Tensor, like: Tensor) -> Tensor:
 def _norm(matrix: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.matrix_norm(matrix.double())
     return norm
-
-
-def _nonzero(x: Tensor) -> Tensor:
-    return x.where(x != 0, 1)

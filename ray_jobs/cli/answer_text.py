@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from analysis.summary import Summary
-from analysis.verdicts import arm_cells, counts_text, sentence
+from analysis.verdicts import arm_texts, counts_text, sentence
 from ray_jobs.cli.text import GAP, aligned, terminal_width
 
 _WORDS = ("arm", "role", "verdict")
@@ -27,7 +27,7 @@ def render_summary(summary: Summary, width: int | None = None) -> str:
         f"differences to {summary.baseline or 'no baseline'}, paired by seed, with 95 % Student t intervals. "
         f"{counts_text(summary.counts)}.",
     ]
-    cells = [arm_cells(arm, summary) for arm in summary.arms]
+    cells = [arm_texts(arm, summary) for arm in summary.arms]
     sentences = [sentence(arm, summary) for arm in summary.arms]
     errors = [f"error: {text}" for text in summary.errors]
     warnings = [f"warning: {text}" for text in summary.warnings]

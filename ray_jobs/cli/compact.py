@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from muon_core.store.compaction import READER_GRACE_S, compact
+from muon_core.store.compaction import compact
 from muon_core.store.open import open_storage
+from muon_core.store.storage import READER_GRACE_S
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import store_option
 

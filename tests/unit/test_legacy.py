@@ -12,7 +12,7 @@ from support.analysis_fixtures import FakeRun, write_store
 from test_cli import Muon
 
 from analysis.store import Store, open_store
-from muon_core.legacy.lines import Counts, read_cells
+from muon_core.legacy.lines import Counts, read_layer_tables
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
 from muon_core.store.writer import RunWriter
@@ -262,7 +262,7 @@ def test_ranks_that_a_sample_gives_are_left_out(
     path = tmp_path / "manifold_stats.jsonl"
     path.write_text(line(1, 0, "q", 1, singular_values=values, effective_rank=rank, weight_norm=1.0))
     counts = Counts()
-    (row,), (spectrum,) = read_cells([path], counts)
+    (row,), (spectrum,) = read_layer_tables([path], counts)
     assert (spectrum["singular_values"], spectrum["sampled"]) == (values, True)
     assert ("effective_rank" not in row) == left_out == counts.sampled_ranks
 
@@ -285,7 +285,7 @@ def test_lines_that_are_no_cell_are_counted_as_torn(tmp_path: Path, torn: str) -
     path = tmp_path / "norms.jsonl"
     path.write_text(f"{torn.rstrip()}\n{line(1, 0, 'q', 8, weight_norm=2.0)}")
     counts = Counts()
-    layers, _ = read_cells([path], counts)
+    layers, _ = read_layer_tables([path], counts)
     assert layers == [{"step": 1, "layer": 0, "projection": "q", "tokens": 8, "weight_norm": 2.0}]
     assert (counts.lines, counts.torn, counts.repeated) == (2, 1, 0)
 
@@ -305,7 +305,7 @@ def test_files_that_disagree_on_tokens_are_not_mixed(tmp_path: Path) -> None:
     norms.write_text(line(1, 0, "q", 8, weight_norm=2.0))
     alignment.write_text(line(1, 0, "q", 16, alignment=0.5))
     counts = Counts()
-    (row,), _ = read_cells([norms, alignment], counts)
+    (row,), _ = read_layer_tables([norms, alignment], counts)
     assert "update_alignment" not in row
     assert counts.unmatched == 1
 
