@@ -96,17 +96,17 @@ def provenance(record: SweepRecord, members: pl.DataFrame, url: str, metric: str
 
 
 def run_rows(members: pl.DataFrame) -> list[list[str]]:
-    """Cells of the runs table, in the order of `RUN_COLUMNS`."""
+    """Rows of the runs table as text, in the order of `RUN_COLUMNS`."""
     return [
         [
             row["run_id"],
             row["arm"],
-            _cell(row["seed"]),
+            _count_text(row["seed"]),
             row["status"],
             DASH if row["final_val_loss"] is None else f"{row['final_val_loss']:.4f}",
-            _cell(row["steps"]),
+            _count_text(row["steps"]),
             seconds_text(row["wall_s"]),
-            _cell(row["attempts"]),
+            _count_text(row["attempts"]),
             last_line(row["error"]),
         ]
         for row in members.iter_rows(named=True)
@@ -119,7 +119,7 @@ def last_line(text: str | None) -> str:
     return lines[-1] if lines else ""
 
 
-def _cell(value: int | None) -> str:
+def _count_text(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 
