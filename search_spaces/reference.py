@@ -184,8 +184,8 @@ def _profiles() -> str:
     lines = [_row("profile", *(f"`{name}`" for name in names)), _row(*["---"] * (len(names) + 1))]
     for profile, row in PROFILES.items():
         lines.append(_row(f"`{profile}`", *(as_yaml(value) for value in asdict(row).values())))
-    return "\n".join(lines)
+    return _lines(lines)
 
 
 if __name__ == "__main__":
-    print(describe())
+    print(describe(), end="")
