@@ -6,7 +6,7 @@ import json
 
 import click
 
-from search_spaces.spec import json_schema
+from search_spaces.schema import json_schema
 
 
 @click.command("schema")

@@ -457,7 +457,7 @@ def test_schema_describes_the_sweep_file(muon: Muon) -> None:
     schema = json.loads(muon("schema").out)
     assert {"version", "name", "seeds", "blocks"} <= set(schema["required"])
     assert schema["additionalProperties"] is False
-    assert "orthonoise" in schema["$defs"]["Block"]["properties"]["optimizer"]["enum"]
+    assert "orthonoise" in schema["$defs"]["block"]["properties"]["optimizer"]["enum"]
 
 
 def test_report_says_where_the_page_is(muon: Muon, tmp_path: Path) -> None:
