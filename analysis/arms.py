@@ -14,7 +14,7 @@ from analysis.statistics import (
     Contrast,
     Goal,
     PairedComparison,
-    block_model,
+    additive_model,
     compare_paired,
     holm,
     seeds_to_resolve,
@@ -92,7 +92,7 @@ def summarize_arms(
     base = arms[baseline] if baseline else None
     tested = _tested([arm for arm in arms.values() if arm.copy_of is None], base, goal)
     num_tests = sum(arm.adjusted_p is not None for arm in tested.values())
-    return tuple(_judged(_like(arm, tested), base, num_tests) for arm in arms.values()), baseline
+    return tuple(_with_verdict(_with_test(arm, tested), base, num_tests) for arm in arms.values()), baseline
 
 
 def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
@@ -142,20 +142,20 @@ def _tested(arms: list[ArmSummary], base: ArmSummary | None, goal: Goal) -> dict
         return {arm.arm: arm for arm in arms}
     found = [None if arm.arm == base.arm else compare_paired(arm.values, base.values, goal) for arm in arms]
     adjusted = holm([comparison.p_value if comparison else None for comparison in found])
-    pooled = block_model({arm.arm: arm.values for arm in arms}, base.arm)
+    pooled = additive_model({arm.arm: arm.values for arm in arms}, base.arm)
     return {
         arm.arm: replace(arm, comparison=comparison, adjusted_p=p, pooled=pooled.get(arm.arm))
         for arm, comparison, p in zip(arms, found, adjusted, strict=True)
     }
 
 
-def _like(arm: ArmSummary, tested: Mapping[str, ArmSummary]) -> ArmSummary:
+def _with_test(arm: ArmSummary, tested: Mapping[str, ArmSummary]) -> ArmSummary:
     """`arm` with the test of the arm that stands for it."""
     test = tested[arm.copy_of or arm.arm]
     return replace(arm, comparison=test.comparison, adjusted_p=test.adjusted_p, pooled=test.pooled)
 
 
-def _judged(arm: ArmSummary, base: ArmSummary | None, num_tests: int) -> ArmSummary:
+def _with_verdict(arm: ArmSummary, base: ArmSummary | None, num_tests: int) -> ArmSummary:
     arm = replace(arm, of_survivors=any(one.casualties for one in (arm, base) if one))
     verdict, found = _verdict(arm, base), arm.comparison
     seeds = None

@@ -22,7 +22,7 @@ def explain(error: BaseException, url: str) -> StoreError | None:
         from muon_core.store.s3.errors import explain_polars  # botocore, which a folder need not load
 
         trouble = explain_polars(str(error), url)
-        return (StoreUnavailable if trouble.passing else StoreError)(trouble.text)
+        return (StoreUnavailable if trouble.transient else StoreError)(trouble.text)
     return _damage(url) if _is_of_parquet(error) else None
 
 

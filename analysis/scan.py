@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from muon_core.store.keys import Visible
+from muon_core.store.keys import ObjectSlice
 from muon_core.store.storage import Storage
 from muon_core.tables import Table
 
@@ -27,7 +27,7 @@ def from_arrow(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def scan_rows(storage: Storage, objects: list[Visible], here: dict[str, str], table: Table) -> pl.LazyFrame:
+def scan_rows(storage: Storage, objects: list[ObjectSlice], here: dict[str, str], table: Table) -> pl.LazyFrame:
     """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts.
 
     `here` maps the keys of objects with a copy on this machine to its file.
@@ -35,9 +35,9 @@ def scan_rows(storage: Storage, objects: list[Visible], here: dict[str, str], ta
     uncut = [item for item in objects if item.start == 0 and item.bound is None]
     packs: dict[str, list[str]] = {}
     for item in uncut:
-        if item.members > 1:
+        if item.num_runs > 1:
             packs.setdefault(item.key, []).append(item.run)
-    whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.members)
+    whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.num_runs)
     of_run, seq = pl.col("run_id"), pl.col("seq")
     frames = [_scan(storage, here, list(whole), table)]
     frames += [

@@ -153,7 +153,7 @@ class Contrast:
     df: int
 
 
-def block_model(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Contrast]:
+def additive_model(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Contrast]:
     """Contrasts of ln(value) = mean + arm + seed + error, by least squares, so that cells may be missing.
 
     Pools the error over all arms: tighter than pairs when the arms scatter alike, misleading when they do not (see

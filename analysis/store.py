@@ -17,9 +17,9 @@ import polars as pl
 import pyarrow as pa
 
 from analysis.scan import from_arrow, polars_schema, scan_rows
-from muon_core.store.cache import cached, local_copies
-from muon_core.store.damage import damaged_objects
-from muon_core.store.keys import Visible, parse_sweeps
+from muon_core.store.cache import cached
+from muon_core.store.damage import check_objects
+from muon_core.store.keys import ObjectSlice, parse_sweeps
 from muon_core.store.lineage import Problems
 from muon_core.store.open import open_storage
 from muon_core.store.reader import (
@@ -39,20 +39,20 @@ MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
 """What a sweep adds to the rows of its runs."""
 
 
-def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None) -> Store:
-    """The results store at `url`, a folder or `s3://bucket/prefix`.
+def open_store(place: str | os.PathLike[str] | Storage, *, skip_damaged: bool | None = None) -> Store:
+    """The results store at `place`: a folder, `s3://bucket/prefix`, or a storage that is open already.
 
     Args:
         skip_damaged: check every object in full before it is read, and leave out those that are damaged and runs
             without one of their records, with a warning that names each. Without it ValueError names what
-            `store.damage.damaged_objects` finds: finals and packs on this machine that differ from their digest,
+            `store.damage.check_objects` finds: finals and packs on this machine that differ from their digest,
             unless a question scans too many, and objects cut short. Polars reads the rest without comparing anything:
             what it cannot decode is its error, other damage goes unseen. None follows MUON_SKIP_DAMAGED.
     Raises: ValueError if it holds no results, StoreError if it cannot be reached, its scheme is unknown, or a newer
         release wrote it in a way this one would misread; single objects of such a release are refused where they are
         decoded or checked.
     """
-    storage = cached(open_storage(url))
+    storage = cached(open_storage(place) if isinstance(place, str | os.PathLike) else place)
     check_version(storage)
     if skip_damaged is None:
         skip_damaged = os.environ.get("MUON_SKIP_DAMAGED", "") not in ("", "0")
@@ -65,15 +65,15 @@ def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None)
 
 
 class _Found(NamedTuple):
-    """What there is to read of a table: objects, the files of copies on this machine, and what is wrong.
+    """What there is to read of a table, and what is wrong."""
 
-    `damaged` holds the size of each object that cannot be read; `passed_over` packs whose rows are read from finals.
-    """
-
-    objects: list[Visible]
-    here: dict[str, str]
+    objects: list[ObjectSlice]
+    copies: dict[str, str]
+    """Key of an object -> its copy on this machine."""
     damaged: dict[str, int]
+    """Key of an object that cannot be read -> its bytes."""
     passed_over: list[str]
+    """Damaged packs, whose rows are read from finals."""
     problems: Problems
 
 
@@ -124,7 +124,8 @@ class Store:
         frame = self._series(SERIES[name]) if name in SERIES else self._runs()
         if self.record is None:
             return frame
-        members = pl.LazyFrame([(run.run_id, run.block, run.role) for run in self.record.runs], _MEMBERS, orient="row")
+        rows = dict.fromkeys((run.run_id, run.block, run.role) for run in self.record.runs)
+        members = pl.LazyFrame(list(rows), _MEMBERS, orient="row")
         return frame.join(members, on="run_id", how="inner", maintain_order="left")
 
     def sweep(self, name: str) -> Store:
@@ -132,7 +133,7 @@ class Store:
         keys = self._sweeps()
         if name not in keys:
             raise ValueError(f"no sweep {name!r} in {self.storage.url}; it holds: {', '.join(keys) or 'no sweep yet'}")
-        return replace(self, record=read_record(self.storage, name, keys[name]))
+        return replace(self, record=read_record(self.storage, keys[name]))
 
     def run(self, run_id: str) -> Store:
         """This store narrowed to one run, which is quicker than a filter on `run_id`; empty if there is no such run."""
@@ -147,30 +148,29 @@ class Store:
         for table in SERIES.values():
             found = self._find(table, thorough=True)
             for key, size in found.damaged.items():
-                return self._told(key, size)
+                return self._damage_message(key, size)
             for key in found.passed_over:
                 return f"{self.storage.uri(key)} is a damaged copy of finals that are whole; delete it, and compact"
         return None
 
-    def _told(self, key: str, size: int) -> str:
+    def _damage_message(self, key: str, size: int) -> str:
         return (
             f"{self.storage.uri(key)} is {size} bytes, a damaged object; "
             "set MUON_SKIP_DAMAGED=1 to read the rest, or delete it and run its sweep again"
         )
 
     def _records(self) -> list[SweepRecord]:
-        keys = self._sweeps()
-        return [read_record(self.storage, name, key) for name, key in keys.items()]
+        return [read_record(self.storage, key) for key in self._sweeps().values()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
         found = self._find(table, thorough=self.skip_damaged)
         self._refuse(found.problems)
         if found.damaged and not self.skip_damaged:
-            raise ValueError(self._told(*next(iter(found.damaged.items()))))
+            raise ValueError(self._damage_message(*next(iter(found.damaged.items()))))
         for key in found.damaged:
             log.warning("left out: %s is damaged", self.storage.uri(key))
         kept = [item for item in found.objects if item.key not in found.damaged]
-        return scan_rows(self.storage, kept, found.here, table)
+        return scan_rows(self.storage, kept, found.copies, table)
 
     def _find(self, table: Table, *, thorough: bool) -> _Found:
         """The objects of `table` in this view; `thorough` reads them all in full."""
@@ -181,14 +181,12 @@ class Store:
             objects, sizes = visible_objects(self.storage, table.name, self.only, problems, passed_over)
             objects = [item for item in objects if wants(item.run)]
             sizes = {item.key: sizes[item.key] for item in objects}
-            damaged = damaged_objects(self.storage, sizes, local_copies(self.storage, sizes), thorough=thorough)
+            damaged, copies = check_objects(self.storage, sizes, thorough=thorough)
             packs = [key for key in damaged if key.startswith("packs/")]
             if not packs:
-                # Asked again, for a copy that was damaged is gone.
-                whole = {key: size for key, size in sizes.items() if key not in damaged}
-                here = local_copies(self.storage, whole).files
                 wanted = {run: problem for run, problem in problems.items() if wants(run)}
-                return _Found(objects, here, {key: sizes[key] for key in damaged}, passed_over, wanted)
+                return _Found(objects, copies, {key: sizes[key] for key in damaged}, passed_over, wanted)
+            # Chosen anew without them: which finals stand in for a pack is the lineage's to say.
             for key in packs:
                 log.warning("passed over: %s is damaged, and read from finals instead", self.storage.uri(key))
             passed_over += packs
@@ -234,5 +232,5 @@ _MEMBERS = {"run_id": pl.String(), **MEMBERSHIP}
 
 
 def _sweep_runs(records: list[SweepRecord]) -> pl.LazyFrame:
-    rows = [(record.name, run.run_id, run.block, run.role) for record in records for run in record.runs]
+    rows = [(record.sweep, run.run_id, run.block, run.role) for record in records for run in record.runs]
     return pl.LazyFrame(rows, schema=polars_schema(SWEEP_RUNS), orient="row")

@@ -17,7 +17,7 @@ def sentence(arm: ArmSummary, summary: Summary) -> str:
     return f"{arm.arm}: {_finding(arm, summary)}{same}{_lost(arm, summary)}."
 
 
-def arm_cells(arm: ArmSummary, summary: Summary) -> dict[str, str]:
+def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
     """The cells of an arm in a table, by column name; a dash where there is nothing."""
     found, unit = arm.comparison, SHORT_UNITS.get(summary.unit, "")
     return {

@@ -202,7 +202,14 @@ SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS, 
 TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
 _ROWS = {"runs": "One row per run that was started.", "sweep_runs": "One row per block of a sweep and run in it."}
 STATUSES = ("running", "done", "diverged", "failed", "stopped")
+FINISHED = ("done", "diverged")
+"""Statuses of a run that nobody goes on with: one that diverged has given its result too."""
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
+
+
+def last_line(error: str | None) -> str:
+    """The last line of the column `error` that is not blank: of a traceback, the exception."""
+    return next((line.strip() for line in reversed((error or "").splitlines()) if line.strip()), "")
 
 
 _INTRODUCTION = """\

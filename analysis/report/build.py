@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import polars as pl
@@ -14,13 +15,20 @@ from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.verdicts import arm_cells, counts_text, sentence
+from analysis.verdicts import arm_texts, counts_text, sentence
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
 
 
-def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Path:
-    """Write index.html, report.json and data/*.csv of a sweep's view to `folder`; returns the page's path.
+class Report(NamedTuple):
+    """A report that was written: its page, and the answer on it."""
+
+    page: Path
+    summary: Summary
+
+
+def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Report:
+    """Write index.html, report.json and data/*.csv of a sweep's view to `folder`.
 
     Data of figures that an earlier report in `folder` had, and this one has not, are removed.
 
@@ -51,7 +59,7 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
         raise ValueError(
             f"cannot write a report to {root}: {error.strerror or error}; choose another folder"
         ) from error
-    return root / "index.html"
+    return Report(root / "index.html", summary)
 
 
 def _earlier_tables(root: Path) -> set[str]:
@@ -71,7 +79,7 @@ def _page(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     assert view.record is not None
-    cells = [arm_cells(arm, summary) for arm in summary.arms]
+    cells = [arm_texts(arm, summary) for arm in summary.arms]
     better = "lower" if summary.goal == "min" else "higher"
     return environment.get_template("report.html").render(
         css=(here / "report.css").read_text(encoding="utf-8"),

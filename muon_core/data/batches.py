@@ -1,4 +1,9 @@
-"""Batches of a prepared corpus: row `i` of a data seed is a pure function of both, so only the step needs saving."""
+"""Batches of a prepared corpus, by a sampler without state: row `i` of a data seed is a function of the two alone.
+
+A run that resumes at a step asks for that step's rows and gets those it would have got: no checkpoint holds a position,
+no worker has to skip what was read before, and the batch of a step is the same for any number of workers. Each epoch
+visits every window once, in an order drawn from the seed and the epoch.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +76,6 @@ def load_data(data: DataConfig, vocab_size: int, cache: Path | None = None) -> T
 
 @lru_cache(maxsize=4)  # a batch may straddle two epochs, and two runs may take turns in a process
 def _permutation(seed: int, epoch: int, size: int) -> npt.NDArray[np.int64]:
-    """Order of an epoch's windows: the ranks of raw Philox draws, which NumPy keeps stable between releases."""
+    """Order of an epoch's windows: the one that sorts raw Philox draws, which NumPy keeps the same in every release."""
     key = stream_key(seed, "data", epoch) % 2**128
     return np.argsort(np.random.Philox(key=key).random_raw(size), kind="stable")

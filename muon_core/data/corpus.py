@@ -1,4 +1,9 @@
-"""The documents of a corpus, its content hash, and which documents are kept for validation. Imports no torch."""
+"""The documents of a corpus, its content hash, and which documents are kept for validation. Imports no torch.
+
+A document's own path decides its side of the split, by a hash. So files that are added or removed move no other to the
+other side, the split needs no seed and no record, and whole documents are kept apart: a model cannot have seen half of
+a text it is validated on.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +25,7 @@ SPLIT_RULE = "validation where the first 8 bytes of sha256('validation:' + path)
 
 # Tests hold broken source and binary strings; the others are tools, caches and other packages.
 _NO_LIBRARY = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__"}
-_SETTLED_S = 2.0  # coarsest time stamp of common file systems: younger files may change again and look the same
+_TRUSTED_AFTER_S = 2.0  # coarsest time stamp of common file systems: younger files may change and look the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,12 @@ def corpus_sha256(corpus: str, cache: Path | None = None) -> str:
     The cache remembers the hash under names, sizes and times of the files, so that asking again reads no text.
     """
     files = _files(corpus)
-    stamp, settled = _stamp(files)
+    stamp, is_trusted = _stamp(files)
     memory, key = Folder(cache or default_cache()), f"corpora/{stamp}"
     with contextlib.suppress(FileNotFoundError, StoreError):
         return memory.get(key).decode()
     digest = documents_sha256(_read(files))
-    if settled:
+    if is_trusted:
         with contextlib.suppress(StoreError):  # a cache that cannot be written costs time, nothing else
             memory.put(key, digest.encode())
     return digest
@@ -133,8 +138,8 @@ def _stamp(files: dict[str, str]) -> tuple[str, bool]:
         statuses = [(path, os.stat(path)) for path in files.values()]
     facts = [[path, status.st_size, status.st_mtime_ns, status.st_ctime_ns] for path, status in statuses]
     newest_ns = max(max(status.st_mtime_ns, status.st_ctime_ns) for _, status in statuses)
-    settled = time.time() - newest_ns / 1e9 > _SETTLED_S
-    return hashlib.sha256(canonical_json(facts).encode()).hexdigest(), settled
+    is_trusted = time.time() - newest_ns / 1e9 > _TRUSTED_AFTER_S
+    return hashlib.sha256(canonical_json(facts).encode()).hexdigest(), is_trusted
 
 
 @contextlib.contextmanager

@@ -1,4 +1,9 @@
-"""Token shards: the byte-level BPE trained on a corpus, and the memory-mapped token ids it makes. Imports no torch."""
+"""Token shards: the byte-level BPE trained on a corpus, and the memory-mapped token ids it makes. Imports no torch.
+
+A prepared folder is named after all that decides its content: text, split, vocabulary, and the tokenizers release. It
+is built aside and renamed into place, so processes that race do the work twice and end with one folder, and nobody ever
+sees half of one. The tokenizer learns from training documents only.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Reads the JSONL files of older projects: one line a step, layer and projection, some of them torn or repeated."""
+"""Reads the JSONL files of older projects: one line a step, layer and projection, some of them torn or repeated.
+
+A line is torn where a process was killed while it wrote, or two wrote at once: it is no JSON object with step, layer,
+projection and tokens, and is left out. A line is repeated where a run was resumed and went over the same steps again:
+of one file the last counts, as the newest attempt does in the results store. If the values differ, several runs may
+have written to the file. Nobody can tell from here, so all of this is counted and shown to whoever imports.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,8 @@ from typing import Any
 
 from muon_core.tables import PROJECTIONS
 
-Cell = tuple[int, int, str]  # step, layer, projection
+RowKey = tuple[int, int, str]
+"""Step, layer, projection."""
 
 FILES = ("manifold_stats.jsonl", "norms.jsonl", "alignment.jsonl", "singular_values.jsonl")
 """The unified layout, and the split one."""
@@ -38,7 +45,7 @@ class Counts:
     torn: int = 0
     """No JSON object with step, layer, projection and tokens."""
     repeated: int = 0
-    """A later line of the same file has the same step, layer and projection; the last counts."""
+    """An earlier line of the same file has the same step, layer and projection; the last counts."""
     changed: int = 0
     """Repeated with other values: several runs, or a run and its resumption, wrote to one file."""
     unmatched: int = 0
@@ -51,21 +58,21 @@ class Counts:
     """Fields that were not imported."""
 
 
-def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_layer_tables(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of `layers` and of `spectra` from the lines of one run's files, sorted; `counts` gets what was odd."""
-    cells: dict[Cell, dict[str, Any]] = {}
+    rows: dict[RowKey, dict[str, Any]] = {}
     for path in files:
         for key, row in _last_lines(path, counts).items():
             if row.keys() <= {"tokens"}:
                 continue
-            known = cells.setdefault(key, row)
+            known = rows.setdefault(key, row)
             if known["tokens"] == row["tokens"]:
                 known.update(row)
             else:
                 counts.unmatched += 1
     layers, spectra = [], []
-    for key in sorted(cells, key=lambda key: (key[0], key[1], PROJECTIONS.index(key[2]))):
-        row = cells[key]
+    for key in sorted(rows, key=lambda key: (key[0], key[1], PROJECTIONS.index(key[2]))):
+        row = rows[key]
         where = {"step": key[0], "layer": key[1], "projection": key[2], "tokens": row.pop("tokens")}
         if spectrum := row.pop(_SPECTRUM, None):
             spectra.append(where | spectrum)
@@ -74,9 +81,9 @@ def read_cells(files: list[Path], counts: Counts) -> tuple[list[dict[str, Any]],
     return layers, spectra
 
 
-def _last_lines(path: Path, counts: Counts) -> dict[Cell, dict[str, Any]]:
-    """The last row of each cell in one file."""
-    rows: dict[Cell, dict[str, Any]] = {}
+def _last_lines(path: Path, counts: Counts) -> dict[RowKey, dict[str, Any]]:
+    """The last row of each step, layer and projection in one file."""
+    rows: dict[RowKey, dict[str, Any]] = {}
     with path.open(encoding="utf-8", errors="replace") as file:
         for text in filter(str.strip, file):
             counts.lines += 1

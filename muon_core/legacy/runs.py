@@ -1,4 +1,9 @@
-"""Reads runs of older projects, whose metrics are JSON files in a folder a run."""
+"""Reads runs of older projects, whose metrics are JSON files in a folder a run.
+
+A run is named after a digest of its config and files, so an import finds what an earlier one wrote, from whichever
+folder above it was begun, and files that have grown since are another run. What the files do not say stays null; only
+the tokens of an evaluation are worked out, from its step and the run's mean tokens a step.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,15 @@ from typing import Any
 
 import yaml
 
-from muon_core.legacy.lines import FILES, Counts, is_number, read_cells
+from muon_core.legacy.lines import FILES, Counts, is_number, read_layer_tables
 
-METRICS, CONFIG = "metrics.json", "config.yaml"
+METRICS_FILE, CONFIG_FILE = "metrics.json", "config.yaml"
 INNER_FOLDERS = ("raw", "metrics", "raw_metrics")
 """Folders inside a run's own that hold its files."""
 _VAL = {"val_losses": "val_loss", "val_accuracies": "val_accuracy", "val_perplexities": "val_perplexity"}
 
 
-class Damaged(ValueError):
+class UnreadableRun(ValueError):
     """A run that cannot be imported, and why."""
 
 
@@ -66,7 +71,7 @@ class LegacyRun:
 def run_files(folder: Path) -> dict[Path, list[Path]]:
     """The files of each run below `folder`, by the run's own folder."""
     runs: dict[Path, list[Path]] = defaultdict(list)
-    for path in sorted(path for name in (METRICS, *FILES) for path in folder.rglob(name)):
+    for path in sorted(path for name in (METRICS_FILE, *FILES) for path in folder.rglob(name)):
         place = path.parent
         while place.name in INNER_FOLDERS and place != folder:
             place = place.parent
@@ -75,20 +80,20 @@ def run_files(folder: Path) -> dict[Path, list[Path]]:
 
 
 def read_run(root: Path, place: Path, files: list[Path]) -> LegacyRun:
-    """The run whose folder is `place`, from its `files`. Raises Damaged if its metrics or config cannot be read."""
-    metrics = next((_load_metrics(path) for path in files if path.name == METRICS), None)
+    """The run whose folder is `place`, from its `files`. Raises UnreadableRun, as for a config that is no YAML."""
+    metrics = next((_load_metrics(path) for path in files if path.name == METRICS_FILE), None)
     config = _find_config(place) | _section(metrics, "experiment_config")
     optimizer = re.sub(r"[^A-Za-z0-9._]+", "_", str(config.get("optimizer_type") or "unknown"))
     if config.get("seed") is None and (named := re.search(r"seed[_-]?(\d+)", place.name)):
         config["seed"] = int(named[1])
     seed = config.get("seed")
     if seed is not None and type(seed) is not int:
-        raise Damaged(f"seed {seed!r} is no whole number; correct it in {CONFIG}")
+        raise UnreadableRun(f"seed {seed!r} is no whole number; correct it in {CONFIG_FILE}")
     counts = Counts()
-    layers, spectra = read_cells([path for path in files if path.name in FILES], counts)
+    layers, spectra = read_layer_tables([path for path in files if path.name in FILES], counts)
     val, train = (_evaluations(metrics), _last_step(metrics)) if metrics else ([], [])
     if not (val or layers or spectra):
-        raise Damaged("it has neither an evaluation nor a whole line")
+        raise UnreadableRun("it has neither an evaluation nor a whole line")
     digest = _digest(canonical(config), *(f"{path.relative_to(place)} {_file_digest(path)}" for path in files))
     relative = str(place.relative_to(root))
     run = LegacyRun(relative, optimizer, seed, config, metrics, val, train, layers, spectra, counts, digest)
@@ -104,10 +109,10 @@ def _load_metrics(path: Path) -> dict[str, Any]:
     try:
         metrics = json.loads(path.read_bytes())
     except ValueError as error:
-        raise Damaged(f"{path} is not JSON ({error})") from error
+        raise UnreadableRun(f"{path} is not JSON ({error})") from error
     wanted = ("actual_steps", "tokens_seen")
     if not isinstance(metrics, dict) or not all(type(metrics.get(name)) is int for name in wanted):
-        raise Damaged(f"{path} lacks {' or '.join(wanted)} as whole numbers")
+        raise UnreadableRun(f"{path} lacks {' or '.join(wanted)} as whole numbers")
     return metrics
 
 
@@ -117,12 +122,12 @@ def _find_config(place: Path) -> dict[str, Any]:
     The run is named after it, so it is the same whichever of the folders above is imported.
     """
     for folder in (place, *place.resolve().parents):
-        path = folder / CONFIG
+        path = folder / CONFIG_FILE
         if path.is_file():
             try:
                 config = yaml.safe_load(path.read_bytes())
             except yaml.YAMLError as error:
-                raise Damaged(f"{path} is not YAML ({str(error).partition(chr(10))[0]})") from error
+                raise UnreadableRun(f"{path} is not YAML ({str(error).partition(chr(10))[0]})") from error
             if isinstance(config, dict) and (folder == place or "optimizer_type" in config):
                 return config
     return {}
@@ -134,7 +139,7 @@ def _section(metrics: dict[str, Any] | None, name: str) -> dict[str, Any]:
 
 
 def _evaluations(metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the `val` table; without a history, the final metrics as the only one. Raises Damaged if torn."""
+    """Rows of the `val` table; without a history, the final metrics as the only one. Raises UnreadableRun if torn."""
     history = _section(metrics, "history")
     if not history.get("steps"):
         final = _section(metrics, "final_metrics")
@@ -143,16 +148,18 @@ def _evaluations(metrics: dict[str, Any]) -> list[dict[str, Any]]:
         }
     for name in ("steps", "elapsed_times", "learning_rates", *_VAL):
         if not isinstance(history.get(name) or [], list):
-            raise Damaged(f"the history in {METRICS} has {history[name]!r} where a list of {name} belongs")
+            raise UnreadableRun(f"the history in {METRICS_FILE} has {history[name]!r} where a list of {name} belongs")
     steps = history["steps"]
     columns = {one: history[many] for many, one in _VAL.items() if history.get(many)}
     if minutes := history.get("elapsed_times"):
         columns["elapsed_s"] = [60 * minute for minute in minutes]
     for name, values in {"steps": steps, **columns}.items():
         if len(values) != len(steps) or not all(map(is_number, values)):
-            raise Damaged(f"the history in {METRICS} has not one number for {name} at each of its {len(steps)} steps")
+            raise UnreadableRun(
+                f"the history in {METRICS_FILE} has not one number for {name} at each of its {len(steps)} steps"
+            )
     if not all(type(step) is int for step in steps):
-        raise Damaged(f"the history in {METRICS} has steps that are no whole numbers")
+        raise UnreadableRun(f"the history in {METRICS_FILE} has steps that are no whole numbers")
     if "val_loss" not in columns:
         return []
     per_step = metrics["tokens_seen"] / max(1, metrics["actual_steps"])

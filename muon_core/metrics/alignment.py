@@ -1,4 +1,10 @@
-"""How much of what an update or a momentum does lies in the leading directions of its weight."""
+"""How much of what an update or a momentum does lies in the leading directions of its weight.
+
+Two leading subspaces are compared by the angles between them: alignment 1 is the same subspace, 0 an orthogonal one.
+Two numbers belong beside it. Unrelated subspaces are not at 0: five random directions of 256 align by 0.12, so each row
+has that chance level. And an update whose fifth and sixth singular value nearly agree has no top five: a change in its
+last digits turns them anyhow, so the alignment is called ill-posed there and says nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from muon_core.metrics.spectrum import nonzero
 
 ILL_POSED = 1e-3
 """Relative gap below which a subspace is no property of the matrix: bf16 orthogonalization rounds by as much."""
@@ -26,7 +34,7 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
 def energy_share(directions: Tensor, matrices: Tensor) -> Tensor:
     """||D' M||_F^2 / ||M||_F^2 for orthonormal columns D `(n, rows, k)` and `(n, rows, cols)`: `(n,)`, 0 for zero."""
     total = matrices.square().sum((-2, -1))
-    return (directions.mT @ matrices).square().sum((-2, -1)) / total.where(total != 0, 1)
+    return (directions.mT @ matrices).square().sum((-2, -1)) / nonzero(total)
 
 
 def chance_alignment(dim: int, k: int) -> float:

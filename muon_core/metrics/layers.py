@@ -1,4 +1,9 @@
-"""Everything the `layers` and `spectra` tables say of hidden matrices at one step, for all of them together."""
+"""Everything the `layers` and `spectra` tables say of hidden matrices at one step, for all of them together.
+
+Matrices of one shape, transposed or not, are stacked and worked on together, which a GPU wants. Tall ones are turned
+wide first, so that there is one kind of matrix to decompose; left and right are put straight at the end. No value
+depends on what else is in a stack. Weights need all singular values, updates and momenta their leading directions only.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,13 @@
 """The leading singular directions of many matrices: cheap where they stand apart, exact where they do not.
 
-Eigenvectors of the fp64 Gram matrix on the short side by block subspace iteration from a fixed start; what it does not
-resolve is left to LAPACK, at a third of the price of all eigenvectors. A result is a function of its matrix alone:
-iterating from the directions of the event before would save a few per cent and tie every row to a run's past.
+Subspace iteration multiplies a basis of 16 directions by the Gram matrix and makes it orthonormal again. Each round
+shrinks what lies outside the leading subspace by a ratio of eigenvalues: a spectrum that falls off, as a momentum's,
+needs some twenty rounds, a flat one, as an orthogonalized update's, would take for ever. So four rounds go ahead as
+scouts, and where the ratio they see is no good, or the residuals at the end are not small, LAPACK decides, at a third
+of the price of all eigenvectors.
+
+The basis always begins the same. A result is so a function of its matrix alone: to start from the directions of the
+event before would save a few per cent and tie every row to a run's past.
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 from torch import Tensor
 
+from muon_core.metrics.spectrum import nonzero
+
 SUBSPACE = 5
 """Leading directions that are compared, or all where a matrix has fewer rows or columns."""
-BLOCK = SUBSPACE + 11
+BASIS = SUBSPACE + 11
 """Directions that are iterated: the further the last one's singular value lies below, the fewer iterations it takes."""
 SMALL = 64
 """Rows up to which a matrix is decomposed at once."""
@@ -47,7 +54,7 @@ class Leading:
     @property
     def gap(self) -> Tensor:
         """(s_k - s_{k+1}) / s_1, `(n,)`: a change of the matrix by this share may turn the subspace; 0 for zero."""
-        return (self.values[:, -2] - self.values[:, -1]) / _nonzero(self.values[:, 0])
+        return (self.values[:, -2] - self.values[:, -1]) / nonzero(self.values[:, 0])
 
     @property
     def counts(self) -> Tensor:
@@ -67,9 +74,9 @@ def leading(wide: Tensor, squares: Tensor, short: Tensor) -> Leading:
     k = min(SUBSPACE, wide.size(-2))
     values = torch.nn.functional.pad(squares.clamp_min(0).sqrt(), (0, k + 1 - squares.size(-1)))
     short = short[..., :k]
-    long = wide.mT @ short / _nonzero(values[:, None, :k])
+    long = wide.mT @ short / nonzero(values[:, None, :k])
     weak = (values[:, k - 1] < WEAK * values[:, 0]).nonzero()[:, 0]
-    if len(weak):
+    if len(weak):  # as of rank below five, or nearly
         u, s, vt = torch.linalg.svd(wide[weak], full_matrices=False)
         short[weak], long[weak] = u[..., :k], vt.mT[..., :k]
         values[weak, : s.size(-1)] = s[:, : k + 1]
@@ -105,9 +112,8 @@ def decompose(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _decompose(gram: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The steps of LAPACK's `syevr`, which by itself gives either all eigenvalues or some of the eigenvectors."""
     size = len(gram)
-    reflectors, diagonal, beside, scales, failed = lapack.dsytrd(
-        gram, lower=1, lwork=64 * size
-    )  # enough to work in blocks
+    # To tridiagonal form, with workspace enough for LAPACK's blocked code.
+    reflectors, diagonal, beside, scales, failed = lapack.dsytrd(gram, lower=1, lwork=64 * size)
     assert not failed
     values, failed = lapack.dsterf(diagonal, beside)
     assert not failed, "eigenvalues of a finite symmetric matrix did not converge"
@@ -128,11 +134,11 @@ def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
         squares, vectors = decompose(gram, count)
         return squares[:, :count], vectors
     values, vectors = gram.new_empty(len(gram), count), gram.new_empty(len(gram), size, count)
-    index, block = _scout(gram, count)
-    ritz, block, residuals = _refine(gram[index], block)
-    values[index], vectors[index] = ritz[:, :count], block[..., :count]
+    index, basis = _scout(gram, count)
+    ritz, basis, residuals = _refine(gram[index], basis)
+    values[index], vectors[index] = ritz[:, :count], basis[..., :count]
     allowed = ritz.new_tensor([*[TOLERANCES[0]] * (count - 1), TOLERANCES[1]])
-    gaps = ritz[:, count - 2] - ritz[:, count - 1]
+    gaps = ritz[:, count - 2] - ritz[:, count - 1]  # a residual over the gap bounds the angle to the true subspace
     converged = (residuals[:, :count] <= gaps[:, None] * allowed).all(-1)
     left = torch.ones(len(gram), dtype=torch.bool, device=gram.device).index_fill(0, index[converged], False)
     if left.any():
@@ -142,39 +148,34 @@ def top_eigenvectors(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _scout(gram: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Which matrices are worth iterating, `(chosen,)`, and their blocks after all iterations in float32."""
-    rough = (
-        gram / _nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))[:, None, None]
-    ).float()  # a trace of 1: no overflow
-    ritz, block = _ritz(rough, _power(rough, _start(gram.size(-1)).to(gram.device), SCOUTS))[:2]
+    """Which matrices are worth iterating, `(chosen,)`, and their bases after all iterations in float32."""
+    trace = nonzero(gram.diagonal(dim1=-2, dim2=-1).sum(-1))
+    rough = (gram / trace[:, None, None]).float()  # a trace of 1 cannot overflow float32
+    ritz, basis = _ritz(rough, _power(rough, _start(gram.size(-1)).to(gram.device), SCOUTS))[:2]
     index = (ritz[:, -1] < PROMISING * ritz[:, count - 2]).nonzero()[:, 0]
-    return index, _power(rough[index], block[index], ROUGH)
+    return index, _power(rough[index], basis[index], ROUGH)
 
 
-def _refine(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    ritz, block, image = _ritz(gram, _power(gram, block.double(), FINE))
-    return ritz, block, torch.linalg.vector_norm(image - block * ritz[:, None], dim=-2)
+def _refine(gram: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    ritz, basis, image = _ritz(gram, _power(gram, basis.double(), FINE))
+    return ritz, basis, torch.linalg.vector_norm(image - basis * ritz[:, None], dim=-2)
 
 
-def _power(gram: Tensor, block: Tensor, iterations: int) -> Tensor:
+def _power(gram: Tensor, basis: Tensor, iterations: int) -> Tensor:
     for _ in range(iterations):
-        block = torch.linalg.qr(gram @ block).Q
-    return block
+        basis = torch.linalg.qr(gram @ basis).Q
+    return basis
 
 
-def _ritz(gram: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Ritz values `(n, BLOCK)`, descending, Ritz vectors `(n, m, BLOCK)` and their images under `gram`."""
-    image = gram @ block
-    values, rotation = torch.linalg.eigh(block.mT @ image)
+def _ritz(gram: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ritz values `(n, BASIS)`, descending, Ritz vectors `(n, m, BASIS)` and their images under `gram`."""
+    image = gram @ basis
+    values, rotation = torch.linalg.eigh(basis.mT @ image)
     rotation = rotation.flip(-1)
-    return values.flip(-1), block @ rotation, image @ rotation
+    return values.flip(-1), basis @ rotation, image @ rotation
 
 
 @lru_cache
 def _start(size: int) -> Tensor:
-    """`(size, BLOCK)` random directions, always the same."""
-    return torch.randn(size, BLOCK, generator=torch.Generator().manual_seed(size))
-
-
-def _nonzero(x: Tensor) -> Tensor:
-    return x.where(x != 0, 1)
+    """`(size, BASIS)` random directions, always the same."""
+    return torch.randn(size, BASIS, generator=torch.Generator().manual_seed(size))

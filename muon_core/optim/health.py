@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -11,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muon_core import distributed
-from muon_core.metrics.spectrum import effective_rank, singular_values
+from muon_core.metrics.spectrum import effective_rank, nonzero, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import Block
+from muon_core.stopwatch import Stopwatch
 
 Health = dict[str, dict[str, float | None]]
 """Parameter name -> column of the `health` table -> value, None where there is none."""
@@ -35,18 +35,17 @@ OBSERVED: dict[str, Callable[[Tensor], Tensor]] = {
 class Watch:
     """Observes the stacks of one Muon step: values of OBSERVED for every block, kept on the device."""
 
-    def __init__(self, orthogonalize: Callable[[Tensor], Tensor], seen: Mapping[str, Seen]) -> None:
+    def __init__(
+        self, orthogonalize: Callable[[Tensor], Tensor], seen: Mapping[str, Seen], stopwatch: Stopwatch
+    ) -> None:
         """`seen`: what the perturbation noted of a block; it knows its noise, and as_seed what its cubic steps hid."""
-        self._orthogonalize, self._seen = orthogonalize, seen
+        self._orthogonalize, self._seen, self._stopwatch = orthogonalize, seen, stopwatch
         self.rows: dict[str, Tensor] = {}
-        self.seconds = 0.0
-        """Spent in calls."""
 
     def __call__(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         """Note what a stack of blocks was made of: its momentum, what was orthogonalized, and its updates."""
-        begin = time.perf_counter()
-        self._see(blocks, momentum, perturbed, updates)
-        self.seconds += time.perf_counter() - begin
+        with self._stopwatch.timed("tracking"):
+            self._see(blocks, momentum, perturbed, updates)
 
     def _see(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         sigma = singular_values(momentum)
@@ -61,7 +60,7 @@ class Watch:
         columns = {
             "momentum_effective_rank": effective_rank(sigma),
             "gate_open": added > 0,
-            "noise_ratio": added / _nonzero(_norm(momentum)),
+            "noise_ratio": added / nonzero(_norm(momentum)),
             "cos_noise_free": cosine(updates, free),
             "sigma_max": above[:, 0].where(above[:, 0].isfinite(), sigma[:, 0]),
             "num_sign_flips": _count(above, SIGN_FLIP),
@@ -114,7 +113,7 @@ def _plain(column: str, value: float) -> float | None:
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between matrices `(..., rows, cols)`: float64 `(...)`, 0 where one is zero."""
-    return (a.double() * b.double()).sum((-2, -1)) / _nonzero(_norm(a) * _norm(b))
+    return (a.double() * b.double()).sum((-2, -1)) / nonzero(_norm(a) * _norm(b))
 
 
 def agreement(update: Tensor, gradient: Tensor) -> Tensor:
@@ -125,7 +124,7 @@ def agreement(update: Tensor, gradient: Tensor) -> Tensor:
     """
     unit = _norm(update) / math.sqrt(min(update.shape))
     nuclear = singular_values(gradient).sum(-1)
-    return -(update.double() * gradient.double()).sum((-2, -1)) / _nonzero(unit * nuclear)
+    return -(update.double() * gradient.double()).sum((-2, -1)) / nonzero(unit * nuclear)
 
 
 FROZEN_COSINE, FROZEN_AGREEMENT = 0.99, 0.2
@@ -192,7 +191,3 @@ def _padded(matrix: Tensor, like: Tensor) -> Tensor:
 def _norm(matrix: Tensor) -> Tensor:
     norm: Tensor = torch.linalg.matrix_norm(matrix.double())
     return norm
-
-
-def _nonzero(x: Tensor) -> Tensor:
-    return x.where(x != 0, 1)

@@ -1,9 +1,10 @@
 """Copies of a remote store's immutable objects on this machine, for readers: what was fetched once is not asked again.
 
-Objects never change under their name, so no copy is ever out of date. A copy proves itself by the digest in its name
-or, where that has none, by one written before its content: that is compared when an object is fetched, and whenever
-`get` answers with its copy. Copies that `local_copies` hands out to be scanned are compared by `store.damage`, up to
-its bound. Writers and compaction read the store itself.
+Objects never change under their name, so no copy is ever out of date, and any may be removed at any time: the store
+still has the object. A copy proves itself by the digest in its name or, where that has none, by one written before its
+content. It is compared when the object is fetched, and whenever `get` answers with the copy. Copies that `local_copies`
+hands out for Polars to scan are compared by `muon_core.store.damage`, up to its bound. Writers and compaction read the
+store itself.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from typing import Any, NamedTuple
 
 from muon_core.store.keys import digest_in
 from muon_core.store.parquet import DIGEST_LENGTH, digest
-from muon_core.store.storage import Listed, Storage, StoreError
+from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError
 
 MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache off
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
-IN_USE_S = 600.0  # a copy this fresh may be open in a reader, and stays though the bound be exceeded
-KEPT = ("attempts/", "final/", "packs/", "sweeps/")  # live/ is replaced within minutes
+KEPT = ("attempts/", "final/", "packs/", "sweeps/")  # all else changes, or, as live/, is replaced within minutes
 
 
 class Copies(NamedTuple):
-    """Files on this machine that hold objects, by key; and the objects that were fetched and differ from their name."""
+    """What `local_copies` found."""
 
     files: dict[str, str]
+    """Key of an object -> the file on this machine that holds it."""
     differing: list[str]
+    """Objects that were fetched and do not match the digest in their name; no copy is kept of them."""
 
 
 def cached(storage: Storage) -> Storage:
@@ -104,7 +106,8 @@ class Cached:
     def _is_here(self, key: str, size: int) -> bool:
         try:
             status = (self._folder / key).stat()
-            # The most recently used stay. When a copy was written is left alone: it tells whether it was looked at.
+            # Sets when it was used, for the most recently used stay. When it was written is left as it is: by that
+            # `muon_core.store.damage` knows a copy that it has compared.
             os.utime(self._folder / key, ns=(time.time_ns(), status.st_mtime_ns))
             return status.st_size == size
         except OSError:
@@ -153,6 +156,7 @@ def _proved(key: str, copy: bytes) -> bytes | None:
 
 
 def _write(path: Path, data: bytes) -> None:
+    # Renamed into place, but not synced: what a power cut leaves of it does not match its digest, and is fetched anew.
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     aside.write_bytes(data)
@@ -162,14 +166,14 @@ def _write(path: Path, data: bytes) -> None:
 def _prune(root: Path, max_bytes: int) -> None:
     """Once the caches of all stores exceed `max_bytes`, remove the copies used longest ago, down to four fifths of it.
 
-    Copies used within the last `IN_USE_S` stay.
+    Copies used within the last `READER_GRACE_S` stay, for Polars may open them yet. The rest can be fetched again.
     """
     files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]
     total = sum(status.st_size for status, _ in files)
     if total <= max_bytes:
         return
     for status, path in sorted(files, key=lambda item: item[0].st_atime):
-        if total <= 0.8 * max_bytes or status.st_atime > time.time() - IN_USE_S:
+        if total <= 0.8 * max_bytes or status.st_atime > time.time() - READER_GRACE_S:
             break
         path.unlink(missing_ok=True)
         total -= status.st_size

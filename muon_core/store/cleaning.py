@@ -1,4 +1,21 @@
-"""Removes what finals stand for: the objects they were written from, older finals, and branches nobody goes on with."""
+"""Removes what finals stand for: the objects they were written from, older finals, and branches nobody goes on with.
+
+Attempt 1 writes 100 rows and dies. 2 resumes from its checkpoint after 60 and fails at 120; a compaction writes its
+final. 3 resumes from the checkpoint of 1 after 80 and is done at 150. In each table there lie then, by attempt and rows
+
+    live/  1: 0-100     rows 0 to 79 count
+    live/  3: 80-150    all count
+    final/ 2: -120      0 to 59 of 1, 60 to 119 of 2
+    final/ 3: -150      0 to 79 of 1, 80 to 149 of 3, which is what counts
+
+and three things may go, each once what replaces it is older than the grace, for readers may be on it:
+
+1. `live/ 3: 80-150`: the newest final holds each of its rows, which is compared row by row before.
+2. `final/ 2: -120`: final/ shall hold one lineage, so that plain Polars finds each row once. But a checkpoint of 2 may
+   be resumed yet, and 60 to 119 of 2 lie nowhere else. So this tail is kept: it is written as `live/ 2: 60-120` first.
+3. The branches: `live/ 1: 0-100`, the tail, and the start record of 2. They go all at once, and only if the run is done
+   or diverged and no checkpoint is left that continues rows which 3 does not show, as one of 1 after 100 rows would.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from muon_core.store.final import is_final
-from muon_core.store.keys import END, Attempt, Visible, live_key, parse_checkpoint, parse_finals, parse_live
-from muon_core.store.lineage import covers, lineage, visible
+from muon_core.store.keys import END, Attempt, ObjectSlice, live_key, parse_checkpoint, parse_finals, parse_live
+from muon_core.store.lineage import coverage, lineage, visible_slices
 from muon_core.store.parquet import decode_named, encode, same_rows
 from muon_core.store.reader import fit, list_keys, read_attempts, read_rows
 from muon_core.store.storage import Listed, Storage, StoreError
@@ -29,23 +46,25 @@ def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float)
     attempts = read_attempts(storage, head.run).get(head.run, {})
     if max(attempts, default="") != head.id:
         return []
-    tables = [_Rows(storage, attempts, table, before) for table in SERIES.values()]
+    tables = [_TableOfRun(storage, attempts, table, before) for table in SERIES.values()]
+    # All tables or none: a branch that lost its rows in one could be resumed into a run with a hole.
     branches = (
         finished
-        and all(rows.settled for rows in tables)
+        and all(table.settled for table in tables)
         and all(end.modified <= before for end in storage.stat(f"final/table={RUNS.name}/run={head.run}/"))
         and _nobody_resumes_a_branch(storage, attempts)
     )
     if not branches:
-        for rows in tables:
-            rows.keep_tails()
-    old = [item for rows in tables for item in rows.replaced(branches=branches)]
+        for table in tables:
+            table.keep_tails()
+    old = [item for table in tables for item in table.replaced(branches=branches)]
     if branches:
-        alive = {attempt.id for attempt, _ in lineage(attempts)}
-        dead = [attempt.key for attempt in attempts.values() if attempt.id not in alive]
-        if dead and read_attempts(storage, head.run).get(head.run) != attempts:
+        ancestors = {attempt.id for attempt, _ in lineage(attempts)}
+        abandoned = [attempt.key for attempt in attempts.values() if attempt.id not in ancestors]
+        if abandoned and read_attempts(storage, head.run).get(head.run) != attempts:
             return []  # one began meanwhile, perhaps from such a branch
-        storage.delete(dead)  # first: who comes with such a checkpoint after all is refused, not given half its rows
+        # First: a checkpoint of theirs that turns up after all is refused then, instead of finding half of its rows.
+        storage.delete(abandoned)
     storage.delete([item.key for item in old])
     return old
 
@@ -63,20 +82,21 @@ def _nobody_resumes_a_branch(storage: Storage, attempts: Attempts) -> bool:
     return True
 
 
-class _Rows:
+class _TableOfRun:
     """One table of one run: its objects, and the final that stands for them.
 
-    `settled` if no reader may still be on what was there before that final, or if the run shows no row of the table.
+    `settled` if that final is older than the grace, so that no reader is on what was there before it, or if the run
+    shows no row of the table.
     """
 
     def __init__(self, storage: Storage, attempts: Attempts, table: Table, before: float) -> None:
         self._storage, self._attempts, self._table, self._before = storage, attempts, table, before
         self._head = max(attempts.values())
         self._list()
-        shown = visible([attempt.key for attempt in attempts.values()], self._listed, table.name)
+        shown = visible_slices([attempt.key for attempt in attempts.values()], self._listed, table.name)
         alone = is_final(shown, self._head.id) and self._listed[shown[0].key].modified <= before
         self._final = shown[0] if alone else None
-        self._cover = covers(shown[0], attempts) if alone else {}
+        self._cover = coverage(shown[0], attempts) if alone else {}
         self.settled = alone or not shown
 
     def _list(self) -> None:
@@ -84,10 +104,7 @@ class _Rows:
         self._listed = {item.key: item for folder in folders for item in self._storage.stat(folder)}
 
     def keep_tails(self) -> None:
-        """Write the rows that an older final has and the newest has not as live objects of the attempts they are of.
-
-        So final/ comes to hold one lineage, and a checkpoint of the other still finds its rows.
-        """
+        """Write the rows that an older final has and the newest has not as live objects of the attempts they are of."""
         missing = [
             (final, name, tail)
             for final in self._older_finals()
@@ -103,13 +120,13 @@ class _Rows:
         """What the final stands for, with `branches` also what is off its lineage. Raises StoreError if rows differ."""
         if not self.settled:
             return []
-        gone = [item for item in self._others() if branches or item.hi <= self._cover.get(item.attempt, 0)]
+        removable = [item for item in self._others() if branches or item.hi <= self._cover.get(item.attempt, 0)]
         if not branches:
-            gone += [final for final in self._older_finals() if self._has_settled_tails(final)]
-        self._compare([item for item in gone if item.attempt in self._cover or self._is_older(item)])
-        return [self._listed[item.key] for item in gone]
+            removable += [final for final in self._older_finals() if self._has_settled_tails(final)]
+        self._compare([item for item in removable if item.attempt in self._cover or self._is_older(item)])
+        return [self._listed[item.key] for item in removable]
 
-    def _others(self) -> list[Visible]:
+    def _others(self) -> list[ObjectSlice]:
         """All objects but the final, of attempts up to the head."""
         name = self._table.name
         live = [many for by_attempt in parse_live(self._listed, name).values() for many in by_attempt.values()]
@@ -117,28 +134,28 @@ class _Rows:
         own = self._final.key if self._final else ""
         return [item for item in objects if item.key != own and item.attempt <= self._head.id]
 
-    def _older_finals(self) -> list[Visible]:
+    def _older_finals(self) -> list[ObjectSlice]:
         return [item for item in self._others() if self.settled and self._is_older(item)]
 
-    def _is_older(self, item: Visible) -> bool:
+    def _is_older(self, item: ObjectSlice) -> bool:
         """Whether this is a final that went its own way from some point of the newest lineage on."""
         own_way = item.hi > self._cover.get(item.attempt, 0)
-        return item.final and own_way and bool(covers(item, self._attempts))
+        return item.final and own_way and bool(coverage(item, self._attempts))
 
-    def _tails(self, old: Visible) -> dict[str, range]:
-        """Where rows of `old` that the final has not belong, and their seqs."""
+    def _tails(self, old: ObjectSlice) -> dict[str, range]:
+        """The rows of `old` that the final has not: key of the live object they belong into -> their seqs."""
         tails = {}
-        for id_, end in covers(old, self._attempts).items():
+        for id_, end in coverage(old, self._attempts).items():
             start = max(self._attempts[id_].resume_seq, self._cover.get(id_, 0))
             if start < end:
                 tails[live_key(self._table.name, old.run, id_, start, end)] = range(start, end)
         return tails
 
-    def _has_settled_tails(self, old: Visible) -> bool:
+    def _has_settled_tails(self, old: ObjectSlice) -> bool:
         tails = [self._listed.get(name) for name in self._tails(old)]
         return all(tail is not None and tail.modified <= self._before for tail in tails)
 
-    def _compare(self, objects: list[Visible]) -> None:
+    def _compare(self, objects: list[ObjectSlice]) -> None:
         """Raise StoreError if the final lacks a row that one of `objects` shares with it."""
         final = self._final
         if final is None or not objects:
@@ -153,7 +170,7 @@ class _Rows:
                     "delete the final object and compact again"
                 )
 
-    def _shared(self, item: Visible) -> pa.Table:
+    def _shared(self, item: ObjectSlice) -> pa.Table:
         """The rows of `item` that the final must hold."""
         if not item.final:
             return self._read(item, range(self._cover[item.attempt]))
@@ -162,6 +179,6 @@ class _Rows:
             rows = rows.filter((pc.field("seq") < tail.start) | (pc.field("seq") >= tail.stop))
         return rows
 
-    def _read(self, item: Visible, seqs: range = range(END)) -> pa.Table:
+    def _read(self, item: ObjectSlice, seqs: range = range(END)) -> pa.Table:
         cut = replace(item, start=seqs.start, bound=seqs.stop)
         return read_rows(self._storage, [cut], self._table, lossless=True)

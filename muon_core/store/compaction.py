@@ -1,8 +1,10 @@
-"""Rewrites what finished runs wrote into few objects that read fast, and removes what these replace.
+"""Rewrites what ended runs wrote into few objects that read fast, and removes what these replace.
 
-Nothing here needs to be alone: it may run twice, be killed, or run beside readers, writers and itself. New objects
-carry a digest of their content in their name, so nothing is overwritten; old ones go only once the new ones were read
-back and hold every one of their rows, and after a time in which readers that listed them can finish.
+Three steps, for each run and then over all: a final a table (`muon_core.store.final`), the removal of what it stands
+for (`cleaning`), and copies of small finals in packs (`packs`). Each may be killed, run twice, or run beside readers,
+writers and itself. New objects carry a digest of their content in their name, so nothing is overwritten; old ones go
+only once the new ones were read back and hold every one of their rows, and after a time in which readers that listed
+them can finish. So a step that was not reached is made up for by the next call.
 """
 
 from __future__ import annotations
@@ -17,18 +19,9 @@ from muon_core.store.final import finalize
 from muon_core.store.keys import Attempt, parse_ends, parse_finals, parse_live
 from muon_core.store.lineage import BrokenLineage, Problems, lineage
 from muon_core.store.packs import repack
-from muon_core.store.reader import (
-    list_keys,
-    mark_version,
-    read_attempts,
-    read_ends,
-    relisting,
-)
-from muon_core.store.storage import Listed, Storage, StoreError, store_time
-from muon_core.tables import RUNS, SERIES
-
-READER_GRACE_S = 600.0  # an object stays this long after another took its place
-FINISHED = ("done", "diverged")  # nobody goes on with such a run
+from muon_core.store.reader import list_keys, mark_version, read_attempts, read_ends, relisting
+from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError, store_time
+from muon_core.tables import FINISHED, RUNS, SERIES
 
 
 @dataclass(slots=True)
@@ -56,13 +49,15 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     table is recorded as its problem.
     """
     mark_version(storage)
-    done = Compaction()
+    result = Compaction()
     attempts = read_attempts(storage)
     wanted = attempts.keys() if runs is None else attempts.keys() & set(runs)
     heads = {run: max(attempts[run].values()) for run in sorted(wanted)}
-    ends = relisting(lambda: read_ends(storage, heads.values(), done.problems))
+    ends = relisting(lambda: read_ends(storage, heads.values(), result.problems))
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
     before = store_time(storage) - grace_s if grace_s > 0 else math.inf
+    # Finished runs alone are held to the number of rows in their end record. One that failed may have been cut off
+    # anywhere, so its finals hold what there is.
     num_rows = {
         run: end.hi
         for (run, attempt), end in parse_ends(list_keys(storage, f"final/table={RUNS.name}/")).items()
@@ -71,20 +66,20 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     for run in sorted(_untidy_runs(storage, attempts, num_rows) & statuses.keys()):
         head, finished = heads[run], statuses[run] in FINISHED
         try:
-            done.finals += relisting(partial(finalize, storage, run, num_rows=num_rows.get(run), head=head.id))
-            done.count_removed(relisting(partial(clean_run, storage, head, finished=finished, before=before)))
+            result.finals += relisting(partial(finalize, storage, run, num_rows=num_rows.get(run), head=head.id))
+            result.count_removed(relisting(partial(clean_run, storage, head, finished=finished, before=before)))
         except (StoreError, BrokenLineage) as error:
-            done.problems[run] = str(error)
+            result.problems[run] = str(error)
     for table in (*SERIES.values(), RUNS):
         try:
-            new, old = relisting(partial(repack, storage, table, before, done.problems))
+            new, old = relisting(partial(repack, storage, table, before, result.problems))
         except StoreError as error:
-            done.problems[table.name] = str(error)
+            result.problems[table.name] = str(error)
         else:
-            done.packs += new
+            result.packs += new
             storage.delete([item.key for item in old])
-            done.count_removed(old)
-    return done
+            result.count_removed(old)
+    return result
 
 
 def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], num_rows: dict[str, int]) -> set[str]:
@@ -109,4 +104,4 @@ def _has_branches(attempts: dict[str, Attempt]) -> bool:
     try:
         return len(lineage(attempts)) < len(attempts)
     except BrokenLineage:
-        return True  # and is told of when its objects are looked at
+        return True  # the error is reported when its objects are looked at

@@ -1,4 +1,9 @@
-"""Finds objects that cannot be read, so that an error names them and the rest can be read without them."""
+"""Finds objects that cannot be read, so that an error names them and the rest can be read without them.
+
+Polars compares neither digests nor checksums, and its errors do not name the object. So before a question is scanned
+its objects are checked here, as far as that costs next to nothing: files on this machine once in a process, up to a
+bound on their bytes, and beyond it only their two ends. `thorough` reads all of them in full.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,9 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from muon_core.store.cache import Copies
+from muon_core.store.cache import local_copies
 from muon_core.store.keys import digest_in
 from muon_core.store.parquet import MAGIC, Damaged, check, check_ends, decode_named
 from muon_core.store.storage import Storage, StoreError
@@ -19,8 +24,17 @@ _checked: set[tuple[str, int, int]] = set()
 """Path, bytes and time of writing (ns) of the files whose digest this process has compared."""
 
 
-def damaged_objects(storage: Storage, sizes: Mapping[str, int], copies: Copies, *, thorough: bool) -> list[str]:
-    """Keys of the objects that do not hold what was written.
+class Checked(NamedTuple):
+    """What `check_objects` found."""
+
+    damaged: list[str]
+    """Keys of the objects that do not hold what was written."""
+    files: dict[str, str]
+    """Key of another object -> its copy on this machine, where there is one."""
+
+
+def check_objects(storage: Storage, sizes: Mapping[str, int], *, thorough: bool) -> Checked:
+    """Tell the objects that do not hold what was written from those that can be scanned.
 
     Files on this machine are compared with the digest in their name (finals and packs have one), once in a process,
     if those that are new to it hold at most `CHECKED_BYTES`. Of all others, and of live objects, only the two ends are
@@ -28,10 +42,10 @@ def damaged_objects(storage: Storage, sizes: Mapping[str, int], copies: Copies, 
 
     Args:
         sizes: bytes of each object, by key.
-        copies: which of them have a copy on this machine, and which differed when they were fetched.
         thorough: read all in full and compare digests and checksums instead.
     Raises: StoreError if an object may not be read or, where it was looked into, is of a newer schema.
     """
+    copies = local_copies(storage, sizes)
     suspects = list(sizes)
     if not thorough:
         paths = {key: copies.files.get(key, storage.uri(key)) for key in sizes}
@@ -39,8 +53,12 @@ def damaged_objects(storage: Storage, sizes: Mapping[str, int], copies: Copies, 
         empty = [key for key, size in sizes.items() if size == 0]
         suspects = list(dict.fromkeys([*empty, *copies.differing, *_suspect_files(storage, files, sizes)]))
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        whole = pool.map(lambda key: _is_whole(storage, key, copies.files.get(key)), suspects)
-        return [key for key, is_whole in zip(suspects, whole, strict=True) if not is_whole]
+        verdicts = pool.map(lambda key: _is_whole(storage, key, copies.files.get(key)), suspects)
+        is_whole = dict(zip(suspects, verdicts, strict=True))
+    files = {key: path for key, path in copies.files.items() if key not in is_whole}
+    # Looking at a suspect may have removed its copy, replaced it, or fetched the object for the first time.
+    files |= local_copies(storage, {key: sizes[key] for key, whole in is_whole.items() if whole}).files
+    return Checked([key for key, whole in is_whole.items() if not whole], files)
 
 
 def _suspect_files(storage: Storage, files: Mapping[str, str], sizes: Mapping[str, int]) -> list[str]:

@@ -1,4 +1,9 @@
-"""A folder as a place for objects: each is written aside, synced and renamed, so it is there whole or not at all."""
+"""A folder as a place for objects: each is there whole or not at all, whenever the process or the machine stops.
+
+An object is written aside under a hidden name, synced to the disk, and renamed, which file systems do in one step; then
+the folder is synced, which makes the new name last. A process killed before the rename leaves the hidden file: no
+listing shows it, and `remove_leftovers` clears it a day later.
+"""
 
 from __future__ import annotations
 

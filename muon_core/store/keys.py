@@ -1,19 +1,22 @@
-"""Key names of the results store, and which objects a reader may see: the protocol that makes each row count once.
+"""Key names of the results store: how they are made, and what they say without the object being opened.
 
     attempts/<run>/<id>--<parent id | 00000.0>--<resume_seq>.json        start record of an attempt
     live/table=<table>/run=<run>/<id>.<seq_lo>-<seq_hi>.parquet          rows [seq_lo, seq_hi), written while training
     final/table=<table>/run=<run>/<id>.<seq_hi>-<digest>.parquet         rows below seq_hi in <id>'s lineage, sorted
-    final/table=runs/run=<run>/<id>.<seq_hi>-<digest>.parquet            how attempt <id> ended, after row <seq_hi>
+    final/table=runs/run=<run>/<id>.<seq_hi>-<digest>.parquet            how attempt <id> ended, after <seq_hi> rows
     packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
     sweeps/<sweep>/<id>.json                                             what was asked
-    checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               state of a run after row <seq> of attempt <id>
+    checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
     schema/<version>.json                                                marks what release may read it
     clock/<nonce>                                                        written and removed to learn the store's time
 
-An id is `<n>.<nonce>`. Objects are immutable. The head of a run is its greatest attempt id; following parents from it,
-attempt `a` owns the rows with seq in [its own resume_seq, the resume_seq of the attempt that follows it). An attempt
-that is no ancestor of the head (a zombie, a try that died) is invisible. Only PUT and LIST are needed of a store: two
-that write a final at once write different names, for the digest is of the content, and all readers take the same one.
+An id is `<n>.<nonce>`: attempts of a run, and records of a sweep, are numbered from 1, and the nonce keeps two apart
+that took one number at the same time. `seq` numbers the rows that a run emits, over all its tables, from 0.
+
+A name holds all that decides whether an object is read: whose rows it has, which of them, and the digest of a content
+that others may write too. So a listing is enough to choose by (`muon_core.store.lineage` does), and there is no index
+that could disagree with the objects. Objects never change under their name: two processes that write a final at once
+write two names if their bytes differ, and one object twice if they do not.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ROOT = "00000.0"
+ROOT = "00000.0"  # the parent of an attempt that starts from nothing
 _VERSION = re.compile(r"schema/(\d{5})\.json")
 END = 10**12  # above every seq
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -60,29 +63,30 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Visible:
-    """An object a reader should scan for one run: of its rows, those with `start <= seq < bound` count.
+class ObjectSlice:
+    """The rows of one run in one object: those with `start <= seq`, and `seq < bound` unless that is None.
 
-    `bound` is None if it cuts nothing off, `hi` is the first seq the object no longer covers, and `members` counts the
-    runs it holds.
+    As parsed from a key it is all rows of the object; the lineage cuts it down to those that count.
     """
 
     key: str
     run: str
     attempt: str
-    bound: int | None
     final: bool
     start: int = 0
     hi: int = END
-    members: int = 1
+    """The first seq beyond the object."""
+    bound: int | None = None
+    num_runs: int = 1
+    """How many runs the object holds: more than one for a pack."""
 
     @property
     def end(self) -> int:
-        """First seq that is not taken from the object."""
+        """The first seq beyond the slice."""
         return self.hi if self.bound is None else min(self.bound, self.hi)
 
 
-class Member(NamedTuple):
+class PackedRun(NamedTuple):
     """What a pack holds of one run: the rows with seq below `hi` in the lineage of `attempt`."""
 
     run: str
@@ -95,16 +99,16 @@ class Pack:
     """One object with the rows of many runs; `key` is that of its Parquet object."""
 
     key: str
-    members: tuple[Member, ...]
+    runs: tuple[PackedRun, ...]
 
     @property
     def manifest(self) -> str:
-        """Key of the list of members, written last: without it the pack does not exist."""
+        """Key of the list of its runs, written last: without it the pack does not exist."""
         return f"{self.key.removesuffix('.parquet')}.json"
 
 
 class Checkpoint(NamedTuple):
-    """What the key of a checkpoint tells: it goes on after row `seq` of `attempt`."""
+    """What the key of a checkpoint says: it holds the run's state after the first `seq` rows in `attempt`'s lineage."""
 
     run: str
     name: str
@@ -123,9 +127,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def next_id(taken: Iterable[str]) -> str:
-    """An id after all of `taken`; the nonce keeps two writers that pick the same number apart."""
-    return f"{max((int(i[:5]) for i in taken), default=0) + 1:05d}.{secrets.token_hex(6)}"
+def next_id(existing: Iterable[str]) -> str:
+    """An id after all of `existing`; the nonce keeps two writers that pick the same number apart."""
+    return f"{max((int(i[:5]) for i in existing), default=0) + 1:05d}.{secrets.token_hex(6)}"
 
 
 def live_key(table: str, run: str, attempt: str, lo: int, hi: int) -> str:
@@ -155,7 +159,7 @@ def sweep_key(sweep: str, record: str) -> str:
 
 
 def parse_checkpoint(key: str) -> Checkpoint | None:
-    """What the key of a checkpoint tells; None for another key."""
+    """What the key of a checkpoint says; None for another key."""
     match = _CHECKPOINT.fullmatch(key)
     return Checkpoint(match[1], match[2], int(match[3]), match[4], int(match[5]), match[6]) if match else None
 
@@ -195,26 +199,27 @@ def parse_manifests(keys: Iterable[str]) -> list[str]:
     return [key for key in keys if _PACK.fullmatch(key)]
 
 
-def parse_live(keys: Iterable[str], table: str) -> dict[str, dict[str, list[Visible]]]:
+def parse_live(keys: Iterable[str], table: str) -> dict[str, dict[str, list[ObjectSlice]]]:
     """Live objects of `table` among `keys`, as run -> attempt id -> objects in order of their rows."""
-    found: dict[str, dict[str, list[Visible]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str, list[ObjectSlice]]] = defaultdict(lambda: defaultdict(list))
     for key in sorted(keys):
         if (match := _LIVE.fullmatch(key)) and match[1] == table:
             lo, hi = int(match[4]), int(match[5])
-            found[match[2]][match[3]].append(Visible(key, match[2], match[3], None, final=False, start=lo, hi=hi))
+            found[match[2]][match[3]].append(ObjectSlice(key, match[2], match[3], final=False, start=lo, hi=hi))
     return found
 
 
-def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[Visible]]:
+def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[ObjectSlice]]:
     """Final objects of `table` among `keys`, by run."""
-    found: dict[str, list[Visible]] = defaultdict(list)
+    found: dict[str, list[ObjectSlice]] = defaultdict(list)
     for key in sorted(keys):
         if (match := _FINAL.fullmatch(key)) and match[1] == table:
-            found[match[2]].append(Visible(key, match[2], match[3], None, final=True, hi=int(match[4])))
+            found[match[2]].append(ObjectSlice(key, match[2], match[3], final=True, hi=int(match[4])))
     return found
 
 
-def parse_ends(keys: Iterable[str]) -> dict[tuple[str, str], Visible]:
+def parse_ends(keys: Iterable[str]) -> dict[tuple[str, str], ObjectSlice]:
     """End records among `keys` by run and attempt: where two were written at once, all readers take the same one."""
+    # Of several the last assignment stays, so the smallest name: any rule would do that needs the names alone.
     ends = [item for items in parse_finals(keys, "runs").values() for item in items]
     return {(item.run, item.attempt): item for item in sorted(ends, key=lambda item: item.key, reverse=True)}

@@ -1,11 +1,31 @@
-"""LINEAGE"""
+"""Lineage: which rows of which objects make up a run that several attempts have written.
+
+The head of a run is its newest attempt, the one with the greatest id. It owns the rows from the `seq` it resumed at;
+below that its parent's count, and so on back to an attempt that started from nothing. All else is invisible: attempts
+that are no ancestors of the head, and what an ancestor wrote beyond the point where its child resumed. So each row
+counts once, whatever was written twice.
+
+Attempt 1 writes 100 rows and dies; 2 resumes from its checkpoint after 60 of them, and 3 from one after 80:
+
+    attempts/r/00001.aa--00000.0--000000000000.json
+    attempts/r/00002.bb--00001.aa--000000000060.json
+    attempts/r/00003.cc--00001.aa--000000000080.json
+    live/table=val/run=r/00001.aa.000000000000-000000000100.parquet        rows 0 to 79 count
+    live/table=val/run=r/00002.bb.000000000060-000000000120.parquet        invisible, 2 is no ancestor of 3
+    live/table=val/run=r/00003.cc.000000000080-000000000150.parquet        rows 80 to 149 count
+    final/table=val/run=r/00003.cc.000000000150-<digest>.parquet           holds just these 150 rows
+
+Nothing stops a process that was cut off and declared dead; it may write for hours. It need not be stopped: what such a
+zombie writes carries its own id, and is hidden from the moment the next attempt has its start record. That is why no
+lock, lease or conditional write is asked of the store.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from muon_core.store.keys import END, ROOT, Attempt, Pack, Visible, parse_attempts, parse_finals, parse_live
+from muon_core.store.keys import END, ROOT, Attempt, ObjectSlice, Pack, parse_attempts, parse_finals, parse_live
 
 Problems = dict[str, str]
 """What is wrong with a run, by run. A function that is given one records there what it would raise, and goes on."""
@@ -34,29 +54,30 @@ def lineage(attempts: dict[str, Attempt], head: str | None = None) -> list[tuple
             )
         attempt = attempts[id_]
         chain.append((attempt, bound))
+        # A child may go back behind where its parent began, so the tightest bound of all descendants counts.
         bound = attempt.resume_seq if bound is None else min(bound, attempt.resume_seq)
         id_ = attempt.parent
     return chain
 
 
-def visible(
+def visible_slices(
     attempt_keys: Iterable[str],
     data_keys: Iterable[str],
     table: str,
     packs: Iterable[Pack] = (),
     problems: Problems | None = None,
-) -> list[Visible]:
+) -> list[ObjectSlice]:
     """The objects of `table` that make up each run's rows, each row once; `data_keys` lists live/ and final/ keys.
 
     Raises BrokenLineage unless there are `problems` to record it in.
     """
     keys = list(data_keys)
     live, finals = parse_live(keys, table), parse_finals(keys, table)
-    for pack in sorted(packs, key=rank):  # of finals that hold the same, the last is taken
-        for run, attempt, hi in pack.members:
-            size = len(pack.members)
-            finals[run].append(Visible(pack.key, run, attempt, None, final=True, hi=hi, members=size))
-    chosen: list[Visible] = []
+    for pack in sorted(packs, key=precedence):  # after the finals: of those that hold the same, the last is read
+        for run, attempt, hi in pack.runs:
+            size = len(pack.runs)
+            finals[run].append(ObjectSlice(pack.key, run, attempt, final=True, hi=hi, num_runs=size))
+    chosen: list[ObjectSlice] = []
     for run, attempts in parse_attempts(attempt_keys).items():
         try:
             chosen += _visible_of_run(attempts, live.get(run, {}), finals.get(run, []))
@@ -67,13 +88,16 @@ def visible(
     return chosen
 
 
-def rank(pack: Pack) -> tuple[int, str]:
-    """Readers take what two packs hold from the one of higher rank, so the other can go."""
-    return len(pack.members), pack.key
+def precedence(pack: Pack) -> tuple[int, str]:
+    """Sorts packs: what two of them hold is read from the one that comes later, so the other can go."""
+    return len(pack.runs), pack.key
 
 
-def covers(final: Visible, attempts: dict[str, Attempt]) -> dict[str, int]:
-    """For each attempt in the lineage of `final`: below which seq the object holds that attempt's lineage."""
+def coverage(final: ObjectSlice, attempts: dict[str, Attempt]) -> dict[str, int]:
+    """For each attempt in the lineage of `final`: below which seq the object holds that attempt's lineage.
+
+    In the example above, the final of 3 covers 3 below 150 and 1 below 80. Empty if a start record is missing.
+    """
     try:
         chain = lineage(attempts, final.attempt)
     except BrokenLineage:
@@ -82,26 +106,27 @@ def covers(final: Visible, attempts: dict[str, Attempt]) -> dict[str, int]:
 
 
 def _visible_of_run(
-    attempts: dict[str, Attempt], live: dict[str, list[Visible]], finals: list[Visible]
-) -> list[Visible]:
-    held = [(final, covers(final, attempts)) for final in finals]
-    chosen: list[Visible] = []
+    attempts: dict[str, Attempt], live: dict[str, list[ObjectSlice]], finals: list[ObjectSlice]
+) -> list[ObjectSlice]:
+    covers = [(final, coverage(final, attempts)) for final in finals]
+    chosen: list[ObjectSlice] = []
     for attempt, bound in lineage(attempts):
         end = END if bound is None else bound
         covered, final = 0, None
-        for candidate, cover in held:
+        for candidate, cover in covers:  # that of a branch will do where it shares this attempt's rows with the head
             if min(cover.get(attempt.id, 0), end) >= max(covered, 1):
                 covered, final = min(cover[attempt.id], end), candidate
         chosen += _segments(live.get(attempt.id, []), max(covered, attempt.resume_seq), end)
-        if final and covered > attempt.resume_seq:  # holds the ancestors' rows too
+        if final and covered > attempt.resume_seq:  # a final with rows of an attempt has all of its ancestors' too
             chosen.append(replace(final, bound=covered if covered < final.hi else None))
             break
     return chosen
 
 
-def _segments(objects: list[Visible], start: int, end: int) -> list[Visible]:
+def _segments(objects: list[ObjectSlice], start: int, end: int) -> list[ObjectSlice]:
     """The objects that hold one attempt's rows with `start <= seq < end`; where two hold the same, one counts."""
-    chosen: list[Visible] = []
+    chosen: list[ObjectSlice] = []
+    # Each version of a segment repeats the one before from the same start, so the longest comes first and is enough.
     for item in sorted(objects, key=lambda item: (item.start, -item.hi)):
         if item.hi > start and item.start < end and start < end:
             first = start if item.start < start else 0

@@ -1,4 +1,4 @@
-"""From the name of a place to the place: a folder or `s3://bucket/prefix`."""
+"""From the URL of a store to the place it names: a folder or `s3://bucket/prefix`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,9 @@
 """Packs: the small finals of many runs copied into one object a table, so that a question over all runs opens one file.
 
-A pack only repeats finals, which stay: without it everything is still there, only slower to read over a network.
+A pack only repeats finals, which stay: without it everything is still there, only slower to read over a network. So
+whatever is wrong with a pack, it is passed over, and a new one is written. Its manifest says which runs it holds, each
+by the attempt and the `hi` of the final that was copied. A run that went on since has another, and its rows in the pack
+count as far as the lineage of that final is still the run's.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from muon_core.store.keys import Member, Pack, Visible, pack_key, parse_ends
-from muon_core.store.lineage import Problems, rank, visible
+from muon_core.store.keys import ObjectSlice, Pack, PackedRun, pack_key, parse_ends
+from muon_core.store.lineage import Problems, precedence, visible_slices
 from muon_core.store.parquet import PACK_ROW_GROUP, digest, encode, sort_for_reading
 from muon_core.store.reader import get_pack, list_keys, read_attempts, read_ends, read_packs, read_rows
 from muon_core.store.storage import Listed, Storage
@@ -21,8 +24,8 @@ from muon_core.tables import RUNS, Table
 PACK_BELOW = 1 << 20  # bytes: a larger final reads well alone, and copying it would double the store
 PACK_BYTES = 128 << 20  # of finals in one pack
 
-Finals = dict[Member, int]
-"""Bytes of each final."""
+Finals = dict[PackedRun, int]
+"""Finals, by what a pack says of them -> their bytes."""
 
 
 def repack(storage: Storage, table: Table, before: float, problems: Problems) -> tuple[int, list[Listed]]:
@@ -34,14 +37,15 @@ def repack(storage: Storage, table: Table, before: float, problems: Problems) ->
     finals = _current_finals(storage, table, problems)
     sizes = dict(storage.list(f"packs/table={table.name}/"))
     sound = [pack for pack in read_packs(storage, table.name, sizes) if get_pack(storage, pack) is not None]
-    current = [pack for pack in sound if finals.keys() >= set(pack.members)]
-    open_ = dict(finals)
+    current = [pack for pack in sound if finals.keys() >= set(pack.runs)]
+    unpacked = dict(finals)
     for pack in current:
-        if sizes[pack.key] > PACK_BYTES // 8:  # of Parquet; merging it again and again would copy much
-            for member in pack.members:
-                open_.pop(member, None)
-    known = {frozenset(pack.members) for pack in current}
-    todo = [group for group in _groups(open_) if len(group) > 1 and frozenset(group) not in known]
+        # A small pack is merged into the next one; a large one is full, for copying it each time would cost too much.
+        if sizes[pack.key] > PACK_BYTES // 8:
+            for packed in pack.runs:
+                unpacked.pop(packed, None)
+    known = {frozenset(pack.runs) for pack in current}
+    todo = [group for group in _groups(unpacked) if len(group) > 1 and frozenset(group) not in known]
     written = [_write(storage, table, group, sound, problems) for group in todo]
     new = [pack for pack in written if pack is not None]
     listed = {item.key: item for item in storage.stat(f"packs/table={table.name}/")}
@@ -49,15 +53,19 @@ def repack(storage: Storage, table: Table, before: float, problems: Problems) ->
 
 
 def _redundant(packs: dict[str, Pack], listed: dict[str, Listed], finals: Finals, before: float) -> list[Listed]:
-    """Packs that one of higher rank stands for since `before` that time, and pieces of what is no pack as old."""
+    """Packs that others stand for since `before`, in whole, and pieces of what is no pack, as old.
+
+    Readers take a run from the pack of highest precedence, so going down that order, a pack is needed if it has a final
+    that none above it has; the others go once all that are needed above them are older than the grace.
+    """
     whole = {key: pack for key, pack in packs.items() if key in listed and pack.manifest in listed}
-    seen: set[Member] = set()
+    held: set[PackedRun] = set()  # by the packs that are needed so far
     settled = True
     old: list[Listed] = []
-    for pack in sorted(whole.values(), key=rank, reverse=True):
-        useful = finals.keys() & set(pack.members)
-        if useful - seen:
-            seen |= useful
+    for pack in sorted(whole.values(), key=precedence, reverse=True):
+        useful = finals.keys() & set(pack.runs)
+        if useful - held:
+            held |= useful
             settled = settled and listed[pack.manifest].modified <= before
         elif settled and listed[pack.manifest].modified <= before:
             old += [listed[pack.manifest], listed[pack.key]]
@@ -72,56 +80,59 @@ def _current_finals(storage: Storage, table: Table, problems: Problems) -> Final
     if table is RUNS:
         sizes = dict(storage.list(f"final/table={RUNS.name}/"))
         ends = [end for end in parse_ends(sizes).values() if end.attempt == heads.get(end.run)]
-        return {Member(end.run, end.attempt, end.hi): sizes[end.key] for end in ends}
+        return {PackedRun(end.run, end.attempt, end.hi): sizes[end.key] for end in ends}
     sizes = dict(storage.list(f"live/table={table.name}/")) | dict(storage.list(f"final/table={table.name}/"))
     records = [attempt.key for tries in attempts.values() for attempt in tries.values()]
-    objects: dict[str, list[Visible]] = {}
-    for item in visible(records, sizes, table.name, problems=problems):
+    objects: dict[str, list[ObjectSlice]] = {}
+    for item in visible_slices(records, sizes, table.name, problems=problems):
         objects.setdefault(item.run, []).append(item)
     return {
-        Member(run, item.attempt, item.hi): sizes[item.key]
+        PackedRun(run, item.attempt, item.hi): sizes[item.key]
         for run, [item, *rest] in objects.items()
         if not rest and item.final and item.attempt == heads[run] and sizes[item.key] <= PACK_BELOW
     }
 
 
-def _groups(finals: Finals) -> Iterator[list[Member]]:
-    """Members of packs of at most `PACK_BYTES` of finals each, in order of their runs."""
-    group: list[Member] = []
+def _groups(finals: Finals) -> Iterator[list[PackedRun]]:
+    """Contents of packs of at most `PACK_BYTES` of finals each, in order of their runs."""
+    group: list[PackedRun] = []
     total = 0
-    for member, size in sorted(finals.items()):
+    for packed, size in sorted(finals.items()):
         if group and total + size > PACK_BYTES:
             yield group
             group, total = [], 0
-        group.append(member)
+        group.append(packed)
         total += size
     if group:
         yield group
 
 
-def _write(storage: Storage, table: Table, group: list[Member], packs: list[Pack], problems: Problems) -> Pack | None:
+def _write(
+    storage: Storage, table: Table, group: list[PackedRun], packs: list[Pack], problems: Problems
+) -> Pack | None:
     """A new pack of `group` without the runs that have a problem; None if it is one of `packs` already."""
     found: Problems = {}
     rows = _rows(storage, table, group, packs, found)
     for run, reason in found.items():
         problems.setdefault(run, reason)
     # A final may be empty: the run went back to before its first row of the table.
-    members = tuple(member for member in group if member.run not in found)
-    rows = sort_for_reading(rows.filter(pc.field("run_id").isin([member.run for member in members])), table)
+    runs = tuple(packed for packed in group if packed.run not in found)
+    rows = sort_for_reading(rows.filter(pc.field("run_id").isin([packed.run for packed in runs])), table)
     data = encode(rows, table, final=True, row_group=PACK_ROW_GROUP)
-    pack = Pack(pack_key(table.name, digest(data)), members)
-    if len(members) < 2 or pack in packs:
+    pack = Pack(pack_key(table.name, digest(data)), runs)
+    if len(runs) < 2 or pack in packs:
         return None
     storage.put(pack.key, data)
-    storage.put(pack.manifest, json.dumps({"members": members, "bytes": len(data)}).encode())
+    # Last, for readers go by the manifest: killed before it, this leaves an object that nobody reads.
+    storage.put(pack.manifest, json.dumps({"members": runs, "bytes": len(data)}).encode())
     return pack
 
 
-def _rows(storage: Storage, table: Table, group: list[Member], packs: list[Pack], problems: Problems) -> pa.Table:
+def _rows(storage: Storage, table: Table, group: list[PackedRun], packs: list[Pack], problems: Problems) -> pa.Table:
     """The rows of these runs, from packs where they have them already."""
     attempts = read_attempts(storage)
     if table is RUNS:
         return read_ends(storage, (attempts[run][id_] for run, id_, _ in group), problems)
     keys = list_keys(storage, f"final/table={table.name}/")
     records = [attempt.key for run, *_ in group for attempt in attempts[run].values()]
-    return read_rows(storage, visible(records, keys, table.name, packs), table, lossless=True, problems=problems)
+    return read_rows(storage, visible_slices(records, keys, table.name, packs), table, lossless=True, problems=problems)

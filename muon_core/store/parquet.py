@@ -1,4 +1,10 @@
-"""Rows to Parquet bytes and back, encoded as measured best for metrics: small, and quick to read in part."""
+"""Rows to Parquet bytes and back, and how an object shows that it holds what was written.
+
+The encoding is what was measured best for metrics: small, and quick to read in part. Three marks tell damage: Parquet's
+own at both ends, which a cut object lacks; a checksum on each page, which only our decoder compares, Polars does not;
+and for finals and packs the digest of all bytes in their name. The footer holds the version of the schema, so that an
+object copied from a newer release's store is refused instead of misread.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +77,7 @@ def check(data: bytes, uri: str) -> None:
 
 
 def check_ends(data: bytes, uri: str) -> None:
-    """See what the two ends of an object tell: Parquet's marks and, in the footer, the version of the schema.
+    """Check the two ends of an object: Parquet's marks and, in the footer, the version of the schema.
 
     Args:
         data: the object, with or without what lies between its first mark and the footer.
@@ -84,11 +90,10 @@ def check_ends(data: bytes, uri: str) -> None:
         raise newer_schema(uri, int(written[1]))
 
 
-def newer_schema(uri: str, version: int) -> StoreError:
-    """The error for a store or object of a schema above this release's."""
+def newer_schema(uri: str, version: int, known: int = SCHEMA_VERSION) -> StoreError:
+    """The error for a store or object of a schema above the newest `known`, this release's."""
     return StoreError(
-        f"{uri} was written with schema {version}, this release reads up to {SCHEMA_VERSION}; "
-        "update muon-jobs to read it"
+        f"{uri} was written with schema {version}, this release reads up to {known}; update muon-jobs to read it"
     )
 
 
@@ -111,5 +116,6 @@ def same_rows(left: pa.Table, right: pa.Table, table: Table) -> bool:
     """Whether both hold equal rows, whatever their order. NaN equals NaN."""
     if left.num_rows != right.num_rows:
         return False
+    # Encoded alike, equal rows are equal bytes; Arrow's own comparison would call two NaN different.
     first, second = (encode(rows.combine_chunks().sort_by("seq"), table) for rows in (left, right))
     return first == second

@@ -1,4 +1,10 @@
-"""What a store holds at this moment: which objects make up the rows of a table, and how runs ended."""
+"""What a store holds at this moment: which objects make up the rows of a table, and how runs ended.
+
+A reader lists, lets the lineage choose (`muon_core.store.lineage`), and reads what was chosen, while writers add
+objects and compaction removes them. Two rules make that safe without a lock. Listings come in an order in which nothing
+falls between them, see `visible_objects`. And what went after it was listed has been replaced by something that holds
+the same rows, so the reader begins anew (`relisting`).
+"""
 
 from __future__ import annotations
 
@@ -14,16 +20,16 @@ import pyarrow.compute as pc
 
 from muon_core.store.keys import (
     Attempt,
-    Member,
+    ObjectSlice,
     Pack,
-    Visible,
+    PackedRun,
     parse_attempts,
     parse_ends,
     parse_manifests,
     parse_version,
     version_key,
 )
-from muon_core.store.lineage import Problems, rank, visible
+from muon_core.store.lineage import Problems, precedence, visible_slices
 from muon_core.store.parquet import decode_named, digest, newer_schema
 from muon_core.store.storage import Storage, StoreError
 from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
@@ -35,7 +41,7 @@ RELIST_PAUSES_S = (0.0, 0.1, 0.2, 0.4, 0.8)
 
 
 def relisting(read: Callable[[], T]) -> T:
-    """The answer of `read`, which lists and then reads: begun anew if an object went in between, as compaction does."""
+    """The answer of `read`, which lists and then reads: begun anew if an object went in between, as in compaction."""
     for pause in RELIST_PAUSES_S:
         try:
             return read()
@@ -81,7 +87,7 @@ def read_attempts(storage: Storage, run: str | None = None) -> dict[str, dict[st
 def read_packs(storage: Storage, table: str, sizes: Mapping[str, int] | None = None) -> list[Pack]:
     """The packs of `table` that are as long as their manifests say; `sizes` are those below packs/, if known already.
 
-    The others are passed over, for a pack only repeats finals; so is one that is taken away meanwhile.
+    The others are passed over, for a pack only repeats finals; so is one that is removed meanwhile.
     """
     sizes = dict(storage.list(f"packs/table={table}/")) if sizes is None else sizes
     packs = []
@@ -89,14 +95,14 @@ def read_packs(storage: Storage, table: str, sizes: Mapping[str, int] | None = N
         pack_key = f"{key.removesuffix('.json')}.parquet"
         try:
             manifest = json.loads(storage.get(key))
-            members, size = tuple(Member(*member) for member in manifest["members"]), manifest["bytes"]
+            runs, size = tuple(PackedRun(*run) for run in manifest["members"]), manifest["bytes"]
         except FileNotFoundError:
             continue
         except (ValueError, TypeError, KeyError) as error:
             log.warning("passed over: %s is damaged (%r); muon compact replaces it", storage.uri(key), error)
             continue
         if sizes.get(pack_key) == size:
-            packs.append(Pack(pack_key, members))
+            packs.append(Pack(pack_key, runs))
         elif pack_key in sizes:
             log.warning(DAMAGED_PACK, storage.uri(pack_key))
     return packs
@@ -108,23 +114,26 @@ def visible_objects(
     run: str | None = None,
     problems: Problems | None = None,
     without: Collection[str] = (),
-) -> tuple[list[Visible], dict[str, int]]:
+) -> tuple[list[ObjectSlice], dict[str, int]]:
     """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object.
 
     Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in.
     """
     below = f"run={run}/" if run else ""
-    # Attempts first, live before final: a listing then misses at most the newest rows, never some in the middle.
+    # In this order listings miss the newest rows at most. Attempts come first: what an attempt resumes from is stored
+    # before its start record, so the later listings show all rows below the resume point of any attempt found here.
+    # Live comes before final: compaction writes a final before it removes what that replaces, so rows that had left
+    # live/ when it was listed are in final/ by then.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
     sizes = dict(storage.list(f"live/table={table}/{below}")) | dict(storage.list(f"final/table={table}/{below}"))
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))
     packs = [pack for pack in read_packs(storage, table, packed) if pack.key not in without]
-    return visible(attempts, list(sizes), table, packs, problems), sizes | packed
+    return visible_slices(attempts, list(sizes), table, packs, problems), sizes | packed
 
 
 def read_rows(
     storage: Storage,
-    objects: Collection[Visible],
+    objects: Collection[ObjectSlice],
     table: Table,
     *,
     lossless: bool = False,
@@ -132,11 +141,12 @@ def read_rows(
 ) -> pa.Table:
     """The rows that count of `objects`, in `table`'s schema.
 
-    Raises StoreError naming an object that is damaged or of a newer schema or, with `lossless`, one with columns this
-    release does not know or, of one run, with another's rows; unless there are `problems` to record it in, which leaves
-    the object out.
+    Args:
+        lossless: the rows are to be written again, so also refuse unknown columns and rows of another run.
+        problems: where to record objects that cannot be read, which are left out then.
+    Raises: StoreError naming an object that is damaged, of a newer schema or refused, unless there are `problems`.
     """
-    groups: dict[str, list[Visible]] = {}
+    groups: dict[str, list[ObjectSlice]] = {}
     for item in objects:
         groups.setdefault(item.key, []).append(item)
     parts = [table.schema.empty_table()]
@@ -154,15 +164,15 @@ def read_rows(
     return pa.concat_tables(parts)
 
 
-def _check_lossless(rows: pa.Table, items: list[Visible], table: Table, uri: str) -> None:
+def _check_lossless(rows: pa.Table, items: list[ObjectSlice], table: Table, uri: str) -> None:
     if unknown := set(rows.column_names) - set(table.columns):
         names = ", ".join(sorted(unknown))
         raise StoreError(f"{uri} has columns of a newer release ({names}); update before compacting")
-    if items[0].members == 1 and set(rows["run_id"].unique().to_pylist()) - {items[0].run}:
+    if items[0].num_runs == 1 and set(rows["run_id"].unique().to_pylist()) - {items[0].run}:
         raise StoreError(f"{uri} holds rows of another run than its name says; delete it")
 
 
-def _cut(rows: pa.Table, items: list[Visible]) -> list[pa.Table]:
+def _cut(rows: pa.Table, items: list[ObjectSlice]) -> list[pa.Table]:
     """The parts of one object's rows that `items` say."""
     whole = [item.run for item in items if item.start == 0 and item.bound is None]
     parts = [rows.filter(pc.field("run_id").isin(whole))] if whole else []
@@ -189,15 +199,15 @@ def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | N
     Raises StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
     """
     present = parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
-    open_ = {(head.run, head.id) for head in heads}
+    wanted = {(head.run, head.id) for head in heads}
     parts = [RUNS.schema.empty_table()]
-    for pack in sorted(read_packs(storage, RUNS.name), key=rank, reverse=True):
-        packed = open_ & {(run, attempt) for run, attempt, _ in pack.members}
+    for pack in sorted(read_packs(storage, RUNS.name), key=precedence, reverse=True):
+        packed = wanted & {(run, attempt) for run, attempt, _ in pack.runs}
         if packed and (data := get_pack(storage, pack)) is not None:
             rows = fit(decode_named(data, storage.uri(pack.key)), RUNS)
             parts.append(rows.filter(pc.field("run_id").isin(sorted(run for run, _ in packed))))
-            open_ -= packed
-    own = [present[who] for who in sorted(open_ & present.keys())]
+            wanted -= packed
+    own = [present[who] for who in sorted(wanted & present.keys())]
     return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
 
 

@@ -1,7 +1,11 @@
-"""What the results store needs of a place to keep objects, how its errors are told apart, and patience with it.
+"""What the results store needs of a place to keep objects, its two kinds of errors, and patience with one of them.
 
-Objects are immutable, lie under `/`-separated keys, and are there whole or not at all. A folder (`folder.py`) and an S3
-bucket (`s3/bucket.py`) are such places.
+Objects are immutable, lie under `/`-separated keys, and are there whole or not at all. To put, get, list and delete is
+all that is asked: no lock and no conditional write, which some servers do not make atomic. A folder (`folder.py`) and
+an S3 bucket (`s3/bucket.py`) are such places.
+
+Every request may be repeated, so a server that is away is waited for (`patiently`) and only what would fail again ends
+the work: StoreUnavailable is the former, any other StoreError the latter.
 """
 
 from __future__ import annotations
@@ -16,6 +20,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 LEFTOVER_S = 86_400.0  # a temporary file not written to for a day is no live writer's
+READER_GRACE_S = 600.0
+"""How long an object stays after another took its place, and a cached copy after its last use.
+
+A reader lists names first and Polars opens the files when the result is computed, so what was listed must outlive the
+longest question. Nobody counts readers, so the time is a guess, and meant to be on the safe side.
+"""
 
 
 class StoreError(ValueError):
@@ -44,7 +54,10 @@ class Storage(Protocol):
     """Tells stores of one URL on two servers apart."""
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        """Write one object, atomically and durably. Repeating a put with the same bytes is harmless."""
+        """Write one object, atomically and durably.
+
+        It may be repeated, as after an answer that got lost: a name has one content, so the bytes are the same.
+        """
 
     def get(self, key: str) -> bytes:
         """Bytes of one object. Raises FileNotFoundError if there is none."""
@@ -97,7 +110,10 @@ def check_writable(storage: Storage) -> None:
 
 
 def store_time(storage: Storage) -> float:
-    """Seconds since 1970 by the store's own clock, against which the age of its objects counts."""
+    """Seconds since 1970 by the store's own clock, against which the age of its objects counts.
+
+    This machine's may be minutes off. Listings show the store's, so a probe is written and listed.
+    """
     probe = f"clock/{uuid.uuid4().hex}"
     storage.put(probe, b"")
     listed = {item.key: item.modified for item in storage.stat("clock/")}

@@ -1,4 +1,14 @@
-"""Writes a run's rows to the results store as immutable Parquet objects; the names follow `muon_core.store.keys`."""
+"""Writes a run's rows to the results store while it trains, as immutable objects that readers see whole.
+
+Rows wait in memory until a flush. A flush writes, for each table, all rows of its open segment again under a new name
+(`lo` the same, `hi` further on); the version before stays for readers that listed it, and goes after their grace. A
+segment above 4 MiB is sealed and the next begins, so that what is rewritten stays small. Commits run in a thread of
+their own: training does not wait for the store, unless a checkpoint must not be published before its rows (`barrier`).
+
+A store that is away for minutes costs nothing but memory: requests are repeated, and rows that were not stored are in
+the next commit. An attempt that was superseded does no harm either, its rows are hidden; it fences itself about once a
+minute, by a look at the newest start record, only so that it stops computing for nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +25,15 @@ import pyarrow as pa
 
 from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, Attempt, check_name, final_key, live_key, next_id, parse_ends
-from muon_core.store.lineage import visible
+from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import Row, digest, encode
-from muon_core.store.reader import (
-    list_keys,
-    list_series_keys,
-    mark_version,
-    read_attempts,
-    read_start,
-    relisting,
-)
-from muon_core.store.storage import Storage, StoreError, StoreUnavailable, patiently
-from muon_core.tables import RUNS, SERIES
+from muon_core.store.reader import list_keys, list_series_keys, mark_version, read_attempts, read_start, relisting
+from muon_core.store.storage import READER_GRACE_S, Storage, StoreError, StoreUnavailable, patiently
+from muon_core.tables import FINISHED, RUNS, SERIES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 SEAL_BYTES = 4 << 20  # above it a segment is closed, so rewriting the open segment stays cheap
-GRACE_S = 600.0  # readers may still open an object they listed this long ago
 FENCE_EVERY_S = 60.0  # how long an attempt may go on before it sees that another has taken its run over
 PATIENCE_S = 300.0  # how long rows wait in memory for a store that does not answer
 MAX_PENDING_VALUES = 1_000_000  # 50 to 100 MB, up to 150 while encoded: beyond it emitting waits for the store
@@ -54,8 +56,8 @@ class _Segment:
     """Rows of one table since `lo`; each commit writes all of them again under a new name, until it is sealed."""
 
     lo: int
-    pending: list[Row] = field(default_factory=list)  # emitted, not yet taken by a commit
-    parts: list[pa.Table] = field(default_factory=list)  # taken; the committing thread's own from here on
+    pending: list[Row] = field(default_factory=list)  # emitted, not yet handed to a commit
+    parts: list[pa.Table] = field(default_factory=list)  # handed over; from here on the committing thread's own
     written: str | None = None
     hi: int = 0  # of `written`
     dirty: bool = False  # parts hold more than `written`
@@ -99,7 +101,8 @@ class RunWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._commit: Future[None] | None = None
         self._start = start | {"run_id": run_id, "started_at": datetime.now(UTC).isoformat()}
-        # Nothing else is written before this record: from here on readers see this attempt's lineage.
+        # Nothing else is written before this record: from here on readers see this attempt's lineage, and what the
+        # attempts before it write beyond its resume point is hidden.
         record = json.dumps(self._start, sort_keys=True).encode()
         self._ask(lambda: storage.put(self.attempt.key, record))
 
@@ -129,11 +132,11 @@ class RunWriter:
         memory and the next flush tries again. Raises Superseded if another attempt has taken the run over.
         """
         if self._commit and (wait or self._commit.done()):
-            self._settle()
+            self._await_commit()
         if self._commit is None and any(item.pending or item.dirty for item in self._segments.values()):
-            self._commit = self._thread.submit(self._commit_rows, self._take(), self.seq)
+            self._commit = self._thread.submit(self._commit_rows, self._hand_over(), self.seq)
         if wait and self._commit:
-            self._settle()
+            self._await_commit()
 
     def barrier(self) -> ResumePoint:
         """Wait until the store has every row, and return what a checkpoint of this moment must hold.
@@ -156,7 +159,7 @@ class RunWriter:
         """
         self.barrier()
         run, head = self.attempt.run, self.attempt.id
-        if end["status"] in ("done", "diverged"):
+        if end["status"] in FINISHED:
             self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq, head=head)))
             self._fence()  # finalize passes over a run that was taken over meanwhile
         started_at = datetime.fromisoformat(self._start["started_at"])
@@ -172,39 +175,39 @@ class RunWriter:
             self._patience_s, self._gave_up = 0.0, self._gave_up or str(error)
             raise StoreUnavailable(self._gave_up) from error
 
-    def _settle(self) -> None:
+    def _await_commit(self) -> None:
         """Wait for the commit under way and raise what it raised."""
         commit, self._commit = self._commit, None
         if commit:
             commit.result()
 
-    def _take(self) -> list[tuple[str, _Segment, list[Row]]]:
-        """Hand the rows emitted so far to a commit; no commit is under way."""
-        taken = []
+    def _hand_over(self) -> list[tuple[str, _Segment, list[Row]]]:
+        """The rows emitted so far, for a commit; no commit is under way."""
+        batch = []
         self._pending_values = 0
         for table, segment in self._segments.items():
             if segment.sealed and segment.pending:
                 segment = self._segments[table] = _Segment(segment.hi, segment.pending)
-            taken.append((table, segment, segment.pending))
+            batch.append((table, segment, segment.pending))
             segment.pending = []
-        return taken
+        return batch
 
-    def _commit_rows(self, taken: list[tuple[str, _Segment, list[Row]]], hi: int) -> None:
+    def _commit_rows(self, batch: list[tuple[str, _Segment, list[Row]]], hi: int) -> None:
         """Write every segment with new rows; runs in the writer's thread."""
-        for table, segment, rows in taken:
+        for table, segment, rows in batch:
             if rows:
                 segment.parts.append(pa.Table.from_pylist(rows, schema=SERIES[table].schema))
-                segment.dirty = True
+                segment.dirty = True  # before anything may fail: rows of a commit that did are written by the next
         if time.monotonic() - self._fenced_at > FENCE_EVERY_S:
             self._fence()
-        for table, segment, _ in taken:
+        for table, segment, _ in batch:
             if segment.dirty:
                 self._write(table, segment, hi)
         self._remove_replaced()
 
     def _remove_replaced(self) -> None:
         """Remove versions of segments that no reader is on any more; what cannot go now is left to a later call."""
-        expired = [key for at, key in self._replaced if time.monotonic() - at > GRACE_S]
+        expired = [key for at, key in self._replaced if time.monotonic() - at > READER_GRACE_S]
         try:
             self._storage.delete(expired)
         except StoreError as error:
@@ -216,6 +219,7 @@ class RunWriter:
         segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]
         data = encode(segment.parts[0], SERIES[table])
         key = live_key(table, self.attempt.run, self.attempt.id, segment.lo, hi)
+        # Repeated after an answer that got lost, it changes nothing: this name is this attempt's, and so are its bytes.
         self._ask(lambda: self._storage.put(key, data))
         if segment.written:
             self._replaced.append((time.monotonic(), segment.written))
@@ -254,11 +258,14 @@ def _check_resume(storage: Storage, run: str, attempts: dict[str, Attempt], poin
 def _rows_held(storage: Storage, run: str, attempts: Iterable[Attempt]) -> int:
     """The first seq of the newest of `attempts` of which the store has no row."""
     keys, data = [attempt.key for attempt in attempts], list_series_keys(storage, run)
-    return max((item.end for table in SERIES for item in visible(keys, data, table)), default=0)
+    return max((item.end for table in SERIES for item in visible_slices(keys, data, table)), default=0)
 
 
 def write_end_record(storage: Storage, attempt: Attempt, row: Row, num_rows: int) -> None:
     """Publish how an attempt ended: one row of the `runs` table. The first to say so is believed.
+
+    A launcher that lost sight of a process, and the process itself, may both record an end. What was read once, and
+    acted upon, must not change, so the later of them writes nothing.
 
     Args:
         num_rows: rows of all tables in the attempt's lineage: later it shows whether any of them was lost.

@@ -16,8 +16,9 @@ from muon_core.config.run import RunConfig
 from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError, check_writable
+from muon_core.tables import last_line
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import last_line, next_command, store_option
+from ray_jobs.cli.options import next_command, store_option
 from search_spaces.parameters import parse_assignment
 from search_spaces.plan import FINISHED
 from search_spaces.run_file import resolve_run
@@ -144,7 +145,7 @@ def _health(storage: Storage, run_id: str) -> str | None:
     """How the momentum of a run that has ended froze or ran away, if it was seen to."""
     from analysis.store import open_store
 
-    found: list[str | None] = open_store(storage.url).run(run_id).runs.collect()["health"].to_list()
+    found: list[str | None] = open_store(storage).run(run_id).runs.collect()["health"].to_list()
     return found[0] if found else None
 
 
@@ -158,32 +159,32 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        with RunProgress() as progress, _told_to_stop() as told:
+        with RunProgress() as progress, _stop_signals() as heard:
             outcome = train(
-                run, storage, report=lambda news: progress(news) and not told, device=device, resume=not again
+                run, storage, report=lambda news: progress(news) and not heard, device=device, resume=not again
             )
     except StoreError:
         raise  # the store does not know of it
     except Exception as error:
         return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if told and outcome.status == "stopped":
+    if heard and outcome.status == "stopped":
         raise KeyboardInterrupt
     return outcome.status, outcome.error or _loss(outcome.final.val_loss if outcome.final else None)
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[list[int]]:
+def _stop_signals() -> Iterator[list[int]]:
     """Signals to stop, as they come: after the first the run saves itself at its next step, the second interrupts."""
-    told: list[int] = []
+    heard: list[int] = []
 
     def hear(number: int, _: FrameType | None) -> None:
-        if told:
+        if heard:
             raise KeyboardInterrupt
-        told.append(number)
+        heard.append(number)
 
     before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

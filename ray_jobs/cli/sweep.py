@@ -7,17 +7,17 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, check_writable
-from muon_core.store.sweeps import write_sweep
+from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, write_sweep
+from muon_core.tables import last_line
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import Group, json_option, last_line, next_command, store_option
+from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import FINISHED, Plan, render
 from search_spaces.plan import plan as make_plan
@@ -116,7 +116,7 @@ def run(
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
         probe(address)
-    write_sweep(storage, sweep.name, sweep_record(planned))
+    write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     if todo:
         _train(sweep, todo, storage, address, shared_folder)
@@ -147,7 +147,7 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
 
     from analysis.store import open_store
 
-    runs = open_store(storage.url).runs.filter(pl.col("run_id").is_in(failed)).sort("run_id")
+    runs = open_store(storage).runs.filter(pl.col("run_id").is_in(failed)).sort("run_id")
     return list(runs.select("run_id", "error").collect().iter_rows())
 
 
@@ -156,24 +156,26 @@ def _headline(planned: Plan) -> str:
     return f"{len(planned.runs)} runs ({counts}), {len(planned.to_run)} to train"
 
 
-def sweep_record(planned: Plan) -> dict[str, Any]:
+def sweep_record(planned: Plan) -> SweepRecord:
     """What the store keeps of a sweep: the question, the file as read, and its runs with the names of their arms."""
-    return {
-        "question": planned.spec.question,
-        "spec": planned.spec.model_dump(mode="json"),
-        "metrics": planned.spec.metrics.model_dump(mode="json"),
-        "runs": [
-            {
-                "run_id": run.run_id,
-                "block": block,
-                "role": role,
-                "seed": run.config.seed,
-                "arm": planned.names[run.config.arm_id],
-            }
+    spec = planned.spec
+    return SweepRecord(
+        sweep=spec.name,
+        question=spec.question,
+        spec=spec.model_dump(mode="json"),
+        metrics=Metric.model_validate(spec.metrics.model_dump()),
+        runs=tuple(
+            SweepRun(
+                run_id=run.run_id,
+                block=block,
+                role=role,
+                arm=planned.names[run.config.arm_id],
+                seed=run.config.seed,
+            )
             for run in planned.runs
             for block, role in run.members
-        ],
-    }
+        ),
+    )
 
 
 def _train(
@@ -221,8 +223,8 @@ def _print_answer(name: str, storage: Storage) -> bool:
     """Print it; returns whether it can be one: runs that share what their seeds should vary give none."""
     from analysis.store import open_store
     from analysis.summary import summarize
-    from analysis.terminal import render_summary
+    from ray_jobs.cli.answer_text import render_summary
 
-    summary = summarize(open_store(storage.url).sweep(name))
+    summary = summarize(open_store(storage).sweep(name))
     click.echo(render_summary(summary))
     return not summary.errors

@@ -47,8 +47,8 @@ FIELDS: dict[str, Any] = {
 }
 PROGRAM = """
 import sys, torch
-from muon_core.config import RunConfig
-from muon_core.storage import Folder
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
 from muon_core.train import train
 torch.set_num_threads(1)
 train(RunConfig.model_validate_json(sys.argv[2]), Folder(sys.argv[1]))

@@ -474,8 +474,9 @@ def test_an_attempt_that_was_overtaken_stops_and_leaves_the_record_alone(tmp_pat
 PROGRAM = """
 import sys
 import torch
-from muon_core.config import RunConfig
-from muon_core.storage import Folder, Listed, StoreUnavailable
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
+from muon_core.store.storage import Listed, StoreUnavailable
 from muon_core.tables import SERIES
 from muon_core.train import train
 torch.set_num_threads(1)

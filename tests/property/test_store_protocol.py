@@ -237,7 +237,7 @@ class Schedule:
         for table in TABLES:
             head, rows = self.head.writer.attempt.id, self.head.visible(table)
             packs = read_packs(self.storage, table)
-            ends = {pack.key: item.hi for pack in packs for item in pack.members if item.attempt == head}
+            ends = {pack.key: item.hi for pack in packs for item in pack.runs if item.attempt == head}
             newest = [
                 key for key, hi in ends.items() if hi == max(ends.values())
             ]  # one from before it went on may stay
@@ -319,7 +319,7 @@ def interrupted(storage: Storage, at: int, action: Callable[[], None]) -> Iterat
 @contextmanager
 def hurried(seal_bytes: int) -> Iterator[None]:
     """Small segments, and no grace for a writer's own replaced objects."""
-    with patch("muon_core.store.writer.SEAL_BYTES", seal_bytes), patch("muon_core.store.writer.GRACE_S", 0.0):
+    with patch("muon_core.store.writer.SEAL_BYTES", seal_bytes), patch("muon_core.store.writer.READER_GRACE_S", 0.0):
         yield
 
 

@@ -286,6 +286,47 @@ def test_final_holds_one_lineage_a_run_though_a_failed_attempt_had_gone_further(
     assert keys(folder, "") == before
 
 
+def segments(folder: Folder, prefix: str) -> list[str]:
+    """What lies below `prefix`, as `attempt: rows`."""
+    names = [key.rsplit("/", 1)[1].split(".") for key in keys(folder, prefix)]
+    bounds = [(int(name[0]), name[2].split("-")) for name in names]
+    if prefix.startswith("final/"):
+        return [f"{number}: -{int(hi)}" for number, (hi, _) in bounds]
+    return [f"{number}: {int(lo)}-{int(hi)}" for number, (lo, hi) in bounds]
+
+
+def test_three_attempts_leave_what_the_worked_example_says(folder: Folder) -> None:
+    """The example that opens `muon_core.store.cleaning`, one table and so one row a step."""
+
+    def attempt(steps: range, parent: RunWriter | None = None) -> RunWriter:
+        point = {"parent": parent.attempt.id, "resume_seq": steps.start} if parent else {}
+        writer = RunWriter(folder, "a", START, **point)
+        for step in steps:
+            writer.emit("val", step=step, tokens=0, val_loss=1.0)
+        writer.flush()
+        return writer
+
+    first = attempt(range(100))
+    second = attempt(range(60, 120), first)
+    second.end(status="failed")
+    compact(folder, grace_s=AT_ONCE)
+    third = attempt(range(80, 150), first)
+    third.end(status="done")
+    assert segments(folder, "live/") == ["1: 0-100", "3: 80-150"]
+    assert segments(folder, "final/table=val/") == ["2: -120", "3: -150"]
+
+    checkpoint = f"checkpoints/a/latest/000000100.{first.attempt.id}.000000000100.0123456789abcdef.pt"
+    folder.put(checkpoint, b"")  # it continues rows that 3 does not show
+    compact(folder, grace_s=AT_ONCE)
+    assert segments(folder, "live/") == ["1: 0-100", "2: 60-120"]
+    assert segments(folder, "final/table=val/") == ["3: -150"]
+    folder.delete([checkpoint])
+    compact(folder, grace_s=AT_ONCE)
+    assert segments(folder, "live/") == []
+    assert [key.split("/")[2][:5] for key in keys(folder, "attempts/")] == ["00001", "00003"]
+    assert [(row[1], row[3]) for row in rows(folder)] == [(seq, 1 if seq < 80 else 3) for seq in range(150)]
+
+
 def test_a_checkpoint_of_the_failed_attempt_still_finds_its_rows(folder: Folder) -> None:
     first, _ = failed_then_resumed(folder)
     folder.put("checkpoints/a/latest.json", b"{}")

@@ -99,7 +99,7 @@ def test_corpus_sha256_changes_with_a_name_or_a_byte(texts: Path) -> None:
 def test_corpus_sha256_is_remembered_without_reading_the_text(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "_SETTLED_S", -1.0)  # as if the files were older than they are
+    monkeypatch.setattr(corpus, "_TRUSTED_AFTER_S", -1.0)  # as if the files were older than they are
     first = corpus_sha256(str(texts), tmp_path / "cache")
     monkeypatch.setattr(corpus, "_read", lambda files: pytest.fail("the text was read again"))
     assert corpus_sha256(str(texts), tmp_path / "cache") == first
@@ -108,7 +108,7 @@ def test_corpus_sha256_is_remembered_without_reading_the_text(
 def test_corpus_sha256_sees_an_edit_that_keeps_size_and_time(
     texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "_SETTLED_S", -1.0)
+    monkeypatch.setattr(corpus, "_TRUSTED_AFTER_S", -1.0)
     first, before = corpus_sha256(str(texts), tmp_path / "cache"), (texts / "b.txt").stat()
     (texts / "b.txt").write_text("TWO")
     os.utime(texts / "b.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -122,7 +122,7 @@ def test_corpus_sha256_does_not_trust_the_times_of_fresh_files(texts: Path, tmp_
 
 def test_corpus_sha256_needs_no_cache(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = corpus_sha256(str(texts))
-    monkeypatch.setattr(corpus, "_SETTLED_S", -1.0)
+    monkeypatch.setattr(corpus, "_TRUSTED_AFTER_S", -1.0)
     assert corpus_sha256(str(texts), texts / "b.txt") == expected  # a file where the cache folder should be
 
 

@@ -12,8 +12,8 @@ from test_cli import Muon
 
 from analysis.read_errors import explain
 from analysis.store import Store, open_store
-from muon_core.store.cache import Cached, Copies, cached
-from muon_core.store.damage import damaged_objects
+from muon_core.store.cache import Cached, cached
+from muon_core.store.damage import check_objects
 from muon_core.store.folder import Folder
 from muon_core.store.keys import final_key, pack_key
 from muon_core.store.parquet import decode, digest, encode
@@ -115,9 +115,9 @@ def test_a_glance_finds_flipped_bits_where_a_digest_tells_and_a_thorough_look_al
     for key, content in objects.items():
         storage.put(key, content)
     sizes = {key: len(content) for key, content in objects.items()} | {"live/removed": 9}
-    damaged = partial(damaged_objects, storage, sizes, Copies({}, []))
-    assert set(damaged(thorough=False)) == {"live/cut", "live/empty", pack}
-    assert set(damaged(thorough=True)) == {"live/cut", "live/empty", pack, "live/flipped"}
+    check = partial(check_objects, storage, sizes)
+    assert set(check(thorough=False).damaged) == {"live/cut", "live/empty", pack}
+    assert set(check(thorough=True).damaged) == {"live/cut", "live/empty", pack, "live/flipped"}
 
 
 @pytest.mark.parametrize("thorough", [False, True])
@@ -133,10 +133,10 @@ def test_a_damaged_copy_is_fetched_anew_and_the_object_not_blamed(
     remote.put(key, data)
     store, sizes = cached(remote), {key: len(data)}
     assert isinstance(store, Cached)
-    copies = store.local_copies(sizes)
-    Path(copies.files[key]).write_bytes(change(data))
-    assert damaged_objects(store, sizes, copies, thorough=thorough) == []
-    assert Path(copies.files[key]).read_bytes() == data
+    copy = Path(store.local_copies(sizes).files[key])
+    copy.write_bytes(change(data))
+    assert check_objects(store, sizes, thorough=thorough) == ([], {key: str(copy)})
+    assert copy.read_bytes() == data
     assert remote.fetched == [key] * 2
 
 

@@ -12,7 +12,7 @@ from support.analysis_fixtures import FakeRun, write_store
 from test_cli import Muon
 
 from analysis.store import Store, open_store
-from muon_core.legacy.lines import Counts, read_cells
+from muon_core.legacy.lines import Counts, read_layer_tables
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
 from muon_core.store.writer import RunWriter
@@ -130,8 +130,21 @@ def test_import_lists_the_runs_under_a_sweep_with_a_baseline(muon: Muon, tmp_pat
     assert done.err.splitlines()[-1] == "next: muon runs ls --sweep old"
     rows = imported(tmp_path).sweep("old").runs.select("optimizer", "block", "role").unique().collect()
     assert set(rows.rows()) == {("muon", "muon", "candidate"), ("adamw", "adamw", "baseline")}
-    arms = {run.arm for run in imported(tmp_path).sweep("old").record.runs}  # type: ignore[union-attr]
-    assert len(arms) == 2  # seeds share theirs
+    listed = imported(tmp_path).sweep("old").record.runs  # type: ignore[union-attr]
+    assert {(run.arm, run.seed) for run in listed} == LOSSES.keys()  # seeds share their arm
+
+
+def test_imported_arms_of_one_optimizer_are_named_by_what_differs(muon: Muon, tmp_path: Path) -> None:
+    for name, rate in (("slow", 0.01), ("fast", 0.02)):
+        write_metrics(tmp_path / "older" / name, "muon", 42, [10.4, 4.6, 3.3],
+                      experiment_config={"optimizer_type": "muon", "muon_lr": rate})  # fmt: skip
+    muon("import", "older")
+    listed = imported(tmp_path).sweep("older").record.runs  # type: ignore[union-attr]
+    assert sorted(run.arm for run in listed) == ["muon muon_lr=0.01", "muon muon_lr=0.02"]
+
+
+def test_an_imported_sweep_reports(muon: Muon, tmp_path: Path, older: Path) -> None:
+    muon("import", "older", "--name", "old", "--baseline", "adamw")
     assert muon("report", "old", "-o", "page").code == 0
     assert "seeds 42, 137 have the same validation loss at step 0" in (tmp_path / "page" / "index.html").read_text()
     assert "no run has the optimizer 'sgd' to be the baseline; there are adamw, muon" in (
@@ -249,7 +262,7 @@ def test_ranks_that_a_sample_gives_are_left_out(
     path = tmp_path / "manifold_stats.jsonl"
     path.write_text(line(1, 0, "q", 1, singular_values=values, effective_rank=rank, weight_norm=1.0))
     counts = Counts()
-    (row,), (spectrum,) = read_cells([path], counts)
+    (row,), (spectrum,) = read_layer_tables([path], counts)
     assert (spectrum["singular_values"], spectrum["sampled"]) == (values, True)
     assert ("effective_rank" not in row) == left_out == counts.sampled_ranks
 
@@ -272,7 +285,7 @@ def test_lines_that_are_no_cell_are_counted_as_torn(tmp_path: Path, torn: str) -
     path = tmp_path / "norms.jsonl"
     path.write_text(f"{torn.rstrip()}\n{line(1, 0, 'q', 8, weight_norm=2.0)}")
     counts = Counts()
-    layers, _ = read_cells([path], counts)
+    layers, _ = read_layer_tables([path], counts)
     assert layers == [{"step": 1, "layer": 0, "projection": "q", "tokens": 8, "weight_norm": 2.0}]
     assert (counts.lines, counts.torn, counts.repeated) == (2, 1, 0)
 
@@ -292,7 +305,7 @@ def test_files_that_disagree_on_tokens_are_not_mixed(tmp_path: Path) -> None:
     norms.write_text(line(1, 0, "q", 8, weight_norm=2.0))
     alignment.write_text(line(1, 0, "q", 16, alignment=0.5))
     counts = Counts()
-    (row,), _ = read_cells([norms, alignment], counts)
+    (row,), _ = read_layer_tables([norms, alignment], counts)
     assert "update_alignment" not in row
     assert counts.unmatched == 1
 

@@ -255,7 +255,7 @@ def test_a_server_that_is_no_s3_server_is_one_line_where_no_object_was_asked_for
 )
 def test_each_error_of_polars_says_what_to_do(answer: str, passing: bool, remedy: str) -> None:
     trouble = explain_polars(f"object-store error: for path hush/x.parquet: {answer}", "s3://data/x")
-    assert trouble.passing == passing
+    assert trouble.transient == passing
     assert remedy in trouble.text
     assert "hush" not in trouble.text
 
@@ -326,7 +326,7 @@ def test_each_answer_says_what_to_do(code: str, status: int, passing: bool, reme
     )
     trouble = explain(error, "s3://data/x", "http://host:1", anonymous=False)
     assert trouble is not None
-    assert trouble.passing == passing
+    assert trouble.transient == passing
     assert remedy in trouble.text
     assert trouble.text.startswith("store s3://data/x: ")
     assert "\n" not in trouble.text
@@ -380,6 +380,6 @@ def test_a_password_in_the_endpoint_is_not_repeated() -> None:
 
 
 def test_a_folder_does_not_load_boto3() -> None:
-    code = "import sys, muon_core.store.storage as s; s.open_storage('x'); print('boto3' in sys.modules)"
+    code = "import sys, muon_core.store.open as s; s.open_storage('x'); print('boto3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

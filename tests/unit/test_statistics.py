@@ -10,7 +10,7 @@ from support.analysis_fixtures import FINAL_LOSS
 
 from analysis.statistics import (
     Goal,
-    block_model,
+    additive_model,
     compare_paired,
     holm,
     mean_interval,
@@ -166,7 +166,7 @@ def test_seeds_to_resolve_gives_about_even_odds() -> None:
 
 
 def test_block_model_of_two_arms_is_the_paired_test() -> None:
-    model, paired = block_model({"adamw": ADAMW, "muon": MUON}, "adamw")["muon"], compare_paired(MUON, ADAMW)
+    model, paired = additive_model({"adamw": ADAMW, "muon": MUON}, "adamw")["muon"], compare_paired(MUON, ADAMW)
     assert paired is not None
     assert model.df == 2
     assert model.log_ratio == pytest.approx(paired.log_ratio)
@@ -177,7 +177,7 @@ def test_block_model_of_two_arms_is_the_paired_test() -> None:
 def test_block_model_of_complete_cells_is_the_textbook_formula() -> None:
     rng, arms, n = np.random.default_rng(1), ("base", "b", "c", "d"), 3
     y = rng.normal(1.0, 0.1, (len(arms), n))
-    found = block_model({arm: dict(enumerate(np.exp(row))) for arm, row in zip(arms, y, strict=True)}, "base")
+    found = additive_model({arm: dict(enumerate(np.exp(row))) for arm, row in zip(arms, y, strict=True)}, "base")
     residual = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
     df = (len(arms) - 1) * (n - 1)
     error = math.sqrt((residual**2).sum() / df * 2 / n)
@@ -192,16 +192,16 @@ def test_block_model_recovers_additive_effects_with_missing_cells() -> None:
     arm, seed = {"base": 1.0, "b": 1.1, "c": 0.8}, {1: 0.0, 2: 0.3, 3: -0.2}
     full = {a: {s: math.exp(x + y) for s, y in seed.items()} for a, x in arm.items()}
     del full["b"][1], full["c"][3]
-    found = block_model(full, "base")
+    found = additive_model(full, "base")
     assert found["b"].log_ratio == pytest.approx(0.1)
     assert found["c"].log_ratio == pytest.approx(-0.2)
     assert found["b"].df == 7 - 3 - 3 + 1
 
 
 def test_block_model_without_degrees_of_freedom_or_common_seeds_is_empty() -> None:
-    assert block_model({"base": {1: 1.0}, "b": {1: 2.0}}, "base") == {}
-    assert block_model({"base": {1: 1.0, 2: 1.1}, "b": {3: 2.0, 4: 2.2}}, "base") == {}
-    assert block_model({"base": {}}, "base") == {}
+    assert additive_model({"base": {1: 1.0}, "b": {1: 2.0}}, "base") == {}
+    assert additive_model({"base": {1: 1.0, 2: 1.1}, "b": {3: 2.0, 4: 2.2}}, "base") == {}
+    assert additive_model({"base": {}}, "base") == {}
 
 
 def test_spread_ratio_is_largest_over_smallest() -> None:

@@ -12,9 +12,9 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 import analysis
 from analysis.arms import ArmSummary
 from analysis.summary import Summary, summarize
-from analysis.terminal import render_summary
-from analysis.verdicts import arm_cells, seconds_text, sentence
+from analysis.verdicts import arm_texts, seconds_text, sentence
 from muon_core.store.folder import Folder
+from ray_jobs.cli.answer_text import render_summary
 
 
 def summary_of(tmp_path: Path, runs: list[FakeRun], **options: object) -> Summary:
@@ -142,11 +142,12 @@ def test_best_values_are_compared_where_the_sweep_asks_for_them(tmp_path: Path) 
 def test_a_higher_value_is_better_where_the_goal_is_max(tmp_path: Path) -> None:
     runs = [FakeRun("muon", 1, loss_curve(3.0), role="baseline"), FakeRun("adamw", 1, loss_curve(4.0))]
     summary = summary_of(tmp_path, runs, metrics={"goal": "max"})
-    assert arm_cells(arm(summary, "adamw"), summary)["better"] == "1 of 1"
+    assert arm_texts(arm(summary, "adamw"), summary)["better"] == "1 of 1"
 
 
 @pytest.mark.parametrize(
-    ("metrics", "message"), [({"goal": "low"}, "goal 'low'"), ({"primary": "loss"}, "metric 'loss'")]
+    ("metrics", "message"),
+    [({"goal": "low"}, r"metrics\.goal: Input should be 'min' or 'max'"), ({"primary": "loss"}, "metric 'loss'")],
 )
 def test_a_question_that_cannot_be_answered_is_refused(tmp_path: Path, metrics: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -465,7 +466,7 @@ def test_the_table_is_as_wide_as_the_terminal(
 
 def test_a_row_of_the_table_is_the_comparison(tmp_path: Path) -> None:
     summary = summary_of(tmp_path, known_runs())
-    cells = arm_cells(arm(summary, "muon"), summary)
+    cells = arm_texts(arm(summary, "muon"), summary)
     assert cells == {
         "arm": "muon",
         "block": "muon",

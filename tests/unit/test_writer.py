@@ -1,7 +1,6 @@
-"""Commits happen beside the training, nothing is dropped while the store is away, and a zombie is told to stop."""
+"""The writer: rows become readable in order, each once; the final tables are sorted; the end record closes a run."""
 
-import threading
-from collections.abc import Callable, Iterable
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,221 +8,185 @@ import pytest
 
 from muon_core.store.final import finalize
 from muon_core.store.folder import Folder
+from muon_core.store.keys import ROOT
+from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import decode
-from muon_core.store.reader import read_ends, read_rows, visible_objects
-from muon_core.store.storage import StoreError, StoreUnavailable, patiently
-from muon_core.store.writer import RunWriter, Superseded, write_end_record
-from muon_core.tables import VAL
+from muon_core.store.reader import read_statuses
+from muon_core.store.writer import ResumePoint, RunWriter, head_point, record_failure
+from muon_core.tables import RUNS, VAL, Table
 
 START = {"arm_id": "muon-1", "arm": "muon", "seed": 1, "optimizer": "muon"}
 
 
-class Moody(Folder):
-    """A folder whose puts of rows fail while `away`, or wait while the gate is closed."""
+def visible_rows(folder: Folder, table: Table) -> list[dict[str, Any]]:
+    keys = [key for key, _ in folder.list("")]
+    rows: list[dict[str, Any]] = []
+    for item in visible_slices(keys, keys, table.name):
+        rows += [r for r in decode(folder.get(item.key)).to_pylist() if item.bound is None or r["seq"] < item.bound]
+    return sorted(rows, key=lambda row: row["seq"])
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.away = False
-        self.failures = 0
-        self.gate = threading.Event()
-        self.gate.set()
 
-    def put(self, key: str, data: bytes) -> None:
-        if key.startswith("live/"):
-            assert self.gate.wait(30)
-            if self.away or self.failures:
-                self.failures = max(0, self.failures - 1)
-                raise StoreUnavailable("store x: no answer; check the network")
-        super().put(key, data)
+def emit_vals(writer: RunWriter, steps: range) -> None:
+    for step in steps:
+        writer.emit("val", step=step, tokens=step * 10, val_loss=float(step))
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Moody:
-    monkeypatch.setattr("muon_core.store.storage.FIRST_PAUSE_S", 0.001)
-    return Moody(tmp_path)
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
 
 
-def steps(store: Folder) -> list[int]:
-    objects, _ = visible_objects(store, "val")
-    return sorted(read_rows(store, objects, VAL)["step"].to_pylist())
-
-
-def emit(writer: RunWriter, first: int, last: int) -> None:
-    for step in range(first, last):
-        writer.emit("val", step=step, tokens=0, val_loss=1.0)
-
-
-def test_a_flush_without_waiting_returns_while_the_store_is_busy(store: Moody) -> None:
-    writer = RunWriter(store, "r", START)
-    store.gate.clear()
-    emit(writer, 0, 3)
-    writer.flush(wait=False)
-    emit(writer, 3, 5)
-    writer.flush(wait=False)
-    assert steps(store) == []
-    store.gate.set()
+def test_rows_are_readable_after_a_flush_and_not_before(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    assert visible_rows(folder, VAL) == []
     writer.flush()
-    assert steps(store) == [0, 1, 2, 3, 4]
+    assert [(row["step"], row["seq"], row["val_loss"]) for row in visible_rows(folder, VAL)] == [
+        (0, 0, 0.0),
+        (1, 1, 1.0),
+        (2, 2, 2.0),
+    ]
 
 
-def test_barrier_waits_for_every_row_and_names_the_resume_point(store: Moody) -> None:
-    writer = RunWriter(store, "r", START)
-    emit(writer, 0, 3)
-    writer.flush(wait=False)
-    emit(writer, 3, 4)
-    point = writer.barrier()
-    assert (point.attempt, point.seq) == (writer.attempt.id, 4)
-    assert steps(store) == [0, 1, 2, 3]
-    child = RunWriter(store, "r", START, parent=point.attempt, resume_seq=point.seq)
-    assert child.attempt.number == 2
-
-
-def test_commits_outlast_a_store_that_is_away_for_a_while(store: Moody) -> None:
-    writer = RunWriter(store, "r", START)
-    store.failures = 5
-    emit(writer, 0, 3)
-    writer.barrier()
-    assert steps(store) == [0, 1, 2]
-
-
-def test_a_store_that_stays_away_ends_the_attempt_with_its_rows_still_in_memory(store: Moody) -> None:
-    writer = RunWriter(store, "r", START, patience_s=0.01)
-    emit(writer, 0, 3)
-    store.away = True
-    with pytest.raises(StoreUnavailable, match=r"no answer; check the network \(gave up after"):
-        writer.barrier()
-    emit(writer, 3, 5)
-    store.away = False
-    writer.barrier()
-    assert steps(store) == [0, 1, 2, 3, 4]
-
-
-def test_a_commit_that_failed_in_the_background_is_raised_by_the_next_flush(store: Moody) -> None:
-    writer = RunWriter(store, "r", START, patience_s=0.0)
-    store.away = True
-    emit(writer, 0, 3)
-    writer.flush(wait=False)
-    with pytest.raises(StoreUnavailable, match="gave up"):
+def test_later_flushes_supersede_earlier_ones_without_doubling_rows(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    for first in range(0, 9, 3):
+        emit_vals(writer, range(first, first + 3))
         writer.flush()
+    assert [row["step"] for row in visible_rows(folder, VAL)] == list(range(9))
 
 
-def test_an_end_that_failed_is_tried_again_and_fails_with_the_same_error(
-    store: Moody, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def impatiently(request: Callable[[], Any], patience_s: float) -> Any:
-        try:
-            return request()
-        except StoreUnavailable as error:
-            raise StoreUnavailable(f"{error} (gave up after {patience_s:.0f} s)") from error
-
-    monkeypatch.setattr("muon_core.store.writer.patiently", impatiently)
-    writer = RunWriter(store, "r", START)
-    emit(writer, 0, 3)
-    store.away = True
-    for status in ("done", "failed"):
-        with pytest.raises(StoreUnavailable, match=r"no answer; check the network \(gave up after 300 s\)$"):
-            writer.end(status=status)
-    store.away = False
-    writer.end(status="failed", error="the store was away")
-    assert steps(store) == [0, 1, 2]
-    assert read_ends(store, [writer.attempt])["status"].to_pylist() == ["failed"]
+def test_a_large_segment_is_sealed_and_rows_stay_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("muon_core.store.writer.SEAL_BYTES", 1)
+    writer = RunWriter(folder, "r", START)
+    for first in range(0, 9, 3):
+        emit_vals(writer, range(first, first + 3))
+        writer.flush()
+    bounds = [key.split("/")[-1].split(".")[2] for key, _ in folder.list("live/")]
+    assert bounds == [f"{lo:012d}-{lo + 3:012d}" for lo in (0, 3, 6)]
+    assert [row["step"] for row in visible_rows(folder, VAL)] == list(range(9))
 
 
-def test_replaced_objects_that_cannot_be_removed_stay_for_later(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.store.writer.GRACE_S", 0.0)
-
-    def refused(self: Folder, keys: Iterable[str]) -> None:
-        raise StoreError("access denied")
-
-    writer = RunWriter(store, "r", START)
-    with monkeypatch.context() as patch:
-        patch.setattr(Folder, "delete", refused)
-        for step in range(3):
-            emit(writer, step, step + 1)
-            writer.flush()
-    assert len(store.list("live/")) == 3
-    assert steps(store) == [0, 1, 2]
-    emit(writer, 3, 4)
+def test_superseded_objects_go_after_their_grace(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(1))
     writer.flush()
-    assert len(store.list("live/")) == 1
-    assert steps(store) == [0, 1, 2, 3]
+    emit_vals(writer, range(1, 2))
+    writer.flush()
+    assert len(folder.list("live/")) == 2
+    monkeypatch.setattr("muon_core.store.writer.READER_GRACE_S", 0.0)
+    emit_vals(writer, range(2, 3))
+    writer.flush()
+    assert len(folder.list("live/")) == 1
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2]
 
 
-def test_memory_is_bounded_by_waiting_for_the_store(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("muon_core.store.writer.MAX_PENDING_VALUES", 10)
-    writer = RunWriter(store, "r", START)
-    emit(writer, 0, 25)  # six values each
-    assert steps(store) == list(range(24))
+def test_a_resumed_attempt_replaces_the_rows_after_its_resume_point(folder: Folder) -> None:
+    first = RunWriter(folder, "r", START)
+    emit_vals(first, range(8))
+    first.flush()
+    second = RunWriter(folder, "r", START, parent=first.attempt.id, resume_seq=5)
+    emit_vals(second, range(5, 8))
+    second.flush()
+    emit_vals(first, range(8, 12))  # a zombie goes on writing
+    first.flush()
+    assert [(row["step"], row["attempt"]) for row in visible_rows(folder, VAL)] == [
+        *((step, 1) for step in range(5)),
+        *((step, 2) for step in range(5, 8)),
+    ]
 
 
-def test_a_superseded_attempt_is_stopped_at_its_barrier_and_its_end(store: Moody) -> None:
-    zombie = RunWriter(store, "r", START)
-    assert not zombie.superseded()
-    RunWriter(store, "r", START)
-    assert zombie.superseded()
-    with pytest.raises(Superseded, match="a newer attempt than 00001"):
-        zombie.barrier()
-    with pytest.raises(Superseded):
-        zombie.end(status="done")
-    assert store.list("final/") == []
+def test_end_writes_finals_sorted_for_reading_and_the_outcome(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    for step in (10, 20):
+        for projection in ("v", "q"):
+            for layer in (1, 0):
+                writer.emit("layers", step=step, tokens=0, layer=layer, projection=projection)
+    writer.end(status="done", steps=20)
+    (key,) = [key for key, _ in folder.list("final/table=layers/")]
+    rows = decode(folder.get(key)).to_pylist()
+    assert [(row["layer"], row["projection"], row["step"]) for row in rows] == [
+        (layer, projection, step) for layer in (0, 1) for projection in ("q", "v") for step in (10, 20)
+    ]
+    assert read_statuses(folder) == {"r": "done"}
 
 
-@pytest.mark.parametrize("status", ["done", "diverged"])
-def test_an_attempt_that_is_overtaken_after_its_last_fence_is_told_so(
-    store: Moody, monkeypatch: pytest.MonkeyPatch, status: str
-) -> None:
-    writer = RunWriter(store, "r", START)
-    emit(writer, 0, 3)
-
-    def overtaken(*arguments: Any, **options: Any) -> int:
-        RunWriter(store, "r", START)
-        return finalize(*arguments, **options)
-
-    monkeypatch.setattr("muon_core.store.writer.finalize", overtaken)
-    with pytest.raises(Superseded, match="a newer attempt than 00001"):
-        writer.end(status=status)
-    assert store.list("final/") == []
+def test_finalize_twice_writes_the_same_object_once(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    writer.end(status="done")
+    before = folder.stat("")
+    assert finalize(folder, "r") == 0
+    assert folder.stat("") == before
 
 
-def test_a_superseded_attempt_is_stopped_in_its_periodic_commit(store: Moody, monkeypatch: pytest.MonkeyPatch) -> None:
-    zombie = RunWriter(store, "r", START)
-    RunWriter(store, "r", START)
-    emit(zombie, 0, 1)
-    zombie.flush()
-    monkeypatch.setattr("muon_core.store.writer.FENCE_EVERY_S", 0.0)
-    emit(zombie, 1, 2)
-    with pytest.raises(Superseded):
-        zombie.flush()
+def test_statuses_tell_running_from_ended_and_follow_the_newest_attempt(folder: Folder) -> None:
+    RunWriter(folder, "a", START)
+    first = RunWriter(folder, "b", START)
+    first.end(status="failed", error="boom")
+    assert read_statuses(folder) == {"a": "running", "b": "failed"}
+    RunWriter(folder, "b", START)
+    assert read_statuses(folder)["b"] == "running"
 
 
-def test_an_end_record_is_written_once(store: Moody) -> None:
-    writer = RunWriter(store, "r", START)
-    writer.end(status="failed", error="first")
-    before = store.stat("final/")
-    write_end_record(store, writer.attempt, {"run_id": "r", "status": "stopped"}, 0)
-    assert store.stat("final/") == before
+def test_record_failure_closes_an_open_attempt_and_keeps_its_rows(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    writer.flush()
+    record_failure(folder, "r", START, "worker died", writer.attempt.id)
+    [(end, _)] = folder.list("final/table=runs/run=r/")
+    assert end.startswith(f"final/table=runs/run=r/{writer.attempt.id}.{writer.seq:012d}-")
+    row = decode(folder.get(end)).to_pylist()[0]
+    assert (row["status"], row["error"], row["attempts"]) == ("failed", "worker died", 1)
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2]
 
 
-def test_of_two_end_records_written_at_once_everyone_reads_the_same(
-    store: Moody, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = RunWriter(store, "r", START)
-    monkeypatch.setattr("muon_core.store.writer.list_keys", lambda storage, prefix: [])  # neither saw the other's
-    for error in ("first", "second"):
-        write_end_record(store, writer.attempt, {"run_id": "r", "status": "failed", "error": error}, 0)
-    keys = [key for key, _ in store.list("final/table=runs/")]
-    assert len(keys) == 2
-    read = read_ends(store, [writer.attempt])["error"].to_pylist()
-    assert read == [decode(store.get(min(keys)))["error"][0].as_py()]
+def test_record_failure_records_a_run_that_never_started_and_leaves_an_ended_one(folder: Folder) -> None:
+    record_failure(folder, "new", START, "no data")
+    writer = RunWriter(folder, "ended", START)
+    writer.end(status="done")
+    record_failure(folder, "ended", START, "too late", writer.attempt.id)
+    assert read_statuses(folder) == {"new": "failed", "ended": "done"}
 
 
-def test_patiently_repeats_only_what_may_pass() -> None:
-    calls = []
+def test_record_failure_leaves_an_attempt_alone_that_is_not_the_callers(folder: Folder) -> None:
+    first = RunWriter(folder, "r", START)
+    second = RunWriter(folder, "r", START)
+    record_failure(folder, "r", START, "its worker died", first.attempt.id)
+    record_failure(folder, "r", START, "its slot broke")
+    assert read_statuses(folder) == {"r": "running"}
+    second.end(status="done")
+    assert read_statuses(folder) == {"r": "done"}
 
-    def refused() -> None:
-        calls.append(1)
-        raise StoreError("denied")
 
-    with pytest.raises(StoreError, match="denied"):
-        patiently(refused, 60)
-    assert calls == [1]
+def test_the_head_point_keeps_every_row(folder: Folder) -> None:
+    assert head_point(folder, "r") == ResumePoint(ROOT, 0)
+    first = RunWriter(folder, "r", START)
+    emit_vals(first, range(5))
+    first.flush()
+    second = RunWriter(folder, "r", START, parent=first.attempt.id, resume_seq=3)
+    emit_vals(second, range(3, 5))
+    emit_vals(second, range(5, 6))  # never flushed
+    assert head_point(folder, "r") == ResumePoint(second.attempt.id, 3)
+    second.flush()
+    point = head_point(folder, "r")
+    assert point == ResumePoint(second.attempt.id, 6)
+    RunWriter(folder, "r", START, parent=point.attempt, resume_seq=point.seq)
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_column_the_table_has_not_is_refused(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="table val has no column val_los"):
+        RunWriter(folder, "r", START).emit("val", step=0, tokens=0, val_los=1.0)
+
+
+def test_start_record_is_json_with_the_known_columns(folder: Folder) -> None:
+    writer = RunWriter(folder, "r", START)
+    record = json.loads(folder.get(writer.attempt.key))
+    assert record.items() >= START.items()
+    assert set(record) <= set(RUNS.columns)
+
+
+def test_a_run_name_that_breaks_keys_is_refused(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="letters, digits"):
+        RunWriter(folder, "a=b", START)

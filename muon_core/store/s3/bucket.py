@@ -1,4 +1,9 @@
-"""An S3 bucket as a place for objects: AWS and every server that speaks its protocol."""
+"""An S3 bucket as a place for objects: AWS and every server that speaks its protocol.
+
+Objects are only put, got, listed and deleted, for on that all servers agree: an object appears whole, with the request
+that ends its upload, and listings show it from then on. Every request may be repeated, so the SDK's own retries are
+left on, and errors leave here as StoreError or, where a repetition may help, StoreUnavailable.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,10 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
-from muon_core.store.s3.errors import explained
+from muon_core.store.s3.errors import translated_errors
 from muon_core.store.storage import Listed, StoreError
 
-GET_TRIES = 4  # of a download cut short, which the SDK does not repeat
+GET_TRIES = 4
 DELETE_BATCH = 1_000  # keys, the most one request may name
 MULTIPART_BYTES = 256 << 20  # above it an object is sent in parts; S3 takes at most 5 GiB in one request
 PART_BYTES = 16 << 20  # at most ten parts are in memory beside the object
@@ -39,7 +44,7 @@ def open_bucket(url: str) -> Bucket:
         raise StoreError(
             f"store {url}: Polars cannot read below a prefix with '//', '.' or '..' in it; write it without"
         )
-    with explained(url):
+    with translated_errors(url):
         return Bucket(bucket, prefix, connect())
 
 
@@ -57,7 +62,7 @@ class Bucket:
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         body = data if isinstance(data, bytes) else _Reader(data)
-        with self._explained():
+        with self._translated_errors():
             if len(data) <= MULTIPART_BYTES:
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body)
             else:
@@ -65,8 +70,8 @@ class Bucket:
                 self._client.upload_fileobj(_Reader(data), self._bucket, self._prefix + key, Config=parts)
 
     def get(self, key: str) -> bytes:
-        with self._explained(key):
-            for attempt in range(GET_TRIES):
+        with self._translated_errors(key):
+            for attempt in range(GET_TRIES):  # the SDK repeats a request, but not one whose answer breaks off
                 body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
                 try:
                     return bytes(body.read())
@@ -86,25 +91,23 @@ class Bucket:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        with self._explained():
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._translated_errors():
             return sorted(
                 Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-                for page in self._pages(prefix)
+                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
                 for item in page.get("Contents", [])
             )
-
-    def _pages(self, prefix: str, size: int = 1_000) -> Any:
-        pages = self._client.get_paginator("list_objects_v2")
-        return pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": size})
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._prefix + key for key in keys]
         for first in range(0, len(names), DELETE_BATCH):
             batch = names[first : first + DELETE_BATCH]
-            with self._explained():
+            with self._translated_errors():
                 answer = self._client.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": [{"Key": name} for name in batch], "Quiet": True}
                 )
+                # A batch succeeds as a request even if the server kept some of its keys.
                 for error in answer.get("Errors", []):
                     raise ClientError({"Error": {"Code": error.get("Code", "Unknown")}}, "DeleteObjects")
 
@@ -116,7 +119,7 @@ class Bucket:
 
     def polars_options(self) -> dict[str, Any]:
         if self._polars is None:
-            with self._explained():
+            with self._translated_errors():
                 self._polars = self._connection.polars_options(self._bucket, self._region(), self.url)
         return self._polars
 
@@ -127,9 +130,9 @@ class Bucket:
             return own
         return str(self._client.head_bucket(Bucket=self._bucket).get("BucketRegion") or own)
 
-    def _explained(self, key: str | None = None) -> AbstractContextManager[None]:
+    def _translated_errors(self, key: str | None = None) -> AbstractContextManager[None]:
         connection = self._connection
-        return explained(self.url, key, connection.endpoint, anonymous=connection.credentials is None)
+        return translated_errors(self.url, key, connection.endpoint, anonymous=connection.credentials is None)
 
 
 class _Reader(io.RawIOBase):

@@ -1,7 +1,9 @@
 """Connects to S3 under the ambient AWS settings, and hands what botocore found to Polars.
 
-botocore finds credentials, endpoint and region once (environment, profile, services section, SSO, instance role);
-Polars on its own knows only part of these sources.
+Two clients read one bucket: boto3 all objects whole, and Polars the columns it wants. Polars on its own knows only part
+of the places where AWS tools look for settings, so botocore looks (environment, profile, services section, SSO,
+instance role) and Polars is given the outcome: endpoint, region, style of address, and a function that returns fresh
+credentials.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from muon_core.store.s3.errors import explained
+from muon_core.store.s3.errors import translated_errors
 from muon_core.store.storage import StoreError
 
 CONNECT_TIMEOUT_S = 5
@@ -31,7 +33,7 @@ POLARS_TIMEOUT_S = 60  # Polars waits for ever by default
 
 _AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
 _ORDINARY_AWS = re.compile(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com")
-"""What Polars makes of a region by itself; FIPS, dualstack and VPC endpoints and China's it must be told."""
+"""What Polars makes of a region by itself; FIPS, dualstack, VPC and Chinese endpoints have to be given to it."""
 _FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 _BAD_ENDPOINT = (  # the endpoint is not repeated: someone may have put a password into it
     "the S3 endpoint in AWS_ENDPOINT_URL(_S3) or ~/.aws/config is no http://host:port or https://host:port; "
@@ -92,6 +94,7 @@ class Connection:
 
 def connect() -> Connection:
     """The connection that the settings of this moment give; no request is made. Raises StoreError, BotoCoreError."""
+    # The cache's key is all that the answer depends on: renewed credentials make another connection.
     variables = sorted(item for item in os.environ.items() if item[0].startswith("AWS_"))
     files = [os.path.expanduser(os.environ.get(name) or default) for name, default in _FILES.items()]
     versions = [(path, _modified(path)) for path in files]
@@ -163,7 +166,7 @@ def _provider(credentials: Any, url: str) -> Provider:
     """A credential provider for Polars: fresh keys whenever it asks, with the time they expire."""
 
     def provide() -> tuple[dict[str, str], int | None]:
-        with explained(url):
+        with translated_errors(url):
             frozen = credentials.get_frozen_credentials()
         keys = {"aws_access_key_id": frozen.access_key, "aws_secret_access_key": frozen.secret_key}
         if frozen.token:

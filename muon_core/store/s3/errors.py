@@ -1,4 +1,10 @@
-"""What went wrong with an S3 request, in one line with the remedy and without a secret."""
+"""What went wrong with an S3 request, in one line with the remedy and without a secret.
+
+Servers answer one mistake in many ways (a code, a status, both, or text of their own), and botocore's and Polars'
+messages may quote access keys. So only codes that look like codes are repeated, and each is mapped to what the user can
+do about it. Trouble is transient where the same request may succeed later: `muon_core.store.storage.patiently` waits
+for that.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +20,10 @@ from muon_core.store.storage import StoreError, StoreUnavailable
 
 
 class Trouble(NamedTuple):
-    """A message; `passing` if the same request may succeed later."""
+    """A message; `transient` if the same request may succeed later."""
 
     text: str
-    passing: bool = False
+    transient: bool = False
 
 
 _NO_KEYS = "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -58,10 +64,10 @@ _BUSY_STATUSES = (408, 429)  # and all from 500 on
 
 
 @contextmanager
-def explained(
+def translated_errors(
     url: str, key: str | None = None, endpoint: str | None = None, *, anonymous: bool = False
 ) -> Iterator[None]:
-    """Raise botocore's errors as StoreError, in one line; FileNotFoundError where the object `key` is missing."""
+    """Raise botocore's errors as StoreError, in one line; as FileNotFoundError where the object `key` is missing."""
     try:
         yield
     except (boto.BotoCoreError, boto.ClientError) as error:
@@ -70,7 +76,7 @@ def explained(
             raise FileNotFoundError(f"{url}/{key}") from None
         trouble = trouble or Trouble(f"store {url}: the server knows no such bucket (404); {_NO_SERVER}")
         # The cause is cut off: botocore's texts may quote an access key.
-        raise (StoreUnavailable if trouble.passing else StoreError)(trouble.text) from None
+        raise (StoreUnavailable if trouble.transient else StoreError)(trouble.text) from None
 
 
 def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
@@ -78,12 +84,12 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
     if isinstance(error, boto.ClientError):
         code = str(error.response.get("Error", {}).get("Code", "Unknown"))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return _answered(code, status, url, anonymous=anonymous)
+        return _explain_answer(code, status, url, anonymous=anonymous)
     server = _host(endpoint) if endpoint else "the server"
     if isinstance(error, boto.SSLError):
         return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
-        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {_NETWORK}", passing=True)
+        return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {_NETWORK}", transient=True)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
         return Trouble(f"store {url}: {_NO_KEYS}")
     if isinstance(error, boto.SSOError | boto.TokenRetrievalError):
@@ -102,13 +108,13 @@ def explain_polars(text: str, url: str) -> Trouble:
     if "certificate" in text and not (code or status):
         return Trouble(f"store {url}: the server shows no valid certificate; set AWS_CA_BUNDLE and no SSL_CERT_FILE")
     if not (code or status):
-        return Trouble(f"store {url}: no answer from the server; {_NETWORK}", passing=True)
+        return Trouble(f"store {url}: no answer from the server; {_NETWORK}", transient=True)
     number = int(status[1]) if status else 0
-    trouble = _answered(code[1] if code else str(number), number, url, anonymous=False)
-    return trouble or Trouble(f"store {url}: an object was removed while it was read; ask again", passing=True)
+    trouble = _explain_answer(code[1] if code else str(number), number, url, anonymous=False)
+    return trouble or Trouble(f"store {url}: an object was removed while it was read; ask again", transient=True)
 
 
-def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
+def _explain_answer(code: str, status: int, url: str, *, anonymous: bool) -> Trouble | None:
     if not _CODE.fullmatch(code):  # what is no code is not repeated: nobody knows what the server quotes there
         code = str(status or "Unknown")
     if code in _MISSING:
@@ -116,7 +122,7 @@ def _answered(code: str, status: int, url: str, *, anonymous: bool) -> Trouble |
     if code in _CODES:
         return Trouble(f"store {url}: {_CODES[code]}")
     if code in _BUSY or status in _BUSY_STATUSES or status >= 500:
-        return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", passing=True)
+        return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", transient=True)
     if anonymous:  # servers have many ways to say that they want to know who asks
         return Trouble(f"store {url}: {_NO_KEYS}")
     if code in _DENIED or status in (401, 403):

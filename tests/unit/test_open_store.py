@@ -294,7 +294,7 @@ def test_a_pack_damaged_inside_is_named_and_passed_over_on_request(storage: Fold
 def test_a_sweep_looks_at_the_objects_of_its_runs_only(storage: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     good, *_ = two_runs(storage)
     asked: list[str] = []
-    monkeypatch.setattr("analysis.store.local_copies", lambda _, sizes: asked.extend(sizes) or Copies({}, []))
+    monkeypatch.setattr("muon_core.store.damage.local_copies", lambda _, sizes: asked.extend(sizes) or Copies({}, []))
     analysis.open_store(storage.url).sweep("one").table("val")
     assert {key.split("/run=")[1].split("/")[0] for key in asked} == {good.run_id}
 
@@ -561,7 +561,7 @@ def test_plain_polars_reads_the_finished_runs(tmp_path: Path) -> None:
 
 
 def test_reading_results_loads_neither_torch_nor_ray_nor_altair() -> None:
-    modules = "analysis, analysis.summary, analysis.terminal"
+    modules = "analysis, analysis.summary, analysis.verdicts"
     code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'altair'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

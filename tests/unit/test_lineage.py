@@ -2,19 +2,8 @@
 
 import pytest
 
-from muon_core.store.keys import (
-    ROOT,
-    Attempt,
-    Member,
-    Pack,
-    check_name,
-    final_key,
-    live_key,
-    next_id,
-    parse_checkpoint,
-    parse_sweeps,
-)
-from muon_core.store.lineage import BrokenLineage, lineage, visible
+from muon_core.store.keys import ROOT, Attempt, Pack, PackedRun, final_key, live_key
+from muon_core.store.lineage import BrokenLineage, lineage, visible_slices
 
 A = Attempt("00001.aa", ROOT, 0, "r")
 B = Attempt("00002.bb", "00001.aa", 10, "r")
@@ -22,16 +11,7 @@ ZOMBIE = Attempt("00003.cc", "00001.aa", 10, "r")
 
 
 def shown(attempts: list[Attempt], data: list[str], table: str = "val") -> list[tuple[str, int | None]]:
-    return [(item.key, item.bound) for item in visible([a.key for a in attempts], data, table)]
-
-
-def test_next_id_follows_the_greatest_number() -> None:
-    assert next_id([]).startswith("00001.")
-    assert next_id(["00002.bb", "00010.aa"]).startswith("00011.")
-
-
-def test_next_id_differs_between_two_that_pick_the_same_number() -> None:
-    assert next_id(["00001.aa"]) != next_id(["00001.aa"])
+    return [(item.key, item.bound) for item in visible_slices([a.key for a in attempts], data, table)]
 
 
 def test_lineage_bounds_a_parent_by_its_childs_resume_point() -> None:
@@ -85,7 +65,7 @@ def test_visible_uses_a_final_up_to_the_point_a_later_attempt_continues_from() -
 def test_visible_takes_a_final_up_to_its_hi_and_live_rows_from_there() -> None:
     final = final_key("val", "r", A.id, 10, "0123456789abcdef")
     early, late = live_key("val", "r", A.id, 0, 14), live_key("val", "r", A.id, 14, 20)
-    found = visible([A.key], [live_key("val", "r", A.id, 0, 9), early, late, final], "val")
+    found = visible_slices([A.key], [live_key("val", "r", A.id, 0, 9), early, late, final], "val")
     assert [(item.key, item.start, item.end) for item in found] == [(early, 10, 14), (late, 0, 20), (final, 0, 10)]
 
 
@@ -99,16 +79,16 @@ def test_visible_reads_an_ancestors_rows_from_the_final_of_a_branch_that_shares_
 def test_visible_takes_one_of_two_finals_that_hold_the_same_and_the_larger_pack_before_both() -> None:
     finals = [final_key("val", "r", A.id, 10, digit * 16) for digit in "ab"]
     assert shown([A], finals) == [(finals[1], None)]
-    small = Pack("packs/table=val/ff.parquet", (Member("r", A.id, 10),))
-    large = Pack("packs/table=val/00.parquet", (Member("q", A.id, 10), Member("r", A.id, 10)))
-    (item,) = visible([A.key], finals, "val", [large, small])
-    assert (item.key, item.bound, item.members) == (large.key, None, 2)
+    small = Pack("packs/table=val/ff.parquet", (PackedRun("r", A.id, 10),))
+    large = Pack("packs/table=val/00.parquet", (PackedRun("q", A.id, 10), PackedRun("r", A.id, 10)))
+    (item,) = visible_slices([A.key], finals, "val", [large, small])
+    assert (item.key, item.bound, item.num_runs) == (large.key, None, 2)
 
 
 def test_visible_passes_over_a_pack_of_an_earlier_end_of_the_run() -> None:
-    old = Pack("packs/table=val/ff.parquet", (Member("q", A.id, 10), Member("r", A.id, 10)))
+    old = Pack("packs/table=val/ff.parquet", (PackedRun("q", A.id, 10), PackedRun("r", A.id, 10)))
     final = final_key("val", "r", A.id, 12, "0123456789abcdef")
-    assert [item.key for item in visible([A.key], [final], "val", [old])] == [final]
+    assert [item.key for item in visible_slices([A.key], [final], "val", [old])] == [final]
 
 
 def test_visible_shows_nothing_of_a_run_without_start_record_or_of_another_table() -> None:
@@ -121,14 +101,9 @@ def test_visible_ignores_names_outside_the_grammar() -> None:
     assert shown([A], [good, f"{good}.tmp", "live/table=val/run=r/notes.txt"]) == [(good, None)]
 
 
-def test_parse_sweeps_takes_the_newest_record() -> None:
-    keys = ["sweeps/demo/00001.ff.json", "sweeps/demo/00002.aa.json", "sweeps/other/00001.bb.json"]
-    assert parse_sweeps(keys) == {"demo": keys[1], "other": keys[2]}
-
-
 def test_visible_takes_a_row_from_one_of_two_segments_that_overlap() -> None:
     tail, whole = live_key("val", "r", A.id, 4, 10), live_key("val", "r", A.id, 0, 8)
-    found = visible([A.key], [tail, whole], "val")
+    found = visible_slices([A.key], [tail, whole], "val")
     assert [(item.key, item.start, item.end) for item in found] == [(whole, 0, 8), (tail, 8, 10)]
 
 
@@ -136,19 +111,7 @@ def test_visible_records_a_broken_run_and_shows_the_others() -> None:
     other = Attempt("00001.aa", ROOT, 0, "q")
     data = [live_key("val", run, id_, 0, 5) for run, id_ in (("q", other.id), ("r", B.id))]
     problems: dict[str, str] = {}
-    assert [item.run for item in visible([other.key, B.key], data, "val", problems=problems)] == ["q"]
+    assert [item.run for item in visible_slices([other.key, B.key], data, "val", problems=problems)] == ["q"]
     assert list(problems) == ["r"]
     with pytest.raises(BrokenLineage, match="run r: attempt"):
-        visible([other.key, B.key], data, "val")
-
-
-def test_parse_checkpoint_tells_what_it_goes_on_from() -> None:
-    key = "checkpoints/r/latest/000000030.00002.bb.000000000010.0123456789abcdef.pt"
-    assert parse_checkpoint(key) == ("r", "latest", 30, "00002.bb", 10, "0123456789abcdef")
-    assert parse_checkpoint("checkpoints/r/config.json") is None
-
-
-@pytest.mark.parametrize("name", ["a=b", "a b", "a/b", "", "ä", "a[1]", "a*", ".", "..", ".hidden", "-x", "_x"])
-def test_check_name_refuses_what_breaks_a_key(name: str) -> None:
-    with pytest.raises(ValueError, match="letters, digits"):
-        check_name(name)
+        visible_slices([other.key, B.key], data, "val")
