@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from textwrap import fill
 
-from muon_core.config.base import Config
+from muon_core.config.base import Config, leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
@@ -22,7 +22,6 @@ from search_spaces.fields import (
     owners,
     run_fields,
 )
-from search_spaces.given import leaves
 from search_spaces.parameters import GROUPS
 from search_spaces.spec import Block, Metrics, Resources, Retries, SweepSpec
 
