@@ -32,10 +32,14 @@ def suggest(word: str, known: Iterable[str]) -> str:
     )
 
 
-def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """The one of the `known` names that `word` is most like, whatever the case; empty if it is like none."""
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
+    """The one of the `known` names that `word` is most like, whatever the case; empty if it is like none.
+
+    Args:
+        likeness: the least that counts, from 0 to 1 (difflib's ratio).
+    """
     folded = {name.casefold(): name for name in known}
-    return [folded[near] for near in difflib.get_close_matches(word.casefold(), folded, n=1)]
+    return [folded[near] for near in difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=likeness)]
 
 
 def as_yaml(value: Any) -> str:
@@ -125,7 +129,7 @@ def _remedy(detail: ErrorDetails, example: str) -> str:
 
 def _choice(value: Any, expected: str) -> str:
     choices = re.findall(r"'([^']*)'", expected)
-    if isinstance(value, str) and (near := nearest(value, choices)):
+    if isinstance(value, str) and (near := nearest(value, choices, 0.5)):
         return f". Did you mean '{near[0]}'?"
     if value is False and "none" in choices:
         return "; write none"

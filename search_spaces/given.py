@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,6 @@ class Given:
     name: str
     value: Any
     at: KeyPath
-
-
-def leaves(tree: Any, at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values of nested mappings, each with its path; a list is a value."""
-    if not isinstance(tree, dict):
-        yield at, tree
-        return
-    for name, child in tree.items():
-        yield from leaves(child, (*at, name))
 
 
 def collect(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from textwrap import fill
 
-from muon_core.config.base import Config
+from muon_core.config.base import Config, leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
@@ -22,7 +22,6 @@ from search_spaces.fields import (
     owners,
     run_fields,
 )
-from search_spaces.given import leaves
 from search_spaces.parameters import GROUPS
 from search_spaces.spec import Block, Metrics, Resources, Retries, SweepSpec
 
@@ -184,8 +183,8 @@ def _profiles() -> str:
     lines = [_row("profile", *(f"`{name}`" for name in names)), _row(*["---"] * (len(names) + 1))]
     for profile, row in PROFILES.items():
         lines.append(_row(f"`{profile}`", *(as_yaml(value) for value in asdict(row).values())))
-    return "\n".join(lines)
+    return _lines(lines)
 
 
 if __name__ == "__main__":
-    print(describe())
+    print(describe(), end="")

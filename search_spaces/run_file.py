@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from muon_core.config.base import leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
 from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, suggest
-from search_spaces.given import Given, collect, leaves, place
+from search_spaces.given import Given, collect, place
 from search_spaces.parameters import FieldPath, build, invalid, locate_corpus, resolve
 from search_spaces.strict_yaml import KeyPath
 from search_spaces.yaml_file import read_file
@@ -77,7 +78,7 @@ def _choice(at: KeyPath, value: Any, known: Mapping[str, Any], errors: _Errors) 
 
 
 def _given(
-    fields: Mapping[KeyPath, Any], named: Mapping[str, Any], optimizer: str, errors: _Errors
+    fields: Mapping[tuple[str, ...], Any], named: Mapping[str, Any], optimizer: str, errors: _Errors
 ) -> dict[FieldPath, Given]:
     """Every value by the field it stands for; a named one goes over the file's."""
     written = [Given(".".join(map(str, at)), value, at) for at, value in fields.items()]

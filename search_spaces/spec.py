@@ -279,6 +279,8 @@ def _stranger(source: Source) -> str:
 def _unknown(path: KeyPath, value: Any) -> str:
     """About a field that does not exist at `path`, and where it belongs if it is a field elsewhere."""
     name, in_block = str(path[-1]), path[0] == "blocks" and len(path) == 3
+    if in_block and name == "seeds" and not isinstance(value, dict):  # `seeds.init` and its like are parameters
+        return "'seeds' is a field of the sweep; move it to the top of the file"
     if (in_block or len(path) == 1) and name in _NAMES | GROUPS.keys():
         axis = isinstance(value, list) and not takes_list(name)
         group = "grid" if axis else "set" if in_block else "constants"

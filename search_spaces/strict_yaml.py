@@ -114,9 +114,12 @@ def _check_key(key: yaml.Node, child: yaml.Node, line: int) -> None:
         raise YamlError(
             line, "a list or mapping stands where a name should; write the value out (no {{template}} is filled in)"
         )
+    empty = child.tag == f"{_TAG}null"
+    if empty and key.tag in (f"{_TAG}int", f"{_TAG}float"):
+        raise YamlError(line, f"{key.value} stands alone after a comma; write `name: value`, and 0.02 with a point")
     if key.tag != f"{_TAG}str":
         raise YamlError(line, f"a name must be text, got {key.value}; put it in quotes")
-    if child.tag == f"{_TAG}null" and not key.style and (advice := space_after_colon(key.value)):
+    if empty and not key.style and (advice := space_after_colon(key.value)):
         raise YamlError(line, advice)
 
 

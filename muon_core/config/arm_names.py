@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from muon_core.config.base import leaves
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:
@@ -49,10 +51,7 @@ def _apart(label: str, group: Mapping[str, Arm]) -> dict[str, str]:
     return names
 
 
-def flat_fields(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat_fields(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(dotted name, value as text) of nested mappings; texts stay as they are, other values are JSON."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat_fields(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)
+    for path, value in leaves(tree):
+        yield ".".join(path), value if isinstance(value, str) else json.dumps(value, default=str)

@@ -13,13 +13,16 @@ import pytest
 from support.analysis_fixtures import demo_runs, write_store
 
 from muon_core import tables
+from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
 from muon_core.train import train
 from ray_jobs.cli.main import cli, main
+from search_spaces import reference
 from search_spaces.expand import expand
+from search_spaces.parameters import GROUPS
 from search_spaces.spec import parse_spec
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +269,29 @@ def test_docs_tables_is_what_the_code_says() -> None:
     assert (ROOT / "docs" / "tables.md").read_text() == tables.describe(), (
         "docs/tables.md is old: python -m muon_core.tables > docs/tables.md"
     )
+
+
+def test_docs_parameters_is_what_the_code_says() -> None:
+    assert (ROOT / "docs" / "parameters.md").read_text() == reference.describe(), (
+        "docs/parameters.md is old: python -m search_spaces.reference > docs/parameters.md"
+    )
+
+
+def subclasses(kind: type[Config]) -> Iterator[type[Config]]:
+    for found in kind.__subclasses__():
+        yield found
+        yield from subclasses(found)
+
+
+def test_docs_parameters_names_and_explains_every_field_of_every_config() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \|", reference.describe(), re.MULTILINE)
+    named = {name.rpartition(".")[2] for name in rows}
+    for model in (model for model in subclasses(Config) if model.__module__.startswith(("muon_core", "search_spaces"))):
+        kind = {"name"} if "adam_eps" in model.model_fields else set()  # of an optimizer: a block's `optimizer`
+        inner = GROUPS.keys() | {"optimizer"} if model is RunConfig else set()  # whose own fields are named
+        fields = model.model_fields.keys() - kind - inner
+        assert fields - named == set(), model.__name__
+        assert [name for name in fields if not model.model_fields[name].description] == [], model.__name__
 
 
 def test_every_column_has_a_unit_or_meaning() -> None:
