@@ -55,7 +55,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     heads = {run: max(attempts[run].values()) for run in sorted(wanted)}
     ends = relisting(lambda: read_ends(storage, heads.values(), result.problems))
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
-    # Without grace even what this call replaces goes, and the finals it writes are younger than any time asked for here.
+    # Without grace even what this call replaces goes, and its finals will be younger than any time asked for here.
     before = store_time(storage) - grace_s if grace_s > 0 else math.inf
     # Finished runs alone are held to the number of rows in their end record. One that failed may have been cut off
     # anywhere, so its finals hold what there is.
@@ -84,7 +84,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
 
 
 def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], num_rows: dict[str, int]) -> set[str]:
-    """Runs that have more than one final a table, of their newest attempt, or records of abandoned branches.
+    """Runs whose rows lie in more than one final a table, of their newest attempt, or that have abandoned branches.
 
     Of the finished ones, whose `num_rows` are known, also those without a trace of their rows. All others need no
     request of their own.
