@@ -1,8 +1,8 @@
 """An S3 bucket as a place for objects: AWS and every server that speaks its protocol.
 
-Objects are only put, got, listed and deleted, for on that all servers agree: an object appears whole, with the request
-that ends its upload, and listings show it from then on. Every request may be repeated, so the SDK's own retries are
-left on, and errors leave here as StoreError or, where a repetition may help, StoreUnavailable.
+Objects are put, fetched, listed and deleted, nothing more, because that much works alike on all servers: an object
+appears whole, with the request that ends its upload, and listings show it from then on. Every request may be repeated,
+so the SDK's own retries are left on. Errors leave here as StoreError or, where repeating may help, StoreUnavailable.
 """
 
 from __future__ import annotations
