@@ -37,7 +37,7 @@ TOLERANCES = (1e-7, 1e-5)
 """Largest residuals, as shares of the gap below the subspace: of its directions (about the sine of their angle to the
 true subspace), and of the direction after it, whose eigenvalue makes the gap."""
 WEAK = 1e-3
-"""Where s_5 / s_1 is below it, the Gram matrix has lost the digits that would tell the directions apart; an SVD has them."""
+"""Where s_5 / s_1 is below it, the Gram matrix has lost the digits that tell the directions apart; an SVD has them."""
 
 
 @dataclass(frozen=True, slots=True)
