@@ -44,8 +44,8 @@ MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
 """What a sweep adds to the rows of its runs."""
 
 
-def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None) -> Store:
-    """The results store at `url`, a folder or `s3://bucket/prefix`.
+def open_store(place: str | os.PathLike[str] | Storage, *, skip_damaged: bool | None = None) -> Store:
+    """The results store at `place`: a folder, `s3://bucket/prefix`, or a storage that is open already.
 
     Args:
         skip_damaged: check every object in full before it is read, and leave out those that are damaged and runs
@@ -57,7 +57,7 @@ def open_store(url: str | os.PathLike[str], *, skip_damaged: bool | None = None)
         release wrote it in a way this one would misread; single objects of such a release are refused where they are
         decoded or checked.
     """
-    storage = cached(open_storage(url))
+    storage = cached(open_storage(place) if isinstance(place, str | os.PathLike) else place)
     check_version(storage)
     if skip_damaged is None:
         skip_damaged = os.environ.get("MUON_SKIP_DAMAGED", "") not in ("", "0")
@@ -129,7 +129,8 @@ class Store:
         frame = self._series(SERIES[name]) if name in SERIES else self._runs()
         if self.record is None:
             return frame
-        members = pl.LazyFrame([(run.run_id, run.block, run.role) for run in self.record.runs], _MEMBERS, orient="row")
+        rows = dict.fromkeys((run.run_id, run.block, run.role) for run in self.record.runs)
+        members = pl.LazyFrame(list(rows), _MEMBERS, orient="row")
         return frame.join(members, on="run_id", how="inner", maintain_order="left")
 
     def sweep(self, name: str) -> Store:
@@ -137,7 +138,7 @@ class Store:
         keys = self._sweeps()
         if name not in keys:
             raise ValueError(f"no sweep {name!r} in {self.storage.url}; it holds: {', '.join(keys) or 'no sweep yet'}")
-        return replace(self, record=read_record(self.storage, name, keys[name]))
+        return replace(self, record=read_record(self.storage, keys[name]))
 
     def run(self, run_id: str) -> Store:
         """This store narrowed to one run, which is quicker than a filter on `run_id`; empty if there is no such run."""
@@ -164,8 +165,7 @@ class Store:
         )
 
     def _records(self) -> list[SweepRecord]:
-        keys = self._sweeps()
-        return [read_record(self.storage, name, key) for name, key in keys.items()]
+        return [read_record(self.storage, key) for key in self._sweeps().values()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
         found = self._find(table, thorough=self.skip_damaged)
@@ -237,5 +237,5 @@ _MEMBERS = {"run_id": pl.String(), **MEMBERSHIP}
 
 
 def _sweep_runs(records: list[SweepRecord]) -> pl.LazyFrame:
-    rows = [(record.name, run.run_id, run.block, run.role) for record in records for run in record.runs]
+    rows = [(record.sweep, run.run_id, run.block, run.role) for record in records for run in record.runs]
     return pl.LazyFrame(rows, schema=polars_schema(SWEEP_RUNS), orient="row")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import cast
 
 import polars as pl
 
@@ -19,7 +18,6 @@ from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.statistics import Goal, spread_ratio
 from analysis.store import Store
-from muon_core.store.sweeps import SweepRecord
 
 MAX_SPREAD_RATIO = 3  # at three seeds chance alone exceeds it for one pair of arms in five
 
@@ -66,7 +64,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     """`summarize` for members already collected, so that a report reads `runs` once."""
     record = view.record
     assert record is not None
-    metric, at, goal = _question(record)
+    metric, at, goal = record.metrics.primary, record.metrics.at, record.metrics.goal
     series = view.table(queries.metric_table(metric))
     per_run = queries.value_per_run(series, metric, at=at, goal=goal)
     runs = members.lazy().join(per_run.select("run_id", "value"), on="run_id", how="left", maintain_order="left")
@@ -74,7 +72,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     arms, baseline = summarize_arms(runs.collect(), goal, errors)
     once = members.unique("run_id")["status"].to_list()
     return Summary(
-        sweep=record.name,
+        sweep=record.sweep,
         question=record.question,
         metric=metric,
         unit=queries.metric_unit(metric),
@@ -86,13 +84,6 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         errors=tuple(text for texts in errors.values() for text in texts),
         warnings=(*_notes(arms), *integrity_warnings(members, view.val)),
     )
-
-
-def _question(record: SweepRecord) -> tuple[str, queries.At, Goal]:
-    at, goal = record.metrics["at"], record.metrics["goal"]
-    if at not in ("final", "best") or goal not in ("min", "max"):
-        raise ValueError(f"sweep {record.name}: metrics at {at!r}, goal {goal!r}; use final or best, min or max")
-    return record.metrics["primary"], cast(queries.At, at), cast(Goal, goal)
 
 
 def _notes(arms: Sequence[ArmSummary]) -> list[str]:

@@ -93,8 +93,8 @@ def _alive(items: Iterable[Saved], attempts: dict[str, Attempt]) -> list[Saved]:
 
 
 def _saved_as(key: str) -> Saved | None:
-    told = parse_checkpoint(key)
-    return Saved(told.step, told.attempt, told.seq, key, told.name, told.digest) if told else None
+    found = parse_checkpoint(key)
+    return Saved(found.step, found.attempt, found.seq, key, found.name, found.digest) if found else None
 
 
 def write(

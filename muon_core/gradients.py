@@ -1,4 +1,9 @@
-"""Gradients of a step's batch: through DDP, or summed over micro-batches in an order no world size changes."""
+"""Gradients of a step's batch: through DDP, or summed over micro-batches in an order no world size changes.
+
+Float sums depend on their order, and DDP's order depends on the number of workers. The tree fixes it: with four
+micro-batches a b c d the sum is (a + b) + (c + d), whether one worker computes all of them, two workers a pair each, or
+four one each. Powers of two keep every worker's share a whole subtree, and make the division at the end exact.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What a run writes when: rows of the result tables, its start and its end."""
+"""What a run writes when: rows of the result tables, its start and its end.
+
+Rank 0 holds the one recorder that writes; the others' count along, so that all ranks take the same decisions (a loss
+spike, a step that is due). Rows go to memory and from there, every few seconds, to the store. An attempt that another
+has overtaken writes no more, and the loop leaves where all ranks can.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,7 @@ from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Health, failing
 from muon_core.peaks import Peaks
 from muon_core.progress import Progress
+from muon_core.stopwatch import TRAINING, Stopwatch
 from muon_core.store.keys import ROOT
 from muon_core.store.parquet import Row
 from muon_core.store.storage import Storage
@@ -47,10 +53,6 @@ def start_record(config: RunConfig, **facts: Any) -> Row:
     }
 
 
-PROFILE = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint")
-"""Parts of a run whose seconds are counted: columns `<part>_s` of the `runs` table."""
-
-
 def _perplexity(loss: float) -> float:
     try:
         return math.exp(loss)
@@ -61,8 +63,8 @@ def _perplexity(loss: float) -> float:
 class Recorder:
     """Turns what the loop sees into rows. With `storage` None (ranks other than 0) it counts and writes nothing."""
 
-    def __init__(self, config: RunConfig, storage: Storage | None) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, storage: Storage | None, stopwatch: Stopwatch) -> None:
+        self.config, self.stopwatch = config, stopwatch
         self.step = 0
         self.status = "running"
         self.error: str | None = None
@@ -79,7 +81,6 @@ class Recorder:
         self._loss_spikes = 0
         self._skipped_steps = 0
         self._health_flag: str | None = None
-        self._seconds: dict[str, float] = dict.fromkeys(PROFILE, 0.0)
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
 
@@ -117,7 +118,7 @@ class Recorder:
             "loss_spikes": self._loss_spikes,
             "skipped_steps": self._skipped_steps,
             "health": [self._health_flag],
-            "seconds": dict(self._seconds),
+            "seconds": dict(self.stopwatch.seconds),
             "elapsed_s": self._elapsed,
         }
 
@@ -129,22 +130,8 @@ class Recorder:
         self._loss_spikes = state["loss_spikes"]
         self._skipped_steps = state.get("skipped_steps", 0)
         self._health_flag = state["health"][0]
-        self._seconds |= state["seconds"]
+        self.stopwatch.seconds |= state["seconds"]
         self._earlier_s = state["elapsed_s"]
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Count the block's seconds to `part` of the profile (on CUDA, work in flight counts where it is awaited)."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[part] += time.perf_counter() - begin
-
-    def rebook(self, part: str, other: str, seconds: float) -> None:
-        """Count `seconds` that were timed as `part` of the profile to the `other`."""
-        self._seconds[part] -= seconds
-        self._seconds[other] += seconds
 
     def is_spike(self, loss: float) -> bool:
         """Whether `loss` (nats per token) lies far above those of the last steps; counts it, and remembers the loss."""
@@ -192,7 +179,7 @@ class Recorder:
             updates, momenta: by parameter name, the step's change without decay and what the optimizer averages.
         """
         if self._writer:
-            with self.timed("tracking"):
+            with self.stopwatch.timed("tracking"):
                 self._layers(peaks, updates, momenta)
 
     def _layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor]) -> None:
@@ -269,11 +256,11 @@ class Recorder:
             final_val_accuracy=self.final.val_accuracy if self.final else None,
             best_val_loss=self._best_val_loss,
             wall_s=self._elapsed,
-            train_s=sum(self._seconds[part] for part in ("data", "gradients", "optimizer")),
+            train_s=sum(self.stopwatch.seconds[part] for part in TRAINING),
             loss_spikes=self._loss_spikes,
             skipped_steps=self._skipped_steps,
             health=self._health_flag,
-            **{f"{part}_s": seconds for part, seconds in self._seconds.items()},
+            **{f"{part}_s": seconds for part, seconds in self.stopwatch.seconds.items()},
             peak_memory_bytes=environment.peak_memory_bytes(device),
         )
 

@@ -1,4 +1,9 @@
-"""Saves a run's state while it trains, and takes it up again: rows and weights share one lineage."""
+"""Saves a run's state while it trains, and takes it up again: rows and weights share one lineage.
+
+A checkpoint is published only after the store has every row up to its step, and carries the number of the last one. The
+attempt that takes it up counts from there, so what the dead attempt wrote beyond it is hidden, and the rows are those
+of a run that never died. Saving costs the loop a copy of the state; the writing happens in a thread of its own.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +46,8 @@ class Saver:
             names.append(checkpoint.LATEST)
         if not names or distributed.rank() != 0:
             return
-        with recorder.timed("checkpoint"):
-            self.settle()
+        with recorder.stopwatch.timed("checkpoint"):
+            self.settle()  # at most one copy of the state is in memory, and an error of the last save ends the run here
             copied = _copy(state_of(self._config, state, recorder))
             if (point := recorder.barrier()) is None:
                 return
@@ -56,7 +61,7 @@ class Saver:
         """Save the weights of a run that reached its last step."""
         if self._storage is None or distributed.rank() != 0:
             return
-        with recorder.timed("checkpoint"):
+        with recorder.stopwatch.timed("checkpoint"):
             if self._config.checkpoint.model and (point := recorder.barrier()):
                 self._submit(checkpoint.MODEL, state.step, point, {"model": state.model.state_dict()})
             self.settle()
@@ -159,8 +164,8 @@ def _note_drift(config: RunConfig, state: TrainState, before: dict[str, Any]) ->
     if earlier or drift:
         state.environment = state.environment | {"resumed_from": earlier | drift}
     if drift and distributed.rank() == 0:
-        told = ", ".join(f"{name} was {value}" for name, value in drift.items())
-        warnings.warn(f"{config.run_id} goes on in another environment ({told}); its bits may be new", stacklevel=2)
+        changed = ", ".join(f"{name} was {value}" for name, value in drift.items())
+        warnings.warn(f"{config.run_id} goes on in another environment ({changed}); its bits may be new", stacklevel=2)
 
 
 def _copy(value: Any) -> Any:

@@ -1,6 +1,9 @@
 """Random streams that are pure functions of their names, and hashes that prove what they produced.
 
 Nothing of a stream needs saving: who knows the seed and the keys draws the same numbers, on any rank, after any resume.
+A seed that never reaches the weights makes several runs one draw, and averages look better than they are; so the hash
+of the initial weights and of the first batch go into the run's record, and runs that should differ and do not are an
+error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""What a run is while it trains: model, optimizers, data and where they stand, from step 0 on."""
+"""What a run is while it trains: model, optimizers, data and where they stand, from step 0 on.
+
+The loop and what saves it both need this, so it stands below both. Everything in it is a function of the config alone:
+two processes that prepare the same config hold the same weights, which is why a resumed run needs no more than a
+checkpoint, and why world sizes can be compared.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_wei
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.optimizers import Optimizers
 from muon_core.peaks import Peaks
+from muon_core.stopwatch import Stopwatch
 from muon_core.store.parquet import Row
 
 
@@ -35,11 +41,12 @@ class TrainState:
     device: torch.device
     environment: dict[str, Any]
     """`environment.fingerprint`, and under `resumed_from` what was different in the attempts before."""
+    stopwatch: Stopwatch
     step: int = 0
     updates: dict[str, Tensor] = field(default_factory=dict)
 
 
-def prepare(config: RunConfig, device: torch.device) -> TrainState:
+def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch) -> TrainState:
     """Model, optimizers and data at step 0."""
     data = load_data(config.data, config.model.vocab_size)
     model = Transformer(config.model)
@@ -58,8 +65,11 @@ def prepare(config: RunConfig, device: torch.device) -> TrainState:
         noise_seed=config.stream_seed("noise"),
         head_size=config.model.d_model // config.model.num_heads,
         distribute=config.distribute,
+        stopwatch=stopwatch,
     )
-    return TrainState(model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint())
+    return TrainState(
+        model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint(), stopwatch
+    )
 
 
 def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:

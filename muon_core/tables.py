@@ -207,6 +207,11 @@ FINISHED = ("done", "diverged")
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
 
 
+def last_line(error: str | None) -> str:
+    """The last line of the column `error` that is not blank: of a traceback, the exception."""
+    return next((line.strip() for line in reversed((error or "").splitlines()) if line.strip()), "")
+
+
 _INTRODUCTION = """\
 # Tables
 

@@ -1,4 +1,10 @@
-"""The training loop: one run from one RunConfig, in one process or on every rank of a process group."""
+"""The training loop: one run from one RunConfig, in one process or on every rank of a process group.
+
+The loop evaluates, steps and records, and knows of nothing above it: whoever runs it hands in where results go and whom
+to report to. Every rank walks the same path, because a collective that one rank skips hangs the others: what rank 0
+alone decides (go on or stop, which checkpoint to take up) is shared before anybody acts on it. A run that ends other
+than by an error of the program, also by diverging, has a result, and its record says which.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +29,7 @@ from muon_core.progress import Progress
 from muon_core.recorder import Recorder, start_record
 from muon_core.resume import Saver, restore
 from muon_core.state import TrainState, autocast, prepare, start_facts
+from muon_core.stopwatch import Stopwatch
 from muon_core.store.storage import Storage
 from muon_core.store.writer import record_failure
 
@@ -65,13 +72,15 @@ def train(
         resume: continue from the run's newest checkpoint in `storage`, if there is one.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
-    recorder = Recorder(config, storage if distributed.rank() == 0 else None)
+    stopwatch = Stopwatch()
+    recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch)  # the others' write nothing
     saver = Saver(config, storage)
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
-        state = prepare(config, device or torch.device("cpu"))
+        state = prepare(config, device or torch.device("cpu"), stopwatch)
         facts = start_facts(config, state)
+        # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.
         point = restore(config, state, recorder, storage) if storage and resume else None
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
         recorder.start(state.matrices, facts, point)
@@ -101,24 +110,24 @@ def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | No
     if distributed.rank() == 0:
         recorder.end("failed", text)
     elif storage is not None:
-        time.sleep(2)
+        time.sleep(2)  # rank 0 mostly meets the same error, and its record has the rows before it
         record_failure(storage, config.run_id, start_record(config), text, attempt)
 
 
 def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver, report: Report) -> None:
     """Evaluate, then step until the end; every rank walks the same path."""
-    tracking, steps = config.tracking, config.steps
+    tracking, steps, seconds = config.tracking, config.steps, state.stopwatch.seconds
     main = distributed.rank() == 0
     go_on = not main or report(recorder.progress())
-    if state.step == 0:
+    if state.step == 0:  # a run that is taken up again has this evaluation already
         recorder.evaluation(_evaluate(config, state, recorder))
         go_on = not main or report(recorder.progress())
     while state.step < steps and distributed.agree(go_on, state.device):
-        begin = time.perf_counter()
+        begin, tracking_s = time.perf_counter(), seconds["tracking"]
         last = state.step + 1 == steps
         track = _is_tracked(config, state.step + 1)
         loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
-        step_time = time.perf_counter() - begin - state.optimizers.measuring_s
+        step_time = time.perf_counter() - begin - (seconds["tracking"] - tracking_s)
         recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, step_time)
         if track and state.updates:  # a step that was skipped has nothing to show
             recorder.layers(state.peaks, state.updates, state.optimizers.momenta())
@@ -133,12 +142,13 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
 
 def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *, track: bool) -> tuple[float, float]:
     """One optimizer step; returns (train loss in nats per token over the whole batch, global gradient norm)."""
+    # Nothing is updated before loss and gradients are known to be finite: a diverged run keeps its last weights.
     state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
     loss = _gradients(config, state, recorder)
     wrong = None if math.isfinite(loss) else f"train loss {loss}"
     if not wrong and recorder.is_spike(loss) and config.spike.action == "end":
         raise Diverged(f"train loss {loss:.4f} at step {state.step} spiked by more than {config.spike.above} nats")
-    with recorder.timed("optimizer"):
+    with state.stopwatch.timed("optimizer"):
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
         grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
         wrong = wrong or (None if math.isfinite(grad_norm) else f"gradient norm {grad_norm}")
@@ -146,11 +156,10 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
             raise Diverged(f"{wrong} at step {state.step}")
         if wrong:
             recorder.skipped()
-            state.updates, state.optimizers.measuring_s = {}, 0.0
+            state.updates = {}
         else:
             _update(config, state, track=track)
         state.optimizers.zero_grad()
-    recorder.rebook("optimizer", "tracking", state.optimizers.measuring_s)
     state.step += 1
     if config.check_replicas_every and state.step % config.check_replicas_every == 0:
         check_replicas(state.model.named_parameters(), state.step)
@@ -180,7 +189,7 @@ def _gradients(config: RunConfig, state: TrainState, recorder: Recorder) -> floa
     """Gradients of the mean loss over the step's batch; returns that loss in nats per token."""
     rank, world_size = distributed.rank(), distributed.world_size()
     num_local = max(1, config.micro_batches // world_size)
-    with recorder.timed("data"):
+    with state.stopwatch.timed("data"):
         rows = state.data.batch(
             config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size
         ).to(state.device)
@@ -194,14 +203,14 @@ def _gradients(config: RunConfig, state: TrainState, recorder: Recorder) -> floa
         with autocast(config, state.device):
             return next_token_loss(state.replica, windows[index])
 
-    with recorder.timed("gradients"):
+    with state.stopwatch.timed("gradients"):
         if config.reduction == "tree":
             return float(tree_gradients(list(state.model.parameters()), micro_loss, num_local))
         return float(ddp_gradients(state.replica, micro_loss, num_local))
 
 
 def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evaluation:
-    with recorder.timed("evaluation"), autocast(config, state.device):
+    with state.stopwatch.timed("evaluation"), autocast(config, state.device):
         found = evaluate(
             state.model,
             state.data.validation().to(state.device),

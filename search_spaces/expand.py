@@ -12,9 +12,9 @@ from muon_core.config.presets import PRESETS
 from muon_core.config.run import DataConfig, RunConfig
 from search_spaces.cells import Cell, block_cells, check_constants, check_size
 from search_spaces.errors import Problems
-from search_spaces.parameters import FieldPath, build, invalid, locate_corpus
+from search_spaces.given import place
+from search_spaces.parameters import build, invalid, locate_corpus
 from search_spaces.spec import SweepSpec
-from search_spaces.strict_yaml import KeyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +78,18 @@ def _configs(
     problems: Problems,
 ) -> list[RunConfig]:
     """The run of each cell of a block, without its seed; a cell that is refused is noted and left out."""
-    base = PRESETS[spec.preset] | {"optimizer": {"name": spec.blocks[index].optimizer}}
+    base, at = PRESETS[spec.preset] | {"optimizer": {"name": spec.blocks[index].optimizer}}, ("blocks", index)
     configs: list[RunConfig] = []
     for cell in cells:
         try:
             config = build(base, {path: given.value for path, given in cell.items()})
         except ValidationError as error:
             for path, text in invalid(error):
-                problems.add(_place(cell, path, text, index), text)
+                problems.add(place(cell, path, text, at), text)
             continue
         if config.seeds.init is not None and len(spec.seeds) > 1:
             problems.add(
-                _place(cell, ("seeds", "init"), "", index),
+                place(cell, ("seeds", "init"), "", at),
                 f"seeds.init pins the initial weights to {config.seeds.init} for all {len(spec.seeds)} seeds, "
                 "which would then not vary them; remove it, or list one seed",
             )
@@ -100,17 +100,9 @@ def _configs(
         try:
             config = config.replace(data=locate(config.data))
         except ValueError as error:
-            problems.add(_place(cell, ("data", "corpus"), "", index), str(error))
+            problems.add(place(cell, ("data", "corpus"), "", at), str(error))
         configs.append(config)
     return configs
-
-
-def _place(cell: Cell, path: FieldPath, text: str, index: int) -> KeyPath:
-    """Where the file gives the value at `path`; of a rule that joins fields, the last of them that `text` names."""
-    if path in cell:
-        return cell[path].at
-    joined = [given.at for field, given in cell.items() if field[: len(path)] == path and field[-1] in text.split()]
-    return joined[-1] if joined else ("blocks", index)
 
 
 def _merge(spec: SweepSpec, configs: list[list[RunConfig]], problems: Problems) -> list[_Arm]:
@@ -119,8 +111,8 @@ def _merge(spec: SweepSpec, configs: list[list[RunConfig]], problems: Problems) 
     for index, block in enumerate(spec.blocks):
         at = ("blocks", index)
         if block.role == "baseline" and len(configs[index]) > 1:
-            cells = len(configs[index])
-            problems.add(at, f"the baseline must be one cell, got {cells}; move its axes to a candidate block")
+            cells, axes = len(configs[index]), "grid" if block.grid else "zip"
+            problems.add((*at, axes), f"the baseline must be one cell, got {cells}; move its axes to a candidate block")
         for config in configs[index]:
             arm = arms.setdefault(config.run_id, _Arm(config, []))
             if index in arm.members:

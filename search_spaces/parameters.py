@@ -16,17 +16,36 @@ from pydantic_core import ErrorDetails
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import DataConfig, RunConfig
-from search_spaces.errors import SpecError, explain, suggest
+from search_spaces.errors import SpecError
+from search_spaces.explain import explain, suggest
 from search_spaces.strict_yaml import YamlError, parse
 
 FieldPath = tuple[str, ...]
 """Where a parameter lives in a RunConfig: `("optimizer", "alpha")`, `("steps",)`."""
 
-_GROUPS: dict[str, type[Config]] = {
+GROUPS: dict[str, type[Config]] = {
     name: field.annotation
     for name, field in RunConfig.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Config)
 }
+"""The configs whose fields have dotted names: `model`, `data`, ..."""
+
+_ELSEWHERE = {
+    "learning_rate": "lr",
+    "wd": "weight_decay",
+    "betas": "adam_betas",
+    "eps": "adam_eps",
+    "epochs": "steps",
+    "max_steps": "steps",
+    "iterations": "steps",
+    "warmup": "schedule.warmup_steps",
+    "hidden_size": "model.d_model",
+    "layers": "model.num_layers",
+    "heads": "model.num_heads",
+    "context_length": "data.seq_len",
+    "dtype": "precision",
+}
+"""What other projects call a parameter."""
 
 
 @cache
@@ -34,12 +53,21 @@ def parameters(optimizer: str) -> dict[str, FieldPath]:
     """Every name of a parameter of a run under `optimizer`: `alpha`, `optimizer.alpha`, `steps`, `data.seq_len`."""
     own = [name for name in OPTIMIZERS[optimizer].model_fields if name != "name"]
     names: dict[str, FieldPath] = {name: ("optimizer", name) for name in own}
-    names |= {name: (name,) for name in RunConfig.model_fields if name not in _GROUPS and name != "optimizer"}
-    for group, model in _GROUPS.items():
+    names |= {name: (name,) for name in RunConfig.model_fields if name not in GROUPS and name != "optimizer"}
+    for group, model in GROUPS.items():
         names |= {f"{group}.{name}": (group, name) for name in model.model_fields}
     names |= {f"optimizer.{name}": ("optimizer", name) for name in own}
     del names["data.corpus_sha256"]  # follows from the corpus
     return names
+
+
+def takes_list(name: str) -> bool:
+    """Whether the value of the parameter `name` is itself a list, as that of `adam_betas`."""
+    for optimizer, model in OPTIMIZERS.items():
+        if path := parameters(optimizer).get(name):
+            config = model if path[0] == "optimizer" else GROUPS.get(path[0], RunConfig)
+            return isinstance(config.model_fields[path[-1]].default, tuple)
+    return False
 
 
 def resolve(name: str, *optimizers: str) -> FieldPath:
@@ -54,6 +82,8 @@ def resolve(name: str, *optimizers: str) -> FieldPath:
         )
     if inside := [other for other in known if other.startswith(f"{name}.")]:
         raise ValueError(f"'{name}' is a group of parameters; set them one by one, such as '{inside[0]}'")
+    if _ELSEWHERE.get(name) in known:
+        raise ValueError(f"unknown parameter '{name}'. Did you mean '{_ELSEWHERE[name]}'?")
     raise ValueError(f"unknown parameter '{name}'{suggest(name, known)}")
 
 
@@ -73,15 +103,29 @@ def build(base: Mapping[str, Any], values: Mapping[FieldPath, Any]) -> RunConfig
 
 def invalid(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
     """(field, message) for each error of a RunConfig; the path of a rule that joins fields ends at their group."""
-    found: dict[FieldPath, list[ErrorDetails]] = {}
+    found: dict[FieldPath, ErrorDetails] = {}
     for detail in error.errors(include_url=False):
-        path = tuple(str(part) for part in detail["loc"])
-        if path[:1] == ("optimizer",):
-            path = path[:1] + path[2:]  # pydantic names the optimizer it chose
-        found.setdefault(path[:2], []).append(detail)
-    for path, details in found.items():
-        subject = "" if details[0]["type"] == "value_error" else ".".join(path).removeprefix("optimizer.")
-        yield path, f"{subject} {explain(details)}".lstrip()
+        found.setdefault(_path(detail)[:2], detail)  # of a list, the first of its items that is wrong
+    for path, detail in found.items():
+        subject = "" if detail["type"] == "value_error" else _subject(detail)
+        hint = "; a list is one value here: to try each, put it under `grid`" if _is_list_for_one(detail) else ""
+        yield path, f"{subject} {explain([detail])}{hint}".lstrip()
+
+
+def _path(detail: ErrorDetails) -> FieldPath:
+    path = tuple(str(part) for part in detail["loc"])
+    return path[:1] + path[2:] if path[:1] == ("optimizer",) else path  # pydantic names the optimizer it chose
+
+
+def _subject(detail: ErrorDetails) -> str:
+    """`adam_betas[1]`, `model.d_model`: what a message calls the wrong value."""
+    names, items = _path(detail)[:2], _path(detail)[2:]
+    at = "".join(f"[{item}]" for item in items) if detail["type"] != "missing" else ""
+    return ".".join(names).removeprefix("optimizer.") + at
+
+
+def _is_list_for_one(detail: ErrorDetails) -> bool:
+    return isinstance(detail["input"], list) and detail["type"] not in ("list_type", "tuple_type")
 
 
 def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from muon_core.config.base import leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
-from search_spaces.cells import Given
-from search_spaces.errors import Problems, Source, SpecError, suggest
+from search_spaces.errors import Problems, Source, SpecError
+from search_spaces.explain import as_yaml, suggest
+from search_spaces.given import Given, collect, place
 from search_spaces.parameters import FieldPath, build, invalid, locate_corpus, resolve
-from search_spaces.strict_yaml import KeyPath, YamlError, parse
+from search_spaces.strict_yaml import KeyPath
+from search_spaces.yaml_file import read_file
 
 _FLAG: KeyPath = ()  # where a value stands that no file gives
 _OPTIMIZER = ("optimizer", "optimizer.name")
 
 
 class _Errors:
-    """What is wrong with the flags and with the file, told together."""
+    """What is wrong with the flags and with the file, reported together."""
 
     def __init__(self, source: Source) -> None:
         self.file, self.flags = Problems(source), Problems(Source(name=""))
@@ -44,7 +47,7 @@ def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) ->
     """
     source = Source(name="", data={"preset": config}) if config in PRESETS else read_run_file(config)
     errors = _Errors(source)
-    fields = dict(_leaves(source.data))
+    fields = dict(leaves(source.data))
     preset = _choice(("preset",), fields.pop(("preset",), "tiny"), PRESETS, errors)
     chosen = [_choice(at, fields.pop(at), OPTIMIZERS, errors) for at in (("optimizer",), ("optimizer", "name"))
               if at in fields]  # fmt: skip
@@ -59,62 +62,36 @@ def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) ->
 
 def read_run_file(path: str) -> Source:
     """The file's mapping with the line of each field. Raises SpecError if there is none to read."""
-    data = b""
-    try:
-        data = Path(path).read_bytes()
-        document = parse(data.decode("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise SpecError(f"{path}: no such file, and no preset ({', '.join(PRESETS)})") from error
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from error
-    except YamlError as error:
-        raise SpecError(f"{path}:{error.line}: {error}") from error
-    if not isinstance(document.value, dict):
-        raise SpecError(f"{path}: a run's config is a mapping of fields, such as `steps: 100`")
-    return Source(path, Path(path).parent, document.value, document.lines)
-
-
-def _leaves(value: Any, at: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """The values of nested mappings, each with its path; a list is a value."""
-    if not isinstance(value, dict):
-        yield at, value
-        return
-    for key, child in value.items():
-        yield from _leaves(child, (*at, key))
+    fields = "a run's file holds parameters, such as `steps: 100`"
+    source = read_file(path, fields=fields, missing=f"no such file, and no preset ({', '.join(PRESETS)})")
+    if "blocks" in source.data:
+        line = source.line(("blocks",))
+        raise SpecError(f"{path}:{line}: blocks make this a sweep file; `muon sweep run {path}` runs it")
+    return source
 
 
 def _choice(at: KeyPath, value: Any, known: Mapping[str, Any], errors: _Errors) -> str:
     if not (isinstance(value, str) and value in known):
-        errors.add(at, f"unknown {at[0]} {value!r}{suggest(str(value), known)}")
+        shown = repr(value) if isinstance(value, str) else as_yaml(value)
+        errors.add(at, f"{at[0]} {shown} is unknown{suggest(str(value), known)}")
     return str(value)
 
 
 def _given(
-    fields: Mapping[KeyPath, Any], named: Mapping[str, Any], optimizer: str, errors: _Errors
+    fields: Mapping[tuple[str, ...], Any], named: Mapping[str, Any], optimizer: str, errors: _Errors
 ) -> dict[FieldPath, Given]:
     """Every value by the field it stands for; a named one goes over the file's."""
-    given: dict[FieldPath, Given] = {}
-    for at, value in fields.items():
-        name = ".".join(map(str, at))
-        try:
-            path = resolve(name, optimizer)
-        except ValueError as error:
-            errors.add(at, str(error))
-            continue
-        if path in given:
-            errors.add(at, f"'{name}' is given already, as '{'.'.join(map(str, given[path].at))}'; keep one of them")
-        given[path] = Given(value, at)
-    for name, value in named.items():
-        try:
-            if name in _OPTIMIZER:
-                raise ValueError("--set does not choose the optimizer; use --optimizer NAME")
-            given[resolve(name, optimizer)] = Given(value, _FLAG)
-        except ValueError as error:
-            errors.add(_FLAG, str(error))
-    return given
+    written = [Given(".".join(map(str, at)), value, at) for at, value in fields.items()]
+    flagged = [Given(name, value, _FLAG) for name, value in named.items()]
+    return collect(written, lambda given: resolve(given.name, optimizer), errors.add) | collect(
+        flagged, lambda given: _flag_field(given, optimizer), errors.add
+    )
+
+
+def _flag_field(given: Given, optimizer: str) -> FieldPath:
+    if given.name in _OPTIMIZER:
+        raise ValueError("--set does not choose the optimizer; use --optimizer NAME")
+    return resolve(given.name, optimizer)
 
 
 def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors: _Errors) -> RunConfig:
@@ -123,17 +100,9 @@ def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors
         return build(base, {path: item.value for path, item in given.items()})
     except ValidationError as error:
         for path, text in invalid(error):
-            errors.add(_place(given, path, text), text)
+            errors.add(place(given, path, text, _FLAG), text)
         errors.check()
         raise
-
-
-def _place(given: Mapping[FieldPath, Given], path: FieldPath, text: str) -> KeyPath:
-    """Where the value at `path` is given; of a rule that joins fields, the last of them that `text` names."""
-    if path in given:
-        return given[path].at
-    joined = [item.at for field, item in given.items() if field[: len(path)] == path and field[-1] in text.split()]
-    return joined[-1] if joined else _FLAG
 
 
 def _with_corpus(run: RunConfig, corpus: Given | None, sha256: Any, source: Source, errors: _Errors) -> RunConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
@@ -13,23 +14,26 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     Field,
-    JsonValue,
     PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.store.keys import check_name
-from search_spaces.errors import Problems, Source, SpecError, explain, misplaced, suggest
-from search_spaces.parameters import parameters
-from search_spaces.strict_yaml import KeyPath, YamlError, parse
+from search_spaces.errors import Problems, Source, SpecError
+from search_spaces.explain import as_yaml, explain, misplaced, suggest
+from search_spaces.parameters import GROUPS, parameters, takes_list
+from search_spaces.strict_yaml import KeyPath
+from search_spaces.yaml_file import parse_file, read_file
 
-_NAMES: list[JsonValue] = [*sorted({name for optimizer in OPTIMIZERS for name in parameters(optimizer)} - {"seed"})]
+_FIELDS = "a sweep file has at least version, name, seeds and blocks; README.md shows one"
+_NAMES = {name for optimizer in OPTIMIZERS for name in parameters(optimizer)} - {"seed"}
 
 
 def _known(known: Iterable[str], text: str) -> str:
@@ -38,11 +42,19 @@ def _known(known: Iterable[str], text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    try:
+        return check_name(text)
+    except ValueError as error:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+        raise ValueError(f"{error}; write {plain}" if plain else str(error)) from error
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     seen = set()
     for index, value in enumerate(values):
         if (key := _hashable(value)) in seen:
-            misplaced((index,), f"is {value!r} a second time; list each value once")
+            misplaced((index,), f"is {as_yaml(value)} a second time; list each value once")
         seen.add(key)
     return values
 
@@ -56,7 +68,8 @@ def _hashable(value: Any) -> Any:
     return value
 
 
-Name = Annotated[str, Field(max_length=100), AfterValidator(check_name)]
+_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]*$"  # as `check_name` has it; for the schema alone, whose message says less
+Name = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _PATTERN}), AfterValidator(_name)]
 Axis = Annotated[list[Any], Field(min_length=1), AfterValidator(_distinct)]
 OptimizerName = Annotated[
     str, AfterValidator(partial(_known, OPTIMIZERS)), Field(json_schema_extra={"enum": [*OPTIMIZERS]})
@@ -64,25 +77,27 @@ OptimizerName = Annotated[
 PresetName = Annotated[str, AfterValidator(partial(_known, PRESETS)), Field(json_schema_extra={"enum": [*PRESETS]})]
 
 
-def _parameters() -> Any:
-    return Field(default_factory=dict, json_schema_extra={"propertyNames": {"enum": _NAMES}})
+def _without_default(schema: JsonDict) -> None:
+    """For a field whose default follows from another."""
+    del schema["default"]
 
 
 class Block(Config):
     """Runs that differ along the axes of one grid: the unit of analysis."""
 
-    name: Name
+    name: Name = Field(examples=["base"])
+    """Names the block in plans and answers; each block has its own."""
     role: Literal["baseline", "candidate", "control"] = "candidate"
     """The baseline is what every other block is compared with; a control is no proposal, it explains one."""
-    optimizer: OptimizerName
+    optimizer: OptimizerName = Field(examples=["muon"])
     """Decides which parameters exist."""
-    set: dict[str, Any] = _parameters()
+    set: dict[str, Any] = Field(default_factory=dict, examples=[{"lr": 0.02}])
     """Parameters all runs of the block share; a list is a value, never an axis."""
-    grid: dict[str, Axis] = _parameters()
+    grid: dict[str, Axis] = Field(default_factory=dict, examples=[{"lr": [0.01, 0.02]}])
     """Parameter to list of values: every combination is a cell."""
-    zip: dict[str, Axis] = _parameters()
+    zip: dict[str, Axis] = Field(default_factory=dict, examples=[{"lr": [0.01, 0.02], "momentum": [0.9, 0.95]}])
     """Parameters that vary together: lists of one length, walked side by side; crossed with `grid`."""
-    skip: list[Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=list)
+    skip: list[Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=list, examples=[[{"lr": 0.02}]])
     """Cells to leave out: each entry names values along the axes, and every cell that has all of them goes."""
 
     @field_validator("zip")
@@ -90,8 +105,8 @@ class Block(Config):
     def _same_length(cls, zipped: dict[str, list[Any]]) -> dict[str, list[Any]]:
         lengths = {name: len(values) for name, values in zipped.items()}
         if len({*lengths.values()}) > 1:
-            told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"lists must have one length, got {told}")
+            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise ValueError(f"lists must have one length, got {found}")
         return zipped
 
 
@@ -99,9 +114,17 @@ class Metrics(Config):
     """What a sweep is decided by."""
 
     primary: Literal["val_loss", "val_accuracy"] = "val_loss"
-    goal: Literal["min", "max"] = "min"
+    """Validation loss (nats per token), or the share of next tokens that are predicted exactly."""
+    goal: Literal["min", "max"] = Field("min", json_schema_extra=_without_default)
+    """Which way is better; may be left out, for it is `min` for val_loss and `max` for val_accuracy."""
     at: Literal["final", "best"] = "final"
     """The value at the last step, or the best of all evaluations."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _goal_follows(cls, fields: Any) -> Any:
+        goal = "max" if isinstance(fields, dict) and fields.get("primary") == "val_accuracy" else "min"
+        return {"goal": goal} | fields if isinstance(fields, dict) else fields
 
     @model_validator(mode="after")
     def _goal_fits(self) -> Self:
@@ -117,7 +140,9 @@ class Resources(Config):
     workers: int = Field(1, gt=0)
     """Processes a run is spread over; the batch size is over all of them."""
     gpus_per_worker: float = Field(0, ge=0)
+    """0 trains on CPUs; a share such as 0.5 lets several workers use one GPU."""
     cpus_per_worker: float = Field(1, gt=0)
+    """CPU cores that are reserved on the node; the worker trains on one thread."""
     max_concurrent: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
     """Runs at once; `auto` is as many as fit."""
 
@@ -132,22 +157,30 @@ class Retries(Config):
 class SweepSpec(Config):
     """A sweep file: the runs that answer one question."""
 
-    version: Literal[1]
+    version: Literal[1] = Field(examples=[1])
     """Of this format."""
-    name: Name
+    name: Name = Field(examples=["my-sweep"])
     """Names the sweep in the results store."""
     question: str = ""
     """What the sweep is to find out, in a sentence; printed with every answer."""
     preset: PresetName = "tiny"
     """Sizes and settings to start from."""
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), AfterValidator(_distinct)] = (
+        Field(examples=[[42, 137, 256]])
+    )
     """Every cell runs once with each, so that arms are compared seed by seed."""
-    constants: dict[str, Any] = _parameters()
+    constants: dict[str, Any] = Field(default_factory=dict, examples=[{"steps": 200}])
     """Parameters of all blocks; one of an optimizer goes to the blocks whose optimizer has it."""
-    blocks: Annotated[list[Block], Field(min_length=1)]
+    blocks: Annotated[list[Block], Field(min_length=1)] = Field(
+        examples=[[{"name": "base", "role": "baseline", "optimizer": "muon"}]]
+    )
+    """Their union is run. Exactly one has the role `baseline`, and is one cell."""
     metrics: Metrics = Metrics()
+    """What the sweep is decided by."""
     resources: Resources = Resources()
+    """What one run occupies, and how many run at once."""
     retries: Retries = Retries()
+    """How often a run is tried again."""
     _source: Source = PrivateAttr(default_factory=Source)
 
     @property
@@ -184,19 +217,7 @@ def load_spec(path: str | os.PathLike[str]) -> SweepSpec:
 
     Raises SpecError: a line for each thing wrong, with file, line and remedy.
     """
-    name = os.fspath(path)
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise SpecError(f"{name}: no such file") from error
-    except OSError as error:
-        raise SpecError(f"{name}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError(f"{name}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8") from error
-    return parse_spec(text, name=name, folder=Path(path).parent)
+    return _spec(read_file(os.fspath(path), fields=_FIELDS))
 
 
 def parse_spec(text: str, *, name: str = "sweep.yaml", folder: Path = Path()) -> SweepSpec:
@@ -204,29 +225,21 @@ def parse_spec(text: str, *, name: str = "sweep.yaml", folder: Path = Path()) ->
 
     Raises SpecError, as `load_spec` does.
     """
+    return _spec(parse_file(text, name=name, folder=folder, fields=_FIELDS))
+
+
+def _spec(source: Source) -> SweepSpec:
     try:
-        document = parse(text)
-    except YamlError as error:
-        raise SpecError(f"{name}:{error.line}: {error}") from error
-    if document.value is None:
-        raise SpecError(f"{name}: the file is empty; a sweep needs version, name, seeds and blocks")
-    if not isinstance(document.value, dict):
-        raise SpecError(f"{name}:{document.lines[()]}: a sweep file is a mapping of fields, such as `name: my-sweep`")
-    source = Source(name, folder, document.value, document.lines)
-    try:
-        spec = SweepSpec.model_validate(document.value, strict=True)
+        spec = SweepSpec.model_validate(source.data, strict=True)
     except ValidationError as error:
-        raise _told(error, source) from error
+        raise _error(error, source) from error
     spec._source = source
     return spec
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of the sweep file, for editors."""
-    return SweepSpec.model_json_schema()
-
-
-def _told(error: ValidationError, source: Source) -> SpecError:
+def _error(error: ValidationError, source: Source) -> SpecError:
+    if not source.data.keys() & {"version", "name", "seeds", "blocks"}:
+        return SpecError(f"{source.name}:{source.line(())}: {_stranger(source)}")
     problems = Problems(source)
     found: dict[KeyPath, list[ErrorDetails]] = {}
     missing: list[KeyPath] = []
@@ -234,10 +247,9 @@ def _told(error: ValidationError, source: Source) -> SpecError:
     for detail in error.errors(include_url=False):
         path: KeyPath = (*detail["loc"], *detail.get("ctx", {}).get("at", ()))
         if detail["type"] == "extra_forbidden":
-            known = _model_at(path[:-1]).model_fields
-            hint = suggest(str(path[-1]), known)
-            hints[path[:-1]] += hint
-            problems.add(path, f"unknown field '{path[-1]}'{hint}", within=path[:-1])
+            text = _unknown(path, detail["input"])
+            hints[path[:-1]] += text
+            problems.add(path, text, within=path[:-1])
         elif detail["type"] == "missing":
             missing.append(path)
         else:
@@ -245,15 +257,54 @@ def _told(error: ValidationError, source: Source) -> SpecError:
                 path = path[:-1]  # pydantic names the member of a union that it tried
             found.setdefault(path, []).append(detail)
     for path in missing:
-        if f"'{path[-1]}'" not in hints[path[:-1]]:  # else it is there, misspelt, and told already
-            problems.add(path, f"field '{path[-1]}' is missing", within=path[:-1])
+        if f"'{path[-1]}'" not in hints[path[:-1]]:  # else it is there, misspelt, and reported already
+            problems.add(path, f"field '{path[-1]}' is missing; add `{_example(path)}`", within=path[:-1])
     for path, details in found.items():
-        problems.add(path, f"{_subject(path)} {explain(details)}".lstrip())
+        problems.add(path, f"{_subject(path)} {explain(details, _example(path))}".lstrip())
     return problems.error()
 
 
+def _stranger(source: Source) -> str:
+    """About a file with none of the fields that a sweep file must have."""
+    fields = {str(name) for name in source.data}
+    if fields <= _NAMES | GROUPS.keys() | {"optimizer", "preset", "seed"}:
+        return f"these are parameters of one run; `muon pretrain {source.name}` trains it, a sweep has blocks and seeds"
+    other = " but one of W&B" if {"method", "parameters"} <= fields else ""
+    return (
+        f"this is no sweep file{other}: version, name, seeds and blocks are missing; values to try go under a block's "
+        "`grid: {lr: [0.01, 0.02]}`; README.md shows a whole file, docs/parameters.md all it can hold"
+    )
+
+
+def _unknown(path: KeyPath, value: Any) -> str:
+    """About a field that does not exist at `path`, and where it belongs if it is a field elsewhere."""
+    name, in_block = str(path[-1]), path[0] == "blocks" and len(path) == 3
+    if in_block and name == "seeds" and not isinstance(value, dict):  # `seeds.init` and its like are parameters
+        return "'seeds' is a field of the sweep; move it to the top of the file"
+    if (in_block or len(path) == 1) and name in _NAMES | GROUPS.keys():
+        axis = isinstance(value, list) and not takes_list(name)
+        group = "grid" if axis else "set" if in_block else "constants"
+        of_block = "" if in_block or not axis else " of a block"
+        named = {f"{name}.{part}": item for part, item in value.items()} if isinstance(value, dict) else {name: value}
+        return f"'{name}' is a parameter; put it under {group}{of_block}: `{group}: {as_yaml(named)}`"
+    if len(path) == 1 and name in Block.model_fields:
+        return f"'{name}' is a field of a block; move it into one under `blocks`"
+    if in_block and name in SweepSpec.model_fields:
+        return f"'{name}' is a field of the sweep; move it to the top of the file"
+    near = suggest(name, _model_at(path[:-1]).model_fields)
+    return f"unknown field '{name}'{near if near.startswith('.') else f'; remove it{near}'}"
+
+
+def _example(path: KeyPath) -> str:
+    """`name: value` of the field at `path`, as one may write it; empty for what is no field."""
+    if not isinstance(path[-1], str) or (len(path) > 1 and path[-2] in ("set", "grid", "zip", "constants")):
+        return ""
+    examples = _model_at(path[:-1]).model_fields[path[-1]].examples
+    return f"{path[-1]}: {as_yaml(examples[0])}" if examples else ""
+
+
 def _subject(path: KeyPath) -> str:
-    """What of `path` its top-level field or block does not tell: `grid.alpha[3]`."""
+    """What of `path` its top-level field or block does not name: `grid.alpha[3]`."""
     rest = path[2:] if len(path) > 1 and isinstance(path[1], int) else path[1:]
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest).lstrip(".")
 

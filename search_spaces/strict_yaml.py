@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from search_spaces.yaml_advice import ANCHORS, advise, space_after_colon
+
 KeyPath = tuple[str | int, ...]
 """Keys and list indices from the top of a file to a value: `("blocks", 1, "grid", "alpha")`."""
 
@@ -17,7 +19,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class YamlError(ValueError):
-    """Text that is no strict YAML: the message says why, `line` (from 1) where."""
+    """Text that is no strict YAML: the message says why and what to do, `line` (from 1) where."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            raise YamlError(line, "aliases (*name) are not read; write the value out")
+            raise YamlError(line, ANCHORS)
         if self.depth == MAX_DEPTH:
             raise YamlError(line, f"nested more than {MAX_DEPTH} levels deep")
         self.depth += 1
@@ -74,12 +76,10 @@ def parse(text: str) -> Document:
     try:
         node = _Loader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        raise YamlError(mark.line + 1 if mark else 1, f"not valid YAML: {what}") from error
+        raise YamlError(*advise(error, text)) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlError(line, f"not valid YAML: character #x{error.character:04x} is not allowed") from error
+        raise YamlError(line, f"character U+{error.character:04X} is not allowed; remove it") from error
     lines: dict[KeyPath, int] = {}
     return Document(None if node is None else _value(node, (), lines), lines)
 
@@ -99,15 +99,28 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int]) -
     values: dict[str, Any] = {}
     for key, child in node.value:
         line = key.start_mark.line + 1
-        if key.tag != f"{_TAG}str":
-            got = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-            raise YamlError(line, f"a key must be text, got {got}; put it in quotes")
+        _check_key(key, child, line)
         if key.value in values:
             first = lines[*path, key.value]
-            raise YamlError(line, f"duplicate key '{key.value}', first given in line {first}; keep one of them")
+            raise YamlError(line, f"'{key.value}' is given in line {first} already; keep one of them")
         lines[*path, key.value] = line
         values[key.value] = _value(child, (*path, key.value), lines)
     return values
+
+
+def _check_key(key: yaml.Node, child: yaml.Node, line: int) -> None:
+    """Raises YamlError for what is no name."""
+    if not isinstance(key, yaml.ScalarNode):
+        raise YamlError(
+            line, "a list or mapping stands where a name should; write the value out (no {{template}} is filled in)"
+        )
+    empty = child.tag == f"{_TAG}null"
+    if empty and key.tag in (f"{_TAG}int", f"{_TAG}float"):
+        raise YamlError(line, f"{key.value} stands alone after a comma; write `name: value`, and 0.02 with a point")
+    if key.tag != f"{_TAG}str":
+        raise YamlError(line, f"a name must be text, got {key.value}; put it in quotes")
+    if empty and not key.style and (advice := space_after_colon(key.value)):
+        raise YamlError(line, advice)
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
@@ -119,4 +132,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
                 return construct(node.value)
             except ValueError as error:  # Python refuses integers of more than 4,300 digits
                 raise YamlError(node.start_mark.line + 1, f"number {node.value[:20]}... has too many digits") from error
-    raise YamlError(node.start_mark.line + 1, f"tag {node.tag!r} is not read for {node.value!r}; write a plain value")
+    raise YamlError(
+        node.start_mark.line + 1,
+        f"tag {node.tag!r} is not read for {node.value!r}; write the value alone, or in quotes",
+    )

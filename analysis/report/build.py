@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import polars as pl
@@ -24,8 +25,15 @@ from analysis.verdicts import arm_texts, counts_text, sentence
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
 
 
-def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Path:
-    """Write index.html, report.json and data/*.csv of a sweep's view to `folder`; returns the page's path.
+class Report(NamedTuple):
+    """A report that was written: its page, and the answer on it."""
+
+    page: Path
+    summary: Summary
+
+
+def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Report:
+    """Write index.html, report.json and data/*.csv of a sweep's view to `folder`.
 
     Data of figures that an earlier report in `folder` had, and this one has not, are removed.
 
@@ -56,7 +64,7 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
         raise ValueError(
             f"cannot write a report to {root}: {error.strerror or error}; choose another folder"
         ) from error
-    return root / "index.html"
+    return Report(root / "index.html", summary)
 
 
 def _earlier_tables(root: Path) -> set[str]:

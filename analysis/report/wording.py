@@ -12,6 +12,7 @@ from analysis import queries
 from analysis.summary import Summary
 from analysis.verdicts import DASH, seconds_text
 from muon_core.store.sweeps import SweepRecord
+from muon_core.tables import last_line
 
 Pairs = list[tuple[str, str]]
 
@@ -90,7 +91,7 @@ def provenance(record: SweepRecord, members: pl.DataFrame, url: str, metric: str
         ("Newest result", ended[-1] if len(ended) else DASH),
         (
             "Make again",
-            f"muon report {shlex.quote(record.name)} --store {shlex.quote(url)} --metric {metric} -o FOLDER",
+            f"muon report {shlex.quote(record.sweep)} --store {shlex.quote(url)} --metric {metric} -o FOLDER",
         ),
     ]
 
@@ -111,12 +112,6 @@ def run_rows(members: pl.DataFrame) -> list[list[str]]:
         ]
         for row in members.iter_rows(named=True)
     ]
-
-
-def last_line(text: str | None) -> str:
-    """The last line that is not blank: of a traceback, the exception."""
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _count_text(value: int | None) -> str:

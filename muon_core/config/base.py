@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +18,15 @@ class Config(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated again (pydantic's `model_copy` would not)."""
         return type(self).model_validate(dict(self) | changes)
+
+
+def leaves(tree: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of nested mappings, each with its path; a list is a value."""
+    if not isinstance(tree, dict):
+        yield at, tree
+        return
+    for name, child in tree.items():
+        yield from leaves(child, (*at, name))
 
 
 def short_hash(value: dict[str, Any]) -> str:

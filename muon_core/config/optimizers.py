@@ -32,10 +32,12 @@ class _Vectors(Config):
     """AdamW for what is no hidden matrix (embeddings, norms, biases): the same settings in every arm."""
 
     embedding_lr: float = Field(0.08, gt=0)
-    """Learning rate of embeddings, norms and other one-dimensional parameters; each arm has its own optimum, and the
-    defaults are those of the tiny preset (docs/tuning.md)."""
+    """Learning rate of embeddings, norms and other one-dimensional parameters, which AdamW steps in every arm; each arm
+    has its own optimum, and the defaults are those of the tiny preset (docs/tuning.md)."""
     adam_betas: Betas = (0.9, 0.95)
+    """What AdamW keeps of its means of the gradient and of its square each step (arXiv 1711.05101)."""
     adam_eps: float = Field(1e-10, gt=0)
+    """Added to the root of the mean square that divides AdamW's step."""
     clipping: Literal["none", "adamw_only", "all"] = "none"
     """Whose gradients are scaled down to `max_grad_norm`: `adamw_only` those AdamW steps, by their own norm; `all`
     every gradient by the norm of all, under Muon with a warning: it reweights the steps in its momentum."""
@@ -50,8 +52,10 @@ class AdamWConfig(_Vectors):
     lr: float = Field(3e-3, gt=0)
     """Learning rate of the hidden matrices."""
     embedding_lr: float = Field(0.02, gt=0)
-    """Learning rate of embeddings, norms and other one-dimensional parameters."""
+    """Learning rate of embeddings, norms and other one-dimensional parameters, which AdamW steps in every arm; each arm
+    has its own optimum, and the defaults are those of the tiny preset (docs/tuning.md)."""
     weight_decay: float = Field(0.0, ge=0)
+    """The hidden matrices shrink by `lr * weight_decay` a step, nothing else decays."""
 
 
 _LITERAL = {"momentum_kind": "sum", "nesterov": False, "orthogonalizer": "svd", "noise_norm": "as_seed"}
@@ -63,31 +67,33 @@ class MuonConfig(_Vectors):
 
     name: Literal["muon"] = "muon"
     profile: Profile = "torch"
-    """Whose conventions fill in the knobs from `momentum_kind` to `ns_dtype` that are not given; see
-    `muon_core.config.profiles`."""
+    """The published Muon whose conventions fill in the parameters from `momentum_kind` to `ns_dtype` that are not given
+    (Profiles in docs/parameters.md)."""
     lr: float = Field(0.02, gt=0)
     """Learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)
+    """mu, the share of the momentum B that each step keeps (see `momentum_kind`)."""
     weight_decay: float = Field(0.0, ge=0)
-    """Weights shrink by `lr * weight_decay` a step (see `decay`)."""
+    """The hidden matrices shrink by `lr * weight_decay` a step, nothing else decays."""
     momentum_kind: MomentumKind = "ema"
-    """`ema` B = mu B + (1 - mu) g, or `sum` B = mu B + g."""
+    """How the gradient g enters the momentum: `ema` B = mu B + (1 - mu) g, or `sum` B = mu B + g."""
     nesterov: bool = True
     """Orthogonalize the momentum one step ahead: mu B + (1 - mu) g, or g + mu B under `sum`."""
     normalization: Normalization = "clamped"
     """What the Frobenius norm becomes before it divides: `clamped` max(norm, 1e-7), `added` norm + 1e-7, `margin_1`
     1.01 norm + 1e-7, `margin_2` 1.02 norm + 1e-6."""
     orthogonalizer: Orthogonalizer = "quintic"
-    """`quintic` five steps of one polynomial, `polar_express` five of different ones, `simple12` twelve that converge,
-    `svd` the polar factor."""
+    """How singular values are brought to 1: `quintic` five steps of one polynomial, `polar_express` five of different
+    ones, `simple12` twelve that converge, `svd` the polar factor."""
     products: Products = "fused"
     """Where an iteration rounds: `fused` multiply-adds, or `plain` products and sums."""
     adjust: Adjust = "original"
-    """Scale: `original` sqrt(max(1, rows/cols)), `match_rms_adamw` 0.2 sqrt(max(rows, cols)), or `none`."""
+    """Scale of an update: `original` sqrt(max(1, rows/cols)), `match_rms_adamw` 0.2 sqrt(max(rows, cols)), or
+    `none`."""
     scale_on: ScaleOn = "lr"
     """Whether the scale multiplies the learning rate, or the update in its own dtype."""
     decay: Decay = "decoupled"
-    """`none` allows no `weight_decay`."""
+    """Whether weights decay apart from the gradient (`decoupled`), or not at all: `none` allows no `weight_decay`."""
     ns_dtype: Dtype = "bf16"
     """Arithmetic of the orthogonalizer but for `svd`, which is always fp32. On a CPU without bf16 products, `fp32` is
     ten times faster."""
@@ -135,7 +141,7 @@ class _PerturbedMuon(MuonConfig):
     alpha: float = Field(0.05, ge=0)
     """Noise norm as a share of the momentum's norm (see `noise_norm`)."""
     anneal: Literal["none", "exponential", "linear"] = "none"
-    """`exponential` alpha * 0.993^step, `linear` down over 1,000 steps; both stop at alpha / 10."""
+    """How alpha falls: `exponential` alpha * 0.993^step, `linear` over 1,000 steps; both stop at alpha / 10."""
     rank_threshold: float = Field(1.0, gt=0, le=1)
     """Noise is added while effective rank / min(rows, cols) of the Nesterov momentum is below it; 1.0: always."""
     gate_metric: Literal["erank", "nuclear"] = "erank"
@@ -155,11 +161,13 @@ class _NoisyMuon(_PerturbedMuon):
     """`as_seed`: noise and three cubic steps (none under isotropic) are written into a sum momentum, whose polar factor
     is the update. Defaults then are profile `as_seed`, noise_norm `as_seed` and rank_threshold 0.5."""
     wide: Literal["transpose", "raise"] = "transpose"
-    """As_seed orthonoise of wide matrices, whose QR has the wrong shape: take the transpose's, or end the run."""
+    """What orthonoise under mode `as_seed` does with wide matrices, whose QR has the wrong shape: take the transpose's,
+    or end the run."""
     on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
-    """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
+    """What follows a momentum that is no longer finite, under mode `as_seed`: end the run, or apply the raw gradient
+    from then on."""
     rng: Literal["counter"] = "counter"
-    """Draws are a function of noise seed, parameter name and step."""
+    """`counter`: draws are a function of the noise seed, the parameter's name and the step."""
 
     @model_validator(mode="before")
     @classmethod
@@ -207,7 +215,8 @@ class NolahConfig(MuonConfig):
     """`well_posed` gates and weighs entries in units of their matrix's root mean square and stores a clean momentum;
     `as_seed` takes them as they are, stores the shrunken momentum, and uses profile `as_seed`."""
     on_nonfinite: Literal["fail", "sgd_fallback"] = "fail"
-    """As_seed, a momentum that is no longer finite: end the run, or apply the raw gradient from then on."""
+    """What follows a momentum that is no longer finite, under mode `as_seed`: end the run, or apply the raw gradient
+    from then on."""
 
     @model_validator(mode="after")
     def _switches_act(self) -> Self:

@@ -18,6 +18,7 @@ class ModelConfig(Config):
     d_model: int = Field(64, gt=0)
     """Width of the residual stream."""
     num_layers: int = Field(4, gt=0)
+    """Transformer blocks, each of attention and an MLP."""
     num_heads: int = Field(4, gt=0)
     """Query heads; `d_model / num_heads` is the head size, an even number."""
     num_kv_heads: int = Field(2, gt=0)
@@ -27,13 +28,18 @@ class ModelConfig(Config):
     vocab_size: int = Field(1024, ge=257)
     """Tokens of the byte-level BPE: 256 bytes, one end-of-text, the rest merges."""
     rope_base: float = Field(10_000.0, gt=0)
+    """Pair i of a head turns by rope_base^(-2i / head size) radians a position (RoPE, arXiv 2104.09864)."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the embeddings, attention weights, and outputs of attention and MLP that are set to zero in training."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        if self.d_model % self.num_heads or (self.d_model // self.num_heads) % 2:
+        if self.d_model % 2:
+            raise ValueError(f"d_model {self.d_model} must be even, as the size of a head is (RoPE turns pairs)")
+        if (self.d_model // 2) % self.num_heads:
             raise ValueError(
-                f"d_model {self.d_model} over num_heads {self.num_heads} must give an even head size (RoPE turns pairs)"
+                f"num_heads {self.num_heads} must divide half of d_model {self.d_model}, for heads of an even size "
+                f"(RoPE turns pairs); choose a divisor of {self.d_model // 2}"
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
@@ -44,9 +50,10 @@ class DataConfig(Config):
     """Which text, and how it is cut."""
 
     corpus: str = "stdlib"
-    """`stdlib`: the Python standard library's own source, or a path to a text file or a folder of text files."""
+    """`stdlib`, the Python standard library's own source, or the path of a text file or a folder of text files, seen
+    from the file that names it."""
     corpus_sha256: str | None = None
-    """Content hash of a corpus given by path; filled in when the run is planned; its identity, not the path."""
+    """Content hash of a corpus given by path, which is its identity, not the path; filled in when a run is planned."""
     seq_len: int = Field(128, gt=1)
     """Tokens a sequence predicts; a window reads one more."""
     validation_share: float = Field(0.05, gt=0, lt=1)
@@ -59,19 +66,24 @@ class ScheduleConfig(Config):
     """Trapezoid: linear warm-up, flat, linear cool-down."""
 
     warmup_steps: int = Field(10, ge=0)
+    """Optimizer steps over which the learning rate rises linearly to its full value; 0: at once."""
     cooldown: float = Field(0.4, ge=0, le=1)
-    """Share of the steps, at the end, over which the rate falls linearly."""
+    """Share of the steps, at the end, over which the learning rate falls linearly."""
     final: float = Field(0.1, ge=0, le=1)
-    """Multiplier reached at the last step."""
+    """What the learning rate is multiplied by at the last step."""
 
 
 class SeedsConfig(Config):
-    """Streams set apart from the run's seed; None follows it."""
+    """Random streams set apart from the run's seed; null follows it."""
 
     init: int | None = Field(None, ge=0)
+    """Of the initial weights."""
     data: int | None = Field(None, ge=0)
+    """Of the order in which the training text is read."""
     noise: int | None = Field(None, ge=0)
+    """Of the noise that `orthonoise` and `isotropic` draw."""
     dropout: int | None = Field(None, ge=0)
+    """Of the dropout masks."""
 
 
 class TrackingConfig(Config):
@@ -85,7 +97,7 @@ class TrackingConfig(Config):
     """`layers` rows each so many steps, and at the last."""
     spectra_every: int | None = Field(None, gt=0)
     """`spectra` rows (all singular values), with `layers` rows beside them, each so many steps; they are written at
-    checkpoint milestones and at the last step in any case, and for None only there."""
+    checkpoint milestones and at the last step in any case, and for null only there."""
     flush_every_s: float = Field(15.0, gt=0)
     """Rows become readable after at most so many seconds; each time costs a small object for every table."""
 
@@ -94,9 +106,9 @@ class CheckpointConfig(Config):
     """When a run's state is saved to the results store. No part of a run's identity."""
 
     every_s: float | None = Field(60.0, gt=0)
-    """Save `latest` after so many seconds; None never by the clock."""
+    """Save `latest` after so many seconds; null: never by the clock."""
     every_steps: int | None = Field(None, gt=0)
-    """Save `latest` each so many optimizer steps; None never by the step."""
+    """Save `latest` each so many optimizer steps; null: never by the step."""
     milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
     """Token counts at which a checkpoint is kept for good, at the first step that reaches them."""
     keep_last: int = Field(2, gt=0)
@@ -112,6 +124,7 @@ class SpikeConfig(Config):
     above: float = Field(1.0, gt=0)
     """Nats per token above the median of the last `window` train losses."""
     window: int = Field(50, gt=1)
+    """Train losses of which the median is taken; no spike is seen before there are so many."""
     action: Literal["flag", "end"] = "flag"
     """`flag` counts it in the run's record; `end` ends the run as diverged, before the update."""
     nonfinite: Literal["end", "skip"] = "end"
@@ -136,11 +149,12 @@ class RunConfig(Config):
     micro_batches: int = Field(1, gt=0)
     """Parts a step's batch is cut into, over all workers. Changes the order of float sums only, not the identity."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of the forward and backward passes; parameters are fp32."""
+    """Floating-point type of the forward and backward passes; parameters are fp32."""
     compile: bool = False
     """Pass the model through `torch.compile`: faster on GPUs after a minute or so of compilation, for which CPUs need
     a C++ compiler. Changes the order of float sums only, not the identity."""
     seed: int = Field(42, ge=0)
+    """Of all four random streams (see `seeds`). A sweep takes it from its list of seeds."""
     seeds: SeedsConfig = SeedsConfig()
     reduction: Literal["ddp", "tree"] = "ddp"
     """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches

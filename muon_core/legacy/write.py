@@ -6,19 +6,22 @@ numbers of a run are tried against the tables first: one that fits no column wou
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from muon_core.config.arm_names import Arm, arm_names, flat_fields
 from muon_core.legacy.lines import FILES
 from muon_core.legacy.runs import METRICS_FILE, LegacyRun, UnreadableRun, canonical, read_run, run_files
 from muon_core.store.keys import check_name
-from muon_core.store.reader import read_statuses
+from muon_core.store.reader import read_attempts, read_starts, read_statuses
 from muon_core.store.storage import Storage
-from muon_core.store.sweeps import read_sweep, write_sweep
+from muon_core.store.sweeps import SweepRecord, SweepRun, read_sweep, write_sweep
 from muon_core.store.writer import RunWriter
 from muon_core.tables import RUNS, TABLES
 
@@ -135,26 +138,48 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _earlier(storage: Storage, sweep: str) -> list[dict[str, str]]:
+def _earlier(storage: Storage, sweep: str) -> tuple[SweepRun, ...]:
     """The runs that `sweep` lists already. Raises ValueError if it was not imported."""
     record = read_sweep(storage, sweep)
     if record is None:
-        return []
+        return ()
     if not record.spec.get("imported"):
         raise ValueError(f"{storage.url} has a sweep {sweep!r} that was not imported; choose another with --name")
-    return [{"run_id": run.run_id, "block": run.block, "role": run.role, "arm": run.arm} for run in record.runs]
+    return record.runs
 
 
 def _write_sweep(
-    storage: Storage, sweep: str, earlier: list[dict[str, str]], runs: list[LegacyRun], baseline: str | None
+    storage: Storage, sweep: str, earlier: tuple[SweepRun, ...], runs: list[LegacyRun], baseline: str | None
 ) -> None:
-    found = sorted(runs, key=lambda run: run.folder)
-    new = [{"run_id": run.run_id, "block": run.optimizer, "role": "candidate", "arm": run.arm_id} for run in found]
+    """List the runs, those of an earlier import first; each block is an optimizer."""
+    new = [run.run_id for run in sorted(runs, key=lambda run: run.folder)]
+    starts = _starts(storage, dict.fromkeys([*(run.run_id for run in earlier), *new]))
+    blocks = sorted({start["optimizer"] for start in starts})
     if baseline is None:
-        baseline = next((entry["block"] for entry in earlier if entry["role"] == "baseline"), None)
-    elif baseline not in (blocks := sorted({entry["block"] for entry in [*earlier, *new]})):
+        baseline = next((run.block for run in earlier if run.role == "baseline"), None)
+    elif baseline not in blocks:
         raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {', '.join(blocks)}")
-    listed = {entry["run_id"]: entry for entry in [*new, *earlier]}
-    ordered = [listed[run_id] for run_id in dict.fromkeys(entry["run_id"] for entry in [*earlier, *new])]
-    entries = [entry | {"role": "baseline" if entry["block"] == baseline else "candidate"} for entry in ordered]
-    write_sweep(storage, sweep, {"question": "", "spec": {"imported": True}, "metrics": {}, "runs": entries})
+    names = arm_names({start["arm_id"]: _arm(start, baseline) for start in starts})
+    listed = tuple(
+        SweepRun(
+            run_id=start["run_id"],
+            block=start["optimizer"],
+            role="baseline" if start["optimizer"] == baseline else "candidate",
+            arm=names[start["arm_id"]],
+            seed=start["seed"],
+        )
+        for start in starts
+    )
+    write_sweep(storage, SweepRecord(sweep=sweep, spec={"imported": True}, runs=listed))
+
+
+def _starts(storage: Storage, run_ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Start records of imported runs, in the order of `run_ids`."""
+    attempts = read_attempts(storage)
+    return read_starts(storage, [max(attempts[run_id].values()) for run_id in run_ids])
+
+
+def _arm(start: dict[str, Any], baseline: str | None) -> Arm:
+    fields = dict(flat_fields(json.loads(start["config_json"])))
+    known = {name: value for name, value in fields.items() if name not in ("seed", "imported_from", "steps")}
+    return Arm(start["arm"], known, start["optimizer"] == baseline)

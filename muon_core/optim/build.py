@@ -28,10 +28,11 @@ from muon_core.optim.momentum import MOMENTA
 from muon_core.optim.muon import Muon, keep, match_rms_adamw, original, scale_lr, scale_update, unscaled
 from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, newton_schulz, polar_factor
 from muon_core.optim.nolah import Project, as_they_are, braked, gated, root_mean_square
-from muon_core.optim.optimizers import Optimizers
+from muon_core.optim.optimizers import ADAMW_STATE, MUON_STATE, Optimizers, StateLayout
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
 from muon_core.optim.sharding import choose_distribution
+from muon_core.stopwatch import Stopwatch
 
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
     "original": original, "match_rms_adamw": match_rms_adamw, "none": unscaled,
@@ -144,13 +145,22 @@ def nolah(params: NamedParameters, config: NolahConfig, setting: Setting) -> Muo
     )
 
 
-HIDDEN: dict[str, Callable[[NamedParameters, Any, Setting], Optimizer]] = {
-    "adamw": adamw,
-    "muon": muon,
-    "orthonoise": partial(noisy, shape_noise=orthogonal, as_seed=qr, cubic=3),
-    "isotropic": partial(noisy, shape_noise=isotropic, as_seed=isotropic, cubic=0),
-    "damped": damped,
-    "nolah": nolah,
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An optimizer that hidden matrices can have."""
+
+    build: Callable[[NamedParameters, Any, Setting], Optimizer]
+    """(named parameters, its config, setting) to the optimizer."""
+    state: StateLayout = MUON_STATE
+
+
+HIDDEN: dict[str, Entry] = {
+    "adamw": Entry(adamw, ADAMW_STATE),
+    "muon": Entry(muon),
+    "orthonoise": Entry(partial(noisy, shape_noise=orthogonal, as_seed=qr, cubic=3)),
+    "isotropic": Entry(partial(noisy, shape_noise=isotropic, as_seed=isotropic, cubic=0)),
+    "damped": Entry(damped),
+    "nolah": Entry(nolah),
 }
 """Optimizer of the hidden matrices by config name."""
 
@@ -179,15 +189,18 @@ def build_optimizers(
     head_size: int | None = None,
     distribute: Distribute = "auto",
     patterns: Sequence[tuple[str, Group]] = PATTERNS,
+    stopwatch: Stopwatch | None = None,
 ) -> Optimizers:
     """Optimizers for all of a model's parameters.
 
     Args:
         distribute: of Muon's updates over ranks; `auto` is decided by a probe, on all of them.
+        stopwatch: counts what is spent on watching a step, and not on stepping, to tracking.
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
     """  # all ranks
     groups = assign(named_parameters, patterns)
-    hidden = HIDDEN[config.name](groups["hidden"], config, Setting(noise_seed, head_size, distribute))
+    entry = HIDDEN[config.name]
+    hidden = entry.build(groups["hidden"], config, Setting(noise_seed, head_size, distribute))
     vectors = AdamW(
         groups["vectors"], lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0
     )
@@ -197,4 +210,6 @@ def build_optimizers(
             "clipping only reweights the steps in its momentum; adamw_only clips where it matters",
             stacklevel=2,
         )
-    return Optimizers(hidden, vectors, clipping=config.clipping, max_grad_norm=config.max_grad_norm)
+    return Optimizers(
+        hidden, vectors, entry.state, clipping=config.clipping, max_grad_norm=config.max_grad_norm, stopwatch=stopwatch
+    )

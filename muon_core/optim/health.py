@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -14,6 +13,7 @@ from muon_core import distributed
 from muon_core.metrics.spectrum import effective_rank, nonzero, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import Block
+from muon_core.stopwatch import Stopwatch
 
 Health = dict[str, dict[str, float | None]]
 """Parameter name -> column of the `health` table -> value, None where there is none."""
@@ -35,18 +35,17 @@ OBSERVED: dict[str, Callable[[Tensor], Tensor]] = {
 class Watch:
     """Observes the stacks of one Muon step: values of OBSERVED for every block, kept on the device."""
 
-    def __init__(self, orthogonalize: Callable[[Tensor], Tensor], seen: Mapping[str, Seen]) -> None:
+    def __init__(
+        self, orthogonalize: Callable[[Tensor], Tensor], seen: Mapping[str, Seen], stopwatch: Stopwatch
+    ) -> None:
         """`seen`: what the perturbation noted of a block; it knows its noise, and as_seed what its cubic steps hid."""
-        self._orthogonalize, self._seen = orthogonalize, seen
+        self._orthogonalize, self._seen, self._stopwatch = orthogonalize, seen, stopwatch
         self.rows: dict[str, Tensor] = {}
-        self.seconds = 0.0
-        """Spent in calls."""
 
     def __call__(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         """Note what a stack of blocks was made of: its momentum, what was orthogonalized, and its updates."""
-        begin = time.perf_counter()
-        self._see(blocks, momentum, perturbed, updates)
-        self.seconds += time.perf_counter() - begin
+        with self._stopwatch.timed("tracking"):
+            self._see(blocks, momentum, perturbed, updates)
 
     def _see(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         sigma = singular_values(momentum)

@@ -120,7 +120,7 @@ class Muon(torch.optim.Optimizer):
             self._take_up_gradients(group)
             blocks = [part for block in all_blocks if (part := block.with_gradient()).pieces]
             for stack, updates in self.distribute(blocks, partial(self._updates, group=group)):
-                self._apply(stack, updates, group["lr"])
+                self._apply(stack, updates, group["lr"], group["weight_decay"])
             group["step"] += 1
         return loss
 
@@ -132,8 +132,6 @@ class Muon(torch.optim.Optimizer):
                 if not self.state[param]:
                     self.state[param]["momentum_buffer"] = torch.zeros_like(gradient)
             self.rule.accumulate(self._buffers(params), gradients, group["momentum"])
-            if group["weight_decay"]:
-                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
     def _updates(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
         """Directions `(len(blocks), rows, cols)` for blocks of one shape."""
@@ -164,17 +162,24 @@ class Muon(torch.optim.Optimizer):
             gradients = [_gradient(param).float() for param in params]
             momenta = self.rule.look_ahead(buffers, gradients, group["momentum"])
         by_parameter = dict(zip(params, momenta, strict=True))
-        return torch.stack([block.read(by_parameter.__getitem__) for block in blocks])
+        matrices = [block.read(by_parameter.__getitem__) for block in blocks]
+        if len(matrices) == 1 and group["nesterov"]:  # a copy already
+            return matrices[0].contiguous().unsqueeze(0)
+        return torch.stack(matrices)
 
-    def _apply(self, blocks: Sequence[Block], updates: Tensor, lr: float) -> None:
-        """Subtract the scaled updates of blocks of one shape from their parameters."""
+    def _apply(self, blocks: Sequence[Block], updates: Tensor, lr: float, weight_decay: float) -> None:
+        """Shrink the weights of blocks of one shape, and subtract their scaled updates."""
         updates, factor = self.scale_on(updates, self.scale(*blocks[0].shape))
-        # of one dtype with the parameters, CUDA adds them all in one kernel
-        updates = updates.to(torch.promote_types(updates.dtype, blocks[0].pieces[0].parameter.dtype))
+        on_cpu = updates.device.type == "cpu"
+        if not on_cpu:  # of one dtype with the parameters, CUDA adds them all in one kernel
+            updates = updates.to(torch.promote_types(updates.dtype, blocks[0].pieces[0].parameter.dtype))
         shares = [share for block, update in zip(blocks, updates, strict=True) for share in block.split(update)]
-        torch._foreach_add_(
-            [piece.of(piece.parameter) for piece, _ in shares], [part for _, part in shares], alpha=-lr * factor
-        )
+        weights = [piece.of(piece.parameter) for piece, _ in shares]
+        # the update of a tall matrix is a transposed view, and to add it a CPU would walk down the columns
+        parts = [part.contiguous() if on_cpu else part for _, part in shares]
+        if weight_decay:
+            torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, parts, alpha=-lr * factor)
 
     def _buffers(self, params: Sequence[nn.Parameter]) -> list[Tensor]:
         return [self.state[param]["momentum_buffer"] for param in params]

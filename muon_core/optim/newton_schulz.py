@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -44,14 +45,19 @@ DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
 STRIP = 32
 """Columns of a strip: of 512 bf16 rows they fit the first cache."""
 SLOW_BF16 = not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-"""Whether this CPU has no bf16 units: PyTorch then multiplies bf16 matrices number by number."""
+"""Whether PyTorch multiplies bf16 matrices number by number on this CPU, for want of AVX512 or of bf16 units.
+
+Before each product PyTorch asks oneDNN the same, so that an instruction set below the machine's (`ONEDNN_MAX_CPU_ISA`)
+counts here as it does there. It decides what is fast, and no promise of `newton_schulz` but the bits of strips.
+"""
 
 
 def over_columns(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
     """`product(right)` of `(k, rows, cols)`, whose columns depend on that column of `right` alone.
 
-    A CPU without bf16 units walks down the columns of a row-major matrix, and so through all of its memory: in strips
-    that stay in the cache it is five times as fast at 512 x 2048. Every entry is the same sum in the same order.
+    Number by number, PyTorch walks down the columns of a row-major matrix, and so through all of its memory: in strips
+    that stay in the cache it is five times as fast at 512 x 2048. Every entry is the same sum in the same order; not so
+    in oneDNN, whose kernels depend on the shape, and which needs no strips.
     """
     walks = SLOW_BF16 and right.dtype == torch.bfloat16 and right.device.type == "cpu" and right.is_contiguous()
     if not walks or right.size(-2) < 2 * STRIP:  # small ones fit, and may have another kernel
@@ -60,10 +66,11 @@ def over_columns(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
 
 
 def fused_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
-    """aX + b(XX')X + c(XX')^2 X in multiply-adds, as torch.optim.Muon rounds it."""
+    """aX + b(XX')X + c(XX')^2 X of a matrix or a stack in multiply-adds, as torch.optim.Muon rounds it."""
+    multiply_add = torch.addmm if x.ndim == 2 else torch.baddbmm
     gram = x @ x.mT
-    polynomial = over_columns(lambda part: torch.baddbmm(part, gram, part, beta=b, alpha=c), gram)
-    return over_columns(lambda part: torch.baddbmm(part, polynomial, part, beta=a), x)
+    polynomial = over_columns(lambda part: multiply_add(part, gram, part, beta=b, alpha=c), gram)
+    return over_columns(lambda part: multiply_add(part, polynomial, part, beta=a), x)
 
 
 def plain_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
@@ -97,19 +104,45 @@ def newton_schulz(
         divisor: from the Frobenius norm, what the matrix is divided by, so that no singular value exceeds 1.
     Returns: same shape, in `dtype`. Singular values above 0.003 of the norm end in [0.68, 1.21] under QUINTIC, in
         [0.8588, 1.1412] under POLAR_EXPRESS and at 1 under SIMPLE12. On a CPU a stack gives the bits of its matrices
-        one by one (in fp32 for even sizes: BLAS kernels depend on alignment).
+        one by one: in bf16 because that is how they are multiplied, in fp32, which BLAS multiplies together, where rows
+        and columns are multiples of 16. On CUDA, and in fp32 of other sizes, it is off by rounding.
     Raises: ValueError if `matrix` has fewer than 2 dimensions.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """
     if matrix.ndim < 2:
         raise ValueError(f"newton_schulz needs a matrix, got shape {tuple(matrix.shape)}; use AdamW for vectors")
-    x = matrix.to(dtype).reshape(-1, *matrix.shape[-2:])
-    x = x / divisor(x.norm(dim=(-2, -1), keepdim=True))
-    tall = x.size(-2) > x.size(-1)
-    x = x.mT if tall else x  # iterate on the smaller Gram matrix
+    stack = matrix.reshape(-1, *matrix.shape[-2:])
+    tall = stack.size(-2) > stack.size(-1)
+    stack = stack.mT if tall else stack  # iterate on the smaller Gram matrix
+    iterate = partial(_iterate, coefficients=coefficients, dtype=dtype, divisor=divisor, iteration=iteration)
+    x = _one_by_one(iterate, stack) if dtype == torch.bfloat16 and stack.device.type == "cpu" else iterate(stack)
+    return (x.mT if tall else x).reshape(matrix.shape)
+
+
+def _one_by_one(function: Callable[[Tensor], Tensor], stack: Tensor) -> Tensor:
+    """`function` of each matrix of `(k, rows, cols)`.
+
+    A product of two matrices and one of two stacks are different kernels of oneDNN, with other roundings, and the
+    second is the slower one. These are the calls of torch.optim.Muon: same bits, and no longer than that takes.
+    """
+    if len(stack) == 1:
+        return function(stack[0]).unsqueeze(0)  # not copied
+    return torch.stack([function(matrix) for matrix in stack]) if len(stack) else function(stack)
+
+
+def _iterate(
+    x: Tensor,
+    coefficients: Coefficients,
+    dtype: torch.dtype,
+    divisor: Callable[[Tensor], Tensor],
+    iteration: Callable[[Tensor, float, float, float], Tensor],
+) -> Tensor:
+    """Newton-Schulz of a matrix or a stack that is not tall."""
+    x = x.to(dtype)
+    x = x / divisor(x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True))
     for a, b, c in coefficients:
         x = iteration(x, a, b, c)
-    return (x.mT if tall else x).reshape(matrix.shape)
+    return x
 
 
 def polar_factor(matrix: Tensor) -> Tensor:

@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from muon_core.optim.clipping import clipped
 from muon_core.optim.health import Health, Watch, measure
 from muon_core.optim.muon import Muon
 from muon_core.optim.sharding import Distribution
+from muon_core.stopwatch import Stopwatch
 
 PREVIOUS = "previous_update"
 """Key in the saved state of a matrix's change in the last step, where the next step is to be compared with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateLayout:
+    """What an optimizer keeps of a parameter once it has stepped it."""
+
+    parts: frozenset[str]
+    """Keys that a whole state has; one without them would begin anew in silence."""
+    momentum: str
+    """Key of what it averages of the gradient."""
+
+
+ADAMW_STATE = StateLayout(frozenset({"step", "exp_avg", "exp_avg_sq"}), "exp_avg")
+MUON_STATE = StateLayout(frozenset({"momentum_buffer"}), "momentum_buffer")
 
 
 class Optimizers:
     """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one."""
 
     def __init__(
-        self, hidden: Optimizer, vectors: Optimizer, *, clipping: str = "none", max_grad_norm: float = 1.0
+        self,
+        hidden: Optimizer,
+        vectors: Optimizer,
+        hidden_state: StateLayout = MUON_STATE,
+        *,
+        clipping: str = "none",
+        max_grad_norm: float = 1.0,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.hidden, self.vectors = hidden, vectors
+        self._muon = hidden if isinstance(hidden, Muon) else None  # what orthogonalizes has more to show
+        self._state = {id(hidden): hidden_state, id(vectors): ADAMW_STATE}
         self.health: Health = {}
         """What the `health` table says of the last step with `keep_updates`."""
-        self.measuring_s = 0.0
-        """Seconds of the last step that went into `health` and updates, not into stepping."""
+        self._stopwatch = stopwatch or Stopwatch()
         self._clipping, self._max_grad_norm = clipping, max_grad_norm
         self._previous: dict[str, Tensor] = {}
         for group in self._groups:
@@ -58,8 +81,7 @@ class Optimizers:
             It costs a copy of the matrices.
         """
         keeping = keep_updates or next_keeps
-        self.measuring_s = 0.0
-        with self._measuring():
+        with self._stopwatch.timed("tracking"):
             before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
             watch = self._watch() if keep_updates else None
         for group in self.hidden.param_groups:
@@ -67,23 +89,22 @@ class Optimizers:
         with self._clipped():
             self.hidden.step()
             self.vectors.step()
-        with self._measuring():
+        with self._stopwatch.timed("tracking"):
             updates = {
                 name: param.detach() - old * kept
                 for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
             }
             if keep_updates:
                 self.health = self._measure(step, updates, watch)
-        self.measuring_s += watch.seconds if watch else 0.0
         self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
 
     def momenta(self) -> dict[str, Tensor]:
-        """What the optimizer averages of each hidden matrix's gradient, by name: AdamW's `exp_avg`, else Muon's buffer.
+        """What the optimizer averages of each hidden matrix's gradient, by name.
 
         Zeros for a matrix that had no gradient yet. The optimizer's own tensors: not to be changed.
         """
-        key = "momentum_buffer" if isinstance(self.hidden, Muon) else "exp_avg"
+        key = self._state[id(self.hidden)].momentum
         kept = {name: self.hidden.state.get(param, {}).get(key) for name, param, _ in self._hidden_matrices()}
         return {
             name: torch.zeros_like(param) if kept[name] is None else kept[name]
@@ -93,45 +114,37 @@ class Optimizers:
     @property
     def distribution(self) -> Distribution | None:
         """How Muon's updates are shared out over ranks; None for other optimizers."""
-        return self.hidden.distribution if isinstance(self.hidden, Muon) else None
+        return self._muon.distribution if self._muon else None
 
     def _clipped(self) -> AbstractContextManager[None]:
         if self._clipping == "none":
             return nullcontext()
-        optimizers = (
-            [self.vectors]
-            if self._clipping == "adamw_only" and isinstance(self.hidden, Muon)
-            else [self.vectors, self.hidden]
-        )
+        both = (self.vectors, self.hidden)
+        optimizers = [one for one in both if self._clipping == "all" or isinstance(one, AdamW)]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
 
-    @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self.measuring_s += time.perf_counter() - begin
-
     def _watch(self) -> Watch | None:
-        if not isinstance(self.hidden, Muon):
+        if self._muon is None:
             return None
-        self.hidden.watch = Watch(self.hidden.orthogonalize, getattr(self.hidden.perturb, "seen", {}))
-        return self.hidden.watch
+        seen = getattr(self._muon.perturb, "seen", {})
+        self._muon.watch = watch = Watch(self._muon.orthogonalize, seen, self._stopwatch)
+        return watch
 
     def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Health:
         parameters = {name: param for name, param, _ in self._hidden_matrices()}
-        if watch is None or not isinstance(self.hidden, Muon):
+        if watch is None or self._muon is None:
             return measure(parameters, updates, self._previous)
-        self.hidden.watch = None
-        gate = getattr(self.hidden.perturb, "gate", None)
+        self._muon.watch = None
+        gate = getattr(self._muon.perturb, "gate", None)
         return measure(
             parameters,
             updates,
             self._previous,
-            self.hidden.all_blocks,
+            self._muon.all_blocks,
             watch.rows,
             alpha=gate.share(step) if gate else math.nan,
-            shared=self.hidden.distribution.mode == "owner",
+            shared=self._muon.distribution.mode == "owner",
         )
 
     def zero_grad(self) -> None:
@@ -159,7 +172,7 @@ class Optimizers:
             side = "lacks" if differing[0] in names else "has unknown"
             raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
         for name, param, optimizer in self._named():
-            _check_parts(name, state[name], _MUON_PARTS if isinstance(optimizer, Muon) else _ADAMW_PARTS)
+            _check_parts(name, state[name], self._state[id(optimizer)].parts)
             for key, value in state[name].items():
                 _check_shape(f"{name}/{key}", value, param)
         self._previous = {}
@@ -187,10 +200,7 @@ class Optimizers:
                 yield name, param, 1.0 if param.grad is None else kept
 
 
-_MUON_PARTS, _ADAMW_PARTS = {"momentum_buffer"}, {"step", "exp_avg", "exp_avg_sq"}
-
-
-def _check_parts(name: str, values: dict[str, Any], parts: set[str]) -> None:
+def _check_parts(name: str, values: dict[str, Any], parts: frozenset[str]) -> None:
     """A state is whole, or empty before the parameter's first step: a part that is lost would begin at zero again."""
     if values and (lost := sorted(parts - values.keys())):
         raise ValueError(f"optimizer state of {name} lacks {lost[0]}; load it into the model it was saved from")

@@ -23,24 +23,27 @@ Distribute = Callable[[list[Block], Compute], Iterable[tuple[Sequence[Block], Te
 
 STACK_ENTRIES = 2**22
 """Most entries of one stack: 16 matrices of 512 x 512. Enough to hide launches, and a bound on the memory of a step."""
-
-
+CACHED_ENTRIES = 2**16
+"""The same on a CPU, which has no launches to hide but a cache: a step is read and written ten times over."""
 VECTOR = 16
 """Numbers a CPU works on at once, at most."""
 
 
 def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Blocks of equal shape and device, in portions of at most STACK_ENTRIES entries, at least one block each.
+    """Blocks of equal shape and device, in portions of at most STACK_ENTRIES or CACHED_ENTRIES, one block at least.
 
-    On a CPU, what rows and columns leave beyond multiples of VECTOR is computed by other kernels, with other roundings,
-    and which entries these are depends on a matrix's place in its stack: such matrices stay alone.
+    Which blocks a stack holds depends on the rank and on which have gradients, and must change no bit of an update. On
+    a CPU, what rows and columns leave beyond multiples of VECTOR is computed by other kernels, with other roundings,
+    and which entries these are depends on a matrix's place in its stack: such matrices stay alone. (Newton-Schulz in
+    bf16, which takes stacks apart, would not need it; fp32, noise and singular values do.)
     """
     groups: dict[tuple[tuple[int, int], torch.device], list[Block]] = defaultdict(list)
     for block in blocks:
         groups[block.shape, block.pieces[0].parameter.device].append(block)
     for (shape, device), group in groups.items():
+        entries = CACHED_ENTRIES if device.type == "cpu" else STACK_ENTRIES
         alone = device.type == "cpu" and any(side % VECTOR for side in shape)
-        size = 1 if alone else max(1, STACK_ENTRIES // (shape[0] * shape[1]))
+        size = 1 if alone else max(1, entries // (shape[0] * shape[1]))
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 

@@ -90,11 +90,10 @@ def check_ends(data: bytes, uri: str) -> None:
         raise newer_schema(uri, int(written[1]))
 
 
-def newer_schema(uri: str, version: int) -> StoreError:
-    """The error for a store or object of a schema above this release's."""
+def newer_schema(uri: str, version: int, known: int = SCHEMA_VERSION) -> StoreError:
+    """The error for a store or object of a schema above the newest `known`, this release's."""
     return StoreError(
-        f"{uri} was written with schema {version}, this release reads up to {SCHEMA_VERSION}; "
-        "update muon-jobs to read it"
+        f"{uri} was written with schema {version}, this release reads up to {known}; update muon-jobs to read it"
     )
 
 

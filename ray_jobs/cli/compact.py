@@ -43,6 +43,6 @@ def command(sweep: str | None, grace: float, store: str) -> int:
     click.echo(f"packs written    {done.packs}")
     click.echo(f"objects removed  {done.removed} ({done.removed_bytes / 1e6:.1f} MB)")
     for name, reason in sorted(done.problems.items()):
-        told = reason if reason.startswith(f"run {name}:") else f"{name}: {reason}"
-        click.echo(f"left as it is: {' '.join(told.split())}", err=True)
+        problem = reason if reason.startswith(f"run {name}:") else f"{name}: {reason}"
+        click.echo(f"left as it is: {' '.join(problem.split())}", err=True)
     return EXIT_FAILED_RUNS if done.problems else 0

@@ -62,7 +62,7 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
 def _notes(run: LegacyRun) -> list[str]:
     """What of a run's files was odd or left out, a sentence each."""
     counts = run.counts
-    told = {
+    sentences = {
         f"{counts.torn} of {counts.lines} lines are torn and left out": counts.torn,
         f"{counts.repeated} of {counts.lines} lines repeat a step, layer and projection, {counts.changed} of them with "
         "other values; the last line of each counts": counts.repeated,
@@ -72,4 +72,4 @@ def _notes(run: LegacyRun) -> list[str]:
         f"{counts.sampled_ranks} effective ranks are left out, computed from such samples": counts.sampled_ranks,
         f"fields left out: {', '.join(sorted(counts.ignored))}": counts.ignored,
     }  # fmt: skip
-    return [sentence for sentence, count in told.items() if count] + run.notes
+    return [sentence for sentence, count in sentences.items() if count] + run.notes

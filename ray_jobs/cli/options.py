@@ -45,8 +45,3 @@ def next_command(command: str) -> str:
     if context.get_parameter_source("store") is ParameterSource.COMMANDLINE:
         return f"{command} --store {shlex.quote(context.params['store'])}"
     return command
-
-
-def last_line(text: str | None) -> str:
-    """The last line of a traceback, which names the error; empty if there is none."""
-    return (text or "").strip().rpartition("\n")[2].strip()

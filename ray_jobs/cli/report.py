@@ -34,14 +34,13 @@ def command(sweep: str, output: Path, metric: str, store: str) -> int:
     Exit codes: 0 done; 2 invalid input; 3 written, but runs that should be independent are not.
     """
     from analysis.store import open_store
-    from analysis.summary import summarize
 
     view = open_store(store).sweep(sweep)  # before the import below: altair and the SVG renderer take a second
     from analysis.report.build import write_report
 
-    click.echo(f"report: {write_report(view, output, metric=metric)}")
+    report = write_report(view, output, metric=metric)
+    click.echo(f"report: {report.page}")
     click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
-    errors = summarize(view).errors
-    for error in errors:
+    for error in report.summary.errors:
         click.echo(f"error: {error}", err=True)
-    return EXIT_FAILED_RUNS if errors else 0
+    return EXIT_FAILED_RUNS if report.summary.errors else 0

@@ -81,20 +81,20 @@ def show_command(run: str, store: str, as_json: bool) -> None:
 
     opened = open_store(store)
     row = find_run(opened, run)
-    told = {
+    shown = {
         "run_id": row["run_id"],
         "sweeps": _sweeps(opened, row["run_id"]),
         "started_at": row["started_at"],
         "ended_at": row["ended_at"],
         "outcome": {name: row[name] for name in OUTCOME},
         "seconds": spent(row),
-        "config": _parsed(row["config_json"]),
+        "config": _parse(row["config_json"]),
         "environment": _environment(row),
     }
     if as_json:
-        click.echo(json.dumps(told, indent=2, default=str))
+        click.echo(json.dumps(shown, indent=2, default=str))
         return
-    _print_run(told)
+    _print_run(shown)
     click.echo(f"next: {next_command('muon runs diff ' + row['run_id'] + ' RUN')}", err=True)
 
 
@@ -117,7 +117,7 @@ def diff_command(one: str, other: str, store: str, as_json: bool) -> None:
     opened = open_store(store)
     rows = find_run(opened, one), find_run(opened, other)
     sections = {
-        "config": differing(*(_parsed(row["config_json"]) for row in rows)),
+        "config": differing(*(_parse(row["config_json"]) for row in rows)),
         "environment": differing(*(_environment(row) for row in rows)),
         "outcome": {name: [row[name] for row in rows] for name in OUTCOME},
     }
@@ -180,35 +180,35 @@ def _matching(view: Store, where: str | None) -> pl.DataFrame:
     return query(view, f"SELECT * FROM runs WHERE ({where})")  # noqa: S608  # the user's question to their own store
 
 
-def _parsed(text: str | None) -> dict[str, Any]:
+def _parse(text: str | None) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(text) if text else {}
     return value
 
 
 def _environment(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in CIRCUMSTANCES} | _parsed(row["environment_json"])
+    return {name: row[name] for name in CIRCUMSTANCES} | _parse(row["environment_json"])
 
 
 def _sweeps(store: Store, run_id: str) -> list[str]:
     return sorted(store.sweep_runs.filter(_named(run_id)).collect()["sweep"].unique())
 
 
-def _print_run(told: dict[str, Any]) -> None:
+def _print_run(shown: dict[str, Any]) -> None:
     from ray_jobs.cli.text import record_text, terminal_width
 
-    head = {name: told[name] for name in ("run_id", "started_at", "ended_at")} | {"sweeps": ", ".join(told["sweeps"])}
-    outcome = {name: value for name, value in told["outcome"].items() if name not in LONG}
+    head = {name: shown[name] for name in ("run_id", "started_at", "ended_at")} | {"sweeps": ", ".join(shown["sweeps"])}
+    outcome = {name: value for name, value in shown["outcome"].items() if name not in LONG}
     sections = {
         "run": head | outcome,
-        "seconds": _shares(told["seconds"]),
-        "config": _flat(told["config"]),
-        "environment": _flat(told["environment"]),
+        "seconds": _shares(shown["seconds"]),
+        "config": _flat(shown["config"]),
+        "environment": _flat(shown["environment"]),
     }
     for title, items in sections.items():
         known = [(f"  {name}", value) for name, value in items.items() if value is not None]
         click.echo(f"{title}\n{record_text(known, terminal_width())}")
     for name in LONG:
-        if text := told["outcome"][name]:
+        if text := shown["outcome"][name]:
             click.echo(f"{name}\n{textwrap.fill(text, terminal_width()) if name == 'health' else text.rstrip()}")
 
 

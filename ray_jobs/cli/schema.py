@@ -6,16 +6,22 @@ import json
 
 import click
 
-from search_spaces.spec import json_schema
+from search_spaces.schema import json_schema
 
 
 @click.command("schema")
 def command() -> None:
-    """Print the JSON Schema of the sweep file. An editor that knows it completes and checks field names.
+    """Print the JSON Schema of the sweep file. An editor that knows it completes names, checks values, and shows type,
+    range, default and meaning of what the pointer is on.
 
     \b
     muon schema > sweep.schema.json
 
-    With the YAML extension of VS Code, put `# yaml-language-server: $schema=sweep.schema.json` first in a sweep file.
+    Editors with the YAML language server (VS Code: the YAML extension) want this line first in a sweep file:
+
+    \b
+    # yaml-language-server: $schema=sweep.schema.json
+
+    docs/parameters.md holds the same as tables. What joins several fields only `muon sweep plan` checks.
     """
     click.echo(json.dumps(json_schema(), indent=2))

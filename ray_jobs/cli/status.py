@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ray_jobs.cli.options import json_option, last_line, next_command, store_option
+from muon_core.tables import last_line
+from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.runs import find_run
+from ray_jobs.cli.text import cut, table_lines
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +44,7 @@ def command(name: str | None, store: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(runs, indent=2))
         return
-    for line in _table([HEADER, *(_cells(run) for run in runs)]):
+    for line in table_lines([HEADER, *(_cells(run) for run in runs)]):
         click.echo(line)
     for text in (runs[0]["health"], runs[0]["error"]) if len(runs) == 1 else ():
         if text:
@@ -82,7 +84,7 @@ def find_runs(store: Store, name: str | None) -> list[dict[str, Any]]:
             runs = runs.filter(run_id=find_run(store, name)["run_id"])
     running = runs.filter(pl.col("status") == "running")["run_id"].to_list()
     live = _newest(store, running) if running else {}
-    return [_told(run | live.get(run["run_id"], {})) for run in runs.iter_rows(named=True)]
+    return [_describe(run | live.get(run["run_id"], {})) for run in runs.iter_rows(named=True)]
 
 
 def _newest(store: Store, running: list[str]) -> dict[str, dict[str, Any]]:
@@ -93,12 +95,12 @@ def _newest(store: Store, running: list[str]) -> dict[str, dict[str, Any]]:
         rows = table.filter(pl.col("run_id").is_in(running)).sort("step")
         return rows.group_by("run_id").agg(pl.col(*columns).last())
 
-    told = last(store.train, "step").join(last(store.val, "val_loss"), on="run_id", how="full", coalesce=True)
-    named = told.rename({"step": "steps", "val_loss": "final_val_loss"}).collect()
+    newest = last(store.train, "step").join(last(store.val, "val_loss"), on="run_id", how="full", coalesce=True)
+    named = newest.rename({"step": "steps", "val_loss": "final_val_loss"}).collect()
     return {row.pop("run_id"): row for row in named.iter_rows(named=True)}
 
 
-def _told(run: dict[str, Any]) -> dict[str, Any]:
+def _describe(run: dict[str, Any]) -> dict[str, Any]:
     config = json.loads(run["config_json"]) if run["config_json"] else {}
     return {
         "run_id": run["run_id"],
@@ -124,17 +126,8 @@ def _cells(run: dict[str, Any]) -> tuple[str, ...]:
         "" if loss is None else f"{loss:.4f}",
         "" if wall is None else f"{wall:.0f}",
         str(run["attempts"] or ""),
-        _shorten(last_line(run["error"] or run["health"])),
+        cut(last_line(run["error"] or run["health"]), ERROR_WIDTH),
     )
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= ERROR_WIDTH else f"{text[: ERROR_WIDTH - 1]}…"
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _counts(statuses: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Frames and records as plain text, no wider than the terminal and at most 120 columns."""
+"""Tables and records as plain text, no wider than the terminal and at most 120 columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 WIDTH, NARROW = 120, 72  # columns: at most, and what a terminal is taken to have at least
 NARROWEST = 12  # columns a text may shrink to before the rows are shown as records instead
-_GAP = "  "
+GAP = "  "
 
 
 def terminal_width() -> int:
@@ -34,18 +34,22 @@ def frame_text(frame: pl.DataFrame, width: int = WIDTH) -> str:
     rows = [[cell_text(value) for value in row] for row in frame.iter_rows()]
     widths = [max(map(len, column)) for column in zip(frame.columns, *rows, strict=True)]
     widths = _fitted(widths, numeric, width)
-    if sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+    if sum(widths) + len(GAP) * (len(widths) - 1) > width:
         return "\n\n".join(record_text(zip(frame.columns, row, strict=True), width) for row in frame.iter_rows())
-    return "\n".join(_line(row, widths, numeric) for row in [frame.columns, *rows])
+    return "\n".join(aligned(row, widths, numeric) for row in [frame.columns, *rows])
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of texts as lines, every column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [aligned(row, widths, [False] * len(widths)) for row in rows]
 
 
 def record_text(items: Iterable[tuple[str, Any]], width: int = WIDTH) -> str:
     """One line an item, names to the left; values that are too long are cut."""
     cells = [(name, cell_text(value)) for name, value in items]
     indent = max((len(name) for name, _ in cells), default=0)
-    return "\n".join(
-        f"{name:<{indent}}{_GAP}{_cut(value, width - indent - len(_GAP))}".rstrip() for name, value in cells
-    )
+    return "\n".join(f"{name:<{indent}}{GAP}{cut(value, width - indent - len(GAP))}".rstrip() for name, value in cells)
 
 
 def cell_text(value: Any) -> str:
@@ -64,7 +68,7 @@ def cell_text(value: Any) -> str:
 def _fitted(widths: Sequence[int], numeric: Sequence[bool], width: int) -> list[int]:
     """`widths` with the widest texts shrunk until the line fits, or none is left to shrink."""
     fitted = list(widths)
-    excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - width
+    excess = sum(fitted) + len(GAP) * (len(fitted) - 1) - width
     texts = [i for i, is_number in enumerate(numeric) if not is_number]
     while excess > 0 and (widest := max(texts, key=lambda i: fitted[i], default=None)) is not None:
         if fitted[widest] <= NARROWEST:
@@ -74,16 +78,17 @@ def _fitted(widths: Sequence[int], numeric: Sequence[bool], width: int) -> list[
     return fitted
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
-    """Texts to the left, numbers to the right."""
+def aligned(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    """One line of a table: texts to the left and cut where they are too long, numbers to the right."""
     padded = [
-        cell.rjust(size) if is_number else _cut(cell, size).ljust(size)
+        cell.rjust(size) if is_number else cut(cell, size).ljust(size)
         for cell, size, is_number in zip(cells, widths, numeric, strict=True)
     ]
-    return _GAP.join(padded).rstrip()
+    return GAP.join(padded).rstrip()
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
+    """`text`, or its beginning and an ellipsis where it is longer than `width`."""
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 

@@ -36,7 +36,7 @@ from muon_core.store.keys import ROOT, Attempt, final_key
 from muon_core.store.open import open_storage
 from muon_core.store.parquet import digest, encode, sort_for_reading
 from muon_core.store.storage import Storage
-from muon_core.store.sweeps import write_sweep
+from muon_core.store.sweeps import SweepRecord, write_sweep
 from muon_core.store.writer import RunWriter, write_end_record
 from muon_core.tables import LAYERS, PROJECTIONS, TRAIN, VAL, Table
 
@@ -85,7 +85,7 @@ def end_record(run: str, n: int) -> dict[str, Any]:
 
 def fill(storage: Storage, runs: int) -> None:
     """Ended runs with their finals, as `muon compact` leaves them before it packs."""
-    write_sweep(storage, "bench", {"runs": []})
+    write_sweep(storage, SweepRecord(sweep="bench"))
     for n in range(runs):
         run = f"run-{n:04d}"
         attempt = Attempt(f"00001.{n:012x}", ROOT, 0, run)

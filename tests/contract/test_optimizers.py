@@ -1,11 +1,12 @@
 """What every optimizer of the dict promises; a new entry is covered without a line here."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import torch
+from support.cpu_kinds import IDS, set_kind
 from support.ranks import run_ranks
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ SHAPES = {
     "blocks.0.attention.o.weight": (4, 4),
 }
 HEAD_SIZE = 2
+STRIPED = {f"blocks.{layer}.striped.weight": (64, 64) for layer in range(2)}
+"""Large enough for a CPU that multiplies bf16 number by number to take them in strips."""
 
 
 SHARED: list[tuple[str, dict[str, Any]]] = [
@@ -66,15 +69,22 @@ def start(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 class Problem:
     """Parameters to be driven to fixed targets, with loss ||p - target||^2 / 2, and their optimizers."""
 
-    def __init__(self, name: str, dtype: torch.dtype = torch.float32, distribute: Any = "auto", **fields: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        dtype: torch.dtype = torch.float32,
+        distribute: Any = "auto",
+        shapes: Mapping[str, tuple[int, ...]] = SHAPES,
+        **fields: Any,
+    ) -> None:
         """`name`: an entry, or an entry and ` as_seed`, with gates open so that noise is drawn."""
         entry, *mode = name.split()
         if mode:
             fields = {"mode": "as_seed"} | ({} if entry == "nolah" else {"rank_threshold": 1.0}) | fields
         self.scale = AS_SEED_SCALE if mode else 1.0
         generator = torch.Generator().manual_seed(0)
-        self.params = {key: nn.Parameter(start(shape, generator).to(dtype)) for key, shape in SHAPES.items()}
-        self.targets = {key: start(shape, generator).to(dtype) for key, shape in SHAPES.items()}
+        self.params = {key: nn.Parameter(start(shape, generator).to(dtype)) for key, shape in shapes.items()}
+        self.targets = {key: start(shape, generator).to(dtype) for key, shape in shapes.items()}
         self.optimizers: Optimizers = build_optimizers(
             self.params.items(), OPTIMIZERS[entry](**fields), noise_seed=11, head_size=HEAD_SIZE, distribute=distribute  # type: ignore[arg-type]
         )  # fmt: skip
@@ -117,6 +127,18 @@ def saved(optimizers: Optimizers) -> dict[str, dict[str, Any]]:
 
 def test_every_config_has_its_optimizer() -> None:
     assert OPTIMIZERS.keys() == HIDDEN.keys()
+
+
+def test_the_entry_describes_what_is_kept_of_a_parameter(name: str) -> None:
+    """Its parts, and under which of them the average of the gradient stands."""
+    entry = HIDDEN[name.split()[0]].state
+    problem = Problem(name)
+    problem.run(range(2))
+    hidden = problem.optimizers.hidden
+    for param in hidden.param_groups[0]["params"]:
+        assert hidden.state[param].keys() == entry.parts
+    for key, momentum in problem.optimizers.momenta().items():
+        assert momentum is hidden.state[problem.params[key]][entry.momentum]
 
 
 @pytest.mark.parametrize("name", sorted(HIDDEN))
@@ -258,7 +280,7 @@ def stepped(
     name: str, fields: dict[str, Any], distribute: str, resumed: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Weights and state after three steps, from the start or from what another world size left."""
-    problem = Problem(name, distribute=distribute, **fields)
+    problem = Problem(name, distribute=distribute, shapes=SHAPES | STRIPED, **fields)
     if resumed is not None:
         for param, weight in zip(problem.params.values(), resumed["weights"], strict=True):
             param.data.copy_(weight)
@@ -302,9 +324,16 @@ def refusal(shape: tuple[int, ...], distribute: Any) -> str:
 
 
 def rank_of_two(rank: int, folder: str) -> None:
-    """All shared problems on one of two gloo ranks; both must end with the same weights, and then be made to differ."""
+    """One of two gloo ranks, as on either kind of CPU."""
+    for slow_bf16, kind in IDS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            set_kind(patch, slow_bf16)
+            torch.save(shared_problems(rank, torch.load(f"{folder}/alone-{kind}")), f"{folder}/rank{rank}-{kind}")
+
+
+def shared_problems(rank: int, stepped_alone: dict[str, Any]) -> dict[str, Any]:
+    """All of them on one of two ranks; both must end with the same weights, and then be made to differ."""
     ends: dict[str, Any] = {}
-    stepped_alone = torch.load(f"{folder}/alone")
     for name, fields in SHARED:
         for mode in modes(name):
             ends[key(name, fields, mode)] = stepped(name, fields, mode)
@@ -329,16 +358,33 @@ def rank_of_two(rank: int, folder: str) -> None:
         check_replicas(problem.params.items(), step=8)
     except ReplicasDiffer as error:
         ends["differs"] = str(error)
-    torch.save(ends, f"{folder}/rank{rank}")
+    return ends
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two ranks ended with."""
+def ends_of_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, list[dict[str, Any]]]:
+    """What each of two ranks ended with on either kind of CPU."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.save({f"{name} {fields}": stepped(name, fields, "auto") for name, fields in SHARED}, folder / "alone")
+    for slow_bf16, kind in IDS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            set_kind(patch, slow_bf16)
+            alone = {f"{name} {fields}": stepped(name, fields, "auto") for name, fields in SHARED}
+        torch.save(alone, folder / f"alone-{kind}")
     run_ranks(2, folder / "rendezvous", rank_of_two, str(folder))
-    return [torch.load(folder / f"rank{rank}") for rank in (0, 1)]
+    return {
+        slow_bf16: [torch.load(folder / f"rank{rank}-{kind}") for rank in (0, 1)] for slow_bf16, kind in IDS.items()
+    }
+
+
+@pytest.fixture(params=IDS, ids=IDS.values())
+def two_ranks(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    ends_of_kinds: dict[bool, list[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """What each of two ranks ended with on a kind of CPU, on which the test goes on."""
+    set_kind(monkeypatch, request.param)
+    return ends_of_kinds[request.param]
 
 
 @pytest.mark.parametrize(("entry", "fields"), SHARED)
@@ -356,7 +402,7 @@ def test_two_ranks_have_the_bits_of_one(two_ranks: list[dict[str, Any]], entry: 
 
 @pytest.mark.parametrize(("entry", "fields"), SHARED)
 def test_state_of_two_ranks_resumes_on_one(two_ranks: list[dict[str, Any]], entry: str, fields: dict[str, Any]) -> None:
-    whole = Problem(entry, **fields)
+    whole = Problem(entry, shapes=SHAPES | STRIPED, **fields)
     uninterrupted = whole.run(range(6))
     for mode in modes(entry):
         resumed = stepped(entry, fields, "auto", resumed=two_ranks[0][key(entry, fields, mode)])
@@ -365,7 +411,7 @@ def test_state_of_two_ranks_resumes_on_one(two_ranks: list[dict[str, Any]], entr
 
 @pytest.mark.parametrize(("entry", "fields"), SHARED)
 def test_state_of_one_resumes_on_two_ranks(two_ranks: list[dict[str, Any]], entry: str, fields: dict[str, Any]) -> None:
-    uninterrupted = Problem(entry, **fields).run(range(6))
+    uninterrupted = Problem(entry, shapes=SHAPES | STRIPED, **fields).run(range(6))
     for ends in two_ranks:
         assert_same_bits(ends["resumed"][f"{entry} {fields}"], uninterrupted)
 

@@ -57,13 +57,13 @@ FAULTS = [
     ("optimizer: muon", "optimzer: muon", "8: blocks[base]: unknown field 'optimzer'. Did you mean 'optimizer'?"),
     ("{alpha:", "{alhpa:", "11: blocks[noise]: unknown parameter 'alhpa'. Did you mean 'alpha'?"),
     ("optimizer: orthonoise", "optimizer: muon", "11: blocks[noise]: 'alpha' is no parameter of muon, only of "),
-    ("seeds: [1, 2]", "seeds: [1, 2]\nseeds: [3]", "4: duplicate key 'seeds', first given in line 3; keep one of them"),
+    ("seeds: [1, 2]", "seeds: [1, 2]\nseeds: [3]", "4: 'seeds' is given in line 3 already; keep one of them"),
     ("seeds: [1, 2]", "seeds: []", "3: seeds: must not be empty"),
     ("{steps: 8}", "{steps: 8, data.corpus: books}", "4: constants: "),
     ("{steps: 8}", "{steps: '8'}", "4: constants: steps must be a whole number, got '8'"),
     ("role: baseline", "role: candidate", "5: blocks: no block is the baseline; give one of them `role: baseline`"),
     ("version: 1", "version: 2", "1: version: must be 1, got 2"),
-    ("seeds: [1, 2]", "seeds: [1, 2", "4: not valid YAML: "),
+    ("seeds: [1, 2]", "seeds: [1, 2", "3: the [ in column 8 is not closed; add ]"),
 ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_several_faults_are_a_line_each_in_the_order_of_the_file(
 ) -> None:
     (folder / "sweep.yaml").write_text(SWEEP.replace("[1, 2]", "[]").replace("muon", "moun"))
     assert refused(capsys, "sweep", "plan", "sweep.yaml") == [
-        "sweep.yaml:3: seeds: must not be empty",
+        "sweep.yaml:3: seeds: must not be empty; give at least one value",
         "sweep.yaml:8: blocks[base]: optimizer 'moun' is unknown. Did you mean 'muon'?",
     ]
 
@@ -169,13 +169,13 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         (["pretrain", "--anneal"], "'anneal' is no parameter of muon, only of "),
         (["pretrain", "--orthonoise", "--optimizer", "adamw"], "--orthonoise and --optimizer adamw contradict each "),
         (["pretrain", "--orthonoise", "--isotropic"], "--orthonoise and --isotropic contradict each other; give one"),
-        (["pretrain", "--orthonoise", "--alpha", "nan"], "alpha must be a finite number, got nan"),
+        (["pretrain", "--orthonoise", "--alpha", "nan"], "alpha must be a finite number, got .nan"),
         (["pretrain", "--orthonoise", "--alpha", "-1"], "alpha must be at least 0, got -1"),
         (["pretrain", "--steps", "0"], "steps must be greater than 0, got 0"),
         (["pretrain", "--set", "stepz=5"], "unknown parameter 'stepz'. Did you mean 'steps'?"),
         (["pretrain", "--set", "steps=many"], "steps must be a whole number, got 'many'"),
         (["pretrain", "--set", "steps"], "--set 'steps': write key=value, such as alpha=1e-3"),
-        (["pretrain", "--set", "lr=[1"], "--set 'lr=[1': not valid YAML: "),
+        (["pretrain", "--set", "lr=[1"], "--set 'lr=[1': the [ in column 1 is not closed; add ]"),
         (["pretrain", "--set", "lr=1", "--set", "optimizer.lr=2"], "--set lr=1 and --set optimizer.lr=2 set the same "),
         (["pretrain", "--set", "steps=1", "--set", "steps=1"], "--set steps=1 and --set steps=1 set the same "),
         (["pretrain", "--set", "optimizer=adamw"], "--set does not choose the optimizer; use --optimizer NAME"),
@@ -199,13 +199,19 @@ CONFIGS = [
     ("stepz: 5\n", "1: unknown parameter 'stepz'. Did you mean 'steps'?"),
     ("steps: 5\nmodel:\n  d_modle: 8\n", "3: unknown parameter 'model.d_modle'. Did you mean 'model.d_model'?"),
     ("steps: five\n", "1: steps must be a whole number, got 'five'"),
-    ("optimizer: moun\n", "1: unknown optimizer 'moun'. Did you mean 'muon'?"),
-    ("optimizer: [muon]\n", "1: unknown optimizer ['muon']"),
+    ("optimizer: moun\n", "1: optimizer 'moun' is unknown. Did you mean 'muon'?"),
+    ("optimizer: [muon]\n", "1: optimizer [muon] is unknown"),
     ("optimizer: {name: muon, alpha: 0.1}\n", "1: 'optimizer.alpha' is no parameter of muon, only of "),
-    ("preset: 1t\n", "1: unknown preset '1t'"),
-    ("steps: 1\n\nsteps: 2\n", "3: duplicate key 'steps', first given in line 1; keep one of them"),
-    ("lr: 1\noptimizer:\n  lr: 2\n", "3: 'optimizer.lr' is given already, as 'lr'; keep one of them"),
-    ("model: {d_model: 30}\n", "1: d_model 30 over num_heads 4 must give an even head size"),
+    ("preset: 1t\n", "1: preset '1t' is unknown"),
+    ("steps: 1\n\nsteps: 2\n", "3: 'steps' is given in line 1 already; keep one of them"),
+    ("lr: 1\noptimizer:\n  lr: 2\n", "3: 'optimizer.lr' and 'lr' are the same parameter; keep one of them"),
+    (
+        "model: {d_model: 30}\n",
+        "1: num_heads 4 must divide half of d_model 30, for heads of an even size (RoPE turns pairs); "
+        "choose a divisor of 15",
+    ),
+    ("model: {d_model: 31}\n", "1: d_model 31 must be even"),
+    ("steps: 8\nblocks: []\n", "2: blocks make this a sweep file; `muon sweep run run.yaml` runs it"),
     ("batch_size: 8\nmicro_batches: 3\n", "2: batch_size 8 must be a multiple of micro_batches 3"),
     ("data: {corpus_sha256: abc}\n", "1: the corpus has changed since; remove this line to train on it as it is"),
 ]
@@ -220,13 +226,20 @@ def test_a_fault_in_a_config_file_is_one_line_with_file_and_line(
     assert line.startswith(f"run.yaml:{message}")
 
 
-@pytest.mark.parametrize("text", ["", "- steps\n", "just text\n"])
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "the file is empty"),
+        ("- steps\n", "this is no mapping of fields (`name: value`)"),
+        ("just text\n", "this is no mapping of fields (`name: value`)"),
+    ],
+)
 def test_a_config_file_without_fields_says_what_one_is(
-    folder: Path, capsys: pytest.CaptureFixture[str], text: str
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, what: str
 ) -> None:
     (folder / "run.yaml").write_text(text)
     assert refused(capsys, "pretrain", "run.yaml") == [
-        "run.yaml: a run's config is a mapping of fields, such as `steps: 100`"
+        f"run.yaml:1: {what}; a run's file holds parameters, such as `steps: 100`"
     ]
 
 
@@ -234,7 +247,7 @@ def test_files_that_are_no_text_say_so(folder: Path, capsys: pytest.CaptureFixtu
     (folder / "run.yaml").write_bytes(b"steps: 1\nseed: \xff\n")
     for command in (["sweep", "plan"], ["pretrain"]):
         (line,) = refused(capsys, *command, "run.yaml")
-        assert line.startswith("run.yaml:2: not UTF-8 (byte 0xff); save the file as UTF-8")
+        assert line.startswith("run.yaml:2: not UTF-8 (byte 0xff, 'ÿ' in Latin-1); save the file as UTF-8")
 
 
 def test_a_config_file_and_flags_are_blamed_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from muon_core.optim import optimizers
 from muon_core.progress import Progress
 from muon_core.recorder import Recorder
 from muon_core.state import TrainState, prepare
+from muon_core.stopwatch import Stopwatch
 from muon_core.store.folder import Folder
 from muon_core.store.writer import RunWriter
 from muon_core.tables import PROJECTIONS
@@ -135,7 +136,7 @@ def test_seeds_vary_the_initial_weights_and_the_batches(tmp_path: Path, run_conf
 
 def test_a_stream_set_apart_varies_alone(run_config: RunConfig) -> None:
     def weights(config: RunConfig) -> torch.Tensor:
-        return torch.cat([p.detach().flatten() for p in prepare(config, CPU).model.parameters()])
+        return torch.cat([p.detach().flatten() for p in prepare(config, CPU, Stopwatch()).model.parameters()])
 
     base = weights(run_config)
     assert torch.equal(base, weights(run_config.replace(seeds={"data": 7, "noise": 7, "dropout": 7})))
@@ -242,7 +243,7 @@ def test_a_spike_of_gradients_between_two_rows_is_in_the_peaks(
 
 
 def test_peaks_of_weights_are_the_largest_of_all_steps(run_config: RunConfig) -> None:
-    state = prepare(run_config, CPU)
+    state = prepare(run_config, CPU, Stopwatch())
     for scale in (3.0, 0.1):
         for matrix in state.matrices:
             matrix.parameter.data.mul_(scale)

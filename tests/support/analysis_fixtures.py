@@ -82,7 +82,7 @@ def write_store(root: Path, runs: list[FakeRun], sweep: str = "demo", unstarted:
     for run in runs:
         write_run(storage, run)
     listed = [
-        {"run_id": r.run_id, "block": r.block or r.optimizer, "role": r.role, "arm": f"{r.optimizer}-11111111"}
+        {"run_id": r.run_id, "block": r.block or r.optimizer, "role": r.role, "arm": r.facts.get("arm", r.optimizer)}
         for r in runs
     ]
     listed += [listed[-1] | {"run_id": f"{runs[-1].optimizer}-s{9000 + i}-0badcafe"} for i in range(unstarted)]

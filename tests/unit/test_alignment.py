@@ -17,6 +17,8 @@ from muon_core.metrics.spectrum import METRICS
 from muon_core.metrics.subspaces import decompose, gram_matrices, leading, top_eigenvectors
 from muon_core.optim.newton_schulz import newton_schulz, polar_factor
 from muon_core.recorder import Recorder
+from muon_core.state import prepare
+from muon_core.stopwatch import Stopwatch
 from muon_core.tables import LAYERS
 
 SHAPES = [(48, 96), (160, 96), (96, 160), (96, 96), (96, 200)]
@@ -91,9 +93,10 @@ def test_layer_metrics_of_a_trained_model_are_those_of_an_fp64_svd(run_config: R
     """Of matrices large enough to be iterated."""
     model = {"d_model": 96, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "d_ff": 160, "vocab_size": 512}
     config = run_config.replace(model=model, optimizer={"name": optimizer}, steps=30)
-    state = train_module.prepare(config, torch.device("cpu"))
+    state = prepare(config, torch.device("cpu"), Stopwatch())
     for step in range(config.steps):
-        train_module._optimizer_step(config, state, Recorder(config, None), track=step + 1 == config.steps)
+        recorder = Recorder(config, None, state.stopwatch)
+        train_module._optimizer_step(config, state, recorder, track=step + 1 == config.steps)
     momenta = state.optimizers.momenta()
     matrices = [(m.parameter.detach(), state.updates[m.name], momenta[m.name]) for m in state.matrices]
     columns = layer_metrics(*zip(*matrices, strict=True)).columns

@@ -10,7 +10,7 @@ from test_cli import Muon
 
 from analysis.store import open_store
 from muon_core.store.folder import Folder
-from muon_core.store.sweeps import write_sweep
+from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
 from muon_core.store.writer import RunWriter
 from ray_jobs.cli.runs import differing, spent
 
@@ -66,7 +66,7 @@ def test_runs_ls_narrows_to_a_condition_and_a_sweep(demo: Muon, tmp_path: Path) 
     assert {"config_json", "init_hash", "error"} <= found[0].keys()
     either = json.loads(demo("runs", "ls", "--where", "seed = 42 OR seed = 137", "--sweep", "demo", "--json").out)
     assert len(either) == 8
-    write_sweep(Folder(tmp_path / "results"), "empty", {"question": "", "spec": {}, "metrics": {}, "runs": []})
+    write_sweep(Folder(tmp_path / "results"), SweepRecord(sweep="empty"))
     assert demo("runs", "ls", "--sweep", "empty").err == "0 rows\nnext: muon status\n"
 
 
@@ -203,8 +203,8 @@ def test_compact_of_a_sweep_leaves_the_other_runs_alone(muon: Muon, tmp_path: Pa
     storage = Folder(tmp_path / "results")
     for name in ("a", "b"):
         trained(storage, name)
-    listed = [{"run_id": "a", "block": "x", "role": "candidate", "arm": "x"}]
-    write_sweep(storage, "one", {"question": "", "spec": {}, "metrics": {}, "runs": listed})
+    listed = (SweepRun(run_id="a", block="x", role="candidate", arm="x"),)
+    write_sweep(storage, SweepRecord(sweep="one", runs=listed))
     assert muon("compact", "one", "--grace", "0").code == 0
     assert not storage.list("live/table=val/run=a/")
     assert storage.list("live/table=val/run=b/")

@@ -13,13 +13,16 @@ import pytest
 from support.analysis_fixtures import demo_runs, write_store
 
 from muon_core import tables
+from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
-from muon_core.store.sweeps import write_sweep
+from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
 from muon_core.train import train
 from ray_jobs.cli.main import cli, main
+from search_spaces import reference
 from search_spaces.expand import expand
+from search_spaces.parameters import GROUPS
 from search_spaces.spec import parse_spec
 
 ROOT = Path(__file__).parents[2]
@@ -198,11 +201,11 @@ def test_readme_snippets_answer_from_a_real_store(
     configs = [RunConfig.model_validate(small | {"optimizer": {"name": name}}) for name in ("muon", "adamw")]
     for config in configs:
         assert train(config, storage).status == "done"
-    runs = [
-        {"run_id": c.run_id, "block": c.optimizer.name, "role": "candidate", "arm": c.arm_label, "seed": c.seed}
+    runs = tuple(
+        SweepRun(run_id=c.run_id, block=c.optimizer.name, role="candidate", arm=c.arm_label, seed=c.seed)
         for c in configs
-    ]
-    write_sweep(storage, "demo", {"question": "", "spec": {}, "metrics": {}, "runs": runs})
+    )
+    write_sweep(storage, SweepRecord(sweep="demo", runs=runs))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     answers: list[pl.DataFrame] = []
@@ -223,21 +226,29 @@ def test_readme_snippets_answer_from_a_real_store(
     assert ranks.height == 2 * 2 * 2  # two runs, two layers, at steps 4 and 8
 
 
-def test_the_map_names_files_that_exist_and_every_package() -> None:
+def on_the_map() -> set[Path]:
+    """Files and folders that the README's map names; a name is looked for where its line stands, then further out."""
     (drawn,) = re.findall(r"```\n(.*?)```", section("Map"), re.DOTALL)
-    top, shown = ROOT, set()
+    places, found = [ROOT], set()
     for line in drawn.splitlines():
-        first = line.split()[0]
-        if not line.startswith(" "):
-            top = ROOT / first if first.endswith("/") else ROOT
-        for name in re.findall(r"[\w./]+(?:\.py|\.yaml|/)(?=[\s,:]|$)", line):
-            path = ROOT / name if line.startswith(name) else top / name
-            assert path.exists(), f"{path.relative_to(ROOT)} is in the README's map and nowhere else"
-            shown.add(path.resolve())
-    packages = [path.parent for name in PACKAGES for path in (ROOT / name).rglob("__init__.py")]
-    assert [path.relative_to(ROOT).as_posix() for path in packages if path not in shown] == []
-    folders = [path.parent for path in ROOT.glob("tests/*/test_*.py")]
-    assert set(folders) <= shown
+        depth = (len(line) - len(line.lstrip())) // 2  # 0: the root, 1: a package, more: a text that goes on
+        places = places[: depth + 1] if depth < 2 else places
+        for name in re.findall(r"[\w./]+(?:\.py|\.yaml|/)(?=[\s,:;()]|$)", line):
+            path = next((place / name for place in reversed(places) if (place / name).exists()), None)
+            assert path, f"{name} is in the README's map and nowhere else"
+            found.add(path)
+            if name.endswith("/"):
+                places.append(path)
+    return found
+
+
+def test_the_map_names_files_that_exist_every_package_and_every_module() -> None:
+    shown = on_the_map()
+    written = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
+    modules = {path for path in written if path.name != "__init__.py" and path.parent.name != "cli"}
+    packages = {path.parent for path in written if path.name == "__init__.py"}
+    tests = {path.parent for path in ROOT.glob("tests/*/test_*.py")}
+    assert sorted(path.relative_to(ROOT).as_posix() for path in (modules | packages | tests) - shown) == []
 
 
 def test_adding_an_optimizer_names_the_dicts_that_hold_them() -> None:
@@ -258,6 +269,29 @@ def test_docs_tables_is_what_the_code_says() -> None:
     assert (ROOT / "docs" / "tables.md").read_text() == tables.describe(), (
         "docs/tables.md is old: python -m muon_core.tables > docs/tables.md"
     )
+
+
+def test_docs_parameters_is_what_the_code_says() -> None:
+    assert (ROOT / "docs" / "parameters.md").read_text() == reference.describe(), (
+        "docs/parameters.md is old: python -m search_spaces.reference > docs/parameters.md"
+    )
+
+
+def subclasses(kind: type[Config]) -> Iterator[type[Config]]:
+    for found in kind.__subclasses__():
+        yield found
+        yield from subclasses(found)
+
+
+def test_docs_parameters_names_and_explains_every_field_of_every_config() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \|", reference.describe(), re.MULTILINE)
+    named = {name.rpartition(".")[2] for name in rows}
+    for model in (model for model in subclasses(Config) if model.__module__.startswith(("muon_core", "search_spaces"))):
+        kind = {"name"} if "adam_eps" in model.model_fields else set()  # of an optimizer: a block's `optimizer`
+        inner = GROUPS.keys() | {"optimizer"} if model is RunConfig else set()  # whose own fields are named
+        fields = model.model_fields.keys() - kind - inner
+        assert fields - named == set(), model.__name__
+        assert [name for name in fields if not model.model_fields[name].description] == [], model.__name__
 
 
 def test_every_column_has_a_unit_or_meaning() -> None:

@@ -120,7 +120,7 @@ def test_expand_gives_the_identity_of_the_config() -> None:
         (
             "set: {model: {num_layers: 2}}",
             9,
-            "'model' is a group of parameters; set them one by one, such as 'model.d_model'",
+            "'model' is a group of parameters; write each with a dot: model.num_layers: 2",
         ),
         ("set: {lr: 0.1, optimizer.lr: 0.2}", 9, "'optimizer.lr' and 'lr' are the same parameter; keep one of them"),
         (
@@ -129,13 +129,21 @@ def test_expand_gives_the_identity_of_the_config() -> None:
             "'alpha' is an axis of `grid` already; keep one of them",
         ),
         ("grid:\n      alpha:\n      - 0.1\n      - -0.1", 12, "alpha must be at least 0, got -0.1"),
-        ("grid: {nesterov: [off]}", 9, "nesterov must be true or false, got 'off'"),
+        ("grid: {nesterov: [off]}", 9, "nesterov must be true or false, got 'off'; write false"),
         (
             "set: {anneal: exponental}",
             9,
             "anneal must be 'none', 'exponential' or 'linear', got 'exponental'. Did you mean 'exponential'?",
         ),
-        ("set: {data.seq_len: [64, 128]}", 9, "data.seq_len must be a whole number, got [64, 128]"),
+        (
+            "set: {data.seq_len: [64, 128]}",
+            9,
+            "data.seq_len must be a whole number, got [64, 128]; a list is one value here: to try each, put it under"
+            " `grid`",
+        ),
+        ("set: {optimizer: adamw}", 9, "a block has one optimizer, given beside its name; write a block for each"),
+        ("set: {learning_rate: 0.1}", 9, "unknown parameter 'learning_rate'. Did you mean 'lr'?"),
+        ("set: {ALPHA: 0.1}", 9, "unknown parameter 'ALPHA'. Did you mean 'alpha'?"),
         (
             "set:\n      batch_size: 10\n      micro_batches: 4",
             11,
@@ -152,7 +160,8 @@ def test_expand_gives_the_identity_of_the_config() -> None:
             10,
             "skip {nesterov: 1} matches no cell; give values as they stand on the axes",
         ),
-        ("skip: [{lr: 0.03}]", 9, "'lr' is no axis of this block, so it cannot tell cells apart"),
+        ("skip: [{lr: 0.03}]", 9, "'lr' is no axis of this block; it has none: remove the skip"),
+        ("grid: {alpha: [1]}\n    skip: [{lr: 0.03}]", 10, "'lr' is no axis of this block; its axes are alpha"),
         ("grid: {alpha: [1]}\n    skip: [{alfa: 2}]", 10, "unknown parameter 'alfa'. Did you mean 'alpha'?"),
         ("grid: {alpha: [1]}\n    skip: [{alpha: 1}]", 10, "skip leaves no cell; remove the block instead"),
         (
@@ -163,7 +172,7 @@ def test_expand_gives_the_identity_of_the_config() -> None:
         (
             f"grid: {{alpha: {list(range(MAX_RUNS // 2 + 1))}}}",
             9,
-            "spans 10002 runs, more than 10000; split the sweep or thin the axes out",
+            "spans 10,002 runs, more than the 10,000 a sweep may have; split it, or thin the axes out",
         ),
     ],
 )
@@ -176,7 +185,7 @@ def test_expand_tells_a_fault_of_a_block_in_one_line(block: str, line: int, text
     [
         ("{steps: 50}", "{stepz: 50}", "4: constants: unknown parameter 'stepz'. Did you mean 'steps'?"),
         ("{steps: 50}", "{seed: 5}", "4: constants: 'seed' cannot be set here; list seeds under `seeds`"),
-        ("{steps: 50}", "{steps: 1.5}", "4: constants: steps must be a whole number, got 1.5"),
+        ("{steps: 50}", "{steps: 1.5}", "4: constants: steps must be a whole number, got 1.5; round it"),
         (
             "optimizer: muon}",
             "optimizer: muon, set: {alpha: 1}}",
@@ -211,7 +220,8 @@ def test_expand_refuses_blocks_that_together_span_too_many_runs() -> None:
     other = f"  - {{name: other, optimizer: orthonoise, grid: {{start_step: {half}}}}}\n"
     head = HEAD.replace("  - name: noisy", f"{other}  - name: noisy")
     assert problems(f"grid: {{start_step: {half}}}", head=head) == [
-        "sweep.yaml:5: blocks: span 10006 runs together, more than 10000; split the sweep or thin the axes out"
+        "sweep.yaml:5: blocks: span 10,006 runs together, more than the 10,000 a sweep may have; split it,"
+        " or thin the axes out"
     ]
 
 

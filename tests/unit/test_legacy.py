@@ -130,8 +130,21 @@ def test_import_lists_the_runs_under_a_sweep_with_a_baseline(muon: Muon, tmp_pat
     assert done.err.splitlines()[-1] == "next: muon runs ls --sweep old"
     rows = imported(tmp_path).sweep("old").runs.select("optimizer", "block", "role").unique().collect()
     assert set(rows.rows()) == {("muon", "muon", "candidate"), ("adamw", "adamw", "baseline")}
-    arms = {run.arm for run in imported(tmp_path).sweep("old").record.runs}  # type: ignore[union-attr]
-    assert len(arms) == 2  # seeds share theirs
+    listed = imported(tmp_path).sweep("old").record.runs  # type: ignore[union-attr]
+    assert {(run.arm, run.seed) for run in listed} == LOSSES.keys()  # seeds share their arm
+
+
+def test_imported_arms_of_one_optimizer_are_named_by_what_differs(muon: Muon, tmp_path: Path) -> None:
+    for name, rate in (("slow", 0.01), ("fast", 0.02)):
+        write_metrics(tmp_path / "older" / name, "muon", 42, [10.4, 4.6, 3.3],
+                      experiment_config={"optimizer_type": "muon", "muon_lr": rate})  # fmt: skip
+    muon("import", "older")
+    listed = imported(tmp_path).sweep("older").record.runs  # type: ignore[union-attr]
+    assert sorted(run.arm for run in listed) == ["muon muon_lr=0.01", "muon muon_lr=0.02"]
+
+
+def test_an_imported_sweep_reports(muon: Muon, tmp_path: Path, older: Path) -> None:
+    muon("import", "older", "--name", "old", "--baseline", "adamw")
     assert muon("report", "old", "-o", "page").code == 0
     assert "seeds 42, 137 have the same validation loss at step 0" in (tmp_path / "page" / "index.html").read_text()
     assert "no run has the optimizer 'sgd' to be the baseline; there are adamw, muon" in (

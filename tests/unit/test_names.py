@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
-from support.analysis_fixtures import FakeRun, write_store, write_sweep
+from support.analysis_fixtures import FakeRun, write_store
 
 from analysis.store import open_store
 from analysis.summary import summarize
+from muon_core.config.arm_names import Arm
+from muon_core.config.arm_names import arm_names as name_arms
+from muon_core.store.sweeps import write_sweep
 from ray_jobs.cli.sweep import sweep_record
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan, plan, render
@@ -83,7 +86,7 @@ def test_a_corpus_is_named_by_its_path_and_not_by_its_hash(tmp_path: Path) -> No
 def test_plan_and_answer_call_an_arm_alike(tmp_path: Path) -> None:
     told = planned("name: mom, optimizer: muon, grid: {momentum: [0.9, 0.99]}", "name: other, optimizer: adamw")
     storage = write_store(tmp_path, [trained(run) for run in told.runs[:6]])  # two have not started
-    write_sweep(storage, "hunt", sweep_record(told)["runs"])
+    write_sweep(storage, sweep_record(told))
     answer = [arm.arm for arm in summarize(open_store(tmp_path).sweep("hunt")).arms]
     assert answer == ["muon", "muon momentum=0.9", "muon momentum=0.99", "adamw"]
     assert all(name in render(told) for name in answer)
@@ -94,23 +97,16 @@ def test_an_arm_that_two_blocks_share_has_its_block_in_its_name_and_the_others_h
     alike = "optimizer: muon, set: {momentum: 0.9}"
     told = planned(f"name: one, {alike}", f"name: two, role: control, {alike}")
     storage = write_store(tmp_path, [trained(run) for run in told.runs])
-    write_sweep(storage, "hunt", sweep_record(told)["runs"])
+    write_sweep(storage, sweep_record(told))
     answer = [arm.arm for arm in summarize(open_store(tmp_path).sweep("hunt")).arms]
     assert answer == ["muon", "one: muon momentum=0.9", "two: muon momentum=0.9"]
 
 
-def test_a_sweep_that_knows_only_ids_shows_them_where_labels_repeat(tmp_path: Path) -> None:
-    runs = [FakeRun("muon", seed, {0: 4.0}, facts={"arm_id": f"muon-{seed}{seed}"}) for seed in (1, 2)]
-    runs.append(FakeRun("adamw", 1, {0: 4.0}, role="baseline"))
-    listed = [
-        {
-            "run_id": run.run_id,
-            "block": run.optimizer,
-            "role": run.role,
-            "arm": run.facts.get("arm_id", "adamw-11111111"),
-        }
-        for run in runs
-    ]
-    write_sweep(write_store(tmp_path, runs), "hunt", listed)
-    answer = [arm.arm for arm in summarize(open_store(tmp_path).sweep("hunt")).arms]
-    assert answer == ["muon: muon-11", "muon: muon-22", "adamw"]
+def test_arms_whose_known_fields_are_equal_have_their_hash_in_their_names() -> None:
+    arms = {"muon-11": Arm("muon", {"lr": "1"}), "muon-22": Arm("muon", {"lr": "1"}), "adamw-1": Arm("adamw", {})}
+    assert name_arms(arms) == {"muon-11": "muon (muon-11)", "muon-22": "muon (muon-22)", "adamw-1": "adamw"}
+
+
+def test_a_field_that_only_one_arm_has_tells_it_apart() -> None:
+    arms = {"a": Arm("muon", {"lr": "1"}, is_baseline=True), "b": Arm("muon", {"lr": "1", "wd": "2"})}
+    assert name_arms(arms) == {"a": "muon", "b": "muon wd=2"}

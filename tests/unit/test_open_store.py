@@ -561,7 +561,7 @@ def test_plain_polars_reads_the_finished_runs(tmp_path: Path) -> None:
 
 
 def test_reading_results_loads_neither_torch_nor_ray_nor_altair() -> None:
-    modules = "analysis, analysis.summary, analysis.terminal"
+    modules = "analysis, analysis.summary, analysis.verdicts"
     code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'altair'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

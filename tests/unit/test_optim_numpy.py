@@ -46,7 +46,7 @@ def expected(shape: tuple[int, int], direction: Direction, scale: float, decay: 
 def ours(name: str, shape: tuple[int, int], **fields: Any) -> Matrix:
     param = nn.Parameter(torch.ones(shape))
     config: Any = OPTIMIZERS[name](**({"lr": LR, "weight_decay": DECAY} | fields))  # type: ignore[arg-type]
-    optimizer = HIDDEN[name]([("w", param)], config, Setting(SEED))
+    optimizer = HIDDEN[name].build([("w", param)], config, Setting(SEED))
     for gradient in gradients(shape):
         param.grad = torch.from_numpy(gradient).float()
         optimizer.step()

@@ -40,15 +40,27 @@ def test_loads_of_the_88m_model_differ_by_less_than_a_matrix() -> None:
         assert max(load) - min(load) <= flops(2048, 512)
 
 
-def test_stacks_hold_equal_shapes_up_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharding, "STACK_ENTRIES", 1280)
-    stacked = stacks(blocks((16, 32), (32, 16), (16, 32), (16, 32), (64, 64), (64, 64), (16, 8), (16, 8)))
+@pytest.mark.parametrize(("device", "limit"), [("cpu", "CACHED_ENTRIES"), ("meta", "STACK_ENTRIES")])
+def test_stacks_hold_equal_shapes_up_to_the_limit_of_their_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, limit: str
+) -> None:
+    monkeypatch.setattr(sharding, limit, 1280)
+    with torch.device(device):
+        stacked = stacks(blocks((16, 32), (32, 16), (16, 32), (16, 32), (64, 64), (64, 64)))
     names = [[block.name for block in stack] for stack in stacked]
-    assert names == [["w0", "w2"], ["w3"], ["w1"], ["w4"], ["w5"], ["w6"], ["w7"]]
+    assert names == [["w0", "w2"], ["w3"], ["w1"], ["w4"], ["w5"]]
+
+
+def test_sides_that_are_no_multiple_of_16_are_not_stacked_on_a_cpu() -> None:
+    shapes = ((16, 8), (16, 8), (17, 16), (17, 16), (16, 16), (16, 16))
+    names = [[block.name for block in stack] for stack in stacks(blocks(*shapes))]
+    assert names == [["w0"], ["w1"], ["w2"], ["w3"], ["w4", "w5"]]
+    with torch.device("meta"):
+        assert [len(stack) for stack in stacks(blocks(*shapes))] == [2, 2, 2]
 
 
 def test_replicated_pairs_every_block_with_its_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharding, "STACK_ENTRIES", 8)
+    monkeypatch.setattr(sharding, "CACHED_ENTRIES", 8)
 
     def compute(stack: Any) -> Tensor:
         return torch.stack([torch.full(block.shape, float(block.name[1:])) for block in stack])

@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from support.analysis_fixtures import write_store, write_sweep
+from support.analysis_fixtures import write_store
 from test_names import trained
 
 from analysis.statistics import holm
 from analysis.store import open_store
 from analysis.summary import summarize
+from muon_core.store.sweeps import write_sweep
 from muon_core.tables import STATUSES
 from ray_jobs.cli.sweep import sweep_record
 from search_spaces.plan import STATUS, plan, power, render
@@ -106,7 +107,7 @@ def test_plan_counts_the_comparisons_that_the_answer_will_adjust_for(tmp_path: P
     planned = plan(hunt("[0.1]", "[0.1, 0.2]"), {})
     assert planned.power.comparisons == 2  # two alphas, one of them in a second block too
     storage = write_store(tmp_path, [trained(run, 4.0 + i / 100) for i, run in enumerate(planned.runs)])
-    write_sweep(storage, "hunt", sweep_record(planned)["runs"])
+    write_sweep(storage, sweep_record(planned))
     assert summarize(open_store(tmp_path).sweep("hunt")).tests == 2
 
 

@@ -13,11 +13,12 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 
 import analysis
 from analysis.report.build import write_report
-from analysis.report.wording import last_line, provenance
+from analysis.report.wording import provenance
 from analysis.store import Store
 from analysis.summary import members_of, summarize
 from analysis.verdicts import sentence
 from muon_core.store.folder import Folder
+from muon_core.tables import last_line
 
 _VOID = {"meta", "link", "br", "img"}
 
@@ -77,7 +78,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
     """A report of four arms with a diverged, a failed and a missing run."""
     folder = tmp_path_factory.mktemp("demo")
     view = view_of(folder / "store", demo_runs(), unstarted=1)
-    return view, write_report(view, folder / "report")
+    return view, write_report(view, folder / "report").page
 
 
 def test_the_page_is_well_formed_and_its_ids_are_unique(demo: tuple[Store, Path]) -> None:
@@ -172,13 +173,13 @@ def test_the_csv_files_hold_what_the_tables_hold(demo: tuple[Store, Path]) -> No
 
 
 def test_the_same_results_give_the_same_page(demo: tuple[Store, Path], tmp_path: Path) -> None:
-    assert write_report(demo[0], tmp_path).read_bytes() == demo[1].read_bytes()
+    assert write_report(demo[0], tmp_path).page.read_bytes() == demo[1].read_bytes()
 
 
 def test_another_layer_metric_is_shown_and_defined(tmp_path: Path) -> None:
     path = write_report(
         view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report", metric="effective_rank_share"
-    )
+    ).page
     assert "<dt>effective_rank_share</dt><dd>effective_rank / min(rows, cols).</dd>" in path.read_text()
     assert (tmp_path / "report/data/effective_rank_share_up_s42.csv").is_file()
 
@@ -204,7 +205,7 @@ def states() -> dict[str, list[FakeRun]]:
 @pytest.mark.parametrize("state", states())
 def test_a_report_is_written_in_any_state_of_a_sweep(tmp_path: Path, state: str) -> None:
     runs = states()[state]
-    path = write_report(view_of(tmp_path / "store", runs, unstarted=1), tmp_path / "report")
+    path = write_report(view_of(tmp_path / "store", runs, unstarted=1), tmp_path / "report").page
     page, numbers = Page(path.read_text()), json.loads((tmp_path / "report/report.json").read_text())
     assert {run.run_id for run in runs} <= set(page.cells)
     assert sum(numbers["counts"].values()) == len(runs) + 1
@@ -217,7 +218,7 @@ def test_a_report_is_written_in_any_state_of_a_sweep(tmp_path: Path, state: str)
 
 def test_a_report_of_a_sweep_without_runs_is_written(tmp_path: Path) -> None:
     write_sweep(Folder(tmp_path / "store"), "demo", [])
-    path = write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report")
+    path = write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report").page
     assert "no runs." in path.read_text()
 
 
@@ -225,7 +226,7 @@ def test_the_page_says_no_layer_value_is_finite(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("support.analysis_fixtures.layer_rows", lambda row, run: [
         row | {"layer": 0, "projection": "q", "rows": 4, "cols": 4, "effective_rank": math.nan}
     ])  # fmt: skip
-    path = write_report(view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report")
+    path = write_report(view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report").page
     assert "<p>effective_rank was measured 11 times, with no finite value.</p>" in path.read_text()
 
 
@@ -234,7 +235,7 @@ def test_errors_stand_before_the_verdicts_and_in_the_json(tmp_path: Path) -> Non
     for run in runs[:2]:
         run.facts["init_hash"] = "same"
     view = view_of(tmp_path / "store", runs)
-    text = write_report(view, tmp_path / "report").read_text()
+    text = write_report(view, tmp_path / "report").page.read_text()
     (error,) = summarize(view).errors
     shown = text.index(f"<li><strong>error:</strong> {error}</li>")
     assert shown < text.index("<li>muon: invalid: seeds 42, 137 of muon have the same initial weights")
@@ -285,7 +286,7 @@ def test_a_report_beside_a_file_that_is_none_of_ours_removes_nothing(tmp_path: P
 
 def test_names_from_the_sweep_file_are_escaped(tmp_path: Path) -> None:
     view = view_of(tmp_path / "store", known_runs(), question='Is <b>"this"</b> & that?')
-    text = write_report(view, tmp_path / "report").read_text()
+    text = write_report(view, tmp_path / "report").page.read_text()
     assert "Is &lt;b&gt;&#34;this&#34;&lt;/b&gt; &amp; that?" in text
     assert "<b>" not in text
 

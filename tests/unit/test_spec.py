@@ -1,6 +1,5 @@
 """The sweep file's schema: what a good file becomes, and the one line each fault gives."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from muon_core.config.optimizers import OPTIMIZERS
-from muon_core.config.presets import PRESETS
 from search_spaces.spec import (
     Metrics,
     Resources,
@@ -16,7 +14,6 @@ from search_spaces.spec import (
     SpecError,
     SweepSpec,
     _distinct,
-    json_schema,
     load_spec,
     parse_spec,
 )
@@ -36,6 +33,7 @@ blocks:
     grid: {alpha: [1e-3, 5e-2]}
 """
 STEPS = "constants: {steps: 50}"
+NEEDS = "a sweep file has at least version, name, seeds and blocks; README.md shows one"
 UNNAMEABLE = "cannot name a run or sweep: use letters, digits, '.', '_' and '-', a letter or digit first"
 
 
@@ -92,23 +90,23 @@ def test_replace_keeps_the_file_for_messages() -> None:
         ("question:", "qestion:", "3: unknown field 'qestion'. Did you mean 'question'?"),
         ("    role:", "    rolle:", "8: blocks[base]: unknown field 'rolle'. Did you mean 'role'?"),
         (STEPS, "resources: {wokers: 1}", "5: resources: unknown field 'wokers'. Did you mean 'workers'?"),
-        (STEPS, "gates: []", f"5: unknown field 'gates'; known: {', '.join(SweepSpec.model_fields)}"),
-        (STEPS, "retries: {program: 0}", "5: retries: unknown field 'program'; known: infrastructure"),
-        ("name: hunt\n", "", "1: field 'name' is missing"),
-        ("    optimizer: orthonoise\n", "", "10: blocks[rank]: field 'optimizer' is missing"),
+        (STEPS, "gates: []", f"5: unknown field 'gates'; remove it; known: {', '.join(SweepSpec.model_fields)}"),
+        (STEPS, "retries: {program: 0}", "5: retries: unknown field 'program'; remove it; known: infrastructure"),
+        ("name: hunt\n", "", "1: field 'name' is missing; add `name: my-sweep`"),
+        ("    optimizer: orthonoise\n", "", "10: blocks[rank]: field 'optimizer' is missing; add `optimizer: muon`"),
         # names
-        ("name: hunt", "name: a b", f"2: name: 'a b' {UNNAMEABLE}"),
+        ("name: hunt", "name: a b", f"2: name: 'a b' {UNNAMEABLE}; write a-b"),
         ("name: hunt", "name: ..", f"2: name: '..' {UNNAMEABLE}"),
-        ("name: hunt", "name: 5", "2: name: must be text, got 5"),
+        ("name: hunt", "name: 5", "2: name: must be text, got 5; put it in quotes: '5'"),
         ("name: hunt", f"name: {'x' * 101}", f"2: name: must have at most 100 characters, got '{'x' * 76}..."),
         (
             "name: rank",
             "name: base",
             "10: blocks[base]: name is taken: an earlier block is 'base' too; choose another",
         ),
-        ("name: rank", "name: a/b", f"10: blocks[a/b]: name 'a/b' {UNNAMEABLE}"),
+        ("name: rank", "name: a/b", f"10: blocks[a/b]: name 'a/b' {UNNAMEABLE}; write a-b"),
         # values
-        ("version: 1", "version: 2", "1: version: must be 1, got 2"),
+        ("version: 1", "version: 2", "1: version: must be 1, got 2; write 1"),
         ("version: 1", "version: 1\npreset: tny", "2: preset: 'tny' is unknown. Did you mean 'tiny'?"),
         (
             "optimizer: muon",
@@ -122,8 +120,8 @@ def test_replace_keeps_the_file_for_messages() -> None:
             "8: blocks[base]: role must be 'baseline', 'candidate' or 'control', got 'basline'."
             " Did you mean 'baseline'?",
         ),
-        (STEPS, "constants: [steps]", "5: constants: must be a mapping, got ['steps']"),
-        (STEPS, "constants:", "5: constants: must be a mapping, got None"),
+        (STEPS, "constants: [steps]", "5: constants: must be a mapping, got [steps]; write constants: {steps: 200}"),
+        (STEPS, "constants:", "5: constants: must be a mapping, got null; give a value, or remove the line"),
         (STEPS, "metrics: {primary: val_loss, goal: max}", "5: metrics: goal must be 'min' for val_loss, got 'max'"),
         (
             STEPS,
@@ -143,17 +141,21 @@ def test_replace_keeps_the_file_for_messages() -> None:
             "resources: {max_concurrent: 0}",
             "5: resources: max_concurrent must be 'auto' or be greater than 0, got 0",
         ),
-        (STEPS, "resources: {cpus_per_worker: .inf}", "5: resources: cpus_per_worker must be a finite number, got inf"),
+        (
+            STEPS,
+            "resources: {cpus_per_worker: .inf}",
+            "5: resources: cpus_per_worker must be a finite number, got .inf",
+        ),
         (
             STEPS,
             "retries: {infrastructure: unlimited}",
             "5: retries: infrastructure must be a whole number, got 'unlimited'",
         ),
         # seeds
-        ("seeds: [42, 137]", "seeds: []", "4: seeds: must not be empty"),
-        ("seeds: [42, 137]", "seeds: 42", "4: seeds: must be a list, got 42"),
+        ("seeds: [42, 137]", "seeds: []", "4: seeds: must not be empty; give at least one value"),
+        ("seeds: [42, 137]", "seeds: 42", "4: seeds: must be a list, got 42; write [42]"),
         ("seeds: [42, 137]", "seeds:\n- 42\n- 42", "6: seeds[1]: is 42 a second time; list each value once"),
-        ("seeds: [42, 137]", "seeds: [42, '7']", "4: seeds[1]: must be a whole number, got '7'"),
+        ("seeds: [42, 137]", "seeds: [42, '7']", "4: seeds[1]: must be a whole number, got '7'; remove the quotes: 7"),
         ("seeds: [42, 137]", "seeds: [4e1]", "4: seeds[0]: must be a whole number, got 40.0; write 40"),
         ("seeds: [42, 137]", "seeds: [1e308]", "4: seeds[0]: must be a whole number, got 1e+308"),
         ("seeds: [42, 137]", "seeds: [-1]", "4: seeds[0]: must be at least 0, got -1"),
@@ -164,8 +166,8 @@ def test_replace_keeps_the_file_for_messages() -> None:
             "optimizer: orthonoise\n    role: baseline",
             "12: blocks[rank]: role cannot be baseline: blocks[base] is; make one of them candidate or control",
         ),
-        ("[1e-3, 5e-2]", "[]", "12: blocks[rank]: grid.alpha must not be empty"),
-        ("[1e-3, 5e-2]", "1e-3", "12: blocks[rank]: grid.alpha must be a list, got 0.001"),
+        ("[1e-3, 5e-2]", "[]", "12: blocks[rank]: grid.alpha must not be empty; give at least one value"),
+        ("[1e-3, 5e-2]", "1e-3", "12: blocks[rank]: grid.alpha must be a list, got 0.001; write [0.001]"),
         (
             "[1e-3, 5e-2]",
             "[1e-3, 0.001]",
@@ -181,10 +183,14 @@ def test_replace_keeps_the_file_for_messages() -> None:
             "zip: {alpha: [1, 2, 3], lr: [1, 2]}",
             "12: blocks[rank]: zip lists must have one length, got alpha 3, lr 2",
         ),
-        ("grid: {alpha: [1e-3, 5e-2]}", "skip: [{}]", "12: blocks[rank]: skip[0] must not be empty"),
+        (
+            "grid: {alpha: [1e-3, 5e-2]}",
+            "skip: [{}]",
+            "12: blocks[rank]: skip[0] must not be empty; give at least one value",
+        ),
         # syntax
-        ("name: hunt", "name: hunt\nname: hunt", "3: duplicate key 'name', first given in line 2; keep one of them"),
-        ("[42, 137]", "[42, 137", "5: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got ':'"),
+        ("name: hunt", "name: hunt\nname: hunt", "3: 'name' is given in line 2 already; keep one of them"),
+        ("[42, 137]", "[42, 137", "4: the [ in column 8 is not closed; add ]"),
     ],
 )
 def test_parse_spec_tells_the_fault_in_one_line(old: str, new: str, message: str) -> None:
@@ -198,26 +204,30 @@ def test_parse_spec_tells_every_fault_in_the_order_of_the_file() -> None:
     )
     assert problems(faulty) == [
         "sweep.yaml:2: unknown field 'nam'. Did you mean 'name'?",
-        "sweep.yaml:4: seeds: must not be empty",
+        "sweep.yaml:4: seeds: must not be empty; give at least one value",
         f"sweep.yaml:9: blocks[base]: optimizer 'lion' is unknown; known: {', '.join(OPTIMIZERS)}",
     ]
 
 
 def test_parse_spec_keeps_a_message_on_one_line() -> None:
-    assert problems(GOOD + '"a\\nb": 1\n')[0].startswith("sweep.yaml:13: unknown field 'a\\nb'; known: version")
+    assert problems(GOOD + '"a\\nb": 1\n')[0].startswith(
+        "sweep.yaml:13: unknown field 'a\\nb'; remove it; known: version"
+    )
 
 
 def test_parse_spec_names_a_block_without_a_name_by_its_place() -> None:
-    assert problems(GOOD.replace("name: rank\n    ", "")) == ["sweep.yaml:10: blocks[1]: field 'name' is missing"]
+    assert problems(GOOD.replace("name: rank\n    ", "")) == [
+        "sweep.yaml:10: blocks[1]: field 'name' is missing; add `name: base`"
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n"])
 def test_parse_spec_says_that_a_file_is_empty(text: str) -> None:
-    assert problems(text) == ["sweep.yaml: the file is empty; a sweep needs version, name, seeds and blocks"]
+    assert problems(text) == [f"sweep.yaml:1: the file is empty; {NEEDS}"]
 
 
 def test_parse_spec_refuses_what_is_no_mapping() -> None:
-    assert problems("\n- a\n") == ["sweep.yaml:2: a sweep file is a mapping of fields, such as `name: my-sweep`"]
+    assert problems("\n- a\n") == [f"sweep.yaml:2: this is no mapping of fields (`name: value`); {NEEDS}"]
 
 
 def test_load_spec_reads_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
@@ -238,17 +248,7 @@ def test_load_spec_tells_what_cannot_be_read(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}: {message}"
     with pytest.raises(SpecError) as caught:
         load_spec(latin)
-    assert str(caught.value) == f"{latin}:2: not UTF-8 (byte 0xe9); save the file as UTF-8"
-
-
-def test_json_schema_knows_optimizers_presets_and_parameters() -> None:
-    schema = json.loads(json.dumps(json_schema()))
-    block = schema["$defs"]["Block"]["properties"]
-    assert block["optimizer"]["enum"] == list(OPTIMIZERS)
-    assert schema["properties"]["preset"]["enum"] == list(PRESETS)
-    assert {"alpha", "steps", "data.seq_len"} <= set(block["grid"]["propertyNames"]["enum"])
-    assert "seed" not in block["grid"]["propertyNames"]["enum"]
-    assert schema["required"] == ["version", "name", "seeds", "blocks"]
+    assert str(caught.value) == f"{latin}:2: not UTF-8 (byte 0xe9, 'é' in Latin-1); save the file as UTF-8"
 
 
 def test_planning_imports_no_training_code() -> None:

@@ -84,7 +84,7 @@ def test_parse_assignment_reads_as_a_sweep_file_would(text: str, assignment: tup
     [
         ("alpha", "--set 'alpha': write key=value, such as alpha=1e-3"),
         ("=3", "--set '=3': write key=value, such as alpha=1e-3"),
-        ("x=*y", "--set 'x=*y': aliases (*name) are not read; write the value out"),
+        ("x=*y", "--set 'x=*y': anchors and aliases (&name, *name) are not read; write the value out"),
     ],
 )
 def test_parse_assignment_refuses_in_one_line(text: str, message: str) -> None:
@@ -100,18 +100,18 @@ def test_parse_assignment_refuses_in_one_line(text: str, message: str) -> None:
             {"stepz": 1, "lrr": 2},
             "unknown parameter 'stepz'. Did you mean 'steps'?\nunknown parameter 'lrr'. Did you mean 'lr'?",
         ),
-        ({"steps": "200"}, "steps must be a whole number, got '200'"),
+        ({"steps": "200"}, "steps must be a whole number, got '200'; remove the quotes: 200"),
         ({"steps": 200.0}, "steps must be a whole number, got 200.0; write 200"),
         ({"steps": 0, "lr": -1}, "lr must be greater than 0, got -1\nsteps must be greater than 0, got 0"),
-        ({"nesterov": "off"}, "nesterov must be true or false, got 'off'"),
-        ({"lr": float("nan")}, "lr must be a finite number, got nan"),
+        ({"nesterov": "off"}, "nesterov must be true or false, got 'off'; write false"),
+        ({"lr": float("nan")}, "lr must be a finite number, got .nan"),
         (
             {"adjust": "orignal"},
             "adjust must be 'original', 'match_rms_adamw' or 'none', got 'orignal'. Did you mean 'original'?",
         ),
         ({"adam_betas": [0.9]}, "adam_betas has too few values, got [0.9]"),
-        ({"adam_betas": [0.9, 1.5]}, "adam_betas must be less than 1, got 1.5"),
-        ({"data.seq_len": {"a": 1}}, "data.seq_len must be a whole number, got {'a': 1}"),
+        ({"adam_betas": [0.9, 1.5]}, "adam_betas[1] must be less than 1, got 1.5"),
+        ({"data.seq_len": {"a": 1}}, "data.seq_len must be a whole number, got {a: 1}"),
         ({"micro_batches": 3}, "batch_size 16 must be a multiple of micro_batches 3"),
         ({"model.num_kv_heads": 3}, "num_kv_heads 3 must divide num_heads 4"),
     ],

@@ -12,9 +12,9 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 import analysis
 from analysis.arms import ArmSummary
 from analysis.summary import Summary, summarize
-from analysis.terminal import render_summary
 from analysis.verdicts import arm_texts, seconds_text, sentence
 from muon_core.store.folder import Folder
+from ray_jobs.cli.answer_text import render_summary
 
 
 def summary_of(tmp_path: Path, runs: list[FakeRun], **options: object) -> Summary:
@@ -146,7 +146,8 @@ def test_a_higher_value_is_better_where_the_goal_is_max(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metrics", "message"), [({"goal": "low"}, "goal 'low'"), ({"primary": "loss"}, "metric 'loss'")]
+    ("metrics", "message"),
+    [({"goal": "low"}, r"metrics\.goal: Input should be 'min' or 'max'"), ({"primary": "loss"}, "metric 'loss'")],
 )
 def test_a_question_that_cannot_be_answered_is_refused(tmp_path: Path, metrics: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -8,11 +8,10 @@ import pytest
 
 from muon_core.store.final import finalize
 from muon_core.store.folder import Folder
-from muon_core.store.keys import ROOT, parse_sweeps
+from muon_core.store.keys import ROOT
 from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import decode
 from muon_core.store.reader import read_statuses
-from muon_core.store.sweeps import write_sweep
 from muon_core.store.writer import ResumePoint, RunWriter, head_point, record_failure
 from muon_core.tables import RUNS, VAL, Table
 
@@ -186,15 +185,6 @@ def test_start_record_is_json_with_the_known_columns(folder: Folder) -> None:
     record = json.loads(folder.get(writer.attempt.key))
     assert record.items() >= START.items()
     assert set(record) <= set(RUNS.columns)
-
-
-def test_write_sweep_adds_a_record_only_when_it_differs(folder: Folder) -> None:
-    write_sweep(folder, "s", {"runs": []})
-    write_sweep(folder, "s", {"runs": []})
-    assert len(folder.list("sweeps/s/")) == 1
-    write_sweep(folder, "s", {"runs": [{"run_id": "r"}]})
-    keys = [key for key, _ in folder.list("sweeps/s/")]
-    assert json.loads(folder.get(parse_sweeps(keys)["s"]))["runs"] == [{"run_id": "r"}]
 
 
 def test_a_run_name_that_breaks_keys_is_refused(folder: Folder) -> None:

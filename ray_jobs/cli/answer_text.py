@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import textwrap
 
 from analysis.summary import Summary
 from analysis.verdicts import arm_texts, counts_text, sentence
+from ray_jobs.cli.text import GAP, aligned, terminal_width
 
-WIDTH = 120
-NARROWEST = 72
-_GAP = "  "
 _WORDS = ("arm", "role", "verdict")
 _ROOM_FOR_NAMES = {"role": 20, "wall": 8, "%": 8, "better": 8}
 """Columns that go, in this order, while the arms' names have less room."""
 _LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  # the sentences below the table say them
-
-
-def terminal_width() -> int:
-    """Columns to print in: those of the terminal, within bounds; 120 where standard output is none."""
-    if not sys.stdout.isatty():
-        return WIDTH
-    return min(WIDTH, max(NARROWEST, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
 def render_summary(summary: Summary, width: int | None = None) -> str:
@@ -63,15 +52,14 @@ def _table(cells: list[dict[str, str]], width: int) -> list[str]:
 
 def _room(widths: dict[str, int], width: int) -> int:
     """Columns of text left for the arm's name."""
-    return width - sum(w for name, w in widths.items() if name != "arm") - len(_GAP) * (len(widths) - 1)
+    return width - sum(w for name, w in widths.items() if name != "arm") - len(GAP) * (len(widths) - 1)
 
 
 def _lines(row: dict[str, str], widths: dict[str, int]) -> list[str]:
     """Words to the left, numbers to the right; a name too long for its column has a line of its own."""
     if len(row["arm"]) > widths["arm"]:
         return [row["arm"], *_lines(row | {"arm": ""}, widths)]
-    cells = [f"{row[name]:<{w}}" if name in _WORDS else f"{row[name]:>{w}}" for name, w in widths.items()]
-    return [_GAP.join(cells).rstrip()]
+    return [aligned([row[name] for name in widths], list(widths.values()), [name not in _WORDS for name in widths])]
 
 
 def _wrap(paragraphs: list[str], width: int) -> list[str]:
