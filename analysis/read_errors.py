@@ -1,7 +1,7 @@
 """What went wrong when Polars could not read an object of the store, in one line with the remedy.
 
 Polars reads when a result is computed, far from where the store was opened, and its error names neither the object nor
-what to do. An error that is about S3 or Parquet is therefore taken up once, where a command ends: a server's answer is
+what to do. An error that is about S3 or Parquet is therefore explained once, where a command ends: a server's answer is
 put into words, and for a damaged object the store is read through until it is found.
 """
 

@@ -1,8 +1,8 @@
 """The rows of a store's objects as one LazyFrame: filters on `run_id` open only the objects of those runs.
 
 The run stands in an object's path, as `run=<run_id>`, which Polars takes for the value of a column (hive partitioning).
-So it tells from the path alone whether a file can hold a row that a filter wants, and leaves the others closed. A pack
-holds many runs and has none in its path; its row groups are narrowed by their statistics. Objects that count whole are
+So the path alone decides whether a file can hold a row that a filter wants, and the others stay closed. A pack holds
+many runs and has none in its path; its row groups are narrowed by their statistics. Objects that count whole are
 scanned together; those that count in part one by one, each under its own filter.
 """
 

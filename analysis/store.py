@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from muon_core.store.sweeps import SweepRecord, read_record
-
 # Polars opens as many files at once as it has cores and three: with few cores, a question over many waits for each.
 os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
 
@@ -37,6 +35,7 @@ from muon_core.store.reader import (
     visible_objects,
 )
 from muon_core.store.storage import Storage
+from muon_core.store.sweeps import SweepRecord, read_record
 from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
 log = logging.getLogger(__name__)

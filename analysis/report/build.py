@@ -1,8 +1,8 @@
 """Writes a sweep's report: one page that needs no network and no script, its data as CSV, its numbers as JSON.
 
 Whatever the page shows can be had as numbers beside it: a figure's rows in data/, and all that the text says in
-report.json. Everything is made before the first file is written, so one that cannot be made leaves the report before it
-as it was.
+report.json. Everything is made before the first file is written, so a failure in the making leaves the previous report
+untouched.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class UnreadableRun(ValueError):
 
 @dataclass(slots=True)
 class LegacyRun:
-    """One run as its files tell it; `folder` is relative to the folder that is imported."""
+    """One run as its files describe it; `folder` is relative to the folder that is imported."""
 
     folder: str
     optimizer: str

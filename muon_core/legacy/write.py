@@ -96,7 +96,7 @@ def _series(run: LegacyRun) -> dict[str, list[dict[str, Any]]]:
 
 
 def _end(run: LegacyRun) -> dict[str, Any]:
-    """Columns of the `runs` table that tell how it ended."""
+    """Columns of the `runs` table that say how it ended."""
     metrics, last = run.metrics or {}, run.val[-1] if run.val else {}
     newest = max([*run.layers, *run.spectra, {"step": None, "tokens": None}], key=lambda row: row["step"] or -1)
     losses = [row["val_loss"] for row in run.val]
@@ -115,7 +115,7 @@ def _end(run: LegacyRun) -> dict[str, Any]:
 
 
 def _start(run: LegacyRun) -> dict[str, Any]:
-    """Columns of the `runs` table that the config tells. Hashes and environment are unknown, so null."""
+    """Columns of the `runs` table known from the config. Hashes and environment are unknown, so null."""
     embedding_lr = _number(run.config.get("adamw_lr"))
     lr = _number(run.config.get("muon_lr")) if run.optimizer == "muon" else embedding_lr
     config = run.config | {"imported_from": run.folder, "steps": (run.metrics or {}).get("actual_steps")}

@@ -2,7 +2,7 @@
 
 Subspace iteration multiplies a basis of 16 directions by the Gram matrix and makes it orthonormal again. Each round
 shrinks what lies outside the leading subspace by a ratio of eigenvalues: a spectrum that falls off, as a momentum's,
-needs some twenty rounds, a flat one, as an orthogonalized update's, would take for ever. So four rounds go ahead as
+needs some twenty rounds, a flat one, as an orthogonalized update's, would take forever. So four rounds go ahead as
 scouts, and where the ratio they see is no good, or the residuals at the end are not small, LAPACK decides, at a third
 of the price of all eigenvectors.
 
@@ -37,7 +37,7 @@ TOLERANCES = (1e-7, 1e-5)
 """Largest residuals, as shares of the gap below the subspace: of its directions (about the sine of their angle to the
 true subspace), and of the direction after it, whose eigenvalue makes the gap."""
 WEAK = 1e-3
-"""Where s_5 / s_1 is below it, the Gram matrix has lost the digits that would tell the directions; an SVD has them."""
+"""Where s_5 / s_1 is below it, the Gram matrix has lost the digits that tell the directions apart; an SVD has them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,19 @@
 """Removes what finals stand for: the objects they were written from, older finals, and branches nobody goes on with.
 
 Attempt 1 writes 100 rows and dies. 2 resumes from its checkpoint after 60 and fails at 120; a compaction writes its
-final. 3 resumes from the checkpoint of 1 after 80 and is done at 150. In each table there lie then, by attempt and rows
+final. 3 resumes from the checkpoint of 1 after 80 and is done at 150. Each table then has these objects, by attempt and
+rows:
 
     live/  1: 0-100     rows 0 to 79 count
     live/  3: 80-150    all count
     final/ 2: -120      0 to 59 of 1, 60 to 119 of 2
     final/ 3: -150      0 to 79 of 1, 80 to 149 of 3, which is what counts
 
-and three things may go, each once what replaces it is older than the grace, for readers may be on it:
+Three things may go, each once what replaces it is older than the grace, because readers may still have it open:
 
-1. `live/ 3: 80-150`: the newest final holds each of its rows, which is compared row by row before.
-2. `final/ 2: -120`: final/ shall hold one lineage, so that plain Polars finds each row once. But a checkpoint of 2 may
-   be resumed yet, and 60 to 119 of 2 lie nowhere else. So this tail is kept: it is written as `live/ 2: 60-120` first.
+1. `live/ 3: 80-150`: the newest final holds each of its rows; they are compared first.
+2. `final/ 2: -120`: final/ should hold one lineage, so that plain Polars finds each row once. But a checkpoint of 2 may
+   still be resumed, and its rows 60 to 119 are nowhere else. This tail is first written again as `live/ 2: 60-120`.
 3. The branches: `live/ 1: 0-100`, the tail, and the start record of 2. They go all at once, and only if the run is done
    or diverged and no checkpoint is left that continues rows which 3 does not show, as one of 1 after 100 rows would.
 """

@@ -1,10 +1,10 @@
 """Rewrites what ended runs wrote into few objects that read fast, and removes what these replace.
 
-Three steps, for each run and then over all: a final a table (`muon_core.store.final`), the removal of what it stands
-for (`cleaning`), and copies of small finals in packs (`packs`). Each may be killed, run twice, or run beside readers,
-writers and itself. New objects carry a digest of their content in their name, so nothing is overwritten; old ones go
-only once the new ones were read back and hold every one of their rows, and after a time in which readers that listed
-them can finish. So a step that was not reached is made up for by the next call.
+Each run that has ended gets its finals (`muon_core.store.final`) and loses what they stand for (`cleaning`); then small
+finals of all runs are copied into packs (`packs`). Each step may be killed, run twice, or run beside readers, writers
+and itself. New objects carry a digest of their content in their name, so nothing is overwritten; old ones go only once
+the new ones were read back and hold every one of their rows, and after a time in which readers that listed them can
+finish. What one call did not reach, the next one does.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
 
 
 def _untidy_runs(storage: Storage, attempts: dict[str, dict[str, Attempt]], num_rows: dict[str, int]) -> set[str]:
-    """Runs that have more than one final a table, of their newest attempt, or records of abandoned branches.
+    """Runs whose rows lie in more than one final a table, of their newest attempt, or that have abandoned branches.
 
     Of the finished ones, whose `num_rows` are known, also those without a trace of their rows. All others need no
     request of their own.

@@ -2,8 +2,8 @@
 
 While a run trains its rows come in many small objects, in the order they were emitted. A final holds those that count,
 ancestors' included, sorted so that the series of one layer lies in one place: a question opens one object and reads a
-few pages of it. Nothing is lost on the way: a run that has ended says how many rows it wrote, and `seq` numbers them
-over all tables, so a final is written only if each number is there once.
+few pages of it. Nothing is lost on the way: the end record of a finished run says how many rows it wrote, and `seq`
+numbers them over all tables, so its finals are written only if each number is there once.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ Attempt 1 writes 100 rows and dies; 2 resumes from its checkpoint after 60 of th
     live/table=val/run=r/00003.cc.000000000080-000000000150.parquet        rows 80 to 149 count
     final/table=val/run=r/00003.cc.000000000150-<digest>.parquet           holds just these 150 rows
 
-Nothing stops a process that was cut off and declared dead; it may write for hours. It need not be stopped: what such a
-zombie writes carries its own id, and is hidden from the moment the next attempt has its start record. That is why no
-lock, lease or conditional write is asked of the store.
+A process that was cut off and declared dead may still be running. Such a zombie need not be stopped: what it writes
+carries its own id, and is hidden from the moment the next attempt has its start record. That is why no lock, lease or
+conditional write is asked of the store.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Packs: the small finals of many runs copied into one object a table, so that a question over all runs opens one file.
 
 A pack only repeats finals, which stay: without it everything is still there, only slower to read over a network. So
-whatever is wrong with a pack, it is passed over, and a new one is written. Its manifest says which runs it holds, each
-by the attempt and the `hi` of the final that was copied. A run that went on since has another, and its rows in the pack
-count as far as the lineage of that final is still the run's.
+whatever is wrong with a pack, readers pass over it and the next compaction writes a new one. Its manifest names the
+runs in it, each with the attempt and the `hi` of the final that was copied; the lineage treats it as that final. So if
+a run has gone on since, its rows in the pack count as far as the two lineages agree.
 """
 
 from __future__ import annotations

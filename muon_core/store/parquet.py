@@ -1,6 +1,6 @@
 """Rows to Parquet bytes and back, and how an object shows that it holds what was written.
 
-The encoding is what was measured best for metrics: small, and quick to read in part. Three marks tell damage: Parquet's
+The encoding is what was measured best for metrics: small, and quick to read in part. Three marks show damage: Parquet's
 own at both ends, which a cut object lacks; a checksum on each page, which only our decoder compares, Polars does not;
 and for finals and packs the digest of all bytes in their name. The footer holds the version of the schema, so that an
 object copied from a newer release's store is refused instead of misread.

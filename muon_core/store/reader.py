@@ -2,8 +2,8 @@
 
 A reader lists, lets the lineage choose (`muon_core.store.lineage`), and reads what was chosen, while writers add
 objects and compaction removes them. Two rules make that safe without a lock. Listings come in an order in which nothing
-falls between them, see `visible_objects`. And what went after it was listed has been replaced by something that holds
-the same rows, so the reader begins anew (`relisting`).
+falls between them, see `visible_objects`. And an object that went after it was listed has been replaced by one with the
+same rows, so the reader begins anew (`relisting`).
 """
 
 from __future__ import annotations

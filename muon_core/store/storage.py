@@ -4,8 +4,8 @@ Objects are immutable, lie under `/`-separated keys, and are there whole or not 
 all that is asked: no lock and no conditional write, which some servers do not make atomic. A folder (`folder.py`) and
 an S3 bucket (`s3/bucket.py`) are such places.
 
-Every request may be repeated, so a server that is away is waited for (`patiently`) and only what would fail again ends
-the work: StoreUnavailable is the former, any other StoreError the latter.
+StoreUnavailable says that the same request may succeed later. Every request may be repeated, so it is, for minutes
+(`patiently`). Any other StoreError would come again, and ends the work at once.
 """
 
 from __future__ import annotations

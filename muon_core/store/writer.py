@@ -6,8 +6,8 @@ segment above 4 MiB is sealed and the next begins, so that what is rewritten sta
 their own: training does not wait for the store, unless a checkpoint must not be published before its rows (`barrier`).
 
 A store that is away for minutes costs nothing but memory: requests are repeated, and rows that were not stored are in
-the next commit. An attempt that was superseded does no harm either, its rows are hidden; it fences itself about once a
-minute, by a look at the newest start record, only so that it stops computing for nothing.
+the next commit. An attempt that was superseded does no harm either, its rows are hidden; it looks for a newer start
+record about once a minute, and before each checkpoint, so that it does not compute for nothing (`_fence`).
 """
 
 from __future__ import annotations

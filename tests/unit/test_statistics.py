@@ -165,7 +165,7 @@ def test_seeds_to_resolve_gives_about_even_odds() -> None:
     assert 0.45 < (p_values < 0.05).mean() < 0.6
 
 
-def test_block_model_of_two_arms_is_the_paired_test() -> None:
+def test_additive_model_of_two_arms_is_the_paired_test() -> None:
     model, paired = additive_model({"adamw": ADAMW, "muon": MUON}, "adamw")["muon"], compare_paired(MUON, ADAMW)
     assert paired is not None
     assert model.df == 2
@@ -174,7 +174,7 @@ def test_block_model_of_two_arms_is_the_paired_test() -> None:
     assert model.p_value == pytest.approx(paired.p_value)
 
 
-def test_block_model_of_complete_cells_is_the_textbook_formula() -> None:
+def test_additive_model_of_complete_seeds_is_the_textbook_formula() -> None:
     rng, arms, n = np.random.default_rng(1), ("base", "b", "c", "d"), 3
     y = rng.normal(1.0, 0.1, (len(arms), n))
     found = additive_model({arm: dict(enumerate(np.exp(row))) for arm, row in zip(arms, y, strict=True)}, "base")
@@ -188,7 +188,7 @@ def test_block_model_of_complete_cells_is_the_textbook_formula() -> None:
         assert contrast.log_ratio_interval == pytest.approx((effect - half, effect + half))
 
 
-def test_block_model_recovers_additive_effects_with_missing_cells() -> None:
+def test_additive_model_recovers_additive_effects_with_missing_runs() -> None:
     arm, seed = {"base": 1.0, "b": 1.1, "c": 0.8}, {1: 0.0, 2: 0.3, 3: -0.2}
     full = {a: {s: math.exp(x + y) for s, y in seed.items()} for a, x in arm.items()}
     del full["b"][1], full["c"][3]
@@ -198,7 +198,7 @@ def test_block_model_recovers_additive_effects_with_missing_cells() -> None:
     assert found["b"].df == 7 - 3 - 3 + 1
 
 
-def test_block_model_without_degrees_of_freedom_or_common_seeds_is_empty() -> None:
+def test_additive_model_without_degrees_of_freedom_or_common_seeds_is_empty() -> None:
     assert additive_model({"base": {1: 1.0}, "b": {1: 2.0}}, "base") == {}
     assert additive_model({"base": {1: 1.0, 2: 1.1}, "b": {3: 2.0, 4: 2.2}}, "base") == {}
     assert additive_model({"base": {}}, "base") == {}

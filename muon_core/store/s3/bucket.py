@@ -1,8 +1,8 @@
 """An S3 bucket as a place for objects: AWS and every server that speaks its protocol.
 
-Objects are only put, got, listed and deleted, for on that all servers agree: an object appears whole, with the request
-that ends its upload, and listings show it from then on. Every request may be repeated, so the SDK's own retries are
-left on, and errors leave here as StoreError or, where a repetition may help, StoreUnavailable.
+Objects are put, fetched, listed and deleted, nothing more, because that much works alike on all servers: an object
+appears whole, with the request that ends its upload, and listings show it from then on. Every request may be repeated,
+so the SDK's own retries are left on. Errors leave here as StoreError or, where repeating may help, StoreUnavailable.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from muon_core.store.s3.errors import translated_errors
 from muon_core.store.storage import Listed, StoreError
 
 GET_TRIES = 4
+LIST_PAGE = 1_000  # keys, the most one answer names
 DELETE_BATCH = 1_000  # keys, the most one request may name
 MULTIPART_BYTES = 256 << 20  # above it an object is sent in parts; S3 takes at most 5 GiB in one request
 PART_BYTES = 16 << 20  # at most ten parts are in memory beside the object
@@ -91,11 +92,12 @@ class Bucket:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        pages = self._client.get_paginator("list_objects_v2")
+        lists = self._client.get_paginator("list_objects_v2")
+        size = {"PageSize": LIST_PAGE}
         with self._translated_errors():
             return sorted(
                 Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
-                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix)
+                for page in lists.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig=size)
                 for item in page.get("Contents", [])
             )
 
