@@ -1,4 +1,4 @@
-"""Fixtures several test folders share: a small real corpus, and a run that trains in a second."""
+"""Fixtures several test folders share, where a session keeps its files, and the order of the tests."""
 
 import os
 import shutil
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from servers.fixtures import faults, s3_server, s3_servers, s3_url, storage  # noqa: F401  # fixtures of every folder
+from servers.shared import wait_for_keepers
+from support.session import shared_folder, turn
 
 os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on it, and two suites share the cores
 
@@ -16,23 +18,57 @@ from muon_core.config.run import RunConfig
 
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
+MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30
+
+LONG_FILES = (
+    "test_on_ray.py",
+    "test_resume.py",
+    "test_optim_muon.py",
+    "test_optim_runs.py",
+    "test_train.py",
+    "test_ddp.py",
+    "test_store_protocol.py",
+    "test_store_servers.py",
+    "test_store_faults.py",
+    "test_store_kill.py",
+    "test_optimizers.py",
+    "test_cli.py",
+    "test_report.py",
+)
+"""The longest first: in a parallel run a file goes to a worker whole, and none should be left with one at the end."""
+
+
+def pytest_configure() -> None:
+    """Keep the files of the session in memory where there is room: the store waits for the disk at every write.
+
+    That it does is for tests/unit/test_folder.py to watch, which counts.
+    """
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def session_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A folder for what all processes of a parallel run share."""
+    return shared_folder(tmp_path_factory, request.config)
+
+
+@pytest.fixture(scope="session")
+def corpus(session_folder: Path) -> Path:
     """About 1 MB of real text: a few packages of the standard library."""
-    folder = tmp_path_factory.mktemp("corpus")
-    stdlib = Path(sysconfig.get_paths()["stdlib"])
-    for package in CORPUS_PACKAGES:
-        shutil.copytree(stdlib / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    folder, stdlib = session_folder / "corpus", Path(sysconfig.get_paths()["stdlib"])
+    with turn(session_folder / "corpus.lock"):
+        for package in CORPUS_PACKAGES:
+            if not (folder / package).exists():
+                shutil.copytree(stdlib / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prepared tokens go to a folder of the session, for this process and those it starts."""
+def _cache(session_folder: Path) -> Iterator[None]:
+    """Prepared tokens go to a folder of the session, for all its processes and those they start."""
     before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["XDG_CACHE_HOME"] = str(session_folder / "cache")
     yield
     if before is None:
         del os.environ["XDG_CACHE_HOME"]
@@ -60,18 +96,19 @@ def run_config(small: dict[str, Any]) -> RunConfig:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave Ceph out unless it is asked for.
-
-    Under parallel runs, tests that start a Ray take turns, and so do those that share a server.
-    """
+    """Leave Ceph out unless it is asked for, and begin with the files that take longest."""
     if not WITH_CEPH:
         left_out = [item for item in items if item.get_closest_marker("ceph")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    for item in items:
-        for marker in ("ray", "s3"):
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.xdist_group(marker))
+    place = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Leave no S3 server behind; outside of any test, whose time limit this would count against."""
+    wait_for_keepers()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

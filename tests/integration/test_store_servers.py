@@ -4,13 +4,14 @@ import logging
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from botocore.paginate import Paginator
 from servers.fault_proxy import FaultProxy
 from servers.fixtures import CHECKING_SIGNATURES, Servers, clear_aws, enter, fresh_url
 from servers.s3_servers import BUCKET, S3Server, client, free_port
@@ -116,8 +117,17 @@ def test_listing_pages_through_more_objects_than_one_answer_holds(s3_url: str, m
     storage = open_storage(s3_url)
     for n in range(7):
         storage.put(f"a/{n}", b"")
+    paginate, pages = Paginator.paginate, list[int]()
+
+    def counted(self: Any, **request: Any) -> Iterator[Any]:
+        for page in paginate(self, **request):
+            pages.append(page["KeyCount"])
+            yield page
+
     monkeypatch.setattr(s3, "LIST_PAGE", 2)
+    monkeypatch.setattr(Paginator, "paginate", counted)
     assert [key for key, _ in storage.list("a/")] == [f"a/{n}" for n in range(7)]
+    assert pages == [2, 2, 2, 1]
 
 
 def test_each_row_is_read_once_before_and_after_compaction(storage: Storage) -> None:

@@ -1,4 +1,4 @@
-"""Pytest fixtures: S3 servers on loopback that live as long as the session, and clean places to store objects in."""
+"""Pytest fixtures: S3 servers on loopback that all processes of the session share, and clean places for objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from servers.fault_proxy import FaultProxy
-from servers.s3_servers import BUCKET, NAMES, S3Server, running
+from servers.s3_servers import BUCKET, NAMES, S3Server
+from servers.shared import shared
 
 from muon_core.store.folder import Folder
 from muon_core.store.open import open_storage
@@ -22,7 +23,7 @@ CHECKING_SIGNATURES = [param for param in ON_SERVERS if param.values != ("minist
 
 
 class Servers:
-    """Starts each server when it is first asked for."""
+    """Goes to each server when it is first asked for; whichever process of the session is first starts it."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._stack, self._started = root, ExitStack(), dict[str, S3Server]()
@@ -36,14 +37,14 @@ class Servers:
     def get(self, name: str) -> S3Server:
         """The running server `name`."""
         if name not in self._started:
-            self._started[name] = self._stack.enter_context(running(name, self._root / name))
+            self._started[name] = self._stack.enter_context(shared(name, self._root / name))
         return self._started[name]
 
 
 @pytest.fixture(scope="session")
-def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """The servers, none of them started yet."""
-    with Servers(tmp_path_factory.mktemp("s3")) as servers:
+def s3_servers(session_folder: Path) -> Iterator[Servers]:
+    """The servers, none of them started yet by this process."""
+    with Servers(session_folder / "s3") as servers:
         yield servers
 
 

@@ -1,0 +1,275 @@
+"""What only a real Ray can show: warm slots, deaths of their processes, and a sweep that is interrupted and continued.
+
+A Ray, and each worker group on it, costs ten CPU seconds and more to start, so these tests share what they can: one Ray
+for the tests of slots, one list of runs on it that lives through every death, and one sweep of the command. They stand
+in one file, which a parallel run of the suite gives to one worker: two Rays side by side starve each other.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+import torch
+from support.processes import find_family, wildcard_listeners
+from support.saved_runs import weights
+from support.sweeps import MUON, muon, sweep_file
+
+from analysis.store import open_store
+from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
+from muon_core.tables import SERIES
+from muon_core.train import train
+from ray_jobs.cli.main import main
+from ray_jobs.run_queue import RunState
+from search_spaces.spec import Resources
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # what is shared counts for the first
+TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+WORKER, DRIVER = "RayTrainWorker", "ray::ResourceTrainable"
+TWO_WORKERS = Resources(workers=2, max_concurrent=1)
+
+
+def rows(store: Path, table: str, run_ids: list[str]) -> pl.DataFrame:
+    """Of these runs, without what measures time."""
+    found = open_store(store).table(table).drop(TIMING, strict=False).filter(pl.col("run_id").is_in(run_ids))
+    return found.sort("run_id", "seq").collect()
+
+
+def assert_same_rows(a: Path, b: Path, run_ids: list[str]) -> None:
+    for table in SERIES:
+        left, right = rows(a, table, run_ids), rows(b, table, run_ids)
+        assert set(left["run_id"]) == set(run_ids), table
+        assert left.equals(right), table
+
+
+# ---- slots
+
+
+@dataclass
+class Killer:
+    """Kills a process of a run that has begun to train, once a start of its workers, as often as it is to die."""
+
+    deaths: dict[str, tuple[str, int]]
+    """Run id to (title of the process that dies, how often)."""
+    killed: Counter[str] = field(default_factory=Counter)
+    exposed: list[str] = field(default_factory=list)
+    """Sockets that were open to others at the first death."""
+
+    def __call__(self, states: list[RunState]) -> None:
+        for state in states:
+            title, times = self.deaths.get(state.run_id, ("", 0))
+            is_due = state.status == "running" and self.killed[state.run_id] < min(times, state.starts)
+            if is_due and state.progress and state.progress.step >= 1 and (found := find_family(title)):
+                if not self.killed:
+                    self.exposed = wildcard_listeners()
+                self.killed[state.run_id] += 1
+                os.kill(found[-1], signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Story:
+    """Runs on warm slots with two workers each, one after another, and what became of them."""
+
+    runs: dict[str, RunConfig]
+    states: dict[str, RunState]
+    killer: Killer
+    store: Path
+
+
+def story_runs(small: dict[str, Any]) -> dict[str, RunConfig]:
+    """Short ones, and those that lose a worker, lose it again and again, and lose the driver of their trial."""
+    tracking = {"eval_every": 10, "track_every": 10, "spectra_every": 30, "flush_every_s": 0.1}
+    saved = {"tracking": tracking, "checkpoint": {"every_steps": 7, "every_s": None}}
+    noise = {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"}
+    fields: dict[str, dict[str, Any]] = {
+        "muon": {"seed": 1},
+        "adamw": {"seed": 2, "optimizer": {"name": "adamw"}},
+        "loses a worker": {"seed": 3, "steps": 150, "tracking": {"eval_every": 50}},
+        "orthonoise": {"seed": 4, "optimizer": {"name": "orthonoise"}},
+        "isotropic": {"seed": 1, "optimizer": {"name": "isotropic"}},
+        "doomed": {"seed": 5, "steps": 100_000, "tracking": {"eval_every": 100_000}},
+        "loses its driver": {"seed": 6, "steps": 150, "optimizer": noise} | saved,
+        "last": {"seed": 7},
+    }
+    return {name: RunConfig.model_validate(small | changes) for name, changes in fields.items()}
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """A Ray of this process, private as that of a sweep."""
+    from ray_jobs.launch import connected
+
+    with connected(None, TWO_WORKERS):
+        yield
+
+
+@pytest.fixture(scope="module")
+def story(one_ray: None, small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Story:
+    from ray_jobs import launch
+
+    runs, store = story_runs(small), tmp_path_factory.mktemp("story")
+    deaths = {"loses a worker": (WORKER, 1), "doomed": (WORKER, 2), "loses its driver": (DRIVER, 1)}
+    killer = Killer({runs[name].run_id: death for name, death in deaths.items()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "WATCH_EVERY_S", 0.1)  # the runs must still train when the killer comes
+        states = launch.run_connected(
+            list(runs.values()), Folder(store), TWO_WORKERS, slots=1, max_restarts=1, watch=killer
+        )
+    assert killer.killed == {runs[name].run_id: times for name, (_, times) in deaths.items()}
+    return Story(runs, dict(zip(runs, states, strict=True)), killer, store)
+
+
+def test_runs_in_a_warm_slot_equal_fresh_ones_whatever_died_in_them(story: Story, tmp_path: Path) -> None:
+    """Rows and weights bit for bit, also of the runs whose worker or driver was killed half way."""
+    fresh = Folder(tmp_path)
+    finished = [config for name, config in story.runs.items() if name != "doomed"]
+    for config in finished:
+        assert train(config.replace(micro_batches=2), fresh).status == "done"
+    assert_same_rows(story.store, tmp_path, [config.run_id for config in finished])
+    for config in finished:
+        ours, theirs = weights(Folder(story.store), config), weights(fresh, config)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_killed_worker_costs_its_run_a_start_and_the_slot_goes_on(story: Story) -> None:
+    before = ["muon", "adamw", "loses a worker", "orthonoise", "isotropic", "doomed"]
+    assert [(story.states[name].status, story.states[name].starts) for name in before] == [
+        ("done", 1), ("done", 1), ("done", 2), ("done", 1), ("done", 1), ("failed", 3)
+    ]  # fmt: skip
+    assert len({story.states[name].slot for name in before}) == 1
+    attempts = dict(open_store(story.store).runs.select("run_id", "attempts").collect().iter_rows())
+    twice = {"loses a worker", "doomed", "loses its driver"}
+    assert attempts == {config.run_id: 2 if name in twice else 1 for name, config in story.runs.items()}
+
+
+def test_a_run_that_keeps_losing_its_worker_fails_and_the_next_goes_on(story: Story) -> None:
+    errors = dict(open_store(story.store).runs.select("run_id", "error").collect().iter_rows())
+    doomed = story.runs["doomed"].run_id
+    assert errors.pop(doomed) == "a worker died 2 times in this run; `retries.infrastructure` allows 1"
+    assert story.states["doomed"].error == "a worker died 2 times in this run; `retries.infrastructure` allows 1"
+    assert set(errors.values()) == {None}
+
+
+def test_a_trial_whose_driver_was_killed_goes_on_in_another_slot_with_those_after_it(story: Story) -> None:
+    orphan, last, first = (story.states[name] for name in ("loses its driver", "last", "muon"))
+    assert (orphan.status, last.status) == ("done", "done")
+    assert orphan.slot == last.slot != first.slot
+
+
+def test_nothing_of_a_sweep_listens_beyond_loopback_but_the_rendezvous(story: Story) -> None:
+    """Torch's rendezvous store offers no choice of address."""
+    assert len(story.killer.exposed) <= 1
+    assert all(WORKER in command for command in story.killer.exposed)
+
+
+OTHER_RAY = """
+from ray_jobs.launch import connected
+from search_spaces.spec import Resources
+with connected(None, Resources()):
+    print("up", flush=True)
+    input()
+"""
+
+
+def test_what_ray_asks_of_itself_is_answered_beside_another_ray(one_ray: None) -> None:
+    """Else the place of a trial driver that died beside a second sweep on the machine would never be freed."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def alive() -> int:
+        from ray.util.state import list_nodes
+
+        return len(list_nodes())
+
+    command = [sys.executable, "-c", OTHER_RAY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "up\n"
+        assert ray.get(alive.remote(), timeout=120) == 1
+        other.communicate("\n", timeout=60)
+    assert other.returncode == 0
+
+
+# ---- a sweep of the command
+
+BLOCKS = [
+    {"name": "short", "role": "baseline", "optimizer": "muon"},
+    {"name": "long", "optimizer": "adamw", "set": {"steps": 400}},
+    {"name": "huge", "optimizer": "muon", "set": {"model.d_ff": 10**12}},
+]
+
+
+def statuses(store: Path) -> dict[str, str]:
+    """By block; of one seed each."""
+    return dict(open_store(store).sweep("test").runs.select("block", "status").collect().iter_rows())
+
+
+def interrupt(command: list[str], store: Path) -> str:
+    """Start the sweep, send what a terminal sends at Ctrl-C once the long run trains, and return what it said."""
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not ((store / "live").exists() and statuses(store).get("long") == "running"):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in family)
+    begin = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert time.monotonic() - begin < 45
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
+    return stderr
+
+
+def test_a_sweep_is_interrupted_continued_and_answered_with_the_rows_of_runs_in_this_process(
+    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C keeps the finished run and leaves no process; an arm that cannot be built fails, and the others go on."""
+    spec = sweep_file(tmp_path, small, BLOCKS, seeds=[1], resources={"max_concurrent": 1})
+    store, here = tmp_path / "results", tmp_path / "here"
+    stderr = interrupt([MUON, "sweep", "run", str(spec), "--store", str(store)], store)
+    assert "Traceback" not in stderr
+    assert "the same command continues" in stderr
+    assert statuses(store) == {"short": "done", "long": "stopped", "huge": None}
+    finished = open_store(store).sweep("test").runs.filter(pl.col("block") == "short").collect()
+
+    again = muon("sweep", "run", str(spec), store=store)
+    assert again.returncode == 3, again.stderr  # a run failed
+    assert not [word for word in ("WARN", "raylet", "Traceback", "INFO") if word in again.stderr], again.stderr
+    assert "failed" in again.stderr
+    assert statuses(store) == {"short": "done", "long": "done", "huge": "failed"}
+    after = open_store(store).sweep("test")
+    assert after.runs.filter(pl.col("block") == "short").collect().equals(finished)
+    steps = after.train.filter(pl.col("block") == "long").sort("step").collect()["step"].to_list()
+    assert steps == list(range(1, 401))
+
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "run", str(spec), "--store", str(here), "--in-process"])
+    assert stop.value.code == 3
+    assert capsys.readouterr().out.splitlines()[0] == again.stdout.splitlines()[0] == "test: Does it hold?"
+    assert statuses(here) == statuses(store)
+    done = after.runs.filter(pl.col("status") == "done").collect()["run_id"].to_list()
+    assert len(done) == 2
+    assert_same_rows(store, here, done)
+
+    report = muon("report", "test", "-o", str(tmp_path / "report"), store=store)
+    assert report.returncode == 0, report.stderr
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Does it hold?" in page
+    assert page.count("<svg") >= 7  # curves, and a grid for each of six projections
