@@ -158,7 +158,7 @@ def render(plan: Plan) -> str:
             *_table(plan, arms),
             "",
             f"to run: {_count(len(plan.to_run), 'run')}, {plan.tokens:,} training tokens; local runs cost 0 USD",
-            f"power: {_power_told(plan.power)}",
+            f"power: {_describe_power(plan.power)}",
         ]
     )
 
@@ -175,7 +175,7 @@ def _table(plan: Plan, arms: int) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def _power_told(power: Power) -> str:
+def _describe_power(power: Power) -> str:
     if power.sd is None:
         return f"unknown: standard deviation between seeds {power.sd_source}"
     if not power.comparisons:
