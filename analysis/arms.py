@@ -1,4 +1,10 @@
-"""The rows of a sweep's answer: the runs of each arm, compared with the baseline's seed by seed."""
+"""The rows of a sweep's answer: the runs of each arm, compared with the baseline's seed by seed.
+
+A run that diverged or failed does not miss at random: its loss would have been bad. Means over the rest are of
+survivors, and an arm that loses every second seed would look better for it. So where the arm or the baseline has such
+casualties the numbers are shown, but no verdict is drawn from them. Arms that list the same runs again are tested once,
+and a copy of the baseline is not tested at all: else Holm would pay for tests that are none.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +62,7 @@ class ArmSummary:
     seeds_to_resolve: int | None = None
     """Seeds with even odds for a difference this size; None where resolved, invalid, of survivors, or above 1000."""
     pooled: Contrast | None = None
-    """The same contrast under the additive block model, which pools the error of all arms."""
+    """The same contrast under the additive model, which pools the error of all arms."""
 
     @property
     def planned(self) -> int:
@@ -102,7 +108,7 @@ def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
     for name, own in runs.items():
         first.setdefault(own, name)
     copies = {name: first[own] for name, own in runs.items() if first[own] != name}
-    if baseline:
+    if baseline:  # one run in common makes it the same arm, listed with other seeds
         copies |= {name: baseline for name, own in runs.items() if own & runs[baseline]}
         del copies[baseline]
     return copies

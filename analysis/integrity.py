@@ -1,4 +1,11 @@
-"""Checks whether the runs of a sweep may be compared at all; each finding is one sentence for the reader."""
+"""Checks whether the runs of a sweep may be compared at all; each finding is one sentence for the reader.
+
+Seeds count as independent draws only if they reached what they are to vary. Each run records a hash of its initial
+weights and one of its first batch. Runs of an arm with different seeds and the same hash are one draw counted as
+several: an error, and the arm is invalid, unless their configs pin that stream to one seed. Imported runs have no
+hashes; of them equal losses at step 0, to the last digit, say as much, but only as a warning. So are all findings that
+weaken a comparison without making it void.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +17,7 @@ import polars as pl
 _HASHES = {"init_hash": "initial weights", "first_batch_hash": "first batch"}
 _STREAMS = {"init_hash": "init", "first_batch_hash": "data"}
 """Hash -> the random stream it is a function of."""
-_POOLED = {
+_ALIKE = {
     "device": "devices",
     "environment_json": "environments (versions, threads, platform)",
     "world_size": "numbers of workers",
@@ -18,6 +25,7 @@ _POOLED = {
     "commit": "commits of the code",
     "diff_hash": "states of uncommitted changes",
 }
+"""Columns that all runs of a comparison should share -> what they are called."""
 
 
 def integrity_errors(members: pl.DataFrame) -> dict[str, list[str]]:
@@ -51,7 +59,7 @@ def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
         *_unequal_first_losses(started, val),
         *_repeated_seeds(started),
         *_flagged(started),
-        *_pooled(started.unique("run_id", maintain_order=True)),
+        *_unlike(started.unique("run_id", maintain_order=True)),
     ]
 
 
@@ -91,7 +99,7 @@ def _pinned_streams(started: pl.DataFrame) -> list[str]:
 
 
 def equal_first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
-    """Runs of one arm with different seeds and the same loss at step 0, where no hash tells more, as of imported ones.
+    """Runs of one arm with different seeds and the same loss at step 0, of those without a hash, as imported ones are.
 
     Equal weights give equal losses; that different ones do, to the last digit, is next to impossible.
     """
@@ -114,12 +122,12 @@ def _first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _unequal_starts(started: pl.DataFrame) -> list[str]:
-    """Arms that start one seed from different weights or data: pairing by seed then removes less noise."""
+    """Arms that start one seed from different weights or data: less of what the seed does cancels in a pair then."""
     return [text for column, what in _HASHES.items() for text in _unequal(started.drop_nulls(column), column, what)]
 
 
 def _unequal_first_losses(started: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
-    """The same, told by the losses at step 0 where no hash tells it."""
+    """The same, by the losses at step 0 of runs without hashes."""
     return _unequal(_first_losses(started, val), "val_loss", "validation loss at step 0")
 
 
@@ -156,9 +164,9 @@ def _flagged(started: pl.DataFrame) -> list[str]:
     return found
 
 
-def _pooled(runs: pl.DataFrame) -> list[str]:
+def _unlike(runs: pl.DataFrame) -> list[str]:
     found = []
-    for column, what in _POOLED.items():
+    for column, what in _ALIKE.items():
         values = runs[column].value_counts(sort=True)
         if values.height > 1:
             counts = ", ".join(str(count) for count in values["count"])

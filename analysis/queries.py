@@ -1,4 +1,8 @@
-"""Questions to the result tables: LazyFrame in, LazyFrame out, no I/O."""
+"""Questions to the result tables: LazyFrame in, LazyFrame out, no I/O.
+
+A view of a sweep has the rows of a run once in each block that lists it. So each question here first drops rows that
+repeat, and what counts is the run, not how often it is listed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""What went wrong when Polars could not read an object of the store, in one line with the remedy."""
+"""What went wrong when Polars could not read an object of the store, in one line with the remedy.
+
+Polars reads when a result is computed, far from where the store was opened, and its error names neither the object nor
+what to do. An error that is about S3 or Parquet is therefore taken up once, where a command ends: a server's answer is
+put into words, and for a damaged object the store is read through until it is found.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,7 @@ _OF_PARQUET = re.compile(r"parquet|out-of-spec|ARROW:schema")
 
 
 def explain(error: BaseException, url: str) -> StoreError | None:
-    """The line for an error that Polars raised while it read the store at `url`; None for any other error.
-
-    Polars reads when a result is computed, so it may raise anywhere, and it does not name the object.
-    """
+    """The line for an error that Polars raised while it read the store at `url`; None for any other error."""
     if isinstance(error, OSError) and _OF_S3 in str(error):
         from muon_core.store.s3.errors import explain_polars  # botocore, which a folder need not load
 

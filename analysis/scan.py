@@ -1,4 +1,10 @@
-"""The rows of a store's objects as one LazyFrame: filters on `run_id` open only the objects of those runs."""
+"""The rows of a store's objects as one LazyFrame: filters on `run_id` open only the objects of those runs.
+
+The run stands in an object's path, as `run=<run_id>`, which Polars takes for the value of a column (hive partitioning).
+So it tells from the path alone whether a file can hold a row that a filter wants, and leaves the others closed. A pack
+holds many runs and has none in its path; its row groups are narrowed by their statistics. Objects that count whole are
+scanned together; those that count in part one by one, each under its own filter.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +33,10 @@ def from_arrow(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
-def scan_rows(storage: Storage, objects: list[ObjectSlice], here: dict[str, str], table: Table) -> pl.LazyFrame:
+def scan_rows(storage: Storage, objects: list[ObjectSlice], copies: dict[str, str], table: Table) -> pl.LazyFrame:
     """The rows that count of `objects`; each is scanned once, and filtered only where not all of it counts.
 
-    `here` maps the keys of objects with a copy on this machine to its file.
+    `copies` maps the keys of objects with a copy on this machine to its file.
     """
     uncut = [item for item in objects if item.start == 0 and item.bound is None]
     packs: dict[str, list[str]] = {}
@@ -39,26 +45,28 @@ def scan_rows(storage: Storage, objects: list[ObjectSlice], here: dict[str, str]
             packs.setdefault(item.key, []).append(item.run)
     whole = dict.fromkeys(item.key for item in uncut if len(packs.get(item.key, [item.run])) == item.num_runs)
     of_run, seq = pl.col("run_id"), pl.col("seq")
-    frames = [_scan(storage, here, list(whole), table)]
+    frames = [_scan(storage, copies, list(whole), table)]
     frames += [
-        _scan(storage, here, [key], table).filter(of_run.is_in(runs)) for key, runs in packs.items() if key not in whole
+        _scan(storage, copies, [key], table).filter(of_run.is_in(runs))
+        for key, runs in packs.items()
+        if key not in whole
     ]
     frames += [
-        _scan(storage, here, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
+        _scan(storage, copies, [item.key], table).filter(of_run == item.run, seq >= item.start, seq < item.end)
         for item in objects
         if item.start > 0 or item.bound is not None
     ]
     return pl.concat(frames)
 
 
-def _scan(storage: Storage, here: dict[str, str], keys: list[str], table: Table) -> pl.LazyFrame:
+def _scan(storage: Storage, copies: dict[str, str], keys: list[str], table: Table) -> pl.LazyFrame:
     """Rows of the objects `keys`."""
     groups: dict[tuple[bool, bool], list[str]] = {}
     for key in keys:
-        place = here.get(key, storage.uri(key))
+        place = copies.get(key, storage.uri(key))
         # Polars takes every `name=value` of a path for a column, also of the folders the store lies in.
         by_run = not key.startswith("packs/") and "=" not in place.removesuffix(key)
-        groups.setdefault((key in here, by_run), []).append(place)
+        groups.setdefault((key in copies, by_run), []).append(place)
     frames = [
         _scan_files(files, table, {} if is_copy else storage.polars_options(), by_run=by_run)
         for (is_copy, by_run), files in groups.items()

@@ -30,7 +30,7 @@ def query(store: Store, sql: str) -> pl.DataFrame:
     try:
         return relisting(lambda: _execute(store, sql, names))
     except pl.exceptions.PolarsError as error:
-        raise ValueError(_explained(str(error), {name: _columns(store, name) for name in names})) from error
+        raise ValueError(_explain(str(error), {name: _columns(store, name) for name in names})) from error
 
 
 def _execute(store: Store, sql: str, names: list[str]) -> pl.DataFrame:
@@ -48,7 +48,7 @@ def _columns(store: Store, name: str) -> list[str]:
     return store.table(name).collect_schema().names()
 
 
-def _explained(message: str, columns: dict[str, list[str]]) -> str:
+def _explain(message: str, columns: dict[str, list[str]]) -> str:
     """Polars' `message` in one line, with the names there are: `columns` maps the tables asked to theirs."""
     if unknown := _UNKNOWN_TABLE.search(message):
         return f"no table {unknown['name']!r}{_near(unknown['name'], TABLES)}; the tables are {', '.join(TABLES)}"

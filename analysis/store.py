@@ -1,4 +1,9 @@
-"""Opens a results store: typed Polars LazyFrames of its tables, each complete row once, also while runs train."""
+"""Opens a results store: typed Polars LazyFrames of its tables, each complete row once, also while runs train.
+
+What there is to read is listed, chosen and checked when a table is asked for; its rows are read when Polars computes
+the result, and only the columns and objects that the question needs. What was listed is not remembered, so each table
+shows the store as it is then.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The answer to a sweep's question: a row per arm, compared with the baseline seed by seed."""
+"""The answer to a sweep's question: a row per arm, compared with the baseline seed by seed.
+
+Tables and sentences of the terminal, the page and the JSON are all made from one `Summary`, so they cannot disagree.
+What forbids a comparison is an error, and its arms are invalid; what weakens one is a warning, and the reader judges.
+"""
 
 from __future__ import annotations
 

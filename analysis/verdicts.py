@@ -1,4 +1,8 @@
-"""Says in one sentence what the data supports about an arm, and no more."""
+"""Says in one sentence what the data supports about an arm, and no more.
+
+"Not resolved" is no claim that arms are equal. So the sentence says why, and how many fresh seeds would have even odds
+to resolve a difference of the size that was measured. Runs that are not in the numbers are always named.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ def sentence(arm: ArmSummary, summary: Summary) -> str:
 
 
 def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
-    """The cells of an arm in a table, by column name; a dash where there is nothing."""
+    """An arm's row in a table, as text by column name; a dash where there is nothing."""
     found, unit = arm.comparison, SHORT_UNITS.get(summary.unit, "")
     return {
         "arm": arm.arm,
@@ -59,7 +63,8 @@ def seconds_text(seconds: float | None) -> str:
 
 def counts_text(counts: dict[str, int]) -> str:
     """`10 done, 1 failed, 1 missing`."""
-    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_rank) if count) or "no runs"
+    ordered = sorted(counts.items(), key=_status_order)
+    return ", ".join(f"{count} {status}" for status, count in ordered if count) or "no runs"
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None, decimals: int) -> str:
@@ -68,7 +73,7 @@ def _with_interval(value: float, interval: tuple[float, float] | None, decimals:
     return f"{signed(value, decimals)} [{signed(interval[0], decimals)}, {signed(interval[1], decimals)}]"
 
 
-def _rank(item: tuple[str, int]) -> int:
+def _status_order(item: tuple[str, int]) -> int:
     return ("done", *_LOST).index(item[0])
 
 

@@ -10,8 +10,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -26,28 +25,15 @@ from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
-from ray_jobs.run_queue import Desk, RunState
-from ray_jobs.slots import Slot, worker_environment
+from ray_jobs.run_queue import RunQueue, RunState, Watch
+from ray_jobs.slots import Slot, SlotSettings, worker_environment
+from ray_jobs.workers import threads_per_worker
+from search_spaces.spec import Resources
 
 LOOPBACK = "127.0.0.1"
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one slot takes, and how many slots there are."""
-
-    workers: int = 1
-    cpus_per_worker: float = 1
-    gpus_per_worker: float = 0
-    max_concurrent: int | None = None
-    """None: as many slots as the cluster's resources hold."""
-
-
-Watch = Callable[[list[RunState]], None]
-"""Called twice a second with every run handed out so far."""
 
 
 def run_on_ray(
@@ -62,6 +48,8 @@ def run_on_ray(
 ) -> list[RunState]:
     """Train `runs`, as many at a time as fit, and return their states; every one is recorded in the store.
 
+    `watch` is called from a thread of its own. `run_here` does the same without Ray, one run at a time.
+
     Args:
         max_restarts: how often a run may lose a worker before it is recorded as failed.
         address: a cluster to join; None is a private Ray that ends with this call.
@@ -69,33 +57,32 @@ def run_on_ray(
     Raises: ConnectionError if the cluster cannot be reached; ValueError if its nodes would not share `storage`;
         KeyboardInterrupt after all runs were stopped.
     """
-    with _ray(address, resources), _scratch() as scratch:
+    with connected(address, resources):
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
-        name = f"desk-{os.getpid()}-{os.urandom(4).hex()}"
-        desk = ray.remote(num_cpus=0, max_concurrency=1000)(Desk).options(name=name, namespace=name).remote()
-        settings = {
-            "desk": name,
-            "namespace": name,
-            "store": storage.url,
-            "scratch": scratch,
-            "workers": resources.workers,
-            "cpus_per_worker": resources.cpus_per_worker,
-            "gpus_per_worker": resources.gpus_per_worker,
-            "threads": max(1, int(resources.cpus_per_worker)),
-            "max_restarts": max_restarts,
-        }
-        with _watching(desk, watch):
+        slots = _slots(resources, len(runs), private=address is None)
+        return run_connected(runs, storage, resources, slots=slots, max_restarts=max_restarts, watch=watch)
+
+
+def run_connected(
+    runs: Sequence[RunConfig], storage: Storage, resources: Resources, *, slots: int, max_restarts: int, watch: Watch
+) -> list[RunState]:
+    """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
+    with _scratch() as scratch:
+        name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
+        queue = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name).remote()
+        settings = SlotSettings(name, storage.url, scratch, resources, max_restarts)
+        with _watching(queue, watch):
             try:
-                errors = _tune(runs, settings, _slots(resources, len(runs), private=address is None))
+                errors = _tune(runs, settings, slots)
             except KeyboardInterrupt:
-                _stop(desk)
+                _stop(queue)
                 raise
-        states: list[RunState] = ray.get(desk.runs.remote())
+        states: list[RunState] = ray.get(queue.runs.remote())
     return _account_for(runs, states, errors, storage)
 
 
-def _tune(runs: Sequence[RunConfig], settings: dict[str, Any], slots: int) -> list[str]:
+def _tune(runs: Sequence[RunConfig], settings: SlotSettings, slots: int) -> list[str]:
     """One trial a run, in order; returns the errors of slots that broke."""
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
@@ -112,10 +99,10 @@ def _tune(runs: Sequence[RunConfig], settings: dict[str, Any], slots: int) -> li
         ),
         run_config=tune.RunConfig(
             name="sweep",
-            storage_path=settings["scratch"],
+            storage_path=settings.scratch,
             verbose=0,
-            # The death of a slot's own process; that of a worker inside it is the desk's to count.
-            failure_config=tune.FailureConfig(max_failures=settings["max_restarts"]),
+            # The death of a slot's own process; that of a worker inside it is the queue's to count.
+            failure_config=tune.FailureConfig(max_failures=settings.max_restarts),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the store holds what is worth keeping
         ),
     )
@@ -132,10 +119,11 @@ def _slots(resources: Resources, runs: int, *, private: bool) -> int:
     """
     total, needs, fits = ray.cluster_resources(), _needs(resources), _fitting(resources)
     if private and fits < 1:
-        asked = " and ".join(f"{need:g} {name}s" for name, need in needs.items())
+        needed = " and ".join(f"{need:g} {name}s" for name, need in needs.items())
         held = " and ".join(f"{total.get(name, 0):g} {name}s" for name in needs)
-        raise ValueError(f"a run needs {asked}, this machine has {held}; ask for fewer workers or join a cluster")
-    return min(runs, resources.max_concurrent or fits or max(1, int(total.get("memory", 0) // SLOT_MEMORY)))
+        raise ValueError(f"a run needs {needed}, this machine has {held}; ask for fewer workers or join a cluster")
+    asked = None if resources.max_concurrent == "auto" else resources.max_concurrent
+    return min(runs, asked or fits or max(1, int(total.get("memory", 0) // SLOT_MEMORY)))
 
 
 def _needs(resources: Resources) -> dict[str, float]:
@@ -168,25 +156,25 @@ def _account_for(
         if state.ended_at is None and recorded.get(run.run_id) not in ("done", "diverged", "failed"):
             attempt = state.progress.attempt if state.progress else None
             record_failure(storage, run.run_id, start_record(run), reason, attempt)
-            state.state, state.error = "failed", reason
+            state.status, state.error = "failed", reason
     return [known[run.run_id] for run in runs]
 
 
-def _stop(desk: Any) -> None:
+def _stop(queue: Any) -> None:
     """Ask all runs to end and give them a moment to record it."""
-    ray.get(desk.stop.remote())
+    ray.get(queue.stop.remote())
     deadline = time.monotonic() + STOP_WAIT_S
     while time.monotonic() < deadline:
-        states: list[RunState] = ray.get(desk.runs.remote())
+        states: list[RunState] = ray.get(queue.runs.remote())
         if all(state.ended_at is not None for state in states):
             return
         time.sleep(0.1)
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, resources: Resources) -> Iterator[None]:
+def connected(address: str | None, resources: Resources) -> Iterator[None]:
     """A Ray to run on, quiet; on leaving, what this process started is shut down."""
-    environment = worker_environment(max(1, int(resources.cpus_per_worker)))
+    environment = worker_environment(threads_per_worker(resources))
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -224,14 +212,14 @@ def _scratch() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _watching(desk: Any, watch: Watch) -> Iterator[None]:
+def _watching(queue: Any, watch: Watch) -> Iterator[None]:
     """Call `watch` from a thread until the block is left, and once more after."""
     left = threading.Event()
 
     def look() -> None:
         while True:
             ended = left.wait(WATCH_EVERY_S)
-            watch(ray.get(desk.runs.remote()))
+            watch(ray.get(queue.runs.remote()))
             if ended:
                 return
 

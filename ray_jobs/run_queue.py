@@ -1,10 +1,11 @@
-"""The desk: a small actor that hands runs to slots, hears of their progress, and can ask them to stop."""
+"""The run queue: a small actor that hands runs to slots, hears of their progress, and can ask them to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from muon_core.progress import Progress
@@ -14,22 +15,22 @@ from muon_core.progress import Progress
 class Task:
     """A run as a slot's workers receive it."""
 
-    seq: int
+    turn: int
     config: str
     """The RunConfig, as JSON."""
     starts: int
     """How often the workers were handed this run, from 1: a second time means that a worker died in it."""
     attempt: str | None = None
-    """Id of the newest attempt the workers told of, in the results store."""
+    """Id of the newest attempt the workers reported, in the results store."""
 
 
 @dataclass(slots=True)
 class RunState:
-    """One run at the desk, for the display and the ledger. Times are seconds since the epoch."""
+    """How far one run is, for the display and whoever launched it. Times are seconds since the epoch."""
 
     run_id: str
     slot: str
-    state: str = "waiting"
+    status: str = "waiting"
     """waiting, running, or how it ended: done diverged failed stopped."""
     starts: int = 0
     submitted_at: float = field(default_factory=time.time)
@@ -38,89 +39,106 @@ class RunState:
     progress: Progress | None = None
     error: str | None = None
 
+    def start(self) -> None:
+        """Workers were handed the run, maybe not for the first time."""
+        self.starts += 1
+        self.status = "running"
+
+    def advance(self, progress: Progress) -> None:
+        """The run reported."""
+        if progress.step > 0 and self.first_step_at is None:
+            self.first_step_at = time.time()
+        self.progress = progress
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """The run ended, in one of the ways a result can end."""
+        self.status, self.error, self.ended_at = status, error, time.time()
+
+
+Watch = Callable[[list[RunState]], None]
+"""Called about twice a second with every run handed out so far."""
+
 
 @dataclass(slots=True)
-class _Slot:
+class _Place:
     """What one slot is working on; `changed` wakes its waiters."""
 
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    seq: int = 0
+    turn: int = 0
+    """How many runs the slot has been given: the newest one's number, by which late news of an older one is known."""
     config: str | None = None
     run: RunState | None = None
     closed: bool = False
 
 
-class Desk:
+class RunQueue:
     """Async actor, one a sweep. Workers call `next`, `report`, `finish`; slots call `submit`, `wait`, `close`."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, _Slot] = {}
+        self._places: dict[str, _Place] = {}
         self._runs: dict[str, RunState] = {}
         self._stopping = False
 
     async def submit(self, slot: str, run_id: str, config: str) -> int:
-        """Give `slot` its next run; returns the number by which the run is known from now on."""
-        place = self._slots.setdefault(slot, _Slot())
+        """Give `slot` its next run; returns the turn, by which the run is known from now on."""
+        place = self._places.setdefault(slot, _Place())
         async with place.changed:
-            place.seq += 1
+            place.turn += 1
             place.config, place.run = config, RunState(run_id, slot)
             self._runs[run_id] = place.run
             place.changed.notify_all()
-            return place.seq
+            return place.turn
 
     async def close(self, slot: str) -> None:
         """No more runs: the slot's workers leave their loop."""
-        place = self._slots.setdefault(slot, _Slot())
+        place = self._places.setdefault(slot, _Place())
         async with place.changed:
             place.closed = True
             place.changed.notify_all()
 
     async def next(self, slot: str) -> Task | None:
         """The slot's unfinished run, waiting for one; None when the slot closes. Asked again, it is the same run."""
-        place = self._slots.setdefault(slot, _Slot())
+        place = self._places.setdefault(slot, _Place())
         async with place.changed:
             await place.changed.wait_for(lambda: place.closed or (place.run is not None and place.run.ended_at is None))
             if place.closed or place.run is None or place.config is None:
                 return None
-            place.run.starts += 1
-            place.run.state = "running"
-            told = place.run.progress
-            return Task(place.seq, place.config, place.run.starts, told.attempt if told else None)
+            place.run.start()
+            progress = place.run.progress
+            return Task(place.turn, place.config, place.run.starts, progress.attempt if progress else None)
 
-    async def report(self, slot: str, seq: int, progress: Progress) -> bool:
-        """Hear of progress; False tells the run to stop."""
-        place = self._slots[slot]
-        if seq != place.seq or place.run is None or self._stopping:
+    async def report(self, slot: str, turn: int, progress: Progress) -> bool:
+        """Hear of progress; False asks the run to stop."""
+        place = self._places[slot]
+        if turn != place.turn or place.run is None or self._stopping:
             return False
         async with place.changed:
-            if progress.step > 0 and place.run.first_step_at is None:
-                place.run.first_step_at = time.time()
-            place.run.progress = progress
+            place.run.advance(progress)
             place.changed.notify_all()
         return True
 
-    async def finish(self, slot: str, seq: int, state: str, error: str | None = None) -> None:
-        """A run ended, in one of the ways a result can end."""
-        place = self._slots[slot]
+    async def finish(self, slot: str, turn: int, status: str, error: str | None = None) -> None:
+        """A run ended; what comes twice, or of an older run, changes nothing."""
+        place = self._places[slot]
         async with place.changed:
-            if seq == place.seq and place.run is not None and place.run.ended_at is None:
-                place.run.state, place.run.error, place.run.ended_at = state, error, time.time()
+            if turn == place.turn and place.run is not None and place.run.ended_at is None:
+                place.run.end(status, error)
             place.changed.notify_all()
 
-    async def wait(self, slot: str, seq: int, val_loss: float | None, timeout_s: float) -> RunState:
+    async def wait(self, slot: str, turn: int, val_loss: float | None, timeout_s: float) -> RunState:
         """The run's state, as soon as it ended or has another `val_loss`, at the latest after `timeout_s`."""
-        place = self._slots[slot]
+        place = self._places[slot]
         run = place.run
         assert run is not None
-        assert seq == place.seq
+        assert turn == place.turn
 
-        def news() -> bool:
+        def has_news() -> bool:
             newest = run.progress.val_loss if run.progress else None
             return run.ended_at is not None or newest != val_loss
 
         async with place.changed:
             with contextlib.suppress(TimeoutError):  # nothing new: the caller looks after its workers and asks again
-                await asyncio.wait_for(place.changed.wait_for(news), timeout_s)
+                await asyncio.wait_for(place.changed.wait_for(has_news), timeout_s)
         return run
 
     async def stop(self) -> None:

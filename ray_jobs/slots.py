@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -28,39 +29,54 @@ from muon_core.store.open import open_storage
 from muon_core.store.writer import record_failure
 from muon_core.train import train
 from ray_jobs.run_queue import Task
+from ray_jobs.workers import forget_previous_run, threads_per_worker
+from search_spaces.spec import Resources
 
-REPORT_EVERY_S = 0.5  # a report is a round trip to the desk; the display needs no more
+REPORT_EVERY_S = 0.5  # a report is a round trip to the queue; the display needs no more
 POLL_S = 2.0  # how often a waiting trial looks after its worker group
 COLLECTIVE_TIMEOUT_S = 1800  # gloo and NCCL: longer than any evaluation or checkpoint of one rank
 
 
-def slot_loop(settings: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """What every slot of a sweep, and each of its workers, is given when it starts."""
+
+    queue: str
+    """Name of the run queue's actor, and of its namespace."""
+    store: str
+    """URL of the results store."""
+    scratch: str
+    """A folder for what Ray itself keeps."""
+    resources: Resources
+    max_restarts: int
+    """How often a run may lose a worker before it is recorded as failed."""
+
+
+def slot_loop(config: dict[str, Any]) -> None:
     """Train run after run until the slot closes. Every rank runs it; a new worker group takes the unfinished run up."""
-    torch.set_num_threads(settings["threads"])
-    desk, slot = ray.get_actor(settings["desk"], namespace=settings["namespace"]), settings["slot"]
-    while task := _next_task(desk, slot):
-        _forget_previous_run()
-        _train_task(task, desk, slot, settings)
+    settings: SlotSettings = config["settings"]
+    slot: str = config["slot"]
+    torch.set_num_threads(threads_per_worker(settings.resources))
+    queue = _find_queue(settings)
+    while task := _next_task(queue, slot):
+        forget_previous_run()
+        _train_task(task, queue, slot, settings)
 
 
-def _next_task(desk: Any, slot: str) -> Task | None:
-    """Rank 0 asks the desk, every rank gets the answer."""
-    box = [ray.get(desk.next.remote(slot)) if distributed.rank() == 0 else None]
+def _find_queue(settings: SlotSettings) -> Any:
+    """The run queue's actor."""
+    return ray.get_actor(settings.queue, namespace=settings.queue)
+
+
+def _next_task(queue: Any, slot: str) -> Task | None:
+    """Rank 0 asks the queue, every rank gets the answer."""
+    box = [ray.get(queue.next.remote(slot)) if distributed.rank() == 0 else None]
     if distributed.world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def _forget_previous_run() -> None:
-    """A warm process starts a run as a fresh one does: nothing here may depend on the run before."""
-    torch.set_default_dtype(torch.float32)
-    torch.manual_seed(0)  # the streams of a run have generators of their own
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _train_task(task: Task, desk: Any, slot: str, settings: dict[str, Any]) -> None:
+def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> None:
     """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
     last_report = 0.0
 
@@ -69,25 +85,25 @@ def _train_task(task: Task, desk: Any, slot: str, settings: dict[str, Any]) -> N
         if time.monotonic() - last_report < REPORT_EVERY_S and 1 < progress.step < progress.steps:
             return True
         last_report = time.monotonic()
-        return bool(ray.get(desk.report.remote(slot, task.seq, progress)))
+        return bool(ray.get(queue.report.remote(slot, task.turn, progress)))
 
-    if task.starts > 1 + settings["max_restarts"]:
-        allowed = settings["max_restarts"]
+    if task.starts > 1 + settings.max_restarts:
+        allowed = settings.max_restarts
         reason = f"a worker died {task.starts - 1} times in this run; `retries.infrastructure` allows {allowed}"
         if distributed.rank() == 0:
-            ray.get(desk.finish.remote(slot, task.seq, "failed", reason))  # first, for what follows may fail here too
+            ray.get(queue.finish.remote(slot, task.turn, "failed", reason))  # first, for what follows may fail here too
             config = TrainingConfig.model_validate_json(task.config)
-            record_failure(open_storage(settings["store"]), config.run_id, start_record(config), reason, task.attempt)
+            record_failure(open_storage(settings.store), config.run_id, start_record(config), reason, task.attempt)
         return
     try:
         config = TrainingConfig.model_validate_json(task.config)
-        outcome = train(config, open_storage(settings["store"]), report=report, device=get_device())
+        outcome = train(config, open_storage(settings.store), report=report, device=get_device())
     except Exception as error:
         if not distributed.lost_peer(error):
-            ray.get(desk.finish.remote(slot, task.seq, "failed", traceback.format_exc()))
+            ray.get(queue.finish.remote(slot, task.turn, "failed", traceback.format_exc()))
         raise
     if distributed.rank() == 0:
-        ray.get(desk.finish.remote(slot, task.seq, outcome.status, outcome.error))
+        ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error))
 
 
 class Slot(tune.Trainable):
@@ -95,9 +111,9 @@ class Slot(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Start the worker group in the background and hand it the first run."""
-        self._settings: dict[str, Any] = config["settings"]
+        self._settings: SlotSettings = config["settings"]
         self._slot = uuid.uuid4().hex[:8]
-        self._desk = ray.get_actor(self._settings["desk"], namespace=self._settings["namespace"])
+        self._queue = _find_queue(self._settings)
         self._error: BaseException | None = None
         self._group = threading.Thread(target=self._run_group, daemon=True)
         self._group.start()
@@ -110,23 +126,23 @@ class Slot(tune.Trainable):
 
     def _submit(self, config: dict[str, Any]) -> None:
         self._val_loss: float | None = None
-        self._seq = ray.get(self._desk.submit.remote(self._slot, config["run"]["run_id"], config["run"]["config"]))
+        self._turn = ray.get(self._queue.submit.remote(self._slot, config["run"]["run_id"], config["run"]["config"]))
 
     def _run_group(self) -> None:
         settings = self._settings
         trainer = TorchTrainer(
             slot_loop,
-            train_loop_config=settings | {"slot": self._slot},
+            train_loop_config={"settings": settings, "slot": self._slot},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
-                num_workers=settings["workers"],
-                use_gpu=settings["gpus_per_worker"] > 0,
-                resources_per_worker=_resources(settings),
+                num_workers=settings.resources.workers,
+                use_gpu=settings.resources.gpus_per_worker > 0,
+                resources_per_worker=_resources_per_worker(settings.resources),
             ),
             run_config=RunConfig(
                 name=f"slot-{self._slot}",
-                storage_path=settings["scratch"],
-                failure_config=FailureConfig(max_failures=-1),  # the desk counts restarts, per run
+                storage_path=settings.scratch,
+                failure_config=FailureConfig(max_failures=-1),  # the queue counts restarts, per run
             ),
         )
         try:
@@ -137,9 +153,9 @@ class Slot(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Wait for the run's next evaluation or its end."""
         while True:
-            state = ray.get(self._desk.wait.remote(self._slot, self._seq, self._val_loss, POLL_S))
+            state = ray.get(self._queue.wait.remote(self._slot, self._turn, self._val_loss, POLL_S))
             if state.ended_at is not None:
-                return {"done": True, "status": state.state}
+                return {"done": True, "status": state.status}
             if not self._group.is_alive():
                 raise RuntimeError(f"the worker group of slot {self._slot} is gone: {self._error}")
             if state.progress and state.progress.val_loss != self._val_loss:
@@ -148,13 +164,13 @@ class Slot(tune.Trainable):
 
     def cleanup(self) -> None:
         """Let the workers leave their loop."""
-        ray.get(self._desk.close.remote(self._slot))
+        ray.get(self._queue.close.remote(self._slot))
         self._group.join(timeout=10)
 
 
-def _resources(settings: dict[str, Any]) -> dict[str, float]:
-    resources = {"CPU": settings["cpus_per_worker"]}
-    return resources | ({"GPU": settings["gpus_per_worker"]} if settings["gpus_per_worker"] else {})
+def _resources_per_worker(resources: Resources) -> dict[str, float]:
+    gpus = {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}
+    return {"CPU": resources.cpus_per_worker} | gpus
 
 
 def worker_environment(threads: int) -> dict[str, str]:

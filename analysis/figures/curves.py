@@ -1,4 +1,10 @@
-"""Curves over training: every seed thin, the mean over seeds thick; absolute, or as the difference to the baseline."""
+"""Curves over training: every seed thin, the mean over seeds thick; absolute, or as the difference to the baseline.
+
+Losses fall by nats early on and differ by hundredths at the end, so a second panel shows the last half on a scale of
+its own. A mean is drawn only over the steps that all of its runs reached, for a line that loses a seed half way would
+jump. Differences are taken at the same seed and step, and get a band; the absolute curves get none, for most of their
+spread is what the seeds do to all arms alike.
+"""
 
 from __future__ import annotations
 
@@ -128,9 +134,8 @@ def _panel(info: Curves, arms: list[str], start: float, end: float, title: str) 
     dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=[list(info.styles[arm].dash) for arm in arms]))
     axis = alt.Axis(format="~s", labelExpr="datum.value ? datum.label : '0'", tickCount=5, grid=False)
     lone = lone_rows(info)
-    domain = alt.Scale(
-        domain=[start, end], nice=False, padding=6 if lone.height else 0
-    )  # a dot on the edge stays whole
+    padding = 6 if lone.height else 0  # a dot on the edge stays whole
+    domain = alt.Scale(domain=[start, end], nice=False, padding=padding)
     tokens = alt.X("tokens:Q", title="training tokens", scale=domain, axis=axis)
     scale = alt.Scale(domain=list(axis_range(info, start)), nice=False, zero=False)
 

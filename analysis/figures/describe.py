@@ -1,4 +1,8 @@
-"""Captions and text descriptions of figures, every number computed from the data that is drawn."""
+"""Captions and text descriptions of figures, every number computed from the data that is drawn.
+
+A caption says what the marks are, for those who see them. A description says what a reader would take from the figure,
+for those who do not: the numbers, and the file where the rest of them lie.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Layer x step heatmaps of one projection, a panel for each arm, all on one colour scale."""
+"""Layer x step heatmaps of one projection, a panel for each arm, all on one colour scale.
+
+Panels are compared with each other, so they share seed, layers, steps and scale. The scale runs from the 1st to the
+99th percentile, else a single outlier would leave all other cells one colour; the share beyond it is stated. A panel is
+a small image under Vega's axes, one pixel a cell: as vector rectangles, a figure of many runs is megabytes.
+"""
 
 from __future__ import annotations
 

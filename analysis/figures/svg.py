@@ -1,4 +1,8 @@
-"""Renders a chart to static SVG that stands alone in a page: titled, described, without scripts, offline."""
+"""Renders a chart to static SVG that stands alone in a page: titled, described, without scripts, offline.
+
+Vega draws it here, once, so the page needs neither Vega nor a network. Its ids are renamed, for several figures on one
+page would share them, and colours are left to the page's text, so that a dark page stays readable.
+"""
 
 from __future__ import annotations
 

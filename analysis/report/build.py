@@ -1,4 +1,9 @@
-"""Writes a sweep's report: one page that needs no network and no script, its data as CSV, its numbers as JSON."""
+"""Writes a sweep's report: one page that needs no network and no script, its data as CSV, its numbers as JSON.
+
+Whatever the page shows can be had as numbers beside it: a figure's rows in data/, and all that the text says in
+report.json. Everything is made before the first file is written, so one that cannot be made leaves the report before it
+as it was.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +84,7 @@ def _page(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     assert view.record is not None
-    cells = [arm_texts(arm, summary) for arm in summary.arms]
+    rows = [arm_texts(arm, summary) for arm in summary.arms]
     better = "lower" if summary.goal == "min" else "higher"
     return environment.get_template("report.html").render(
         css=(here / "report.css").read_text(encoding="utf-8"),
@@ -88,8 +93,8 @@ def _page(
         sentences=[sentence(arm, summary) for arm in summary.arms],
         table_caption=f"{summary.at.capitalize()} {summary.metric} ({summary.unit}; {better} is better) of each arm, "
         f"and its difference to {summary.baseline or 'no baseline'}, paired by seed, with 95 % t intervals.",
-        arm_columns=[(name, name not in _WORDS) for name in (cells[0] if cells else ())],
-        arm_rows=[list(row.values()) for row in cells],
+        arm_columns=[(name, name not in _WORDS) for name in (rows[0] if rows else ())],
+        arm_rows=[list(row.values()) for row in rows],
         curves=curves,
         no_curves="" if curves else why_no_curves(view, summary.metric),
         heatmaps=heatmaps,

@@ -97,24 +97,24 @@ def provenance(record: SweepRecord, members: pl.DataFrame, url: str, metric: str
 
 
 def run_rows(members: pl.DataFrame) -> list[list[str]]:
-    """Cells of the runs table, in the order of `RUN_COLUMNS`."""
+    """Rows of the runs table as text, in the order of `RUN_COLUMNS`."""
     return [
         [
             row["run_id"],
             row["arm"],
-            _cell(row["seed"]),
+            _count_text(row["seed"]),
             row["status"],
             DASH if row["final_val_loss"] is None else f"{row['final_val_loss']:.4f}",
-            _cell(row["steps"]),
+            _count_text(row["steps"]),
             seconds_text(row["wall_s"]),
-            _cell(row["attempts"]),
+            _count_text(row["attempts"]),
             last_line(row["error"]),
         ]
         for row in members.iter_rows(named=True)
     ]
 
 
-def _cell(value: int | None) -> str:
+def _count_text(value: int | None) -> str:
     return DASH if value is None else f"{value:,}"
 
 

@@ -26,6 +26,7 @@ def alignment(a: Tensor, b: Tensor) -> Tensor:
 
     Columns are orthonormal or zero; as many angles count as the smaller space has, and the mean of none is 0.
     """
+    # Columns that are missing are zero, so the squared norms count those that are there.
     counts = torch.minimum(*(x.square().sum(-2).round().sum(-1) for x in (a, b)))
     cosines: Tensor = torch.linalg.svdvals(a.mT @ b)
     return cosines.sum(-1) / counts.clamp_min(1)

@@ -45,7 +45,7 @@ def clean_run(storage: Storage, head: Attempt, *, finished: bool, before: float)
     """
     attempts = read_attempts(storage, head.run).get(head.run, {})
     if max(attempts, default="") != head.id:
-        return []
+        return []  # the run is being tried again
     tables = [_TableOfRun(storage, attempts, table, before) for table in SERIES.values()]
     # All tables or none: a branch that lost its rows in one could be resumed into a run with a hole.
     branches = (
@@ -160,6 +160,7 @@ class _TableOfRun:
         final = self._final
         if final is None or not objects:
             return
+        # What was stored is compared, not what was meant to be: the final is read back.
         uri = self._storage.uri(final.key)
         rows = fit(decode_named(self._storage.get(final.key), uri), self._table)
         for item in objects:

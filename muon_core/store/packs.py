@@ -36,6 +36,7 @@ def repack(storage: Storage, table: Table, before: float, problems: Problems) ->
     """
     finals = _current_finals(storage, table, problems)
     sizes = dict(storage.list(f"packs/table={table.name}/"))
+    # Read in full each time: a damaged pack is found here, and replaced, at the latest.
     sound = [pack for pack in read_packs(storage, table.name, sizes) if get_pack(storage, pack) is not None]
     current = [pack for pack in sound if finals.keys() >= set(pack.runs)]
     unpacked = dict(finals)

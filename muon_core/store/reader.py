@@ -174,6 +174,7 @@ def _check_lossless(rows: pa.Table, items: list[ObjectSlice], table: Table, uri:
 
 def _cut(rows: pa.Table, items: list[ObjectSlice]) -> list[pa.Table]:
     """The parts of one object's rows that `items` say."""
+    # One filter for all runs that count whole: a pack may hold hundreds.
     whole = [item.run for item in items if item.start == 0 and item.bound is None]
     parts = [rows.filter(pc.field("run_id").isin(whole))] if whole else []
     for item in items:
@@ -207,6 +208,7 @@ def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | N
             rows = fit(decode_named(data, storage.uri(pack.key)), RUNS)
             parts.append(rows.filter(pc.field("run_id").isin(sorted(run for run, _ in packed))))
             wanted -= packed
+    # Those no pack holds: they have ended since the last compaction.
     own = [present[who] for who in sorted(wanted & present.keys())]
     return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
 

@@ -131,6 +131,7 @@ class RunWriter:
         Raises StoreUnavailable if the store stayed away too long, now or in a commit begun earlier; the rows stay in
         memory and the next flush tries again. Raises Superseded if another attempt has taken the run over.
         """
+        # One commit at a time: while it runs, what was handed over to it belongs to the committing thread.
         if self._commit and (wait or self._commit.done()):
             self._await_commit()
         if self._commit is None and any(item.pending or item.dirty for item in self._segments.values()):
@@ -159,6 +160,7 @@ class RunWriter:
         """
         self.barrier()
         run, head = self.attempt.run, self.attempt.id
+        # Finals before the end record: who sees that a run is done finds them.
         if end["status"] in FINISHED:
             self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq, head=head)))
             self._fence()  # finalize passes over a run that was taken over meanwhile
@@ -186,7 +188,7 @@ class RunWriter:
         batch = []
         self._pending_values = 0
         for table, segment in self._segments.items():
-            if segment.sealed and segment.pending:
+            if segment.sealed and segment.pending:  # the next segment begins where the sealed one ends, without a gap
                 segment = self._segments[table] = _Segment(segment.hi, segment.pending)
             batch.append((table, segment, segment.pending))
             segment.pending = []
@@ -197,7 +199,7 @@ class RunWriter:
         for table, segment, rows in batch:
             if rows:
                 segment.parts.append(pa.Table.from_pylist(rows, schema=SERIES[table].schema))
-                segment.dirty = True  # before anything may fail: rows of a commit that did are written by the next
+                segment.dirty = True
         if time.monotonic() - self._fenced_at > FENCE_EVERY_S:
             self._fence()
         for table, segment, _ in batch:
@@ -223,6 +225,7 @@ class RunWriter:
         self._ask(lambda: self._storage.put(key, data))
         if segment.written:
             self._replaced.append((time.monotonic(), segment.written))
+        # Only now: if the put failed, the segment is still dirty, and the next commit writes these rows with its own.
         segment.dirty, segment.written, segment.hi = False, key, hi
         segment.sealed = len(data) > SEAL_BYTES
         if segment.sealed:
@@ -249,6 +252,7 @@ def _check_resume(storage: Storage, run: str, attempts: dict[str, Attempt], poin
     remedy = "point it to the store that checkpoint was written with, or remove the checkpoint to begin again"
     if point.attempt not in attempts:
         raise StoreError(f"{where}, which {storage.url} does not know; {remedy}")
+    # How far would the rows of an attempt reach that began there and wrote nothing? The lineage answers that, too.
     child = Attempt(next_id(attempts), point.attempt, point.seq, run)
     held = _rows_held(storage, run, [*attempts.values(), child])
     if held < point.seq:

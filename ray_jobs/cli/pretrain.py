@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import click
@@ -19,6 +15,7 @@ from muon_core.store.storage import Storage, StoreError, check_writable
 from muon_core.tables import last_line
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
+from ray_jobs.stop_signals import stop_signals
 from search_spaces.parameters import parse_assignment
 from search_spaces.plan import FINISHED
 from search_spaces.run_file import resolve_run
@@ -159,35 +156,17 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        with RunProgress() as progress, _stop_signals() as heard:
+        with RunProgress() as progress, stop_signals() as signals:
             outcome = train(
-                run, storage, report=lambda news: progress(news) and not heard, device=device, resume=not again
+                run, storage, report=lambda news: progress(news) and not signals, device=device, resume=not again
             )
     except StoreError:
         raise  # the store does not know of it
     except Exception as error:
         return "failed", f"{type(error).__name__}: {' '.join(str(error).split())}"
-    if heard and outcome.status == "stopped":
+    if signals and outcome.status == "stopped":
         raise KeyboardInterrupt
     return outcome.status, outcome.error or _loss(outcome.final.val_loss if outcome.final else None)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Signals to stop, as they come: after the first the run saves itself at its next step, the second interrupts."""
-    heard: list[int] = []
-
-    def hear(number: int, _: FrameType | None) -> None:
-        if heard:
-            raise KeyboardInterrupt
-        heard.append(number)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield heard
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_machine(ngpus: int, workers: int) -> None:
@@ -204,12 +183,13 @@ def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple
     """Train on a private Ray of this machine; returns what `_in_process` does."""
     os.environ.pop("RAY_ADDRESS", None)  # it means a cluster, and Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display
-    from ray_jobs.launch import Resources, run_on_ray
+    from ray_jobs.launch import run_on_ray
+    from search_spaces.spec import Resources
 
     resources = Resources(workers=workers, gpus_per_worker=1 if ngpus else 0)
     with Display(1) as display:
         (state,) = run_on_ray([run], storage, resources, watch=display.update)
-    return state.state, state.error or _loss(state.progress.val_loss if state.progress else None)
+    return state.status, state.error or _loss(state.progress.val_loss if state.progress else None)
 
 
 def _loss(value: float | None) -> str:

@@ -20,12 +20,15 @@ PANEL_RUNS = 8  # the panel stays below 15 lines
 
 
 class Display:
-    """Follows the runs of a sweep; a context manager whose `update` is the launcher's `watch`."""
+    """Follows the runs of a sweep; a context manager whose `update` is the launcher's `watch`.
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
-        self._total = total
+    Runs in this process (not `on_ray`) are shown by lines only: a live panel would paint over a debugger's prompt.
+    """
+
+    def __init__(self, total: int, console: Console | None = None, *, on_ray: bool = True) -> None:
+        self._total, self._on_ray = total, on_ray
         self._console = console or Console(stderr=True)
-        interactive = self._console.is_interactive
+        interactive = self._console.is_interactive and on_ray
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if interactive else None
         self._seen: dict[str, str] = {}
         self._started = self._spoke = time.monotonic()
@@ -33,7 +36,9 @@ class Display:
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
-        self._console.print(f"starting Ray for {self._total} run{'' if self._total == 1 else 's'} ...", highlight=False)
+        runs = f"{self._total} run{'' if self._total == 1 else 's'}"
+        opening = f"starting Ray for {runs} ..." if self._on_ray else f"training {runs} in this process ..."
+        self._console.print(opening, highlight=False)
         return self
 
     def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -43,13 +48,14 @@ class Display:
     def update(self, states: list[RunState]) -> None:
         """Show what changed since the last call."""
         for state in states:
-            if state.state != "waiting" and self._seen.get(state.run_id) != f"{state.state}{state.starts}":
-                self._seen[state.run_id] = f"{state.state}{state.starts}"
+            if state.status != "waiting" and self._seen.get(state.run_id) != f"{state.status}{state.starts}":
+                self._seen[state.run_id] = f"{state.status}{state.starts}"
                 self._say(_event(state))
         if self._live:
             self._live.update(self._panel(states))
         elif time.monotonic() - self._spoke > HEARTBEAT_S:
-            self._say("; ".join(_where(state) for state in states if state.state == "running") or "waiting for workers")
+            running = [_where(state) for state in states if state.status == "running"]
+            self._say("; ".join(running) or "waiting for workers")
 
     def _say(self, text: str) -> None:
         self._spoke = time.monotonic()
@@ -62,13 +68,13 @@ class Display:
         )
 
     def _panel(self, states: list[RunState]) -> Table:
-        counts = Counter(state.state for state in states)
+        counts = Counter(state.status for state in states)
         waiting = self._total - sum(counts.values()) + counts.pop("waiting", 0)
         title = "  ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f"  to come {waiting}"
         table = Table(title=f"{title}{self._eta(states)}", title_justify="left", box=None, pad_edge=False)
         for name in ("run", "step", "tokens", "train loss", "val loss", "tokens/s"):
             table.add_column(name, justify="left" if name == "run" else "right")
-        for state in [s for s in states if s.state == "running"][:PANEL_RUNS]:
+        for state in [s for s in states if s.status == "running"][:PANEL_RUNS]:
             table.add_row(*_row(state))
         return table
 
@@ -99,9 +105,9 @@ def _where(state: RunState) -> str:
 
 
 def _event(state: RunState) -> str:
-    if state.state == "running":
+    if state.status == "running":
         again = f" again (worker died, start {state.starts})" if state.starts > 1 else ""
         return f"start {state.run_id}{again}"
     loss = f"  val loss {state.progress.val_loss:.4f}" if state.progress and state.progress.val_loss is not None else ""
     reason = f"  {last_line(state.error)}" if state.error else ""
-    return f"{state.state:8s} {state.run_id}{loss}{reason}"
+    return f"{state.status:8s} {state.run_id}{loss}{reason}"

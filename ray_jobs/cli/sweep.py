@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 import click
+from click.core import ParameterSource
 
 from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
@@ -90,8 +91,23 @@ def _after(planned: Plan, spec: str, retry: str | None) -> str:
 )
 @click.option("--shared-folder", is_flag=True, help="All nodes of the cluster share the folder of the results.")
 @click.option("--yes", is_flag=True, help="Do not ask before using a cluster.")
+@click.option(
+    "--in-process",
+    is_flag=True,
+    help="For a debugger: no Ray is started, one run after another trains in this process. The rows are those of "
+    "`workers: 1` on Ray, bit for bit.",
+)
+@click.pass_context
 def run(
-    spec: str, store: str, retry: str | None, limit: int | None, address: str | None, shared_folder: bool, yes: bool
+    context: click.Context,
+    spec: str,
+    store: str,
+    retry: str | None,
+    limit: int | None,
+    address: str | None,
+    shared_folder: bool,
+    yes: bool,
+    in_process: bool,
 ) -> int:
     """Train what is missing, then print the answer. Run it again to continue after Ctrl-C, a crash, or with more seeds.
 
@@ -99,12 +115,16 @@ def run(
     muon sweep run search_spaces/demo.yaml
     muon sweep run search_spaces/demo.yaml --limit 2
     muon sweep run search_spaces/demo.yaml --retry failed
+    muon sweep run search_spaces/demo.yaml --limit 1 --in-process
 
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
     seeds; 7 cannot reach Ray; 130 interrupted.
     """
     sweep = load_spec(spec)
     storage = open_storage(store)
+    if in_process:
+        _check_in_process(context, sweep)
+        address = None
     if address:
         check_address(address)
         if not shared_folder:
@@ -118,10 +138,26 @@ def run(
         probe(address)
     write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
+    if todo and not address:
+        _prepare_data(todo)
+    begin = time.monotonic()
+    if todo and in_process:
+        _train_here(sweep, todo, storage)
+    elif todo:
+        _train(sweep, todo, storage, address=address, shared_folder=shared_folder)
     if todo:
-        _train(sweep, todo, storage, address, shared_folder)
+        click.echo(f"trained {len(todo)} runs in {time.monotonic() - begin:.0f} s", err=True)
     is_answer = _print_answer(sweep.name, storage)
     return _conclude(planned, storage, spec) or (0 if is_answer else EXIT_FAILED_RUNS)
+
+
+def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
+    """Raises UsageError if a cluster is asked for too, not only named by RAY_ADDRESS; ValueError for more workers."""
+    if context.get_parameter_source("address") == ParameterSource.COMMANDLINE:
+        raise click.UsageError("--in-process trains without Ray; leave --address out.")
+    from ray_jobs.in_process import check_resources
+
+    check_resources(sweep.resources)
 
 
 def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
@@ -179,35 +215,33 @@ def sweep_record(planned: Plan) -> SweepRecord:
 
 
 def _train(
-    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, address: str | None, shared_folder: bool
+    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, *, address: str | None, shared_folder: bool
 ) -> None:
     """Run `runs` on Ray; how each ended is in the store."""
     if address:
         os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display  # Ray and torch load only when something is trained
-    from ray_jobs.launch import Resources, run_on_ray
+    from ray_jobs.launch import run_on_ray
 
-    if not address:
-        _prepare_data(runs)
-    asked = sweep.resources
-    resources = Resources(
-        workers=asked.workers,
-        cpus_per_worker=asked.cpus_per_worker,
-        gpus_per_worker=asked.gpus_per_worker,
-        max_concurrent=None if asked.max_concurrent == "auto" else asked.max_concurrent,
-    )
-    begin = time.monotonic()
     with Display(len(runs)) as display:
         run_on_ray(
             [run.config for run in runs],
             storage,
-            resources,
+            sweep.resources,
             max_restarts=sweep.retries.infrastructure,
             watch=display.update,
             address=address,
             shared_folder=shared_folder,
         )
-    click.echo(f"trained {len(runs)} runs in {time.monotonic() - begin:.0f} s", err=True)
+
+
+def _train_here(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage) -> None:
+    """Run `runs` in this process; how each ended is in the store."""
+    from ray_jobs.cli.progress import Display
+    from ray_jobs.in_process import run_here
+
+    with Display(len(runs), on_ray=False) as display:
+        run_here([run.config for run in runs], storage, sweep.resources, watch=display.update)
 
 
 def _prepare_data(runs: Sequence[PlannedRun]) -> None:

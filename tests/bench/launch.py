@@ -36,12 +36,13 @@ def configs(count: int) -> list[Any]:
 def warm_slots(count: int, workers: int) -> tuple[float, list[float]]:
     """(seconds to the first step, seconds between the end of a run and the first step of the next)."""
     from muon_core.store.open import open_storage
-    from ray_jobs.launch import Resources, run_on_ray
+    from ray_jobs.launch import run_on_ray
+    from search_spaces.spec import Resources
 
     with tempfile.TemporaryDirectory() as folder:
         begin = time.time()
         states = run_on_ray(configs(count), open_storage(folder), Resources(workers=workers, max_concurrent=1))
-    assert all(state.state == "done" for state in states), states
+    assert all(state.status == "done" for state in states), states
     gaps = [after.first_step_at - before.ended_at for before, after in itertools.pairwise(states)]
     return states[0].first_step_at - begin, gaps
 

@@ -91,7 +91,7 @@ def test_pretrain_keeps_its_ray_private_whatever_cluster_there_is(tmp_path: Path
         "    print(json.dumps({name: value for name, value in os.environ.items() if name.startswith('RAY_')}))\n"
         "    raise SystemExit(0)\n"
         "launch = types.ModuleType('ray_jobs.launch')\n"
-        "launch.Resources, launch.run_on_ray = dict, run_on_ray\n"
+        "launch.run_on_ray = run_on_ray\n"
         "sys.modules['ray_jobs.launch'] = launch\n"
         "from ray_jobs.cli.main import main\n"
         "main(['pretrain', '--workers', '2'])\n"

@@ -681,14 +681,14 @@ def test_run_progress_on_a_terminal_is_one_live_line_with_an_eta() -> None:
 
 def test_display_off_a_terminal_is_a_line_an_event() -> None:
     text = io.StringIO()
-    run = RunState("muon-s1-0badcafe", slot="a", state="running", starts=1)
+    run = RunState("muon-s1-0badcafe", slot="a", status="running", starts=1)
     with Display(2, Console(file=text, width=40)) as display:
         display.update([run])
         display.update([run])
         run.starts = 2
         display.update([run])
-        run.state, run.ended_at, run.progress = "done", 1.0, told(10, 6.1)
-        other = RunState("adamw-s1-0badcafe", slot="a", state="failed", starts=1, ended_at=2.0)
+        run.status, run.ended_at, run.progress = "done", 1.0, told(10, 6.1)
+        other = RunState("adamw-s1-0badcafe", slot="a", status="failed", starts=1, ended_at=2.0)
         other.error = "Traceback (most recent call last):\n  File\nValueError: boom\n"
         display.update([run, other])
     first, *events = text.getvalue().splitlines()

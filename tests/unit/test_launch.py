@@ -10,7 +10,8 @@ import pytest
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from ray_jobs import launch
-from ray_jobs.launch import SLOT_MEMORY, Resources
+from ray_jobs.launch import SLOT_MEMORY
+from search_spaces.spec import Resources
 
 GPU = Resources(workers=2, cpus_per_worker=2, gpus_per_worker=1)  # a slot takes 4 CPUs and 2 GPUs
 
@@ -78,7 +79,7 @@ def test_a_folder_serves_a_cluster_only_where_all_runs_reach_it(
     def remote(**_: Any) -> None:
         raise Connected
 
-    monkeypatch.setattr(launch, "_ray", joined)
+    monkeypatch.setattr(launch, "connected", joined)
     monkeypatch.setattr(launch.ray, "nodes", lambda: [{"Alive": state} for state in alive])
     monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"CPU": cpus})
     monkeypatch.setattr(launch.ray, "remote", remote)

@@ -1,0 +1,100 @@
+"""The twin of `run_on_ray` without Ray: the same runs, one after another in this process.
+
+It is for a debugger, which sees nothing of what other processes do, and for tests that want results and not Ray. Rows
+are the same bit for bit as those of one worker on Ray.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from muon_core.config.run import RunConfig
+from muon_core.progress import Progress
+from muon_core.store.storage import Storage
+from muon_core.train import train
+from ray_jobs.run_queue import RunState, Watch
+from ray_jobs.stop_signals import stop_signals
+from ray_jobs.workers import forget_previous_run, threads_per_worker
+from search_spaces.spec import Resources
+
+WATCH_EVERY_S = 0.5
+HERE = "this process"  # in the place of a slot's name
+
+
+def run_here(
+    runs: Sequence[RunConfig],
+    storage: Storage,
+    resources: Resources,
+    *,
+    watch: Watch = lambda states: None,
+) -> list[RunState]:
+    """Train `runs` in order and return their states; every one is recorded in the store.
+
+    `watch` is called in this thread, between two steps.
+
+    Raises: ValueError for more than one worker, or a GPU that is not there; KeyboardInterrupt after the run at which
+        Ctrl-C or SIGTERM came was stopped.
+    """
+    check_resources(resources)
+    device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
+    states: list[RunState] = []
+    with _threads(threads_per_worker(resources)), stop_signals() as signals:
+        for run in runs:
+            state = RunState(run.run_id, HERE)
+            states.append(state)
+            _train(run, storage, state, device, _Reporter(states, watch, signals))
+            watch(states)
+            if signals:
+                raise KeyboardInterrupt
+    return states
+
+
+class _Reporter:
+    """Keeps the state of the newest run up to date and lets `watch` see it now and then; stops at a signal."""
+
+    def __init__(self, states: list[RunState], watch: Watch, signals: list[int]) -> None:
+        self._states, self._watch, self._signals = states, watch, signals
+        self._watched = 0.0
+
+    def __call__(self, progress: Progress) -> bool:
+        self._states[-1].advance(progress)
+        if time.monotonic() - self._watched > WATCH_EVERY_S:
+            self._watch(self._states)
+            self._watched = time.monotonic()
+        return not self._signals
+
+
+def _train(run: RunConfig, storage: Storage, state: RunState, device: torch.device, report: _Reporter) -> None:
+    """One run to its end; one that fails has said so in the store."""
+    forget_previous_run()
+    state.start()
+    try:
+        outcome = train(run, storage, report=report, device=device)
+    except Exception:
+        state.end("failed", traceback.format_exc())
+    else:
+        state.end(outcome.status, outcome.error)
+
+
+def check_resources(resources: Resources) -> None:
+    """Raises ValueError for what takes Ray to offer, or a GPU that is not there."""
+    if resources.workers > 1:
+        raise ValueError(f"resources.workers is {resources.workers}: without Ray a run has one; set it to 1")
+    if resources.gpus_per_worker and not torch.cuda.is_available():
+        raise ValueError(f"a run needs {resources.gpus_per_worker:g} GPUs, this machine has 0; ask for none")
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute with so many threads, as a worker of a slot does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
