@@ -102,7 +102,7 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
     ("[1, 2]", "1 2", "5: seeds: must be a list, got '1 2'; write [1, 2]", None),
     ("[1, 2]", "'[1, 2]'", "5: seeds: must be a list, got '[1, 2]'; remove the quotes: [1, 2]", None),
     ("[1, 2]", "(1, 2)", "5: seeds: must be a list, got '(1, 2)'; write [1, 2]", None),
-    ("[1, 2]", "3", "5: seeds: must be a list, got 3; write [3]", None),
+    ("[1, 2]", "3", "5: seeds: must be a list, got 3; write [3], or for 3 seeds [0, 1, 2]", None),
     ("[1, 2]", "\n  -1\n  -2", "5: seeds: must be a list, got '-1 -2'; write a space after each dash: - 1", None),
     ("[1, 2]", "[1 2]", "5: seeds[0]: must be a whole number, got '1 2'; put commas between: 1, 2", None),
     ("[1, 2]", "range(5)",
