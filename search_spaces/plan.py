@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from muon_core.tables import FINISHED
 from search_spaces.arm_names import arm_names
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import SweepSpec
@@ -21,7 +22,6 @@ STATUS: dict[str, Status] = {
     "running": "interrupted",
 }
 """A run's status in the results store, as a plan tells it."""
-FINISHED = ("done", "diverged")  # a run that diverged gave its result
 
 # Between-seed sd of a paired difference in final val_loss, nats per token, where none is given. Measured, Muon - AdamW.
 _TINY_SD = (0.029, "measured: muon against adamw, tiny preset on English prose, 200 steps, 8 seeds")
@@ -144,51 +144,3 @@ def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:
     critical, scale = float(stdtrit(seeds - 1, 1 - 0.025 / comparisons)), sd / seeds**0.5
     detectable = float(nctdtrinc(seeds - 1, 0.2, critical)) * scale
     return Power(seeds, comparisons, sd, source, critical * scale, detectable)
-
-
-def render(plan: Plan) -> str:
-    """The plan in words: a line an arm, then what would start, what it takes and what it can tell."""
-    shared = f", {_count(plan.duplicates, 'duplicate')} between blocks merged" if plan.duplicates else ""
-    arms = len(plan.runs) // plan.power.seeds
-    return "\n".join(
-        [
-            f"sweep {plan.spec.name}: {plan.spec.question}".removesuffix(": "),
-            f"{_count(len(plan.runs), 'run')}: {_count(arms, 'arm')} x {_count(plan.power.seeds, 'seed')}{shared}",
-            "",
-            *_table(plan, arms),
-            "",
-            f"to run: {_count(len(plan.to_run), 'run')}, {plan.tokens:,} training tokens; local runs cost 0 USD",
-            f"power: {_describe_power(plan.power)}",
-        ]
-    )
-
-
-def _table(plan: Plan, arms: int) -> list[str]:
-    rows = [("blocks", "role", "arm", "seeds", "status")]
-    for arm in range(arms):  # the arms of a seed follow each other, so every `arms`-th run is of one arm
-        runs, counts = plan.runs[arm::arms], Counter(plan.statuses[arm::arms])
-        blocks, roles = (" + ".join(dict.fromkeys(names)) for names in zip(*runs[0].members, strict=True))
-        seeds = " ".join(str(run.config.seed) for run in runs)
-        status = ", ".join(f"{count} {status}" for status, count in counts.items())
-        rows.append((blocks, roles, plan.names[runs[0].config.arm_id], seeds, status))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-def _describe_power(power: Power) -> str:
-    if power.sd is None:
-        return f"unknown: standard deviation between seeds {power.sd_source}"
-    if not power.comparisons:
-        return "nothing is compared with the baseline; add a block"
-    assumed = f"sd of paired differences {power.sd:g}, {power.sd_source}"
-    if power.resolvable is None or power.detectable is None:
-        return f"one seed gives no interval and resolves nothing; add seeds ({assumed})"
-    adjusted = f", adjusted for {power.comparisons} arms (Holm)" if power.comparisons > 1 else ""
-    return (
-        f"{power.seeds} seeds resolve a measured difference of {power.resolvable:.2g} and find a true one of "
-        f"{power.detectable:.2g} 4 times in 5{adjusted} ({assumed})"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,9 @@
-"""What is orthogonalized as one matrix: a parameter, the attention matrices of a layer together, or a head's part."""
+"""What is orthogonalized as one matrix: a parameter, the attention matrices of a layer together, or a head's part.
+
+The polar factor of two matrices stacked is not their two polar factors stacked, so this choice changes the optimizer. A
+partition deals every entry of every matrix to exactly one block; a block reads its pieces as views and hands the update
+back the same way, so that momentum and state stay whole parameters whatever the partition.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""From a config to the optimizers of a model: one for the hidden matrices, AdamW for everything else."""
+"""From a config to the optimizers of a model: one for the hidden matrices, AdamW for everything else.
+
+A Muon is put together from functions: the momentum rule, the partition, the perturbation, the orthogonalizer, the scale
+and how updates are shared out. A variant is another function in one of these places and a line in `HIDDEN`, so all of
+them share one `step()`, and what two arms differ in can be read off here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Gradients scaled down for the length of an optimizer step."""
+"""Gradients scaled down for the length of an optimizer step.
+
+For that length only: recorded norms are of raw gradients, and whoever looks at `p.grad` after the step finds what the
+backward pass left there.
+"""
 
 from __future__ import annotations
 

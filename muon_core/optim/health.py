@@ -1,4 +1,9 @@
-"""Whether an optimizer still optimizes: how updates relate to gradients and to each other, and what noise does."""
+"""Whether an optimizer still optimizes: how updates relate to gradients and to each other, and what noise does.
+
+A loss that falls slowly looks the same whether the problem is hard or the optimizer is dead. A momentum whose singular
+values have saturated repeats its update for good (cosine to the one before of 1) while the gradient points elsewhere
+(agreement near 0); one that diverges is infinite a few steps later. Both are seen here at the first tracked step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Momentum rules: how buffers take up gradients, and what they look like one step ahead."""
+"""Momentum rules: how buffers take up gradients, and what they look like one step ahead.
+
+Published Muons average (EMA) or add up (SUM). The two differ by a constant factor, which orthogonalizing takes out
+again: they agree up to the eps of the norm and rounding, and each is kept so that a published optimizer can be had to
+the bit. Rules work on many matrices at once, in place for what is stored; gradients are never changed.
+"""
 
 from __future__ import annotations
 

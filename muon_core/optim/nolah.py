@@ -1,4 +1,9 @@
-"""NOLAH: a nonlinear gate on the gradient, a brake where gradients are large, a sigmoid weight on the momentum."""
+"""NOLAH: a nonlinear gate on the gradient, a brake where gradients are large, a sigmoid weight on the momentum.
+
+As first written, gate and sigmoid act on raw numbers: for the small gradients of training tanh(g)|g| is g|g| and the
+sigmoid one half, so the rule hangs on the scale of the loss. The well-posed mode measures entries in units of their
+matrix's root mean square, and stores a momentum that no brake has touched.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which optimizer a parameter belongs to, by patterns on its name."""
+"""Which optimizer a parameter belongs to, by patterns on its name.
+
+Muon is for hidden matrices alone; a parameter that slips into the wrong group, or into none, trains badly or never and
+nothing fails. So a parameter without a pattern and a pattern without a parameter are both errors.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Perturbations: what the orthogonalizer sees in place of the momentum. The momentum itself is never touched."""
+"""Perturbations: what the orthogonalizer sees in place of the momentum. The momentum itself is never touched.
+
+Noise that is stored in the momentum is averaged over all later steps and grows with them; here each step draws afresh
+and forgets. A draw is a function of (noise seed, parameter name, step), so it is the same on every rank, at every world
+size and after a resume. Orthogonal and isotropic noise are scaled to one norm: at equal alpha as first written, the
+Gaussian control carried sqrt(max(rows, cols)) times more noise than the arm it was the control for.
+"""
 
 from __future__ import annotations
 

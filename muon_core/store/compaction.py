@@ -55,7 +55,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
     heads = {run: max(attempts[run].values()) for run in sorted(wanted)}
     ends = relisting(lambda: read_ends(storage, heads.values(), result.problems))
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
-    # Without grace even what this call replaces goes, and the finals it writes are younger than any time asked for here.
+    # Without grace even what this call replaces goes, and its finals are younger than any time asked for here.
     before = store_time(storage) - grace_s if grace_s > 0 else math.inf
     # Finished runs alone are held to the number of rows in their end record. One that failed may have been cut off
     # anywhere, so its finals hold what there is.

@@ -12,12 +12,11 @@ from muon_core.config.run import RunConfig
 from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError, check_writable
-from muon_core.tables import last_line
+from muon_core.tables import FINISHED, last_line
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
 from ray_jobs.stop_signals import stop_signals
 from search_spaces.parameters import parse_assignment
-from search_spaces.plan import FINISHED
 from search_spaces.run_file import resolve_run
 
 

@@ -15,12 +15,13 @@ from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, check_writable
 from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, write_sweep
-from muon_core.tables import last_line
+from muon_core.tables import FINISHED, last_line
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
+from ray_jobs.cli.plan_text import render_plan
 from search_spaces.expand import PlannedRun
-from search_spaces.plan import FINISHED, Plan, render
+from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
 
@@ -67,7 +68,7 @@ def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bo
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=2))
         return
-    click.echo(render(planned))
+    click.echo(render_plan(planned))
     click.echo(f"next: {_after(planned, spec, retry)}", err=True)
 
 

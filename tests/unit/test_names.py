@@ -10,9 +10,10 @@ from analysis.summary import summarize
 from muon_core.config.arm_names import Arm
 from muon_core.config.arm_names import arm_names as name_arms
 from muon_core.store.sweeps import write_sweep
+from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep import sweep_record
 from search_spaces.expand import PlannedRun
-from search_spaces.plan import Plan, plan, render
+from search_spaces.plan import Plan, plan
 from search_spaces.spec import parse_spec
 
 HEAD = """\
@@ -89,7 +90,7 @@ def test_plan_and_answer_call_an_arm_alike(tmp_path: Path) -> None:
     write_sweep(storage, sweep_record(told))
     answer = [arm.arm for arm in summarize(open_store(tmp_path).sweep("hunt")).arms]
     assert answer == ["muon", "muon momentum=0.9", "muon momentum=0.99", "adamw"]
-    assert all(name in render(told) for name in answer)
+    assert all(name in render_plan(told) for name in answer)
     assert [run["arm"] for run in told.to_json()["runs"]] == answer * 2
 
 

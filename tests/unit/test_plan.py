@@ -12,8 +12,9 @@ from analysis.store import open_store
 from analysis.summary import summarize
 from muon_core.store.sweeps import write_sweep
 from muon_core.tables import STATUSES
+from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep import sweep_record
-from search_spaces.plan import STATUS, plan, power, render
+from search_spaces.plan import STATUS, plan, power
 from search_spaces.spec import SweepSpec, parse_spec
 
 TEXT = """\
@@ -119,7 +120,7 @@ def test_power_of_one_seed_is_nothing() -> None:
 def test_power_of_a_baseline_alone_is_nothing() -> None:
     alone = plan(parse_spec(TEXT.split("  - {name: noisy")[0]), {})
     assert (alone.power.comparisons, alone.power.resolvable) == (0, None)
-    assert render(alone).endswith("\npower: nothing is compared with the baseline; add a block")
+    assert render_plan(alone).endswith("\npower: nothing is compared with the baseline; add a block")
 
 
 def test_power_assumes_a_measured_sd_and_says_which() -> None:
@@ -162,7 +163,7 @@ def test_plan_as_json_tells_every_run() -> None:
 
 def test_render_tells_the_plan_in_plain_lines() -> None:
     planned = plan(hunt(), known("done", "failed"), sd=0.01)
-    assert render(planned).splitlines() == [
+    assert render_plan(planned).splitlines() == [
         "sweep hunt: Does noise help?",
         "6 runs: 2 arms x 3 seeds, 3 duplicates between blocks merged",
         "",
@@ -177,14 +178,14 @@ def test_render_tells_the_plan_in_plain_lines() -> None:
 
 
 def test_render_says_for_how_many_arms_the_verdicts_are_adjusted() -> None:
-    assert render(plan(hunt("[0.1]", "[0.1, 0.2]"), {}, sd=0.01)).endswith(
+    assert render_plan(plan(hunt("[0.1]", "[0.1, 0.2]"), {}, sd=0.01)).endswith(
         "power: 3 seeds resolve a measured difference of 0.036 and find a true one of 0.046 4 times in 5,"
         " adjusted for 2 arms (Holm) (sd of paired differences 0.01, given)"
     )
 
 
 def test_render_says_that_one_seed_resolves_nothing() -> None:
-    lines = render(plan(hunt("[1, 2, 3]", "[1]"), {}, sd=0.01)).splitlines()
+    lines = render_plan(plan(hunt("[1, 2, 3]", "[1]"), {}, sd=0.01)).splitlines()
     assert lines[1] == "2 runs: 2 arms x 1 seed, 1 duplicate between blocks merged"
     assert lines[-1] == (
         "power: one seed gives no interval and resolves nothing; add seeds (sd of paired differences 0.01, given)"
