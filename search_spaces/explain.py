@@ -21,15 +21,14 @@ def misplaced(at: tuple[str | int, ...], text: str) -> NoReturn:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown `word`: the nearest of the `known` names, or the plain ones among them."""
+    """The end of a message about an unknown `word`: the nearest of the `known` names, or where they are listed."""
     known = list(known)
     inside = [name for name in known if name.endswith(f".{word}")]
     if near := inside[:1] or nearest(word, known):
         return f". Did you mean '{near[0]}'?"
-    dotted = [name for name in known if "." in name]
-    return f"; known: {', '.join(name for name in known if name not in dotted)}" + (
-        f", and dotted names such as {dotted[0]}" if dotted else ""
-    )
+    if any("." in name for name in known):  # parameters, of which there are too many for a line
+        return "; docs/parameters.md lists them"
+    return f"; known: {', '.join(known)}"
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
@@ -99,7 +98,8 @@ def explain(details: Sequence[ErrorDetails], example: str = "") -> str:
     if first["type"] in ("value_error", "misplaced"):
         return first["msg"].removeprefix("Value error, ")
     wanted = " or ".join(_wanted(detail) for detail in details)
-    return f"must {wanted}, got {_short(value)}{_remedy(first, example)}"
+    remedy = next((remedy for detail in details if (remedy := _remedy(detail, example))), "")
+    return f"must {wanted}, got {_short(value)}{remedy}"
 
 
 def _wanted(detail: ErrorDetails) -> str:
@@ -187,6 +187,8 @@ def _list(value: Any) -> str:
         return f"write [{as_yaml(value)}]"
     if re.fullmatch(r"\w+\(.*\)", value):
         return "a file holds values, no code: list each, such as [0, 1, 2]"
+    if re.match(r"-\S", value):
+        return "write a space after each dash: - 1"
     read = _read(value)
     if isinstance(read, list):
         return f"remove the quotes: {value}"

@@ -260,8 +260,14 @@ def _error(error: ValidationError, source: Source) -> SpecError:
         if f"'{path[-1]}'" not in hints[path[:-1]]:  # else it is there, misspelt, and reported already
             problems.add(path, f"field '{path[-1]}' is missing; add `{_example(path)}`", within=path[:-1])
     for path, details in found.items():
-        problems.add(path, f"{_subject(path)} {explain(details, _example(path))}".lstrip())
+        text = f"{_subject(path)} {explain(details, _example(path))}{_so_many_seeds(path, details[0]['input'])}"
+        problems.add(path, text.lstrip())
     return problems.error()
+
+
+def _so_many_seeds(path: KeyPath, value: Any) -> str:
+    """About `seeds: 3`, which may have meant their number."""
+    return f", or for {value} seeds {[*range(value)]}" if path == ("seeds",) and value in range(2, 11) else ""
 
 
 def _stranger(source: Source) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import yaml
 
 ANCHORS = "anchors and aliases (&name, *name) are not read; write the value out"
+_STRANGE = "this line does not go on with what stands above; a file consists of lines `name: value`"
 CLOSING = {"[": "]", "{": "}"}
 _SPACED = re.compile(r"(\s*(?:- +)?)([\w.-]+):(\S.*)")  # `preset:tiny`: indent, name, value
 _NAMED = re.compile(r"(\s*(?:- +)?)([\w.'\"-]+): +(\S.*)")  # `question: Muon: better?`
@@ -36,13 +37,15 @@ def advise(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     if opened is None:
         return _after_the_end(lines, here)
     if "a simple key" in context:
-        return _no_colon(lines, opened)
+        return _no_colon(lines, opened.line)
     if "a quoted scalar" in context:
         quote = _letter(lines, opened)
         return opened.line + 1, f"the quote {quote} in column {opened.column + 1} is not closed"
     if "a double-quoted scalar" in context:
         return here.line + 1, "a backslash in double quotes begins a code such as \\n; use single quotes, or write \\\\"
-    if context.startswith("while scanning a") or "a node" in context:  # alias, anchor, tag, directive, block of text
+    if (
+        context.startswith("while scanning a") or "a node" in context or "a tag" in context
+    ):  # alias, anchor, tag, directive, block of text
         return opened.line + 1, _quote_start(lines, opened)
     if "a flow " in context:
         return _brackets(lines, opened, here, problem)
@@ -93,21 +96,22 @@ def _colon(lines: Sequence[str], here: yaml.Mark) -> tuple[int, str]:
         return above + 1, advice
     if re.match(r"\s*-\w", lines[above]):
         return above + 1, f"write a space after the dash: - {lines[above].strip().removeprefix('-')}"
+    if _begin(lines[above], item=False)[0] == _begin(line, item=False)[0]:
+        return _no_colon(lines, above)
     return here.line + 1, _indent(lines, here.line)
 
 
-def _no_colon(lines: Sequence[str], opened: yaml.Mark) -> tuple[int, str]:
-    line = lines[opened.line]
-    if advice := space_after_colon(line):
-        return opened.line + 1, advice
-    return opened.line + 1, f"{line.strip()!r} has no colon after its name; write `name: value`"
+def _no_colon(lines: Sequence[str], number: int) -> tuple[int, str]:
+    if advice := space_after_colon(lines[number]):
+        return number + 1, advice
+    return number + 1, f"{lines[number].strip()!r} has no colon after its name; write `name: value`"
 
 
 def _after_the_end(lines: Sequence[str], here: yaml.Mark) -> tuple[int, str]:
     above = _line_above(lines, here.line)
     if above is not None and _width(lines[above]) > _width(lines[here.line]):
         return here.line + 1, _indent(lines, here.line)
-    return here.line + 1, "this line does not go on with what stands above; a file consists of lines `name: value`"
+    return here.line + 1, _STRANGE
 
 
 def _brackets(lines: Sequence[str], opened: yaml.Mark, here: yaml.Mark, problem: str) -> tuple[int, str]:
@@ -161,6 +165,8 @@ def _indent(lines: Sequence[str], line: int) -> str:
     if above is None:
         return f"`{here[1]}` begins in column {here[0]}, which fits no line above; remove the spaces before it"
     there = _begin(lines[above], item)
+    if here[0] == there[0]:
+        return _STRANGE
     together = "items of one list" if item else "names that belong together"
     return (
         f"`{here[1]}` begins in column {here[0]}, but `{there[1]}` of line {above + 1} in column {there[0]}; "
@@ -170,7 +176,7 @@ def _indent(lines: Sequence[str], line: int) -> str:
 
 def _begin(line: str, item: bool) -> tuple[int, str]:
     """The column (from 1) in which the item or the name of a line begins, and what stands there."""
-    found = re.match(r"( *)(-)" if item else r"((?: |- )*)([^\s:]*)", line)
+    found = re.match(r"( *)(-)" if item else r"((?: |- )*)([^\s:]+|\S*)", line)
     assert found is not None, line
     return found.end(1) + 1, found[2]
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from muon_core.config.optimizers import OrthoNoiseConfig
 from muon_core.config.run import RunConfig
+from search_spaces.errors import SpecError
 from search_spaces.expand import expand
-from search_spaces.spec import SweepSpec
+from search_spaces.explain import as_yaml
+from search_spaces.spec import SweepSpec, parse_spec
 from search_spaces.strict_yaml import parse
 
 ALPHAS = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=4, unique=True)
@@ -83,3 +85,63 @@ def test_a_run_two_blocks_share_is_run_once(seeds: list[int], alphas: list[float
 def test_every_json_text_is_read_as_json_reads_it(value: Any) -> None:
     read = parse(json.dumps(value)).value
     assert json.dumps(read) == json.dumps(value)  # 1, 1.0 and true are equal in Python, not here
+
+
+FILE = """\
+version: 1
+name: law
+question: "Does noise help?"
+seeds: [1, 2]
+constants: {steps: 50, adam_betas: [0.9, 0.95]}
+blocks:
+  - name: base
+    role: baseline
+    optimizer: muon
+  - name: noise # more
+    optimizer: orthonoise
+    grid:
+      alpha:
+        - 1e-3
+        - 0.05
+    skip: [{alpha: 0.05}]
+"""
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, len(FILE)), st.integers(0, 3), st.text("\t :[]{},'\"-#&*!>|%@`\\\n\u00a0?ab1", max_size=3)
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(EDITS)
+def test_whatever_a_slip_of_the_pen_makes_of_a_file_it_is_good_or_answered_by_lines_of_it(
+    edits: list[tuple[int, int, str]],
+) -> None:
+    text = FILE
+    for at, cut, letters in edits:
+        text = text[:at] + letters + text[at + cut :]
+    try:
+        expand(parse_spec(text))
+    except SpecError as error:
+        for line in error.lines:
+            number = int(line.removeprefix("sweep.yaml:").partition(":")[0])
+            assert 1 <= number <= len(text.splitlines()) + 1
+            assert line.isprintable()
+
+
+WRITTEN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["none", "0.02", "off", "null", "true", "a b", "x/y.txt", "", "- a", "a: b", "[", "~", "#"]),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.sampled_from(["lr", "a.b"]), children),
+)
+
+
+@settings(deadline=None)
+@given(WRITTEN)
+def test_a_message_shows_a_value_as_a_file_would_write_it(value: Any) -> None:
+    assert json.dumps(parse(as_yaml(value)).value) == json.dumps(value)

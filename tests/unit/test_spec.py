@@ -138,6 +138,11 @@ def test_replace_keeps_the_file_for_messages() -> None:
         ),
         (
             STEPS,
+            "resources: {max_concurrent: '4'}",
+            "5: resources: max_concurrent must be 'auto' or be a whole number, got '4'; remove the quotes: 4",
+        ),
+        (
+            STEPS,
             "resources: {max_concurrent: 0}",
             "5: resources: max_concurrent must be 'auto' or be greater than 0, got 0",
         ),

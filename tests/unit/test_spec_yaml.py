@@ -121,6 +121,7 @@ TOGETHER = "names that belong together begin in one column"
         ("a: 1\npreset:tiny", 2, "write a space after the colon: preset: tiny"),
         ("a: {steps:20, b: 1}", 1, "write a space after the colon: steps: 20"),
         ("a: 1\nseeds [1, 2]\nb: 1", 2, "'seeds [1, 2]' has no colon after its name; write `name: value`"),
+        ("seeds\nb: 1", 1, "'seeds' has no colon after its name; write `name: value`"),
         ("a: 1\n: 2", 2, "nothing stands before the colon"),
         # indents
         ("b:\n  - n: a\n   role: b", 3, f"`role` begins in column 4, but `n` of line 2 in column 5; {TOGETHER}"),
