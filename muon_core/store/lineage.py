@@ -88,6 +88,18 @@ def visible_slices(
     return chosen
 
 
+def has_gap(live_keys: Iterable[str], table: str) -> bool:
+    """Whether two live objects of one attempt have rows between them in none: segments follow each other without."""
+    for by_attempt in parse_live(live_keys, table).values():
+        for objects in by_attempt.values():
+            reached = objects[0].start
+            for item in objects:  # sorted by key, and so by their first row
+                if item.start > reached:
+                    return True
+                reached = max(reached, item.hi)
+    return False
+
+
 def precedence(pack: Pack) -> tuple[int, str]:
     """Sorts packs: what two of them hold is read from the one that comes later, so the other can go."""
     return len(pack.runs), pack.key

@@ -29,7 +29,7 @@ from muon_core.store.keys import (
     parse_version,
     version_key,
 )
-from muon_core.store.lineage import Problems, precedence, visible_slices
+from muon_core.store.lineage import Problems, has_gap, precedence, visible_slices
 from muon_core.store.parquet import decode_named, digest, newer_schema
 from muon_core.store.storage import Storage, StoreError
 from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
@@ -125,7 +125,12 @@ def visible_objects(
     # Live comes before final: compaction writes a final before it removes what that replaces, so rows that had left
     # live/ when it was listed are in final/ by then.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
-    sizes = dict(storage.list(f"live/table={table}/{below}")) | dict(storage.list(f"final/table={table}/{below}"))
+    live = dict(storage.list(f"live/table={table}/{below}"))
+    if has_gap(live, table):
+        # A listing of several pages may pass the place of a segment before that is written and then meet the one after
+        # it. The next listing has both; a gap that stays is that of an object somebody deleted.
+        live = dict(storage.list(f"live/table={table}/{below}"))
+    sizes = live | dict(storage.list(f"final/table={table}/{below}"))
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))
     packs = [pack for pack in read_packs(storage, table, packed) if pack.key not in without]
     return visible_slices(attempts, list(sizes), table, packs, problems), sizes | packed

@@ -116,6 +116,25 @@ def test_rows_of_a_running_run_are_read_once_from_its_newest_segment(storage: Fo
     assert analysis.open_store(storage.url).runs.collect()["status"].to_list() == ["running"]
 
 
+def test_a_segment_written_between_two_pages_of_a_listing_is_not_missed(
+    storage: Folder, fake: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page ends before [0, 5) is written, the second begins after it; [5, 8) is written in between, too."""
+    attempt = write_attempt(storage, fake)
+    for seqs in (range(4), range(5), range(5, 8)):
+        put_val(storage, attempt, seqs)
+    missed, real, listings = live_key("val", fake.run_id, attempt.id, 0, 5), Folder.list, list[str]()
+
+    def in_pages(self: Folder, prefix: str) -> list[tuple[str, int]]:
+        listings.append(prefix)
+        first = listings.count(prefix) == 1
+        return [item for item in real(self, prefix) if not (first and item[0] == missed)]
+
+    monkeypatch.setattr(Folder, "list", in_pages)
+    assert [seq for seq, _ in seen(storage)] == list(range(8))
+    assert listings.count("live/table=val/") == 2
+
+
 def test_a_resumed_attempt_replaces_the_rows_after_its_checkpoint(storage: Folder, fake: FakeRun) -> None:
     first = write_attempt(storage, fake)
     put_val(storage, first, range(8))
