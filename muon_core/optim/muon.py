@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from muon_core.optim.blocks import Block, Partition, whole
 from muon_core.optim.momentum import EMA, Momentum
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
-from muon_core.optim.sharding import STACK_ENTRIES, Distribute, Distribution, replicated
+from muon_core.optim.sharding import Distribute, Distribution, replicated
 
 Watch = Callable[[Sequence[Block], Tensor, Tensor, Tensor], None]
 """(blocks, momentum, perturbed momentum, updates) of one stack; must modify none of them."""
@@ -117,24 +117,28 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group, all_blocks in zip(self.param_groups, self._blocks, strict=True):
-            self._take_up_gradients(group)
             blocks = [part for block in all_blocks if (part := block.with_gradient()).pieces]
-            for stack, updates in self.distribute(blocks, partial(self._updates, group=group)):
+            waiting = {param for param in group["params"] if param.grad is not None}
+            for stack, updates in self.distribute(blocks, partial(self._updates, group=group, waiting=waiting)):
+                self._take_up_gradients(stack, group, waiting)  # if another rank has computed these
                 self._apply(stack, updates, group["lr"], group["weight_decay"])
             group["step"] += 1
         return loss
 
-    def _take_up_gradients(self, group: dict[str, Any]) -> None:
-        """Momentum and weight decay of every parameter that has a gradient."""
-        for params in _portions([param for param in group["params"] if param.grad is not None]):
-            gradients = [_gradient(param).float() for param in params]
-            for param, gradient in zip(params, gradients, strict=True):
-                if not self.state[param]:
-                    self.state[param]["momentum_buffer"] = torch.zeros_like(gradient)
+    def _take_up_gradients(self, blocks: Sequence[Block], group: dict[str, Any], waiting: set[nn.Parameter]) -> None:
+        """Bring the momenta of blocks up to date, right before they are read again; `waiting` is whose are not yet."""
+        params = [param for param in _parameters(blocks) if param in waiting]
+        gradients = [_gradient(param).float() for param in params]
+        for param, gradient in zip(params, gradients, strict=True):
+            if not self.state[param]:
+                self.state[param]["momentum_buffer"] = torch.zeros_like(gradient)
+        if params:
             self.rule.accumulate(self._buffers(params), gradients, group["momentum"])
+            waiting.difference_update(params)
 
-    def _updates(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
+    def _updates(self, blocks: Sequence[Block], group: dict[str, Any], waiting: set[nn.Parameter]) -> Tensor:
         """Directions `(len(blocks), rows, cols)` for blocks of one shape."""
+        self._take_up_gradients(blocks, group, waiting)
         gradients = [block.read(_gradient) for block in blocks]
         momentum = self._momentum(blocks, group)
         perturbed, updates = self.direct(momentum, [block.name for block in blocks], group["step"], gradients)
@@ -155,7 +159,7 @@ class Muon(torch.optim.Optimizer):
 
     def _momentum(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
         """What is orthogonalized of blocks of one shape: buffers, or under Nesterov buffers one step ahead; a copy."""
-        params = list(dict.fromkeys(piece.parameter for block in blocks for piece in block.pieces))
+        params = _parameters(blocks)
         buffers = self._buffers(params)
         momenta: Sequence[Tensor] = buffers
         if group["nesterov"]:
@@ -185,18 +189,9 @@ class Muon(torch.optim.Optimizer):
         return [self.state[param]["momentum_buffer"] for param in params]
 
 
-def _portions(params: Sequence[nn.Parameter]) -> Iterator[tuple[nn.Parameter, ...]]:
-    """The parameters in turn, at most STACK_ENTRIES entries at a time: what is made of their gradients stays small."""
-    portion: list[nn.Parameter] = []
-    entries = 0
-    for param in params:
-        if portion and entries + param.numel() > STACK_ENTRIES:
-            yield tuple(portion)
-            portion, entries = [], 0
-        portion.append(param)
-        entries += param.numel()
-    if portion:
-        yield tuple(portion)
+def _parameters(blocks: Sequence[Block]) -> list[nn.Parameter]:
+    """Whose pieces the blocks are made of, each once."""
+    return list(dict.fromkeys(piece.parameter for block in blocks for piece in block.pieces))
 
 
 def _gradient(param: nn.Parameter) -> Tensor:

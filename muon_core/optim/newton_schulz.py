@@ -50,10 +50,14 @@ SLOW_BF16 = not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_suppo
 Before each product PyTorch asks oneDNN the same, so that an instruction set below the machine's (`ONEDNN_MAX_CPU_ISA`)
 counts here as it does there. It decides what is fast, and no promise of `newton_schulz` but the bits of strips.
 """
+ONE_BY_ONE = {torch.bfloat16}
+"""What CPUs multiply matrix by matrix. A product of two matrices and one of two stacks are different kernels of oneDNN,
+with other roundings, and the second is the slower one. The first is what torch.optim.Muon calls: its bits, in its time.
+In fp32 BLAS gains from stacks, and has the same bits."""
 
 
 def over_columns(product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-    """`product(right)` of `(k, rows, cols)`, whose columns depend on that column of `right` alone.
+    """`product(right)` of `(..., rows, cols)`, whose columns depend on that column of `right` alone.
 
     Number by number, PyTorch walks down the columns of a row-major matrix, and so through all of its memory: in strips
     that stay in the cache it is five times as fast at 512 x 2048. Every entry is the same sum in the same order; not so
@@ -115,16 +119,13 @@ def newton_schulz(
     tall = stack.size(-2) > stack.size(-1)
     stack = stack.mT if tall else stack  # iterate on the smaller Gram matrix
     iterate = partial(_iterate, coefficients=coefficients, dtype=dtype, divisor=divisor, iteration=iteration)
-    x = _one_by_one(iterate, stack) if dtype == torch.bfloat16 and stack.device.type == "cpu" else iterate(stack)
+    alone = dtype in ONE_BY_ONE and stack.device.type == "cpu"
+    x = _one_by_one(iterate, stack) if alone else iterate(stack)
     return (x.mT if tall else x).reshape(matrix.shape)
 
 
 def _one_by_one(function: Callable[[Tensor], Tensor], stack: Tensor) -> Tensor:
-    """`function` of each matrix of `(k, rows, cols)`.
-
-    A product of two matrices and one of two stacks are different kernels of oneDNN, with other roundings, and the
-    second is the slower one. These are the calls of torch.optim.Muon: same bits, and no longer than that takes.
-    """
+    """`function` of each matrix of `(k, rows, cols)`."""
     if len(stack) == 1:
         return function(stack[0]).unsqueeze(0)  # not copied
     return torch.stack([function(matrix) for matrix in stack]) if len(stack) else function(stack)
@@ -138,8 +139,8 @@ def _iterate(
     iteration: Callable[[Tensor, float, float, float], Tensor],
 ) -> Tensor:
     """Newton-Schulz of a matrix or a stack that is not tall."""
-    x = x.to(dtype)
-    x = x / divisor(x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True))
+    x = x.to(dtype, copy=True)
+    x.div_(divisor(x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True)))
     for a, b, c in coefficients:
         x = iteration(x, a, b, c)
     return x

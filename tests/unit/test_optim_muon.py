@@ -15,8 +15,8 @@ from muon_core.config.optimizers import MuonConfig
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import ModelConfig
 from muon_core.model import Transformer, hidden_matrices
-from muon_core.optim import muon as muon_module
 from muon_core.optim import sharding
+from muon_core.optim.blocks import Partition, per_head, whole
 from muon_core.optim.build import Setting
 from muon_core.optim.build import muon as build_muon
 from muon_core.optim.momentum import EMA, SUM, Momentum
@@ -347,26 +347,30 @@ def test_parameters_without_names_are_refused() -> None:
         Muon([nn.Parameter(torch.zeros(2, 2))])  # type: ignore[list-item]
 
 
-def test_gradients_are_taken_up_in_portions_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("partition", [whole, partial(per_head, head_size=16)])
+def test_gradients_are_taken_up_once_each_and_stack_by_stack_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, partition: Partition
+) -> None:
     """So that what a rule or a cast makes of them is never as large as the model."""
-    sizes: list[int] = []
+    taken_up: list[list[int]] = []
 
     def accumulate(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> None:
-        sizes.append(sum(gradient.numel() for gradient in gradients))
+        taken_up.append([int(gradient[0, 0]) for gradient in gradients])
         EMA.accumulate(buffers, gradients, mu)
 
     def stepped() -> list[Tensor]:
-        params = [nn.Parameter(torch.ones(4, 4 + index)) for index in range(5)]
-        optimizer = Muon(
-            [(f"w{index}", param) for index, param in enumerate(params)], rule=Momentum(accumulate, EMA.look_ahead)
-        )
-        for index, param in enumerate(params):
-            param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(index))
+        pairs = [(f"blocks.{index}.attention.q.weight", nn.Parameter(torch.ones(32, 16))) for index in range(3)]
+        optimizer = Muon(pairs, rule=Momentum(accumulate, EMA.look_ahead), partition=partition)
+        gradients = draw([(32, 16)] * 3, seed=0)
+        for index, gradient in enumerate(gradients):
+            gradient[0, 0] = index
+        set_gradients([param for _, param in pairs], gradients)
         optimizer.step()
-        return params  # type: ignore[return-value]
+        return [param for _, param in pairs]
 
-    whole = stepped()
-    monkeypatch.setattr(muon_module, "STACK_ENTRIES", 40)
-    for mine, other in zip(stepped(), whole, strict=True):
+    together = stepped()
+    assert taken_up == [[0, 1, 2]]
+    monkeypatch.setattr(sharding, "CACHED_ENTRIES", 1)
+    for mine, other in zip(stepped(), together, strict=True):
         assert torch.equal(mine, other)
-    assert sizes == [16 + 20 + 24 + 28 + 32, 16 + 20, 24, 28, 32]
+    assert taken_up[1:] == [[0], [1], [2]]
