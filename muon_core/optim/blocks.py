@@ -35,7 +35,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class MatrixBlock:
     """One matrix for the orthogonalizer: pieces of parameters, one below the other. The name keys its noise."""
 
     name: str
@@ -59,32 +59,32 @@ class Block:
         rows = [piece.of(piece.parameter).size(0) for piece in self.pieces]
         return zip(self.pieces, torch.split(matrix, rows), strict=True)
 
-    def with_gradient(self) -> Block:
+    def with_gradient(self) -> MatrixBlock:
         """The block without the pieces whose parameter has no gradient."""
         if all(piece.parameter.grad is not None for piece in self.pieces):
             return self
-        return Block(self.name, tuple(piece for piece in self.pieces if piece.parameter.grad is not None))
+        return MatrixBlock(self.name, tuple(piece for piece in self.pieces if piece.parameter.grad is not None))
 
 
-Partition = Callable[[NamedMatrices], list[Block]]
+Partition = Callable[[NamedMatrices], list[MatrixBlock]]
 """Named matrices to blocks; every entry of every matrix is in exactly one."""
 
 
-def whole(named: NamedMatrices) -> list[Block]:
+def whole(named: NamedMatrices) -> list[MatrixBlock]:
     """Every matrix by itself."""
-    return [Block(name, (Piece(parameter),)) for name, parameter in named]
+    return [MatrixBlock(name, (Piece(parameter),)) for name, parameter in named]
 
 
-def per_head(named: NamedMatrices, *, head_size: int) -> list[Block]:
+def per_head(named: NamedMatrices, *, head_size: int) -> list[MatrixBlock]:
     """Rows of q, k and v and columns of o in blocks of one head; other matrices whole.
 
     Raises: ValueError if there are none, or they do not divide into heads.
     """
-    blocks: list[Block] = []
+    blocks: list[MatrixBlock] = []
     for name, parameter in named:
         projection = _projection(name)
         if projection is None:
-            blocks.append(Block(name, (Piece(parameter),)))
+            blocks.append(MatrixBlock(name, (Piece(parameter),)))
             continue
         size = parameter.size(1 if projection == "o" else 0)
         if size % head_size:
@@ -92,11 +92,11 @@ def per_head(named: NamedMatrices, *, head_size: int) -> list[Block]:
         for head in range(size // head_size):
             part = slice(head * head_size, (head + 1) * head_size)
             piece = Piece(parameter, cols=part) if projection == "o" else Piece(parameter, rows=part)
-            blocks.append(Block(f"{name}[{head}]", (piece,)))
+            blocks.append(MatrixBlock(f"{name}[{head}]", (piece,)))
     return _changed(blocks, named, "per_head")
 
 
-def merge_qkvo(named: NamedMatrices) -> list[Block]:
+def merge_qkvo(named: NamedMatrices) -> list[MatrixBlock]:
     """The q, k, v and o (transposed: its columns are the heads) of a layer one below the other; other matrices whole.
 
     Raises: ValueError if there are none.
@@ -106,7 +106,7 @@ def merge_qkvo(named: NamedMatrices) -> list[Block]:
         projection = _projection(name)
         key = name if projection is None else f"{name.rsplit('.', 2)[0]}.qkvo"
         merged[key].append(Piece(parameter, transposed=projection == "o"))
-    return _changed([Block(name, tuple(pieces)) for name, pieces in merged.items()], named, "merge_qkvo")
+    return _changed([MatrixBlock(name, tuple(pieces)) for name, pieces in merged.items()], named, "merge_qkvo")
 
 
 def _projection(name: str) -> str | None:
@@ -115,7 +115,7 @@ def _projection(name: str) -> str | None:
     return projection if part == "attention" and projection in ("q", "k", "v", "o") else None
 
 
-def _changed(blocks: list[Block], named: NamedMatrices, option: str) -> list[Block]:
+def _changed(blocks: list[MatrixBlock], named: NamedMatrices, option: str) -> list[MatrixBlock]:
     if named and not any(_projection(name) for name, _ in named):
         raise ValueError(f"{option} finds no matrix named like attention.q.weight in {named[0][0]}, ...; use whole")
     return blocks

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from muon_core import distributed
 from muon_core.metrics.spectrum import effective_rank, nonzero, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
-from muon_core.optim.blocks import Block
+from muon_core.optim.blocks import MatrixBlock
 from muon_core.stopwatch import Stopwatch
 
 Health = dict[str, dict[str, float | None]]
@@ -47,12 +47,12 @@ class Watch:
         self._orthogonalize, self._seen, self._stopwatch = orthogonalize, seen, stopwatch
         self.rows: dict[str, Tensor] = {}
 
-    def __call__(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
+    def __call__(self, blocks: Sequence[MatrixBlock], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         """Note what a stack of blocks was made of: its momentum, what was orthogonalized, and its updates."""
         with self._stopwatch.timed("tracking"):
             self._see(blocks, momentum, perturbed, updates)
 
-    def _see(self, blocks: Sequence[Block], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
+    def _see(self, blocks: Sequence[MatrixBlock], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         sigma = singular_values(momentum)
         padded = _padded(momentum, perturbed)
         added = _norm(perturbed - padded)
@@ -81,7 +81,7 @@ def measure(
     parameters: Mapping[str, nn.Parameter],
     updates: Mapping[str, Tensor],
     previous: Mapping[str, Tensor],
-    blocks: Sequence[Block] = (),
+    blocks: Sequence[MatrixBlock] = (),
     rows: Mapping[str, Tensor] | None = None,
     *,
     alpha: float = math.nan,
@@ -166,7 +166,7 @@ def _runaway(step: int, health: Health) -> str | None:
 
 
 def _by_parameter(
-    parameters: Sequence[nn.Parameter], blocks: Sequence[Block], rows: Mapping[str, Tensor], shared: bool
+    parameters: Sequence[nn.Parameter], blocks: Sequence[MatrixBlock], rows: Mapping[str, Tensor], shared: bool
 ) -> Tensor:
     """Values of OBSERVED for each parameter, `(len(parameters), len(OBSERVED))`; NaN where no block was seen."""
     missing = torch.full((len(OBSERVED),), 0.0 if shared else torch.nan, dtype=torch.float64)

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from muon_core.optim.blocks import Block, Partition, whole
+from muon_core.optim.blocks import MatrixBlock, Partition, whole
 from muon_core.optim.momentum import EMA, Momentum
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
 from muon_core.optim.sharding import Distribute, Distribution, replicated
 
-Watch = Callable[[Sequence[Block], Tensor, Tensor, Tensor], None]
+Watch = Callable[[Sequence[MatrixBlock], Tensor, Tensor, Tensor], None]
 """(blocks, momentum, perturbed momentum, updates) of one stack; must modify none of them."""
 
 
@@ -95,7 +95,7 @@ class Muon(torch.optim.Optimizer):
         self.scale, self.scale_on, self.distribute, self.store_perturbed = scale, scale_on, distribute, store_perturbed
         self.watch: Watch | None = None
         self.distribution = Distribution("replicated")
-        self._blocks: list[list[Block]] = []
+        self._blocks: list[list[MatrixBlock]] = []
         for group in self.param_groups:
             if "param_names" not in group:
                 raise ValueError("Muon got parameters without names; pass (name, parameter) pairs")
@@ -105,7 +105,7 @@ class Muon(torch.optim.Optimizer):
             self._blocks.append(partition(named))
 
     @property
-    def all_blocks(self) -> list[Block]:
+    def all_blocks(self) -> list[MatrixBlock]:
         """What is orthogonalized as one matrix, over all groups."""
         return [block for blocks in self._blocks for block in blocks]
 
@@ -125,7 +125,9 @@ class Muon(torch.optim.Optimizer):
             group["step"] += 1
         return loss
 
-    def _take_up_gradients(self, blocks: Sequence[Block], group: dict[str, Any], waiting: set[nn.Parameter]) -> None:
+    def _take_up_gradients(
+        self, blocks: Sequence[MatrixBlock], group: dict[str, Any], waiting: set[nn.Parameter]
+    ) -> None:
         """Bring the momenta of blocks up to date, right before they are read again; `waiting` is whose are not yet."""
         params = [param for param in _parameters(blocks) if param in waiting]
         gradients = [_gradient(param).float() for param in params]
@@ -136,7 +138,7 @@ class Muon(torch.optim.Optimizer):
             self.rule.accumulate(self._buffers(params), gradients, group["momentum"])
             waiting.difference_update(params)
 
-    def _updates(self, blocks: Sequence[Block], group: dict[str, Any], waiting: set[nn.Parameter]) -> Tensor:
+    def _updates(self, blocks: Sequence[MatrixBlock], group: dict[str, Any], waiting: set[nn.Parameter]) -> Tensor:
         """Directions `(len(blocks), rows, cols)` for blocks of one shape."""
         self._take_up_gradients(blocks, group, waiting)
         gradients = [block.read(_gradient) for block in blocks]
@@ -157,7 +159,7 @@ class Muon(torch.optim.Optimizer):
         perturbed = self.perturb(momentum, names, step, gradients)
         return perturbed, self.repair(self.orthogonalize(perturbed), gradients)
 
-    def _momentum(self, blocks: Sequence[Block], group: dict[str, Any]) -> Tensor:
+    def _momentum(self, blocks: Sequence[MatrixBlock], group: dict[str, Any]) -> Tensor:
         """What is orthogonalized of blocks of one shape: buffers, or under Nesterov buffers one step ahead; a copy."""
         params = _parameters(blocks)
         buffers = self._buffers(params)
@@ -171,7 +173,7 @@ class Muon(torch.optim.Optimizer):
             return matrices[0].contiguous().unsqueeze(0)
         return torch.stack(matrices)
 
-    def _apply(self, blocks: Sequence[Block], updates: Tensor, lr: float, weight_decay: float) -> None:
+    def _apply(self, blocks: Sequence[MatrixBlock], updates: Tensor, lr: float, weight_decay: float) -> None:
         """Shrink the weights of blocks of one shape, and subtract their scaled updates."""
         updates, factor = self.scale_on(updates, self.scale(*blocks[0].shape))
         on_cpu = updates.device.type == "cpu"
@@ -189,7 +191,7 @@ class Muon(torch.optim.Optimizer):
         return [self.state[param]["momentum_buffer"] for param in params]
 
 
-def _parameters(blocks: Sequence[Block]) -> list[nn.Parameter]:
+def _parameters(blocks: Sequence[MatrixBlock]) -> list[nn.Parameter]:
     """Whose pieces the blocks are made of, each once."""
     return list(dict.fromkeys(piece.parameter for block in blocks for piece in block.pieces))
 

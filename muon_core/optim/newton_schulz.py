@@ -1,4 +1,12 @@
-"""Newton-Schulz: orthogonalize matrices with products only; and the polar factor it aims at."""
+"""Newton-Schulz: orthogonalize matrices with products only; and the polar factor it aims at.
+
+An odd polynomial of a matrix acts on its singular values alone: aX + b(XX')X + c(XX')^2 X maps each s to a s + b s^3 +
+c s^5 and keeps both sides' singular vectors. Divided by its Frobenius norm a matrix has them all in [0, 1], and most of
+them near 0, so the slope at zero decides how many steps it takes: QUINTIC is as steep as it can be without leaving the
+range where it may be applied again, and pays with singular values that end between 0.7 and 1.2 and not at 1. Muon does
+not mind, for what counts is that no direction stays small. POLAR_EXPRESS takes another polynomial at each step and
+comes closer in as many; SIMPLE12 converges, in twelve.
+"""
 
 from __future__ import annotations
 

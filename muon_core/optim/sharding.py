@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from muon_core import distributed
-from muon_core.optim.blocks import Block
+from muon_core.optim.blocks import MatrixBlock
 
-Compute = Callable[[Sequence[Block]], Tensor]
+Compute = Callable[[Sequence[MatrixBlock]], Tensor]
 """Blocks of one shape and device to their updates `(k, rows, cols)`."""
-Distribute = Callable[[list[Block], Compute], Iterable[tuple[Sequence[Block], Tensor]]]
+Distribute = Callable[[list[MatrixBlock], Compute], Iterable[tuple[Sequence[MatrixBlock], Tensor]]]
 """(blocks, how to compute some) -> all of them in portions of one shape, each with its updates, on every rank."""
 
 STACK_ENTRIES = 2**22
@@ -29,7 +29,7 @@ VECTOR = 16
 """Numbers a CPU works on at once, at most."""
 
 
-def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+def stacks(blocks: Sequence[MatrixBlock]) -> Iterator[list[MatrixBlock]]:
     """Blocks of equal shape and device, in portions of at most STACK_ENTRIES or CACHED_ENTRIES, one block at least.
 
     Which blocks a stack holds depends on the rank and on which have gradients, and must change no bit of an update. On
@@ -37,7 +37,7 @@ def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
     and which entries these are depends on a matrix's place in its stack: such matrices stay alone. (Newton-Schulz in
     bf16, which takes stacks apart, would not need it; fp32, noise and singular values do.)
     """
-    groups: dict[tuple[tuple[int, int], torch.device], list[Block]] = defaultdict(list)
+    groups: dict[tuple[tuple[int, int], torch.device], list[MatrixBlock]] = defaultdict(list)
     for block in blocks:
         groups[block.shape, block.pieces[0].parameter.device].append(block)
     for (shape, device), group in groups.items():
@@ -47,18 +47,20 @@ def stacks(blocks: Sequence[Block]) -> Iterator[list[Block]]:
         yield from (group[start : start + size] for start in range(0, len(group), size))
 
 
-def replicated(blocks: list[Block], compute: Compute) -> Iterator[tuple[Sequence[Block], Tensor]]:
+def replicated(blocks: list[MatrixBlock], compute: Compute) -> Iterator[tuple[Sequence[MatrixBlock], Tensor]]:
     """Every rank computes everything; one stack is in memory at a time."""
     for stack in stacks(blocks):
         yield stack, compute(stack)
 
 
-def owner(blocks: list[Block], compute: Compute, *, dtype: torch.dtype) -> Iterator[tuple[Sequence[Block], Tensor]]:
+def owner(
+    blocks: list[MatrixBlock], compute: Compute, *, dtype: torch.dtype
+) -> Iterator[tuple[Sequence[MatrixBlock], Tensor]]:
     """Each rank computes its own and gathers the others' updates, of `dtype`, while it computes on.
 
     Updates travel as they are: the weights have the bits of `replicated` where the same kernels run.
     """  # all ranks
-    pending: list[tuple[list[list[Block]], Tensor, Tensor, dist.Work]] = []
+    pending: list[tuple[list[list[MatrixBlock]], Tensor, Tensor, dist.Work]] = []
     for dealt in deal(blocks, distributed.world_size()):
         mine = dealt[distributed.rank()]
         rows, cols = next(block.shape for part in dealt for block in part)
@@ -81,10 +83,10 @@ def flops(rows: int, cols: int) -> int:
     return 5 * (4 * small**2 * large + 2 * small**3)
 
 
-def deal(blocks: Sequence[Block], world_size: int) -> list[list[list[Block]]]:
+def deal(blocks: Sequence[MatrixBlock], world_size: int) -> list[list[list[MatrixBlock]]]:
     """For each shape, costliest first, the blocks of each rank: every block to the rank with the least work so far."""
     load = [0] * world_size
-    groups: dict[tuple[int, int], list[list[Block]]] = {}
+    groups: dict[tuple[int, int], list[list[MatrixBlock]]] = {}
     for block in sorted(blocks, key=lambda block: (-flops(*block.shape), block.shape)):
         rank = load.index(min(load))
         load[rank] += flops(*block.shape)
@@ -117,7 +119,7 @@ class Distribution:
 
 def choose_distribution(
     wanted: Literal["auto", "owner", "replicated"],
-    blocks: Sequence[Block],
+    blocks: Sequence[MatrixBlock],
     direct: Callable[[Tensor], Tensor],
 ) -> Distribution:
     """`wanted`, or under `auto` the faster one by a probe: the same answer on every rank.

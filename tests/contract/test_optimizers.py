@@ -11,7 +11,7 @@ from support.ranks import run_ranks
 from torch import Tensor, nn
 
 from muon_core.config.optimizers import OPTIMIZERS, MuonConfig
-from muon_core.optim.blocks import Block, Piece
+from muon_core.optim.blocks import MatrixBlock, Piece
 from muon_core.optim.build import HIDDEN, build_optimizers
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.optimizers import Optimizers
@@ -344,7 +344,7 @@ def shared_problems(rank: int, stepped_alone: dict[str, Any]) -> dict[str, Any]:
     assert distribution.gather_s is not None
     ends["probe"] = distribution.mode
     for shape in ((8, 2), (2, 8)):
-        block = Block("w", (Piece(nn.Parameter(torch.zeros(shape))),))
+        block = MatrixBlock("w", (Piece(nn.Parameter(torch.zeros(shape))),))
         assert choose_distribution("auto", [block], newton_schulz).compute_s is not None
     ends["refused"] = [refusal(shape, distribute) for shape in BAD_SHAPES for distribute in DISTRIBUTE]
     ends["resumed"] = {

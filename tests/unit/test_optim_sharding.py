@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from muon_core.config.optimizers import MuonConfig, OrthoNoiseConfig
 from muon_core.optim import sharding
-from muon_core.optim.blocks import Block, Piece
+from muon_core.optim.blocks import MatrixBlock, Piece
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.sharding import Distribution, check_replicas, choose_distribution, deal, flops, replicated, stacks
 
 
-def blocks(*shapes: tuple[int, int]) -> list[Block]:
-    return [Block(f"w{index}", (Piece(nn.Parameter(torch.zeros(shape))),)) for index, shape in enumerate(shapes)]
+def blocks(*shapes: tuple[int, int]) -> list[MatrixBlock]:
+    return [MatrixBlock(f"w{index}", (Piece(nn.Parameter(torch.zeros(shape))),)) for index, shape in enumerate(shapes)]
 
 
-def names(dealt: list[list[list[Block]]]) -> list[list[list[str]]]:
+def names(dealt: list[list[list[MatrixBlock]]]) -> list[list[list[str]]]:
     return [[[block.name for block in part] for part in parts] for parts in dealt]
 
 
