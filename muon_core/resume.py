@@ -16,8 +16,11 @@ from torch import Tensor
 
 from muon_core import checkpoint, distributed, environment
 from muon_core.config.run import RunConfig
+from muon_core.store.parquet import Row
+from muon_core.store.reader import read_end, relisting
 from muon_core.store.storage import Storage, patiently
 from muon_core.store.writer import PATIENCE_S, ResumePoint
+from muon_core.tables import FINISHED
 
 if TYPE_CHECKING:
     from muon_core.recorder import Recorder
@@ -108,6 +111,15 @@ def state_of(config: RunConfig, state: TrainState, recorder: Recorder) -> dict[s
         "data_hash": state.data.data_hash,
         "environment": _circumstances(config, state),
     }
+
+
+def finished(config: RunConfig, storage: Storage) -> Row | None:
+    """The end record of a run that is done or diverged, the same on every rank; None for any other run."""
+    end = None
+    if distributed.rank() == 0:
+        end = patiently(lambda: relisting(lambda: read_end(storage, config.run_id)), PATIENCE_S)
+    end = distributed.share(end)
+    return end if end and end["status"] in FINISHED else None
 
 
 def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: Storage) -> ResumePoint | None:

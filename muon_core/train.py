@@ -27,9 +27,10 @@ from muon_core.optim.schedules import lr_multiplier
 from muon_core.optim.sharding import check_replicas
 from muon_core.progress import Progress
 from muon_core.recorder import Recorder, start_record
-from muon_core.resume import Saver, restore
+from muon_core.resume import Saver, finished, restore
 from muon_core.state import TrainState, autocast, prepare, start_facts
 from muon_core.stopwatch import Stopwatch
+from muon_core.store.parquet import Row
 from muon_core.store.storage import Storage
 from muon_core.store.writer import record_failure
 
@@ -67,11 +68,15 @@ def train(
 ) -> Outcome:
     """Train `config` to its end and write its rows to `storage` (None: nowhere). All ranks call it alike.
 
+    A run that is finished is not trained again: its outcome is read. Whoever planned it may have looked hours ago.
+
     Args:
         report: hears of progress on rank 0 and may end the run.
-        resume: continue from the run's newest checkpoint in `storage`, if there is one.
+        resume: continue from what `storage` has of the run: its outcome, or its newest checkpoint. False begins again.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
+    if storage and resume and (end := finished(config, storage)):
+        return _outcome_of(end)
     stopwatch = Stopwatch()
     recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch)  # the others' write nothing
     saver = Saver(config, storage)
@@ -102,6 +107,13 @@ def train(
     finally:
         saver.close()
     return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
+
+
+def _outcome_of(end: Row) -> Outcome:
+    """Of a run whose end record is `end`."""
+    loss, accuracy = end["final_val_loss"], end["final_val_accuracy"]
+    final = None if loss is None or accuracy is None else Evaluation(loss, accuracy)
+    return Outcome(end["run_id"], end["status"], end["steps"] or 0, final, end["error"])
 
 
 def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | None, attempt: str | None) -> None:

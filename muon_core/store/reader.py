@@ -218,6 +218,21 @@ def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | N
     return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
 
 
+def read_end(storage: Storage, run: str) -> dict[str, Any] | None:
+    """How the newest attempt of `run` ended, as a row of the `runs` table; None if it has not, or there is none.
+
+    An end record that cannot be read is named in a warning and counts as none.
+    """
+    head = max(read_attempts(storage, run).get(run, {}).values(), default=None)
+    keys = list_keys(storage, f"final/table={RUNS.name}/run={run}/")
+    end = parse_ends(keys).get((run, head.id)) if head else None
+    problems: Problems = {}
+    rows = read_rows(storage, [end], RUNS, problems=problems).to_pylist() if end else []
+    for problem in problems.values():
+        log.warning("run %s counts as not ended: %s", run, problem)
+    return rows[0] if rows else None
+
+
 def get_pack(storage: Storage, pack: Pack) -> bytes | None:
     """Content of a pack; None if it is damaged or gone, which is no loss: finals hold its rows too."""
     try:

@@ -264,6 +264,23 @@ def test_attempts_in_different_environments_are_told_and_recorded(
     assert json.loads(found) == real() | {"threads": 7, "resumed_from": {"threads": 1}}
 
 
+def test_a_run_that_is_finished_is_not_trained_again(tmp_path: Path, run_config: RunConfig) -> None:
+    """By whoever looked before it was: the outcome is that of the first, and no attempt hides it meanwhile."""
+    first = train_in(tmp_path, run_config)
+    reports: list[Progress] = []
+    second = train_in(tmp_path, run_config, report=lambda progress: bool(reports.append(progress)) or True)
+    assert (second, reports) == (first, [])
+    assert open_store(tmp_path).runs.collect()["attempts"].to_list() == [1]
+
+
+def test_a_run_that_is_stopped_or_asked_for_anew_is_trained(tmp_path: Path, run_config: RunConfig) -> None:
+    assert train_in(tmp_path, run_config, report=lambda progress: progress.step < 3).status == "stopped"
+    finished = train_in(tmp_path, run_config)
+    assert (finished.status, finished.steps) == ("done", run_config.steps)
+    assert train_in(tmp_path, run_config, resume=False) == finished
+    assert open_store(tmp_path).runs.collect()["attempts"].to_list() == [3]
+
+
 def test_a_start_that_fails_keeps_the_rows_of_the_attempts_before(tmp_path: Path, run_config: RunConfig) -> None:
     stopped = train_in(tmp_path, run_config, report=lambda progress: progress.step < 6)
     before = {table: rows(tmp_path, table) for table in ("train", "val", "layers")}
