@@ -2,10 +2,11 @@
 
 import hashlib
 import io
+import os
 import pickle
 import re
+import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from support.ranks import start_process
 from support.saved_runs import steps_reported, train_until, weights
 
 from analysis.store import open_store
@@ -31,26 +33,55 @@ from muon_core.store.storage import Listed, StoreUnavailable
 from muon_core.store.writer import ResumePoint, RunWriter
 from muon_core.tables import SERIES
 from muon_core.train import train
+from ray_jobs.cli.main import main
 from search_spaces.run_file import resolve_run
 
 MUON = str(Path(sys.executable).with_name("muon"))
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 
-@pytest.fixture
-def config(small: dict[str, Any]) -> RunConfig:
+@pytest.fixture(scope="module")
+def run_file(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything that has state: noise, dropout, momentum, peaks."""
-    return RunConfig.model_validate(
-        small
-        | {
-            "model": small["model"] | {"dropout": 0.1},
-            "optimizer": {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"},
-            "steps": 12,
-            "micro_batches": 2,
-            "tracking": {"eval_every": 3, "track_every": 3, "spectra_every": 5},
-            "checkpoint": {"every_steps": 4},
-        }
-    )
+    fields = {
+        "model": small["model"] | {"dropout": 0.1},
+        "optimizer": {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"},
+        "steps": 12,
+        "micro_batches": 2,
+        "tracking": {"eval_every": 3, "track_every": 3, "spectra_every": 5},
+        "checkpoint": {"every_steps": 4},
+    }
+    path = tmp_path_factory.mktemp("run") / "run.yaml"
+    path.write_text(RunConfig.model_validate(small | fields).model_dump_json())  # JSON is YAML
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(run_file: Path) -> RunConfig:
+    """That run as the command resolves it: its corpus goes by its hash."""
+    return resolve_run(str(run_file), None, {})
+
+
+@pytest.fixture(scope="module")
+def whole(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of that run, trained without interruption; how often it saved itself shows nowhere in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(config, Folder(folder)).status == "done"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cut_once(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of that run after it died at step 6; its checkpoint is of step 4."""
+    folder = tmp_path_factory.mktemp("cut")
+    train_until(Folder(folder), config, 6)
+    return folder
+
+
+@pytest.fixture
+def cut(cut_once: Path, tmp_path: Path) -> Path:
+    """That store, to be changed."""
+    return shutil.copytree(cut_once, tmp_path / "cut")
 
 
 def rows(store: Path, table: str) -> pl.DataFrame:
@@ -66,37 +97,36 @@ def assert_same_run(a: Path, b: Path, config: RunConfig) -> None:
     assert all(torch.equal(left_weights[name], right_weights[name]) for name in left_weights)
 
 
-Pretrain = Callable[[Path], tuple[int, list[str]]]
+Pretrain = Callable[[Path], tuple[Any, list[str]]]
 
 
 @pytest.mark.parametrize(("died_at", "saved_at"), [(0, 0), (1, 0), (4, 0), (5, 4), (8, 4), (11, 8), (12, 8)])
-def test_a_run_that_died_continues_bitwise(tmp_path: Path, config: RunConfig, died_at: int, saved_at: int) -> None:
+def test_a_run_that_died_continues_bitwise(
+    tmp_path: Path, whole: Path, config: RunConfig, died_at: int, saved_at: int
+) -> None:
     train_until(Folder(tmp_path / "killed"), config, died_at)
     begun = [0] if saved_at == 0 else []  # before the first evaluation
     assert steps_reported(Folder(tmp_path / "killed"), config) == [*begun, *range(saved_at, 13)]
-    train(config, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
+    assert_same_run(tmp_path / "killed", whole, config)
 
 
-def test_a_run_that_died_again_and_again_continues_bitwise(tmp_path: Path, config: RunConfig) -> None:
+def test_a_run_that_died_again_and_again_continues_bitwise(tmp_path: Path, whole: Path, config: RunConfig) -> None:
     for step in (5, 7, 10, 3 + 8):
         train_until(Folder(tmp_path / "killed"), config, step)
     train(config, Folder(tmp_path / "killed"))
-    train(config, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
+    assert_same_run(tmp_path / "killed", whole, config)
     assert open_store(tmp_path / "killed").runs.collect()["attempts"].to_list() == [5]
 
 
-def test_a_stopped_run_saves_itself_and_loses_no_step(tmp_path: Path, config: RunConfig) -> None:
+def test_a_stopped_run_saves_itself_and_loses_no_step(tmp_path: Path, whole: Path, config: RunConfig) -> None:
     rare = config.replace(checkpoint={"every_s": None})
     outcome = train(rare, Folder(tmp_path / "stopped"), report=lambda progress: progress.step < 7)
     assert (outcome.status, outcome.steps) == ("stopped", 7)
     assert steps_reported(Folder(tmp_path / "stopped"), rare) == list(range(7, 13))
-    train(rare, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "stopped", tmp_path / "whole", rare)
+    assert_same_run(tmp_path / "stopped", whole, rare)
 
 
-def test_the_clock_saves_a_run_without_a_step_period(tmp_path: Path, config: RunConfig) -> None:
+def test_the_clock_saves_a_run_without_a_step_period(tmp_path: Path, whole: Path, config: RunConfig) -> None:
     usual = RunConfig().checkpoint
     assert (usual.every_s, usual.every_steps) == (60, None)
     for name, every_s in (("never", None), ("seldom", 3600), ("often", 1e-6)):
@@ -106,19 +136,17 @@ def test_the_clock_saves_a_run_without_a_step_period(tmp_path: Path, config: Run
     kept = checkpoint.saved(Folder(tmp_path / "often"), config.run_id)
     assert [(item.name, item.step) for item in kept] == [("latest", 5), ("latest", 4)]
     assert steps_reported(Folder(tmp_path / "often"), config) == list(range(5, 13))
-    train(config, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "often", tmp_path / "whole", config)
+    assert_same_run(tmp_path / "often", whole, config)
 
 
-def test_a_run_begun_again_goes_on_from_its_own_checkpoints(tmp_path: Path, config: RunConfig) -> None:
+def test_a_run_begun_again_goes_on_from_its_own_checkpoints(tmp_path: Path, whole: Path, config: RunConfig) -> None:
     train(config, Folder(tmp_path / "again"))
     train_until(
         Folder(tmp_path / "again"), config.replace(checkpoint={"every_steps": 4, "keep_last": 1}), 9, resume=False
     )
     assert steps_reported(Folder(tmp_path / "again"), config) == list(range(8, 13))
     assert set(rows_with_attempt(tmp_path / "again")) == {2, 3}
-    train(config, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "again", tmp_path / "whole", config)
+    assert_same_run(tmp_path / "again", whole, config)
 
 
 def rows_with_attempt(store: Path) -> list[int]:
@@ -151,15 +179,14 @@ class Absent(Folder):
 
 
 def test_checkpoints_wait_for_a_store_that_is_away(
-    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, whole: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("muon_core.store.storage.FIRST_PAUSE_S", 0.01)
     store = Absent(tmp_path / "absent")
     assert train(config, store, report=lambda progress: progress.step < 7).status == "stopped"
     assert train(config, store).status == "done"
     assert store.refused.total() > 12
-    train(config, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "absent", tmp_path / "whole", config)
+    assert_same_run(tmp_path / "absent", whole, config)
 
 
 def test_resuming_with_other_micro_batches_differs_only_in_rounding(tmp_path: Path, config: RunConfig) -> None:
@@ -296,7 +323,7 @@ def latest(store: Path, config: RunConfig) -> Path:
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    tmp_path: Path, config: RunConfig, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, whole: Path, config: RunConfig, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     train_until(Folder(tmp_path / "killed"), config, 10)  # checkpoints at 4 and 8
     path = latest(tmp_path / "killed", config)
@@ -312,8 +339,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert steps_reported(Folder(tmp_path / "killed"), config)[0] == 4
     (told,) = [record.message for record in caplog.records if path.name in record.message]
     assert told.endswith(f"is torn or was changed ({len(torn)} bytes); that of step 4 is read instead")
-    train(config, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
+    assert_same_run(tmp_path / "killed", whole, config)
 
 
 UP = "blocks.0.mlp.up.weight"
@@ -331,6 +357,11 @@ def saved_by_torch(content: Any, **options: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer, **options)
     return buffer.getvalue()
+
+
+def checkpoints(store: Path) -> dict[str, bytes]:
+    """What lies there of them, by key."""
+    return {key: Folder(store).get(key) for key, _ in Folder(store).list("checkpoints/")}
 
 
 def replace_newest(store: Path, config: RunConfig, data: bytes) -> None:
@@ -361,14 +392,13 @@ def replace_newest(store: Path, config: RunConfig, data: bytes) -> None:
     ],
 )
 def test_a_checkpoint_that_does_not_belong_is_refused_and_nothing_overwritten(
-    tmp_path: Path, config: RunConfig, changes: dict[str, Any], message: str
+    cut: Path, config: RunConfig, changes: dict[str, Any], message: str
 ) -> None:
-    train_until(Folder(tmp_path), config, 6)
-    rewrite(tmp_path, config, **changes)
-    before = {key for key, _ in Folder(tmp_path).list("checkpoints/")}
+    rewrite(cut, config, **changes)
+    before = checkpoints(cut)
     with pytest.raises(CheckpointError, match=message):
-        train(config, Folder(tmp_path))
-    assert {key for key, _ in Folder(tmp_path).list("checkpoints/")} == before
+        train(config, Folder(cut))
+    assert checkpoints(cut) == before
 
 
 @pytest.mark.parametrize(
@@ -384,38 +414,34 @@ def test_a_checkpoint_that_does_not_belong_is_refused_and_nothing_overwritten(
     ids=["torch", "old torch", "torch pickle 4", "pickle 4", "zip", "text"],
 )
 def test_an_object_with_the_right_hash_that_holds_no_state_is_refused(
-    tmp_path: Path, config: RunConfig, data: bytes
+    cut: Path, config: RunConfig, data: bytes
 ) -> None:
     """Any warning beside the error would fail the test."""
-    train_until(Folder(tmp_path), config, 6)
-    replace_newest(tmp_path, config, data)
-    before = Folder(tmp_path).list("checkpoints/")
+    replace_newest(cut, config, data)
+    before = checkpoints(cut)
     with pytest.raises(CheckpointError, match=r"holds no state of ours|lacks run_id"):
-        train(config, Folder(tmp_path))
-    assert Folder(tmp_path).list("checkpoints/") == before
+        train(config, Folder(cut))
+    assert checkpoints(cut) == before
+
+
+def but_progress(stderr: str) -> list[str]:
+    """The lines that do not just say how far the run is."""
+    return [line for line in stderr.splitlines() if not line.startswith(("training ", "tokens: ", "step "))]
 
 
 @pytest.fixture
-def named(tmp_path: Path, config: RunConfig) -> RunConfig:
-    """That run as the command resolves it: its corpus goes by its hash."""
-    (tmp_path / "run.yaml").write_text(config.model_dump_json())  # JSON is YAML
-    return resolve_run(str(tmp_path / "run.yaml"), None, {})
+def pretrain(run_file: Path, capsys: pytest.CaptureFixture[str]) -> Pretrain:
+    """Run `muon pretrain` of that file in a store; its exit code and what it says beside its progress."""
 
-
-@pytest.fixture
-def pretrain(tmp_path: Path, named: RunConfig) -> Pretrain:
-    """Run `muon pretrain` on `named` in a store; its exit code and what it says beside its progress."""
-
-    def call(store: Path) -> tuple[int, list[str]]:
-        command = [MUON, "pretrain", str(tmp_path / "run.yaml"), "--store", str(store)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        said = done.stderr.splitlines()
-        return done.returncode, [line for line in said if not line.startswith(("training ", "tokens: ", "step "))]
+    def call(store: Path) -> tuple[Any, list[str]]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(["pretrain", str(run_file), "--store", str(store)])
+        return stop.value.code, but_progress(capsys.readouterr().err)
 
     return call
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -426,35 +452,33 @@ def pretrain(tmp_path: Path, named: RunConfig) -> Pretrain:
     ids=["another model", "newer schema", "no optimizer state"],
 )
 def test_the_command_ends_with_one_line_for_a_checkpoint_it_must_not_continue(
-    tmp_path: Path, named: RunConfig, pretrain: Pretrain, changes: dict[str, Any], message: str
+    cut: Path, config: RunConfig, pretrain: Pretrain, changes: dict[str, Any], message: str
 ) -> None:
-    train_until(Folder(tmp_path / "store"), named, 6)
-    rewrite(tmp_path / "store", named, **changes)
-    before = {key: Folder(tmp_path / "store").get(key) for key, _ in Folder(tmp_path / "store").list("checkpoints/")}
-    code, said = pretrain(tmp_path / "store")
+    rewrite(cut, config, **changes)
+    before = checkpoints(cut)
+    code, said = pretrain(cut)
     assert code == 3, said
     assert len(said) == 1, said
-    assert re.match(f"failed: {named.run_id}: CheckpointError: .*{message}", said[0]), said
-    after = {key: Folder(tmp_path / "store").get(key) for key, _ in Folder(tmp_path / "store").list("checkpoints/")}
-    assert after == before
+    assert re.match(f"failed: {config.run_id}: CheckpointError: .*{message}", said[0]), said
+    assert checkpoints(cut) == before
 
 
 @pytest.mark.slow
 def test_the_command_says_that_it_starts_anew_when_the_only_checkpoint_is_torn(
-    tmp_path: Path, named: RunConfig, pretrain: Pretrain
+    cut: Path, whole: Path, config: RunConfig, run_file: Path
 ) -> None:
-    train_until(Folder(tmp_path / "store"), named, 6)
-    path = latest(tmp_path / "store", named)
+    """As a process of its own: the line comes from the log, which belongs to pytest in this one."""
+    path = latest(cut, config)
     path.write_bytes(path.read_bytes()[:1000])
-    code, said = pretrain(tmp_path / "store")
-    assert code == 0, said
+    done = subprocess.run([MUON, "pretrain", run_file, "--store", cut], capture_output=True, text=True, check=False)
+    said = but_progress(done.stderr)
+    assert done.returncode == 0, said
     assert said[0] == (
-        f"checkpoint {path.relative_to(tmp_path / 'store')} is torn or was changed (1000 bytes); "
+        f"checkpoint {path.relative_to(cut)} is torn or was changed (1000 bytes); "
         "no earlier one is whole; training starts from step 0"
     )
     assert [line.split(":")[0] for line in said[1:]] == ["done", "next"], said
-    train(named, Folder(tmp_path / "whole"))
-    assert_same_run(tmp_path / "store", tmp_path / "whole", named)
+    assert_same_run(cut, whole, config)
 
 
 def test_an_attempt_that_was_overtaken_stops_and_leaves_the_record_alone(tmp_path: Path, config: RunConfig) -> None:
@@ -471,58 +495,55 @@ def test_an_attempt_that_was_overtaken_stops_and_leaves_the_record_alone(tmp_pat
     assert open_store(tmp_path).runs.collect()["status"].to_list() == ["running"]
 
 
-PROGRAM = """
-import sys
-import torch
-from muon_core.config.run import RunConfig
-from muon_core.store.folder import Folder
-from muon_core.store.storage import Listed, StoreUnavailable
-from muon_core.tables import SERIES
-from muon_core.train import train
-torch.set_num_threads(1)
-train(RunConfig.model_validate_json(sys.argv[2]), Folder(sys.argv[1]))
-"""
+def train_alone(store: Path, config: str) -> None:
+    """What a process of its own does."""
+    torch.set_num_threads(1)
+    train(RunConfig.model_validate_json(config), Folder(store))
 
 
 @pytest.mark.slow
 def test_a_process_killed_at_any_instant_continues_bitwise(tmp_path: Path, config: RunConfig) -> None:
     """A few SIGKILLs of a real process; `tests/bench/torture.py` does many, also on Ray."""
     config = config.replace(steps=60, tracking={"eval_every": 5, "track_every": 5, "flush_every_s": 0.05})
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "killed"), config.model_dump_json()]
+    store = Folder(tmp_path / "killed")
     kills = 0
     for delay in (0.05, 0.4, 0.25, 0.6):
-        process = subprocess.Popen(command)
-        attempts = Folder(tmp_path / "killed").list("attempts/")
-        while process.poll() is None and Folder(tmp_path / "killed").list("attempts/") == attempts:
+        attempts = store.list("attempts/")
+        process = start_process(train_alone, tmp_path / "killed", config.model_dump_json())
+        while process.is_alive() and store.list("attempts/") == attempts:
             time.sleep(0.01)
         time.sleep(delay)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kills += process.is_alive()
+        process.kill()
+        process.join()
     assert kills >= 2
-    subprocess.run(command, check=True)
+    assert train(config, store).status == "done"
     train(config, Folder(tmp_path / "whole"))
     assert_same_run(tmp_path / "killed", tmp_path / "whole", config)
 
 
-LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))" + PROGRAM
+def train_on_a_full_disk(store: Path, config: str, stderr: Path) -> None:
+    """A process in which no file may grow beyond 60 kB: rows fit, a checkpoint does not."""
+    with stderr.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+    train_alone(store, config)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_there(
-    tmp_path: Path, config: RunConfig
+    cut: Path, config: RunConfig, tmp_path: Path
 ) -> None:
-    """No file may grow beyond 60 kB, as on a full disk: rows fit, a checkpoint does not."""
-    train_until(Folder(tmp_path), config, 6)
-    before = {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")}
-    command = [sys.executable, "-c", LIMITED, str(tmp_path), config.model_dump_json()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.endswith("File too large; free space there or choose another store"), done.stderr
-    assert {key: Folder(tmp_path).get(key) for key, _ in Folder(tmp_path).list("checkpoints/")} == before
-    assert open_store(tmp_path).runs.collect()["status"].to_list() == ["failed"]
-    assert steps_reported(Folder(tmp_path), config)[0] == 4
+    before = checkpoints(cut)
+    process = start_process(train_on_a_full_disk, cut, config.model_dump_json(), tmp_path / "stderr")
+    process.join()
+    stderr = (tmp_path / "stderr").read_text()
+    assert process.exitcode == 1, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.endswith("File too large; free space there or choose another store"), stderr
+    assert checkpoints(cut) == before
+    assert open_store(cut).runs.collect()["status"].to_list() == ["failed"]
+    assert steps_reported(Folder(cut), config)[0] == 4
 
 
 @pytest.fixture
@@ -542,19 +563,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_one_line_and_spares_what_is_there(
-    tmp_path: Path, named: RunConfig, pretrain: Pretrain, small_disk: Path
+    cut_once: Path, whole: Path, config: RunConfig, pretrain: Pretrain, small_disk: Path
 ) -> None:
-    train_until(Folder(small_disk), named, 6)
-    before = {key: Folder(small_disk).get(key) for key, _ in Folder(small_disk).list("checkpoints/")}
+    shutil.copytree(cut_once, small_disk, dirs_exist_ok=True)
+    before = checkpoints(small_disk)
     free = shutil.disk_usage(small_disk).free
-    (small_disk / "other").write_bytes(bytes(free - latest(small_disk, named).stat().st_size // 2))
+    (small_disk / "other").write_bytes(bytes(free - latest(small_disk, config).stat().st_size // 2))
     code, said = pretrain(small_disk)
     assert code == 2, said
     assert said == [
         f"muon: cannot write to {small_disk}: No space left on device; free space there or choose another store"
     ]
-    assert {key: Folder(small_disk).get(key) for key, _ in Folder(small_disk).list("checkpoints/")} == before
+    assert checkpoints(small_disk) == before
     (small_disk / "other").unlink()
-    assert steps_reported(Folder(small_disk), named)[0] == 4
-    train(named, Folder(tmp_path / "whole"))
-    assert_same_run(small_disk, tmp_path / "whole", named)
+    assert steps_reported(Folder(small_disk), config)[0] == 4
+    assert_same_run(small_disk, whole, config)

@@ -1,8 +1,9 @@
-"""A gloo group of local processes, forked from one that has imported everything: a spawned one takes seconds."""
+"""Local processes and gloo groups of them, forked from one that has imported everything: a new one takes seconds."""
 
 import multiprocessing
 import os
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,13 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 multiprocessing.set_forkserver_preload(["polars", "muon_core.train", "analysis.store", "pytest"])
+
+
+def start_process(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A process that calls `function`, a module's own; it can be killed like any other."""
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def run_ranks(world_size: int, rendezvous: Path, function: Callable[..., None], *arguments: Any) -> None:
