@@ -142,7 +142,7 @@ class Resources(Config):
     gpus_per_worker: float = Field(0, ge=0)
     """0 trains on CPUs; a share such as 0.5 lets several workers use one GPU."""
     cpus_per_worker: float = Field(1, gt=0)
-    """CPU cores that are reserved on the node; the worker trains on one thread."""
+    """CPU cores a worker reserves; it computes with as many threads, one at least, and bits depend on that number."""
     max_concurrent: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
     """Runs at once; `auto` is as many as fit."""
 
