@@ -1,11 +1,14 @@
 # make demo: set up and run the demo sweep.   make test: set up and run every test and check.
+# make quick: the checks, and the tests without Ray, S3 servers and long trainings: for the loop of edit and run.
 # make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
-.PHONY: demo test check bench s3 s3-servers clean
+.PHONY: demo test check quick lint types tests bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 BIN := .venv/bin
+# The suite starts a hundred processes, each of which would compile our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 define check-python
 @test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is missing (on Debian: apt-get install python3-venv)"; exit 1; }
 endef
@@ -14,14 +17,31 @@ demo: .venv/.ready
 	$(BIN)/muon sweep run search_spaces/demo.yaml
 	$(BIN)/muon report demo -o report
 
+# Tests wait for processes and servers a third of their time, so there are more workers than cores. A file goes to one
+# worker whole: what its tests share is made once, and tests/end_to_end/test_on_ray.py has one Ray at a time.
+WORKERS ?= $(shell n=`getconf _NPROCESSORS_ONLN`; echo $$((n > 4 ? 8 : 2 * n)))
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: .venv/.ready .venv-s3/.ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory --jobs=2 types tests
 
 check: test
+
+quick: .venv/.ready
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory --jobs=2 types tests SELECTED='-m "not ray and not s3 and not slow"'
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types:
+	$(BIN)/mypy
+
+tests:
+	$(PYTEST) $(SELECTED)
 
 # Each prints what it measured, the rival beside it, and the goal; exit 1 when short of it.
 bench: .venv/.ready .venv-s3/.ready

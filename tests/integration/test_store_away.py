@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_resume import assert_same_run, rows
@@ -32,10 +33,18 @@ class Leaving(Folder):
         super().put(key, data)
 
 
-@pytest.fixture
-def config(run_config: RunConfig) -> RunConfig:
+@pytest.fixture(scope="module")
+def config(small: dict[str, Any]) -> RunConfig:
     """Eight steps; rows are flushed and the state is saved after every second, whatever the clock says."""
-    return flushed(run_config, every_s=1e9).replace(checkpoint={"every_steps": 2})
+    return flushed(RunConfig.model_validate(small), every_s=1e9).replace(checkpoint={"every_steps": 2})
+
+
+@pytest.fixture(scope="module")
+def whole(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of that run where the store stays."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(config, Folder(folder)).status == "done"
+    return folder
 
 
 def flushed(config: RunConfig, every_s: float) -> RunConfig:
@@ -62,22 +71,21 @@ def _small_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_run_whose_store_stays_away_ends_so_and_continues_bitwise(
-    tmp_path: Path, config: RunConfig, prefix: str, nth: int, saved_at: int
+    tmp_path: Path, config: RunConfig, whole: Path, prefix: str, nth: int, saved_at: int
 ) -> None:
     store = Leaving(tmp_path / "left", prefix, nth)
     with pytest.raises(StoreUnavailable, match=r"no answer from http://h; .* \(gave up after 0 s\)$"):
         train(config, store)
-    train(config, Folder(tmp_path / "whole"))
     assert open_store(store.root).runs.collect()["status"].to_list() == ["running"]  # its end could not be told either
     for table in SERIES:
-        left, whole = rows(store.root, table), rows(tmp_path / "whole", table)
-        assert left.equals(whole.head(left.height)), table
+        left, uninterrupted = rows(store.root, table), rows(whole, table)
+        assert left.equals(uninterrupted.head(left.height)), table
     store.back = True
     steps: list[int] = []
     assert train(config, store, report=lambda progress: steps.append(progress.step) is None).status == "done"
     begun = [0] if saved_at == 0 else []  # before the first evaluation
     assert steps == [*begun, *range(saved_at, config.steps + 1)]
-    assert_same_run(store.root, tmp_path / "whole", config)
+    assert_same_run(store.root, whole, config)
 
 
 def test_a_store_that_is_back_for_the_end_hears_why_the_run_failed(tmp_path: Path, config: RunConfig) -> None:

@@ -109,7 +109,9 @@ def test_micro_batches_change_only_rounding(tmp_path: Path, run_config: RunConfi
 def test_a_compiled_run_gives_the_same_rows_to_rounding_and_repeats_bit_for_bit(
     tmp_path: Path, run_config: RunConfig
 ) -> None:
-    plain = run_config.replace(steps=4)
+    """Of one layer, for each of its twenty kernels costs seconds; in float32, for bfloat16 enlarges a rounding."""
+    small = {"model": run_config.model.replace(num_layers=1), "optimizer": {"name": "muon", "ns_dtype": "fp32"}}
+    plain = run_config.replace(steps=4, **small)
     compiled = plain.replace(compile=True)
     assert compiled.run_id == plain.run_id
     for name, config in (("plain", plain), ("a", compiled), ("b", compiled)):
@@ -117,9 +119,9 @@ def test_a_compiled_run_gives_the_same_rows_to_rounding_and_repeats_bit_for_bit(
     for table in ("train", "val", "layers"):
         assert rows(tmp_path / "a", table).equals(rows(tmp_path / "b", table)), table
     for table, column, rel in (
-        ("val", "val_loss", 1e-5),
-        ("layers", "effective_rank", 1e-4),
-        ("layers", "update_norm", 0.01),
+        ("val", "val_loss", 1e-6),
+        ("layers", "effective_rank", 1e-5),
+        ("layers", "update_norm", 1e-4),
     ):
         ours, theirs = (rows(tmp_path / name, table)[column].to_list() for name in ("a", "plain"))
         assert ours == pytest.approx(theirs, rel=rel), column

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import test_cli
@@ -82,7 +83,7 @@ def test_probe_finds_who_listens_and_leaves_auto_to_ray() -> None:
     probe("auto")
 
 
-def test_pretrain_keeps_its_ray_private_whatever_cluster_there_is(tmp_path: Path) -> None:
+def test_pretrain_keeps_its_ray_private_whatever_cluster_there_is(tmp_path: Path, small: dict[str, Any]) -> None:
     """Ray reads its settings at import: the launcher is replaced by one that tells what it would have been given."""
     script = (
         "import json, os, sys, types\n"
@@ -94,8 +95,9 @@ def test_pretrain_keeps_its_ray_private_whatever_cluster_there_is(tmp_path: Path
         "launch.run_on_ray = run_on_ray\n"
         "sys.modules['ray_jobs.launch'] = launch\n"
         "from ray_jobs.cli.main import main\n"
-        "main(['pretrain', '--workers', '2'])\n"
+        "main(['pretrain', 'run.yaml', '--workers', '2'])\n"
     )
+    (tmp_path / "run.yaml").write_text(json.dumps(small))  # JSON is YAML
     environment = os.environ | {"RAY_ADDRESS": "10.0.0.5:6379"}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
