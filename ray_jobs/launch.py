@@ -1,4 +1,8 @@
-"""Runs a list of runs on Ray: one Tune trial each, on warm slots; returns how each ended."""
+"""Runs a list of runs on Ray: one Tune trial each, on warm slots; returns how each ended.
+
+Tune decides which run comes when and starts what died; the run queue knows where each run stands; the store knows how
+it ended. Without a cluster to join, the Ray is this call's own: it listens on loopback and ends with the call.
+"""
 
 from __future__ import annotations
 

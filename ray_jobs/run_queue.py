@@ -1,4 +1,9 @@
-"""The run queue: a small actor that hands runs to slots, hears of their progress, and can ask them to stop."""
+"""The run queue: a small actor that hands runs to slots, hears of their progress, and can ask them to stop.
+
+Between the trials, which come and go, and the workers, which stay, somebody has to remember which run a slot is at and
+how often it was begun. The queue does, and nothing else: what a run computed and how it ended is in the store, so a
+sweep whose queue is lost loses no result.
+"""
 
 from __future__ import annotations
 

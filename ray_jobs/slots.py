@@ -1,6 +1,11 @@
 """Warm slots: a Tune trainable that keeps one TorchTrainer alive and feeds it run after run.
 
-Starting a worker group costs ten seconds and more; a run in a group that is already up starts within a tenth of one.
+Ray's guide starts a TorchTrainer a trial: processes, imports and a process group, ten seconds and more before the first
+step. A slot pays that once. It is a Tune actor, which `reuse_actors` hands the next trial when one ends, with one
+worker group whose workers fetch the slot's run from the run queue, train it, say how it ended, and fetch the next. If a
+worker dies, Ray Train starts the group again; its workers are given the same unfinished run and go on from its
+checkpoint. What a warm process must not do is carry anything from one run into the next: a test compares its bits with
+a fresh one's.
 """
 
 from __future__ import annotations
