@@ -11,6 +11,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+
+import ray_jobs.ray_settings  # noqa: F401  before ray, whose settings of this process are those of its first import
+
+# isort: split
 from ray.autoscaler._private.util import prepare_config, validate_config
 from test_docs import check_command
 
