@@ -53,10 +53,10 @@ DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
 STRIP = 32
 """Columns of a strip: of 512 bf16 rows they fit the first cache."""
 SLOW_BF16 = not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-"""Whether PyTorch multiplies bf16 matrices number by number on this CPU, for want of AVX512 or of bf16 units.
+"""Whether PyTorch multiplies bf16 matrices number by number on this CPU, which has no AVX512, let alone bf16 units.
 
-Before each product PyTorch asks oneDNN the same, so that an instruction set below the machine's (`ONEDNN_MAX_CPU_ISA`)
-counts here as it does there. It decides what is fast, and no promise of `newton_schulz` but the bits of strips.
+PyTorch asks oneDNN the same before every product, so that an instruction set below the machine's (`ONEDNN_MAX_CPU_ISA`)
+counts here as it does there. Where oneDNN is turned off later (`torch.backends.mkldnn.enabled`), time is lost, no bit.
 """
 ONE_BY_ONE = {torch.bfloat16}
 """What CPUs multiply matrix by matrix. A product of two matrices and one of two stacks are different kernels of oneDNN,

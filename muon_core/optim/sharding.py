@@ -24,7 +24,7 @@ Distribute = Callable[[list[MatrixBlock], Compute], Iterable[tuple[Sequence[Matr
 STACK_ENTRIES = 2**22
 """Most entries of one stack: 16 matrices of 512 x 512. Enough to hide launches, and a bound on the memory of a step."""
 CACHED_ENTRIES = 2**16
-"""The same on a CPU, which has no launches to hide but a cache: a step is read and written ten times over."""
+"""The same on a CPU: it has no launches to hide, but a cache, and a step reads and writes a stack ten times over."""
 VECTOR = 16
 """Numbers a CPU works on at once, at most."""
 
@@ -58,7 +58,7 @@ def owner(
 ) -> Iterator[tuple[Sequence[MatrixBlock], Tensor]]:
     """Each rank computes its own and gathers the others' updates, of `dtype`, while it computes on.
 
-    Updates travel as they are: the weights have the bits of `replicated` where the same kernels run.
+    Updates travel as they are: the weights have the bits of `replicated` where the same kernels run, as on a CPU.
     """  # all ranks
     pending: list[tuple[list[list[MatrixBlock]], Tensor, Tensor, dist.Work]] = []
     for dealt in deal(blocks, distributed.world_size()):

@@ -6,8 +6,8 @@ counts, by wall time. CPU time, which other load disturbs less, stands beside it
 
 Which kind of CPU this is the first line says. A layer of the 22 has every shape, and a CPU that multiplies bf16 number
 by number takes half a minute for torch's step of it; with `--layers 22` a step of both takes a quarter of an hour.
-There, fp32 stands in for a CPU with bf16 units: both optimizers as they would be called on such a one, and only the
-dtype of the products changed. It shows what everything but oneDNN costs; the rest is the same calls (tests count them).
+There, fp32 stands in for a CPU with bf16 units: both optimizers in the calls they would make on such a one, and fp32
+in place of bf16. It shows what everything but oneDNN's products costs, and those are the same calls (a test counts).
 
 The memory of our step is that of eight layers, in which every shape fills stacks; torch's that of one, since it takes a
 matrix at a time. On CUDA all layers are stepped. Exits 1 if short of a goal.
@@ -151,8 +151,8 @@ def in_process(function: str, *arguments: object) -> Any:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, help="Steps of each; by default 3 where they take half a minute, else 15.")
-    parser.add_argument("--layers", type=int, default=1, help=f"Layers stepped on the CPU, of {LAYERS}.")
+    parser.add_argument("--steps", type=int, help="Steps of each; 3 where they take half a minute, else 9.")
+    parser.add_argument("--layers", type=int, help=f"Layers stepped on the CPU, of {LAYERS}; 1 and 4 in the same way.")
     parser.add_argument("--threads", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     parser.add_argument("--in-process", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -185,10 +185,11 @@ def kind_of_cpu() -> str:
     return f"this CPU multiplies bf16 {how} (PyTorch's capability {torch.backends.cpu.get_cpu_capability()})"
 
 
-def measure(row: Row, layers: int, steps: int | None) -> tuple[float, bool]:
+def measure(row: Row, layers: int | None, steps: int | None) -> tuple[float, bool]:
     """Ratio of wall seconds, ours to torch's, and whether a bit of the weights differs; printed."""
-    layers = LAYERS if row.device == "cuda" else layers
-    steps = steps or (3 if is_slow(row.device, row.dtype) else 15)
+    slow = is_slow(row.device, row.dtype)
+    layers = LAYERS if row.device == "cuda" else layers or (1 if slow else 4)
+    steps = steps or (3 if slow else 9)
     seen = in_process("compare", row.threads, row.device, layers, steps, row.dtype)
     (torch_wall, torch_cpu), (our_wall, our_cpu) = (map(median, zip(*seen[kind], strict=True)) for kind in KINDS)
     ratio, cpu_ratio = (
