@@ -8,10 +8,9 @@ in one file, which a parallel run of the suite gives to one worker: two Rays sid
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from ray_jobs.run_queue import RunState
-from search_spaces.spec import Resources
+from search_spaces.expand import expand
+from search_spaces.spec import Resources, load_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # what is shared counts for the first
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
@@ -178,37 +178,9 @@ def test_nothing_of_a_sweep_listens_beyond_loopback_but_the_rendezvous(story: St
     assert all(WORKER in command for command in story.killer.exposed)
 
 
-OTHER_RAY = """
-from ray_jobs.launch import connected
-from search_spaces.spec import Resources
-with connected(None, Resources()):
-    print("up", flush=True)
-    input()
-"""
-
-
-def test_what_ray_asks_of_itself_is_answered_beside_another_ray(one_ray: None) -> None:
-    """Else the place of a trial driver that died beside a second sweep on the machine would never be freed."""
-    import ray
-
-    @ray.remote(num_cpus=0)
-    def alive() -> int:
-        from ray.util.state import list_nodes
-
-        return len(list_nodes())
-
-    command = [sys.executable, "-c", OTHER_RAY]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "up\n"
-        assert ray.get(alive.remote(), timeout=120) == 1
-        other.communicate("\n", timeout=60)
-    assert other.returncode == 0
-
-
 # ---- a sweep of the command
 
-LONG = 1_200  # steps: on an idle machine about ten seconds, in which the sweep has to be met and interrupted
+LONG = 600  # steps: some seconds, in which the sweep has to be met and interrupted
 BLOCKS = [
     {"name": "short", "role": "baseline", "optimizer": "muon"},
     {"name": "long", "optimizer": "adamw", "set": {"steps": LONG}},
@@ -216,21 +188,44 @@ BLOCKS = [
 ]
 
 
+@pytest.fixture
+def count_nodes(one_ray: None) -> Callable[[], int]:
+    """Asks the Ray of this process for its nodes, as Ray Train asks it which of its actors are alive."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Asker:
+        def nodes(self) -> int:
+            from ray.util.state import list_nodes
+
+            return len(list_nodes())
+
+    asker = Asker.remote()
+
+    def ask() -> int:
+        count: int = ray.get(asker.nodes.remote(), timeout=120)
+        return count
+
+    assert ask() == 1  # the process is up, and the next answer comes at once
+    return ask
+
+
 def statuses(store: Path) -> dict[str, str]:
     """By block; of one seed each."""
     return dict(open_store(store).sweep("test").runs.select("block", "status").collect().iter_rows())
 
 
-def interrupt(command: list[str], store: Path) -> str:
-    """Start the sweep, send what a terminal sends at Ctrl-C once the long run trains, and return what it said."""
+def interrupt(command: list[str], store: Path, run_id: str, meanwhile: Callable[[], None]) -> str:
+    """Start the sweep, send what a terminal sends at Ctrl-C once `run_id` trains, and return what it said."""
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 200
-    while not ((store / "live").exists() and statuses(store).get("long") == "running"):
+    while not any(run_id in key for key, _ in Folder(store).list("attempts/")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
+        time.sleep(0.02)
+    meanwhile()
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in child.name() for child in family)
     begin = time.monotonic()
@@ -243,13 +238,21 @@ def interrupt(command: list[str], store: Path) -> str:
     return stderr
 
 
-def test_a_sweep_is_interrupted_continued_and_answered_with_the_rows_of_runs_in_this_process(
-    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def test_a_sweep_is_interrupted_beside_another_ray_continued_and_answered_with_the_rows_of_runs_in_this_process(
+    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str], count_nodes: Callable[[], int]
 ) -> None:
-    """Ctrl-C keeps the finished run and leaves no process; an arm that cannot be built fails, and the others go on."""
+    """Ctrl-C keeps the finished run and leaves no process; an arm that cannot be built fails, and the others go on.
+
+    Meanwhile another Ray on the machine, which is ours, still answers what is asked of it: else the place of a trial's
+    driver that died beside a second sweep would never be freed.
+    """
     spec = sweep_file(tmp_path, small, BLOCKS, seeds=[1], resources={"max_concurrent": 1})
     store, here = tmp_path / "results", tmp_path / "here"
-    stderr = interrupt([MUON, "sweep", "run", str(spec), "--store", str(store)], store)
+    (long,) = [run.run_id for run in expand(load_spec(spec)) if run.config.steps == LONG]
+    beside: list[int] = []
+    command = [MUON, "sweep", "run", str(spec), "--store", str(store)]
+    stderr = interrupt(command, store, long, lambda: beside.append(count_nodes()))
+    assert beside == [1]
     assert "Traceback" not in stderr
     assert "the same command continues" in stderr
     assert statuses(store) == {"short": "done", "long": "stopped"}  # the next did not begin

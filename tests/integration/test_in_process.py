@@ -21,6 +21,7 @@ from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
 from search_spaces.spec import Resources
 
+pytestmark = pytest.mark.slow
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 

@@ -36,6 +36,7 @@ from muon_core.train import train
 from ray_jobs.cli.main import main
 from search_spaces.run_file import resolve_run
 
+pytestmark = pytest.mark.slow
 MUON = str(Path(sys.executable).with_name("muon"))
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
@@ -463,7 +464,6 @@ def test_the_command_ends_with_one_line_for_a_checkpoint_it_must_not_continue(
     assert checkpoints(cut) == before
 
 
-@pytest.mark.slow
 def test_the_command_says_that_it_starts_anew_when_the_only_checkpoint_is_torn(
     cut: Path, whole: Path, config: RunConfig, run_file: Path
 ) -> None:
@@ -501,7 +501,6 @@ def train_alone(store: Path, config: str) -> None:
     train(RunConfig.model_validate_json(config), Folder(store))
 
 
-@pytest.mark.slow
 def test_a_process_killed_at_any_instant_continues_bitwise(tmp_path: Path, config: RunConfig) -> None:
     """A few SIGKILLs of a real process; `tests/bench/torture.py` does many, also on Ray."""
     config = config.replace(steps=60, tracking={"eval_every": 5, "track_every": 5, "flush_every_s": 0.05})
@@ -530,7 +529,6 @@ def train_on_a_full_disk(store: Path, config: str, stderr: Path) -> None:
     train_alone(store, config)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_there(
     cut: Path, config: RunConfig, tmp_path: Path
 ) -> None:
@@ -561,7 +559,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-@pytest.mark.slow
 def test_a_full_disk_ends_the_command_with_one_line_and_spares_what_is_there(
     cut_once: Path, whole: Path, config: RunConfig, pretrain: Pretrain, small_disk: Path
 ) -> None:

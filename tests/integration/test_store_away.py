@@ -16,6 +16,7 @@ from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import EXIT_UNREACHABLE, main
 
+pytestmark = pytest.mark.slow
 AWAY = "store s3://b/p: no answer from http://h; check the network and AWS_ENDPOINT_URL"
 
 

@@ -336,6 +336,7 @@ def play(storage: Storage, operations: list[tuple[str, int]], seal_bytes: int, b
         schedule.check_through_polars()
 
 
+@pytest.mark.slow
 @settings(max_examples=LOCAL, deadline=None)
 @given(operations=SCHEDULES, seal_bytes=st.sampled_from([1, 4 << 20]), branches=st.booleans())
 def test_a_folder_shows_each_row_once_under_any_schedule(

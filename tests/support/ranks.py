@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-multiprocessing.set_forkserver_preload(["polars", "muon_core.train", "analysis.store", "pytest"])
+# Torch imports its compiler for the first optimizer, and pyarrow pandas for the first rows: seconds, in every process.
+LOADED = ["polars", "muon_core.train", "torch._dynamo", "pandas", "pyarrow.dataset", "analysis.store", "pytest"]
+multiprocessing.set_forkserver_preload(LOADED)
 
 
 def start_process(function: Callable[..., None], *arguments: Any) -> BaseProcess:

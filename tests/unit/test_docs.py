@@ -1,11 +1,12 @@
 """What the texts say holds: links, commands, snippets, the map, the table of columns, the help of every command."""
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import polars as pl
@@ -14,7 +15,7 @@ from support.analysis_fixtures import demo_runs, write_store
 
 from muon_core import tables
 from muon_core.config.base import Config
-from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.optimizers import OptimizerConfig
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
@@ -251,18 +252,14 @@ def test_the_map_names_files_that_exist_every_package_and_every_module() -> None
     assert sorted(path.relative_to(ROOT).as_posix() for path in (modules | packages | tests) - shown) == []
 
 
-def test_adding_an_optimizer_names_the_dicts_that_hold_them() -> None:
-    text = section("Add an optimizer")
-    assert "`OPTIMIZERS`" in text
-    assert set(OPTIMIZERS) == set(dict_in_build())
-
-
-def dict_in_build() -> dict[str, Any]:
-    """The dict of rules that the README speaks of."""
-    from muon_core.optim import build
-
-    (rules,) = [value for value in vars(build).values() if isinstance(value, dict) and set(value) == set(OPTIMIZERS)]
-    return dict(rules)
+def test_each_dict_that_an_optimizer_is_added_to_has_all_that_a_config_can_name() -> None:
+    """The steps themselves are followed in tests/integration/test_contributing.py."""
+    union, _ = get_args(OptimizerConfig)
+    names = {config.model_fields["name"].default for config in get_args(union)}
+    dicts = re.findall(r"dict\s+`(\w+)`\s+of\s+\[[^]]+\]\(([^)]+)\.py\)", section("Add an optimizer"))
+    assert [name for name, _ in dicts] == ["OPTIMIZERS", "HIDDEN"]
+    for name, module in dicts:
+        assert set(getattr(importlib.import_module(module.replace("/", ".")), name)) == names, name
 
 
 def test_docs_tables_is_what_the_code_says() -> None:

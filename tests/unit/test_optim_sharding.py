@@ -89,7 +89,48 @@ def test_owner_under_as_seed_is_refused() -> None:
     )
 
 
-def test_replicas_of_one_process_are_equal() -> None:
+class Ranks:
+    """Two ranks in one process: what the first gives to a collective waits there for the second."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._given: list[Tensor] = []
+        monkeypatch.setattr(sharding.distributed, "world_size", lambda: 2)
+        monkeypatch.setattr(sharding.dist, "all_reduce", self._largest)
+
+    def _largest(self, mine: Tensor, op: Any) -> None:
+        assert op == sharding.dist.ReduceOp.MAX
+        for other in self._given:
+            mine.copy_(torch.maximum(mine, other))
+        self._given.append(mine.clone())
+
+    def compare(self, *ranks: list[Tensor]) -> None:
+        """Check the parameters `w0`, `w1`, ... of each rank in turn; the last one has heard of all."""
+        self._given.clear()
+        for tensors in ranks:
+            check_replicas([(f"w{index}", nn.Parameter(tensor)) for index, tensor in enumerate(tensors)], step=3)
+
+
+def test_replicas_are_equal_or_the_first_parameter_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a bit, by a sign, or by the places of two values."""
+    ranks, same = Ranks(monkeypatch), [torch.ones(3), torch.tensor([1.0, -2.0]), torch.full((2, 2), 1e-8)]
+    ranks.compare(same, [tensor.clone() for tensor in same])
+    for other, told in (
+        ([same[0], torch.tensor([1.0, -2.0 - 2**-22]), same[2]], "w1 and 0 more"),
+        ([same[0], torch.tensor([1.0, 2.0]), -same[2]], "w1 and 1 more"),
+        ([same[0], torch.tensor([-2.0, 1.0]), same[2]], "w1 and 0 more"),
+        ([same[0] + 2**-23, same[1], same[2] * 2], "w0 and 1 more"),
+    ):
+        for pair in ([same, other], [other, same]):
+            with pytest.raises(sharding.ReplicasDiffer, match=f"^weights differ between ranks at step 3: {told}; "):
+                ranks.compare(*pair)
+
+
+def test_one_process_asks_nobody_and_hashes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(sharding, "_bits", fail)
+    monkeypatch.setattr(sharding.dist, "all_reduce", fail)
     check_replicas([("w", nn.Parameter(torch.zeros(2)))], step=3)
 
 

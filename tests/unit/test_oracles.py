@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from muon_core.config.profiles import PROFILES, Profile
 from muon_core.optim.build import orthogonalizer
 from muon_core.optim.newton_schulz import COEFFICIENTS
 
-DOCS = Path(__file__).parents[2] / "docs" / "optimizers.md"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "optimizers.md"
 BEGIN = "<!-- conformance: written by `MUON_WRITE_DOCS=1 pytest tests/unit/test_oracles.py` -->\n"
 END = "<!-- end of conformance -->"
 
@@ -95,14 +97,17 @@ def table(measured: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_conformance_table_in_the_docs_is_what_is_measured(measured: dict[str, dict[str, float]]) -> None:
-    """Names must be equal; figures may differ as kernels do: by a quarter, or anything below a thousandth."""
-    text = DOCS.read_text(encoding="utf-8")
+def check_table(docs: Path, measured: dict[str, dict[str, float]]) -> None:
+    """Names must be equal; figures may differ as kernels do: by a quarter, or anything below a thousandth.
+
+    Under MUON_WRITE_DOCS the table is written instead.
+    """
+    text = docs.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     written, after = rest.split(END)
     if os.environ.get("MUON_WRITE_DOCS"):
         written = table(measured)
-        DOCS.write_text(before + BEGIN + written + END + after, encoding="utf-8")
+        docs.write_text(before + BEGIN + written + END + after, encoding="utf-8")
     expected = [line.split("|")[1:-1] for line in table(measured).splitlines()]
     found = [line.split("|")[1:-1] for line in written.splitlines()]
     remedy = "stale: MUON_WRITE_DOCS=1 pytest tests/unit/test_oracles.py writes it"
@@ -112,6 +117,30 @@ def test_conformance_table_in_the_docs_is_what_is_measured(measured: dict[str, d
         figures = [[float(cell) for cell in row[1:]] for row in (mine, theirs)]
         for a, b in zip(*figures, strict=True):
             assert a == pytest.approx(b, rel=0.25, abs=1e-3), remedy
+
+
+def test_conformance_table_in_the_docs_is_what_is_measured(measured: dict[str, dict[str, float]]) -> None:
+    check_table(DOCS, measured)
+
+
+def test_the_command_in_the_docs_rewrites_a_stale_table_and_nothing_else(
+    measured: dict[str, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One figure of the table is old; without the command that is an error, which names the command."""
+    text = DOCS.read_text(encoding="utf-8")
+    (command,) = re.findall(r"<!-- conformance: written by `([^`]+)` -->", text)
+    assignment, pytest_, file = shlex.split(command)
+    assert (pytest_, ROOT / file) == ("pytest", Path(__file__))
+    before, rest = text.split(BEGIN)
+    written, after = rest.split(END)
+    copy = tmp_path / "optimizers.md"
+    copy.write_text(before + BEGIN + re.sub(r"\| [\d.e+-]+ \|\n$", "| 99 |\n", written) + END + after, encoding="utf-8")
+    monkeypatch.delenv("MUON_WRITE_DOCS", raising=False)
+    with pytest.raises(AssertionError, match=re.escape(f"stale: {command} writes it")):
+        check_table(copy, measured)
+    monkeypatch.setenv(*assignment.split("="))
+    check_table(copy, measured)
+    assert copy.read_text(encoding="utf-8") == before + BEGIN + table(measured) + END + after
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -160,8 +189,3 @@ def test_torch_and_keller_differ_by_rounding(shape: tuple[int, int]) -> None:
     assert 5e-3 <= relative(direction(keller)(matrix), direction(torch_like)(matrix)) <= BF16
     single = [direction(config.replace(ns_dtype="fp32"))(matrix) for config in (torch_like, keller)]
     assert relative(*single) <= FP32
-
-
-def test_the_rewriting_command_is_documented() -> None:
-    assert re.search(r"MUON_WRITE_DOCS=1 pytest tests/unit/test_oracles\.py", BEGIN)
-    assert DOCS.read_text(encoding="utf-8").count(BEGIN) == 1
