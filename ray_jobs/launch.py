@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -34,7 +33,6 @@ from ray_jobs.slots import Slot, SlotSettings, worker_environment
 from ray_jobs.workers import threads_per_worker
 from search_spaces.spec import Resources
 
-LOOPBACK = "127.0.0.1"
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
@@ -185,11 +183,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         "runtime_env": {"env_vars": environment},
     }
     if address is None:
-        # Ray Train frees the places of a dead slot by asking the dashboard; it listens on loopback like the rest. Where
-        # another Ray runs on the machine it has to be told which to ask: it gives up otherwise, and the slot hangs.
-        port = _free_port()
-        options |= {"include_dashboard": True, "dashboard_host": LOOPBACK, "dashboard_port": port}
-        environment["RAY_API_SERVER_ADDRESS"] = f"http://{LOOPBACK}:{port}"
+        options["include_dashboard"] = False
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
     ray.init(address=address or "local", **options)
@@ -197,12 +191,6 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _free_port() -> int:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager

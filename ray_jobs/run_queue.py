@@ -12,8 +12,13 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from muon_core.progress import Progress
+
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class RunQueue:
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
+        self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
         self._stopping = False
 
@@ -145,6 +151,19 @@ class RunQueue:
             with contextlib.suppress(TimeoutError):  # nothing new: the caller looks after its workers and asks again
                 await asyncio.wait_for(place.changed.wait_for(has_news), timeout_s)
         return run
+
+    async def hold(self, slot: str, actor_id: str, group: PlacementGroup) -> None:
+        """Remember what `slot` keeps for its workers: Ray gives it back when a slot closes, not when it dies."""
+        self._held[slot] = (actor_id, group)
+
+    async def free_the_dead(self) -> None:
+        """Give back what slots that died held: the one that came in their place waits for it."""
+        from ray._private.state import actors  # here: what knows a run's state need not load Ray
+        from ray.util import remove_placement_group
+
+        dead = [slot for slot, (actor_id, _) in self._held.items() if actors(actor_id)["State"] == "DEAD"]
+        for slot in dead:
+            remove_placement_group(self._held.pop(slot)[1])
 
     async def stop(self) -> None:
         """Ask every run to end at its next report."""

@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 from ray import tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, get_device
+from ray.util.placement_group import PlacementGroup
 
 from muon_core import distributed
 from muon_core.config.run import RunConfig as TrainingConfig
@@ -34,6 +35,7 @@ from muon_core.store.open import open_storage
 from muon_core.store.writer import record_failure
 from muon_core.train import train
 from ray_jobs.run_queue import Task
+from ray_jobs.trainer import SlotTrainer
 from ray_jobs.workers import forget_previous_run, threads_per_worker
 from search_spaces.spec import Resources
 
@@ -119,6 +121,7 @@ class Slot(tune.Trainable):
         self._settings: SlotSettings = config["settings"]
         self._slot = uuid.uuid4().hex[:8]
         self._queue = _find_queue(self._settings)
+        ray.get(self._queue.free_the_dead.remote())  # this slot may be here in place of one
         self._error: BaseException | None = None
         self._group = threading.Thread(target=self._run_group, daemon=True)
         self._group.start()
@@ -135,8 +138,9 @@ class Slot(tune.Trainable):
 
     def _run_group(self) -> None:
         settings = self._settings
-        trainer = TorchTrainer(
+        trainer = SlotTrainer(
             slot_loop,
+            hold=self._hold,
             train_loop_config={"settings": settings, "slot": self._slot},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
@@ -154,6 +158,9 @@ class Slot(tune.Trainable):
             trainer.fit()
         except BaseException as error:
             self._error = error
+
+    def _hold(self, place: PlacementGroup) -> None:
+        ray.get(self._queue.hold.remote(self._slot, ray.get_runtime_context().get_actor_id(), place))
 
     def step(self) -> dict[str, Any]:
         """Wait for the run's next evaluation or its end."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from muon_core.config.optimizers import (
     AdamWConfig,
@@ -26,6 +26,7 @@ from muon_core.config.optimizers import (
     OptimizerConfig,
     OrthoNoiseConfig,
 )
+from muon_core.optim.adamw import AdamW
 from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
 from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
 from muon_core.optim.damped import Damped, top_block

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
+from muon_core.optim.adamw import AdamW
 from muon_core.optim.clipping import clipped
 from muon_core.optim.health import Health, Watch, measure
 from muon_core.optim.muon import Muon

@@ -1,0 +1,67 @@
+"""The `TorchTrainer` of a slot: Ray Train's, without the processes that a slot has no use for.
+
+For each trainer Ray Train starts a controller, an actor for datasets, one that speaks to the autoscaler in the name of
+Ray Data, and one that frees the controller's places when it dies, which asks the dashboard: a dozen processes more. The
+controller imports torch before its workers may begin to. A slot is an actor already, has no datasets, and tells the run
+queue which places it holds: so its controller runs in it. None of this is public in Ray, whose version is pinned for
+such reasons; the workers and what they see are Ray Train's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import Result
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.util.placement_group import PlacementGroup
+
+_LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+class _FixedSize(FixedScalingPolicy):
+    """Has an autoscaler see the workers' placement group alone, which asks for all it needs."""
+
+    def after_controller_start(self, train_run_context: TrainRunContext) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
+class SlotTrainer(TorchTrainer):
+    """A `TorchTrainer` whose controller runs in the calling thread, which must be one of an actor.
+
+    Args:
+        hold: called with each placement group as it is asked for: should this process die, Ray keeps it.
+    """
+
+    def __init__(self, *args: Any, hold: Callable[[PlacementGroup], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hold = hold
+
+    def _create_default_callbacks(self) -> list[RayTrainCallback]:
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, _LEFT_OUT)]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Result:
+        hold = self._hold
+
+        class Held(WorkerGroup):
+            def _create_placement_group(self, *args: Any) -> Any:
+                handle = super()._create_placement_group(*args)
+                hold(handle.placement_group)
+                return handle
+
+        settings["scaling_policy"] = _FixedSize(self.scaling_config)
+        controller = TrainController(**settings)
+        controller.worker_group_cls = Held
+        asyncio.run(controller.run())
+        return controller.get_result()
