@@ -19,7 +19,7 @@ from muon_core.store.storage import Storage
 from muon_core.train import train
 from ray_jobs.run_queue import RunState, Watch
 from ray_jobs.stop_signals import stop_signals
-from ray_jobs.workers import forget_previous_run, threads_per_worker
+from ray_jobs.workers import forget_previous_run
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
@@ -43,7 +43,7 @@ def run_here(
     check_resources(resources)
     device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
     states: list[RunState] = []
-    with _threads(threads_per_worker(resources)), stop_signals() as signals:
+    with _threads(resources.threads_per_worker), stop_signals() as signals:
         for run in runs:
             state = RunState(run.run_id, HERE)
             states.append(state)

@@ -23,14 +23,12 @@ import ray
 from ray import tune
 
 from muon_core.config.run import RunConfig
-from muon_core.recorder import start_record
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.slots import Slot, SlotSettings, worker_environment
-from ray_jobs.workers import threads_per_worker
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
@@ -156,6 +154,8 @@ def _account_for(
     for run in runs:
         state = known.setdefault(run.run_id, RunState(run.run_id, slot=""))
         if state.ended_at is None and recorded.get(run.run_id) not in ("done", "diverged", "failed"):
+            from muon_core.recorder import start_record  # loads torch, which a sweep that ends well needs not here
+
             attempt = state.progress.attempt if state.progress else None
             record_failure(storage, run.run_id, start_record(run), reason, attempt)
             state.status, state.error = "failed", reason
@@ -176,7 +176,7 @@ def _stop(queue: Any) -> None:
 @contextlib.contextmanager
 def connected(address: str | None, resources: Resources) -> Iterator[None]:
     """A Ray to run on, quiet; on leaving, what this process started is shut down."""
-    environment = worker_environment(threads_per_worker(resources))
+    environment = worker_environment(resources.threads_per_worker)
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
 
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """A run as a slot's workers receive it."""

@@ -12,35 +12,19 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-import traceback
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-import ray.train
-import torch
-import torch.distributed as dist
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, get_device
 from ray.util.placement_group import PlacementGroup
 
-from muon_core import distributed
-from muon_core.config.run import RunConfig as TrainingConfig
-from muon_core.progress import Progress
-from muon_core.recorder import start_record
-from muon_core.store.open import open_storage
-from muon_core.store.writer import record_failure
-from muon_core.train import train
-from ray_jobs.run_queue import Task
-from ray_jobs.trainer import SlotTrainer
-from ray_jobs.workers import forget_previous_run, threads_per_worker
 from search_spaces.spec import Resources
 
-REPORT_EVERY_S = 0.5  # a report is a round trip to the queue; the display needs no more
 POLL_S = 2.0  # how often a waiting trial looks after its worker group
+LEAVE_S = 3.0  # for workers to leave their loop; what they computed is stored
+HEALTH_CHECK_S = 0.5  # how often Ray Train looks whether a worker ended or died
 COLLECTIVE_TIMEOUT_S = 1800  # gloo and NCCL: longer than any evaluation or checkpoint of one rank
 
 
@@ -59,58 +43,16 @@ class SlotSettings:
     """How often a run may lose a worker before it is recorded as failed."""
 
 
-def slot_loop(config: dict[str, Any]) -> None:
-    """Train run after run until the slot closes. Every rank runs it; a new worker group takes the unfinished run up."""
-    settings: SlotSettings = config["settings"]
-    slot: str = config["slot"]
-    torch.set_num_threads(threads_per_worker(settings.resources))
-    queue = _find_queue(settings)
-    while task := _next_task(queue, slot):
-        forget_previous_run()
-        _train_task(task, queue, slot, settings)
-
-
-def _find_queue(settings: SlotSettings) -> Any:
+def find_queue(settings: SlotSettings) -> Any:
     """The run queue's actor."""
     return ray.get_actor(settings.queue, namespace=settings.queue)
 
 
-def _next_task(queue: Any, slot: str) -> Task | None:
-    """Rank 0 asks the queue, every rank gets the answer."""
-    box = [ray.get(queue.next.remote(slot)) if distributed.rank() == 0 else None]
-    if distributed.world_size() > 1:
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
+def _work(config: dict[str, Any]) -> None:
+    """What each worker does. Only workers load the training."""
+    from ray_jobs.slot_loop import slot_loop
 
-
-def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> None:
-    """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
-    last_report = 0.0
-
-    def report(progress: Progress) -> bool:
-        nonlocal last_report
-        if time.monotonic() - last_report < REPORT_EVERY_S and 1 < progress.step < progress.steps:
-            return True
-        last_report = time.monotonic()
-        return bool(ray.get(queue.report.remote(slot, task.turn, progress)))
-
-    if task.starts > 1 + settings.max_restarts:
-        allowed = settings.max_restarts
-        reason = f"a worker died {task.starts - 1} times in this run; `retries.infrastructure` allows {allowed}"
-        if distributed.rank() == 0:
-            ray.get(queue.finish.remote(slot, task.turn, "failed", reason))  # first, for what follows may fail here too
-            config = TrainingConfig.model_validate_json(task.config)
-            record_failure(open_storage(settings.store), config.run_id, start_record(config), reason, task.attempt)
-        return
-    try:
-        config = TrainingConfig.model_validate_json(task.config)
-        outcome = train(config, open_storage(settings.store), report=report, device=get_device())
-    except Exception as error:
-        if not distributed.lost_peer(error):
-            ray.get(queue.finish.remote(slot, task.turn, "failed", traceback.format_exc()))
-        raise
-    if distributed.rank() == 0:
-        ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error))
+    slot_loop(config)
 
 
 class Slot(tune.Trainable):
@@ -120,7 +62,7 @@ class Slot(tune.Trainable):
         """Start the worker group in the background and hand it the first run."""
         self._settings: SlotSettings = config["settings"]
         self._slot = uuid.uuid4().hex[:8]
-        self._queue = _find_queue(self._settings)
+        self._queue = find_queue(self._settings)
         ray.get(self._queue.free_the_dead.remote())  # this slot may be here in place of one
         self._error: BaseException | None = None
         self._group = threading.Thread(target=self._run_group, daemon=True)
@@ -137,9 +79,14 @@ class Slot(tune.Trainable):
         self._turn = ray.get(self._queue.submit.remote(self._slot, config["run"]["run_id"], config["run"]["config"]))
 
     def _run_group(self) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig  # here, for whoever starts a sweep needs no torch
+
+        from ray_jobs.trainer import SlotTrainer
+
         settings = self._settings
         trainer = SlotTrainer(
-            slot_loop,
+            _work,
             hold=self._hold,
             train_loop_config={"settings": settings, "slot": self._slot},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
@@ -177,7 +124,7 @@ class Slot(tune.Trainable):
     def cleanup(self) -> None:
         """Let the workers leave their loop."""
         ray.get(self._queue.close.remote(self._slot))
-        self._group.join(timeout=10)
+        self._group.join(timeout=LEAVE_S)
 
 
 def _resources_per_worker(resources: Resources) -> dict[str, float]:
@@ -191,5 +138,6 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S)),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600"),
     }

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from search_spaces.spec import Resources
-
-
-def threads_per_worker(resources: Resources) -> int:
-    """Threads a worker computes with; the bits of a run depend on it."""
-    return max(1, int(resources.cpus_per_worker))
-
 
 def forget_previous_run() -> None:
     """A warm process starts a run as a fresh one does: nothing here may depend on the run before."""

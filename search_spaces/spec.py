@@ -146,6 +146,11 @@ class Resources(Config):
     max_concurrent: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
     """Runs at once; `auto` is as many as fit."""
 
+    @property
+    def threads_per_worker(self) -> int:
+        """Threads a worker computes with; the bits of a run depend on it."""
+        return max(1, int(self.cpus_per_worker))
+
 
 class Retries(Config):
     """How often a run is tried again, by what ended it. A run that fails by its own code is not."""

@@ -1,7 +1,7 @@
 """torch.optim.AdamW, and how an optimizer is made and stepped without the import of torch's compiler.
 
-That import takes as long as torch's own, and a process that compiles nothing has no use for it. Torch asks for it twice:
-at the first call of a method that must not be compiled, for a twin of it that the compiler passes by, which the method
+That import takes as long as torch's own, and a process that compiles nothing has no use for it. Torch asks for it at
+the first call of a method that must not be compiled, for a twin of it that the compiler passes by, which the method
 then keeps; and at each step of AdamW, for a break of the graph. So the methods are given themselves for a twin, and the
 step is the function inside. The numbers are torch's; where its names change, so does only the time of a start.
 """

@@ -1,0 +1,74 @@
+"""What the workers of a slot do: train the run the queue hands out, say how it ended, and ask for the next."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from ray.train.torch import get_device
+
+from muon_core import distributed
+from muon_core.config.run import RunConfig
+from muon_core.progress import Progress
+from muon_core.recorder import start_record
+from muon_core.store.open import open_storage
+from muon_core.store.writer import record_failure
+from muon_core.train import train
+from ray_jobs.run_queue import Task
+from ray_jobs.slots import SlotSettings, find_queue
+from ray_jobs.workers import forget_previous_run
+
+REPORT_EVERY_S = 0.5  # a report is a round trip to the queue; the display needs no more
+
+
+def slot_loop(config: dict[str, Any]) -> None:
+    """Train run after run until the slot closes. Every rank runs it; a new worker group takes the unfinished run up."""
+    settings: SlotSettings = config["settings"]
+    slot: str = config["slot"]
+    torch.set_num_threads(settings.resources.threads_per_worker)
+    queue = find_queue(settings)
+    while task := _next_task(queue, slot):
+        forget_previous_run()
+        _train_task(task, queue, slot, settings)
+
+
+def _next_task(queue: Any, slot: str) -> Task | None:
+    """Rank 0 asks the queue, every rank gets the answer."""
+    box = [ray.get(queue.next.remote(slot)) if distributed.rank() == 0 else None]
+    if distributed.world_size() > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> None:
+    """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
+    last_report = 0.0
+
+    def report(progress: Progress) -> bool:
+        nonlocal last_report
+        if time.monotonic() - last_report < REPORT_EVERY_S and 1 < progress.step < progress.steps:
+            return True
+        last_report = time.monotonic()
+        return bool(ray.get(queue.report.remote(slot, task.turn, progress)))
+
+    if task.starts > 1 + settings.max_restarts:
+        allowed = settings.max_restarts
+        reason = f"a worker died {task.starts - 1} times in this run; `retries.infrastructure` allows {allowed}"
+        if distributed.rank() == 0:
+            ray.get(queue.finish.remote(slot, task.turn, "failed", reason))  # first, for what follows may fail here too
+            config = RunConfig.model_validate_json(task.config)
+            record_failure(open_storage(settings.store), config.run_id, start_record(config), reason, task.attempt)
+        return
+    try:
+        config = RunConfig.model_validate_json(task.config)
+        outcome = train(config, open_storage(settings.store), report=report, device=get_device())
+    except Exception as error:
+        if not distributed.lost_peer(error):
+            ray.get(queue.finish.remote(slot, task.turn, "failed", traceback.format_exc()))
+        raise
+    if distributed.rank() == 0:
+        ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error))
