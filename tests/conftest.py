@@ -19,6 +19,7 @@ from muon_core.config.run import RunConfig
 
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
+BEHIND = 4  # niceness: less than half the share of a core
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30
 
 LONG_FILES = (
@@ -107,6 +108,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
     place = {name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let the tests on Ray go first: they are few, and their processes, which wait for each other, end last otherwise.
+
+    A worker that has come to its first other test stays behind for good, with all it starts.
+    """
+    if not item.get_closest_marker("ray") and os.nice(0) == 0:
+        os.nice(BEHIND)
 
 
 @pytest.hookimpl(tryfirst=True)

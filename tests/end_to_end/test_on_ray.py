@@ -99,11 +99,11 @@ def story_runs(small: dict[str, Any]) -> dict[str, RunConfig]:
     fields: dict[str, dict[str, Any]] = {
         "muon": {"seed": 1},
         "adamw": {"seed": 2, "optimizer": {"name": "adamw"}},
-        "loses a worker": {"seed": 3, "steps": 150, "tracking": {"eval_every": 50}},
+        "loses a worker": {"seed": 3, "steps": 100, "tracking": {"eval_every": 50}},
         "orthonoise": {"seed": 4, "optimizer": {"name": "orthonoise"}},
         "isotropic": {"seed": 1, "optimizer": {"name": "isotropic"}},
         "doomed": {"seed": 5, "steps": 100_000, "tracking": {"eval_every": 100_000}},
-        "loses its driver": {"seed": 6, "steps": 150, "optimizer": noise} | saved,
+        "loses its driver": {"seed": 6, "steps": 100, "optimizer": noise} | saved,
         "last": {"seed": 7},
     }
     return {name: RunConfig.model_validate(small | changes) for name, changes in fields.items()}

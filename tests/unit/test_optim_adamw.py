@@ -20,10 +20,10 @@ weights = [("embedding.weight", torch.nn.Parameter(torch.ones(5, 3))),
            ("blocks.0.mlp_norm.weight", torch.nn.Parameter(torch.ones(3))),
            ("blocks.0.mlp.up.weight", torch.nn.Parameter(torch.ones(6, 3)))]
 both = build_optimizers(weights, {config}(), noise_seed=0)
-for _ in range(2):
+for step in range(2):
     for _, weight in weights:
         weight.grad = torch.ones_like(weight)
-    both.step()
+    both.step(step)
 both.load_state_dict(both.state_dict())
 print("torch._dynamo" in sys.modules)
 """
