@@ -31,7 +31,7 @@ from muon_core.resume import Saver, finished, restore
 from muon_core.state import TrainState, autocast, prepare, start_facts
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.parquet import Row
-from muon_core.store.storage import Storage
+from muon_core.store.storage import OUT_OF_USE, Storage
 from muon_core.store.writer import record_failure
 
 
@@ -99,6 +99,9 @@ def train(
         recorder.end("stopped", "asked to stop")
     except KeyboardInterrupt:
         recorder.end("stopped", "interrupted")
+        raise
+    except OUT_OF_USE as error:  # it is not the run that failed: it is there to be continued
+        recorder.end("stopped", str(error))
         raise
     except Exception as error:
         if not distributed.lost_peer(error):  # a worker that died says nothing about this run: it is tried again

@@ -15,7 +15,7 @@ import torch
 
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.store.storage import Storage
+from muon_core.store.storage import OUT_OF_USE, Storage
 from muon_core.train import train
 from ray_jobs.run_queue import RunState, Watch
 from ray_jobs.stop_signals import stop_signals
@@ -38,7 +38,7 @@ def run_here(
     `watch` is called in this thread, between two steps.
 
     Raises: ValueError for more than one worker, or a GPU that is not there; KeyboardInterrupt after the run at which
-        Ctrl-C or SIGTERM came was stopped.
+        Ctrl-C or SIGTERM came was stopped; StoreUnavailable or StoreUnwritable if the store failed under a run.
     """
     check_resources(resources)
     device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
@@ -75,6 +75,9 @@ def _train(run: RunConfig, storage: Storage, state: RunState, device: torch.devi
     state.start()
     try:
         outcome = train(run, storage, report=report, device=device)
+    except OUT_OF_USE as error:
+        state.end("stopped", str(error))
+        raise
     except Exception:
         state.end("failed", traceback.format_exc())
     else:

@@ -9,30 +9,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
 
 # isort: split
 import ray
 from ray import tune
+from ray.exceptions import RayError
 
 from muon_core.config.run import RunConfig
 from muon_core.store.reader import read_statuses
-from muon_core.store.storage import Storage
+from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
+from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.slots import Slot, SlotSettings, worker_environment
+from ray_jobs.stop_signals import deferred
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
+ANSWER_S = 20.0  # within which the run queue of a Ray that lives answers, however busy the machine
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
+OBJECT_STORE = 128 << 20  # bytes of shared memory; what goes through it is some configs
 SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
 
 
@@ -55,7 +59,8 @@ def run_on_ray(
         address: a cluster to join; None is a private Ray that ends with this call.
         shared_folder: whether a folder as `storage` is the same one on all nodes of the cluster.
     Raises: ConnectionError if the cluster cannot be reached; ValueError if its nodes would not share `storage`;
-        KeyboardInterrupt after all runs were stopped.
+        KeyboardInterrupt after all runs were stopped, at Ctrl-C, SIGTERM or the end of the terminal; RayLost if the Ray
+        died, and StoreError if the store failed: the runs are there to be continued.
     """
     with connected(address, resources):
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
@@ -68,15 +73,19 @@ def run_connected(
     runs: Sequence[RunConfig], storage: Storage, resources: Resources, *, slots: int, max_restarts: int, watch: Watch
 ) -> list[RunState]:
     """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
-    with _scratch() as scratch:
+    with ray_folder() as scratch:
         name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
         queue = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name).remote()
         settings = SlotSettings(name, storage.url, scratch, resources, max_restarts)
-        with _watching(queue, watch):
+        with _Watcher(queue, watch) as watcher:
             try:
                 errors = _tune(runs, settings, slots)
             except KeyboardInterrupt:
+                if isinstance(watcher.error, RayLost):
+                    raise watcher.error from None
                 _stop(queue)
+                if watcher.error:
+                    raise watcher.error from None
                 raise
         states: list[RunState] = ray.get(queue.runs.remote())
     return _account_for(runs, states, errors, storage)
@@ -182,43 +191,66 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": environment},
     }
-    if address is None:
-        options["include_dashboard"] = False
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
-    ray.init(address=address or "local", **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            folder = stack.enter_context(ray_folder())
+            options |= {"include_dashboard": False, "_temp_dir": folder, "object_store_memory": OBJECT_STORE}
+        try:
+            with deferred():  # a signal in the midst of it would end this process in C++
+                ray.init(address=address or "local", **options)
+            yield
+        finally:
+            with deferred():
+                ray.shutdown()
 
 
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for Ray's own bookkeeping of this call; results never go there."""
-    folder = tempfile.mkdtemp(prefix="muon-sweep-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+class RayLost(ConnectionError):
+    """The Ray of a sweep died under it. Nothing that is stored is lost with it."""
 
 
-@contextlib.contextmanager
-def _watching(queue: Any, watch: Watch) -> Iterator[None]:
-    """Call `watch` from a thread until the block is left, and once more after."""
-    left = threading.Event()
+def _check_alive() -> None:
+    """Raises RayLost if one of the two processes is gone without which a private Ray hangs for a minute or for ever."""
+    node = ray._private.worker._global_node
+    if dead := [name for name, _ in node.dead_processes() if name in ("raylet", "gcs_server")] if node else []:
+        raise RayLost(dead[0])
 
-    def look() -> None:
-        while True:
-            ended = left.wait(WATCH_EVERY_S)
-            watch(ray.get(queue.runs.remote()))
-            if ended:
-                return
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        left.set()
-        thread.join()
+class _Watcher:
+    """Calls `watch` from a thread until the block is left, and once more then.
+
+    It is the first to see that the sweep cannot go on, because its Ray died or the store failed, while the block would
+    wait for Ray for ever, or train run after run in vain: then the block is interrupted, and `error` says why.
+    """
+
+    def __init__(self, queue: Any, watch: Watch) -> None:
+        self._queue, self._watch = queue, watch
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._look_now_and_then, daemon=True)
+        self.error: RayLost | StoreError | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def _look_now_and_then(self) -> None:
+        is_last = False
+        while not is_last and not isinstance(self.error, RayLost):
+            is_last = self._left.wait(WATCH_EVERY_S)
+            halted: RayLost | StoreError | None
+            try:
+                _check_alive()
+                states, halted = ray.get(self._queue.look.remote(), timeout=ANSWER_S)
+            except (RayLost, RayError) as error:
+                reason = error if isinstance(error, RayLost) else type(error).__name__
+                halted = RayLost(f"it died ({reason}); what is stored is kept, the same command continues")
+            else:
+                self._watch(states)
+            if halted and not self.error and not is_last:
+                self.error = halted
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -30,6 +30,9 @@ _PRIVATE = {
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 if not os.environ.get("RAY_ADDRESS"):
+    for _name in ("no_proxy", "NO_PROXY"):  # what talks to itself on loopback goes through no proxy
+        if "127.0.0.1" not in os.environ.get(_name, ""):
+            os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1", "localhost"]))
     for _name, _value in _PRIVATE.items():
         os.environ.setdefault(_name, _value)
     if os.environ["RAY_AUTH_MODE"] == "token":

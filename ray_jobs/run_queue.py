@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from muon_core.progress import Progress
+from muon_core.store.storage import StoreError
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -88,6 +89,7 @@ class RunQueue:
         self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
         self._stopping = False
+        self._halted: StoreError | None = None
 
     async def submit(self, slot: str, run_id: str, config: str) -> int:
         """Give `slot` its next run; returns the turn, by which the run is known from now on."""
@@ -168,6 +170,15 @@ class RunQueue:
         """Ask every run to end at its next report."""
         self._stopping = True
 
+    async def halt(self, slot: str, turn: int, error: StoreError) -> None:
+        """The store failed under a run, as it would under each that follows: end them all, to be continued."""
+        self._stopping, self._halted = True, error
+        await self.finish(slot, turn, "stopped", str(error))
+
     async def runs(self) -> list[RunState]:
         """All runs handed out so far."""
         return list(self._runs.values())
+
+    async def look(self) -> tuple[list[RunState], StoreError | None]:
+        """The same, and what halted them."""
+        return list(self._runs.values()), self._halted

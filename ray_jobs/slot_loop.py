@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayError
 from ray.train.torch import get_device
 
 from muon_core import distributed
@@ -16,6 +17,7 @@ from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
 from muon_core.recorder import start_record
 from muon_core.store.open import open_storage
+from muon_core.store.storage import OUT_OF_USE
 from muon_core.store.writer import record_failure
 from muon_core.train import train
 from ray_jobs.run_queue import Task
@@ -53,7 +55,10 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> No
         if time.monotonic() - last_report < REPORT_EVERY_S and 1 < progress.step < progress.steps:
             return True
         last_report = time.monotonic()
-        return bool(ray.get(queue.report.remote(slot, task.turn, progress)))
+        try:
+            return bool(ray.get(queue.report.remote(slot, task.turn, progress)))
+        except RayError:  # the sweep is gone, which is no fault of this run: it saves itself, to be continued
+            return False
 
     if task.starts > 1 + settings.max_restarts:
         allowed = settings.max_restarts
@@ -67,7 +72,9 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> No
         config = RunConfig.model_validate_json(task.config)
         outcome = train(config, open_storage(settings.store), report=report, device=get_device())
     except Exception as error:
-        if not distributed.lost_peer(error):
+        if isinstance(error, OUT_OF_USE):
+            ray.get(queue.halt.remote(slot, task.turn, error))
+        elif not distributed.lost_peer(error):
             ray.get(queue.finish.remote(slot, task.turn, "failed", traceback.format_exc()))
         raise
     if distributed.rank() == 0:

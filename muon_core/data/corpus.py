@@ -19,6 +19,7 @@ from pathlib import Path
 from muon_core.config.base import canonical_json
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
+from muon_core.user_cache import user_cache
 
 END_OF_TEXT = "<|endoftext|>"
 SPLIT_RULE = "validation where the first 8 bytes of sha256('validation:' + path) are below validation_share * 2^64"
@@ -80,8 +81,8 @@ def is_validation(path: str, share: float) -> bool:
 
 
 def default_cache() -> Path:
-    """`$XDG_CACHE_HOME/muon-jobs/data`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "muon-jobs" / "data"
+    """Of prepared text and tokens: `muon-jobs/data` in the user's cache."""
+    return user_cache() / "muon-jobs" / "data"
 
 
 def _files(corpus: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from muon_core.store.keys import digest_in
 from muon_core.store.parquet import DIGEST_LENGTH, digest
 from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError
+from muon_core.user_cache import user_cache
 
 MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache off
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
@@ -50,8 +51,7 @@ def cached(storage: Storage) -> Storage:
 
 def cache_folder(place: str) -> Path:
     """Where copies from `place`, which names server, bucket and prefix, are kept."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "muon" / "store" / hashlib.sha256(place.encode()).hexdigest()[:16]
+    return user_cache() / "muon" / "store" / hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 class Cached:

@@ -18,7 +18,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from muon_core.store.storage import Listed, StoreError
+from muon_core.store.storage import Listed, StoreError, StoreUnwritable
 
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
@@ -48,7 +48,7 @@ class Folder:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             reason = error.strerror or error
-            raise StoreError(
+            raise StoreUnwritable(
                 f"cannot write to {self.root}: {reason}; free space there or choose another store"
             ) from error
 

@@ -36,6 +36,14 @@ class StoreUnavailable(StoreError):
     """The store did not answer, or asked to slow down: the same request may succeed later."""
 
 
+class StoreUnwritable(StoreError):
+    """Nothing can be written: no room, no permission, a disk that is read only. Each run that follows would meet it."""
+
+
+OUT_OF_USE = StoreUnavailable, StoreUnwritable
+"""The store failed, not the run that met it: that can be continued when the store is in order again."""
+
+
 class Listed(NamedTuple):
     """An object as a listing shows it; `modified` is in seconds since 1970, by the store's clock."""
 

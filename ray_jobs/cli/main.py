@@ -14,6 +14,7 @@ import click
 
 from muon_core.store.storage import StoreError, StoreUnavailable
 from ray_jobs.cli.options import STORE, Group
+from ray_jobs.stop_signals import interrupting
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 7 Ray or the store is out of reach
 EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 7, 130
@@ -94,7 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _set_log_level()
         _print_anything()
-        code = cli.main(arguments, prog_name="muon", standalone_mode=False)
+        with interrupting():
+            code = cli.main(arguments, prog_name="muon", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as asked:
         asked.show()
         sys.exit(EXIT_USAGE)

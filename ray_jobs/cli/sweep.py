@@ -126,6 +126,9 @@ def run(
     if in_process:
         _check_in_process(context, sweep)
         address = None
+    if address == "local":  # Ray's own word for none
+        address = None
+        os.environ.pop("RAY_ADDRESS", None)
     if address:
         check_address(address)
         if not shared_folder:

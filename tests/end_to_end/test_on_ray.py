@@ -29,6 +29,7 @@ from muon_core.store.folder import Folder
 from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import main
+from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
 from search_spaces.expand import expand
 from search_spaces.spec import Resources, load_spec
@@ -194,7 +195,7 @@ def statuses(store: Path) -> dict[str, str]:
 
 
 def interrupt(command: list[str], store: Path, run_id: str) -> str:
-    """Start the sweep, send what a terminal sends at Ctrl-C once `run_id` trains, and return what it said."""
+    """Start the sweep, send what a batch system sends once `run_id` trains, and return what it said."""
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -206,7 +207,7 @@ def interrupt(command: list[str], store: Path, run_id: str) -> str:
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in child.name() for child in family)
     begin = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
+    process.terminate()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert time.monotonic() - begin < 45
@@ -218,7 +219,7 @@ def interrupt(command: list[str], store: Path, run_id: str) -> str:
 def test_a_sweep_is_interrupted_beside_another_ray_continued_and_answered_with_the_rows_of_runs_in_this_process(
     tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str], one_ray: None
 ) -> None:
-    """Ctrl-C keeps the finished run and leaves no process; an arm that cannot be built fails, and the others go on.
+    """SIGTERM keeps the finished run and leaves no process; an arm that cannot be built fails, and the others go on.
 
     All beside another Ray on the machine, that of this process.
     """
@@ -255,3 +256,26 @@ def test_a_sweep_is_interrupted_beside_another_ray_continued_and_answered_with_t
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Does it hold?" in page
     assert page.count("<svg") >= 7  # curves, and a grid for each of six projections
+
+
+def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
+    one_ray: None, small: dict[str, Any], tmp_path: Path
+) -> None:
+    """Machines short of memory choose the raylet. It is that of all tests above, so this one comes last."""
+    from ray_jobs import launch
+
+    config = RunConfig.model_validate(small | {"steps": LONG, "optimizer": {"name": "adamw"}})
+
+    def kill(states: list[RunState]) -> None:
+        if states and states[0].progress and states[0].progress.step > 0:
+            for raylet in find_family("/raylet/raylet "):
+                os.kill(raylet, signal.SIGKILL)
+
+    begin = time.monotonic()
+    with pytest.raises(launch.RayLost, match="raylet"):
+        launch.run_connected([config], Folder(tmp_path), Resources(), slots=1, max_restarts=1, watch=kill)
+    assert time.monotonic() - begin < 120
+    assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])
+    (state,) = run_here([config], Folder(tmp_path), Resources())
+    assert state.status == "done"
+    assert rows(tmp_path, "train", [config.run_id])["step"].to_list() == list(range(1, LONG + 1))

@@ -540,7 +540,7 @@ def test_a_checkpoint_that_does_not_fit_ends_the_run_clearly_and_spares_what_is_
     last = stderr.strip().splitlines()[-1]
     assert last.endswith("File too large; free space there or choose another store"), stderr
     assert checkpoints(cut) == before
-    assert open_store(cut).runs.collect()["status"].to_list() == ["failed"]
+    assert open_store(cut).runs.collect()["status"].to_list() == ["stopped"]
     assert steps_reported(Folder(cut), config)[0] == 4
 
 

@@ -89,7 +89,7 @@ def test_a_run_whose_store_stays_away_ends_so_and_continues_bitwise(
     assert_same_run(store.root, whole, config)
 
 
-def test_a_store_that_is_back_for_the_end_hears_why_the_run_failed(tmp_path: Path, config: RunConfig) -> None:
+def test_a_store_that_is_back_for_the_end_hears_why_the_run_stopped(tmp_path: Path, config: RunConfig) -> None:
     class Back(Leaving):
         def put(self, key: str, data: bytes | memoryview) -> None:
             self.back = key.startswith(("live/", "final/")) and self._left <= 0
@@ -99,7 +99,7 @@ def test_a_store_that_is_back_for_the_end_hears_why_the_run_failed(tmp_path: Pat
     with pytest.raises(StoreUnavailable, match="gave up after"):
         train(config, store)
     (run,) = open_store(tmp_path).runs.collect().rows(named=True)
-    assert run["status"] == "failed"
+    assert run["status"] == "stopped"
     assert AWAY in run["error"]
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def test_addresses_are_auto_or_host_and_port(address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["10.0.0.5", ":6379", "10.0.0.5:", "head:0", "head:65536", "head:port", "local", "http://head:8265", " "]
+    "address", ["10.0.0.5", ":6379", "10.0.0.5:", "head:0", "head:65536", "head:port", "http://head:8265", " "]
 )
 def test_an_address_that_is_none_is_refused_in_one_line(muon: Muon, spec: str, address: str) -> None:
     refused = muon("sweep", "run", spec, "--address", address, "--yes")
@@ -81,6 +82,18 @@ def test_probe_finds_who_listens_and_leaves_auto_to_ray() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         probe(f"127.0.0.1:{server.getsockname()[1]}")
     probe("auto")
+
+
+def test_local_is_rays_word_for_no_cluster(
+    muon: Muon, spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+    launch = types.ModuleType("ray_jobs.launch")
+    launch.run_on_ray = lambda *_, address, **__: given.append((address, os.environ.get("RAY_ADDRESS")))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray_jobs.launch", launch)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    muon("sweep", "run", spec)
+    assert given == [(None, None)]
 
 
 def test_pretrain_keeps_its_ray_private_whatever_cluster_there_is(tmp_path: Path, small: dict[str, Any]) -> None:

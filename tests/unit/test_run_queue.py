@@ -3,6 +3,7 @@
 import asyncio
 
 from muon_core.progress import Progress
+from muon_core.store.storage import StoreError
 from ray_jobs.run_queue import RunQueue
 
 
@@ -103,5 +104,20 @@ def test_first_step_is_timed_at_the_first_report_after_step_0() -> None:
         assert first is not None
         await queue.report("slot", turn, progress(2))
         assert run.first_step_at == first
+
+    asyncio.run(story())
+
+
+def test_a_store_that_failed_halts_every_slot() -> None:
+    async def story() -> None:
+        queue = RunQueue()
+        turns = [await queue.submit(slot, slot, "{}") for slot in ("a", "b")]
+        for slot in ("a", "b"):
+            await queue.next(slot)
+        await queue.halt("a", turns[0], StoreError("full"))
+        states, error = await queue.look()
+        assert (states[0].status, states[0].error) == ("stopped", "full")
+        assert str(error) == "full"
+        assert not await queue.report("b", turns[1], progress(3))
 
     asyncio.run(story())

@@ -1,0 +1,98 @@
+"""What stops a command, heard by a process of its own: the handlers of the tests' process are not touched."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+COMMAND = """
+import sys, time
+from ray_jobs.cli import main as cli
+import click
+
+@click.command()
+def command():
+    {body}
+
+cli.COMMANDS["wait"] = ("__main__", "")
+cli.main(["wait"])
+"""
+WAIT = 'print("ready", flush=True); time.sleep(60)'
+DEFERRED = """
+    from ray_jobs.stop_signals import deferred
+    with deferred():
+        print("ready", flush=True)
+        time.sleep(1.0)
+        print("whole", flush=True)
+    print("never", flush=True)
+"""
+
+
+def start(body: str, **options: object) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format(body=body)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # type: ignore[call-overload]  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_each_interrupts_a_command_in_one_line(number: int) -> None:
+    process = start(WAIT)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr.lstrip()) == (  # the terminal's own ^C has no line end
+        130, "muon: interrupted; what is finished is kept, the same command continues\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_none_breaks_into_what_must_end_first(number: int) -> None:
+    process = start(DEFERRED)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout, stderr.strip().count("\n")) == (130, "whole\n", 0)
+
+
+def test_what_was_ignored_when_the_command_began_stays_so() -> None:
+    """As under nohup."""
+    body = WAIT.replace("60", "2") + '; print("on")'
+    process = start(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout, stderr) == (0, "on\n", "")
+
+
+def test_a_closed_terminal_ends_a_command_without_an_error_of_printing(tmp_path: Path) -> None:
+    """The terminal goes with its master; SIGHUP comes from the kernel. What the command does last is seen in a file."""
+    ended = tmp_path / "ended"
+    body = f"""
+    import pathlib
+    try:
+        print("ready", flush=True); time.sleep(60)
+    except KeyboardInterrupt:
+        print("x" * 10_000, flush=True); print("x", file=sys.stderr, flush=True)
+        pathlib.Path({str(ended)!r}).write_text("orderly")
+        raise
+"""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", COMMAND.format(body=body)])
+    seen = b""
+    while b"ready" not in seen:
+        seen += os.read(master, 1000)
+    os.close(master)
+    deadline = time.monotonic() + 20
+    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(found[1]) == 130
+    assert ended.read_text() == "orderly"
