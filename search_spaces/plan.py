@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from muon_core.tables import FINISHED
 from search_spaces.arm_names import arm_names
+from search_spaces.doubts import doubts
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import SweepSpec
 
@@ -61,6 +62,8 @@ class Plan:
     power: Power
     names: dict[str, str]
     """arm_id to what the arm is called."""
+    doubts: tuple[str, ...]
+    """What is odd about it, a sentence each."""
 
     @property
     def duplicates(self) -> int:
@@ -104,6 +107,7 @@ class Plan:
             "to_run": [run.run_id for run in self.to_run],
             "training_tokens": self.tokens,
             "power": asdict(self.power),
+            "doubts": list(self.doubts),
             "cost_usd": 0.0,
         }
 
@@ -122,7 +126,8 @@ def plan(spec: SweepSpec, done: Mapping[str, str], *, retry_failed: bool = False
     settled = FINISHED if retry_failed else (*FINISHED, "failed")
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
-    return Plan(spec, runs, statuses, to_run, power(spec, arms - 1, sd), arm_names(runs))
+    odd = tuple(doubts(run.config for run in runs))
+    return Plan(spec, runs, statuses, to_run, power(spec, arms - 1, sd), arm_names(runs), odd)
 
 
 def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:

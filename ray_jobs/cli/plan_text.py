@@ -21,6 +21,7 @@ def render_plan(plan: Plan) -> str:
             "",
             f"to run: {_count(len(plan.to_run), 'run')}, {plan.tokens:,} training tokens; local runs cost 0 USD",
             f"power: {_describe_power(plan.power)}",
+            *(f"odd: {doubt}" for doubt in plan.doubts),
         ]
     )
 

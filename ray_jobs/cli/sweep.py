@@ -142,6 +142,8 @@ def run(
         probe(address)
     write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
+    for doubt in planned.doubts:
+        click.echo(f"odd: {doubt}", err=True)
     if todo and not address:
         _prepare_data(todo)
     begin = time.monotonic()

@@ -1,0 +1,39 @@
+"""What is odd about a sweep that is valid: what its author probably did not mean, said before it is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from muon_core.config.run import RunConfig
+
+HIGH_LR, LOW_LR = 10.0, 1e-7  # beyond both lies no optimizer's optimum, only a slip in the exponent
+PERIODS = {
+    "log_every": "a single `train` row, of the last step",
+    "eval_every": "`val` rows of step 0 and of the last step alone",
+    "track_every": "`layers` rows of the last step alone",
+    "spectra_every": "`spectra` rows of the last step alone",
+}
+"""Field of `tracking` -> what a period longer than the run leaves."""
+
+
+def doubts(configs: Iterable[RunConfig]) -> list[str]:
+    """A sentence each, without repetitions, in the order of the runs."""
+    return list(dict.fromkeys(doubt for config in configs for doubt in _doubts(config)))
+
+
+def _doubts(config: RunConfig) -> Iterator[str]:
+    steps, tracking, checkpoint = config.steps, config.tracking, config.checkpoint
+    for name, left in PERIODS.items():
+        every = getattr(tracking, name)
+        if name in tracking.model_fields_set and every is not None and every > steps:
+            yield f"tracking.{name} is {every} and a run has {steps} steps: there will be {left}"
+    if checkpoint.every_steps and checkpoint.every_steps > steps and checkpoint.every_s is None:
+        yield f"checkpoint.every_steps is {checkpoint.every_steps} and a run has {steps} steps: none can be continued"
+    warmup = config.schedule.warmup_steps
+    if "warmup_steps" in config.schedule.model_fields_set and warmup > steps:
+        yield f"schedule.warmup_steps is {warmup} and a run has {steps} steps: the full learning rate is never reached"
+    for name in ("lr", "embedding_lr"):
+        rate = getattr(config.optimizer, name)
+        if not LOW_LR <= rate <= HIGH_LR:
+            moves = "weights will not stay finite" if rate > HIGH_LR else "weights will hardly move"
+            yield f"{config.optimizer.name}: {name} is {rate:g}: {moves}; is it the exponent that was meant?"
