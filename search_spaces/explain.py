@@ -20,11 +20,23 @@ def misplaced(at: tuple[str | int, ...], text: str) -> NoReturn:
     raise PydanticCustomError("misplaced", "{text}", {"text": text, "at": at})
 
 
+MEANT = {
+    "name": ("sweep", "title", "experiment", "id"),
+    "question": ("hypothesis", "description", "notes"),
+    "constants": ("base", "common", "defaults", "fixed"),
+    "blocks": ("arms", "runs", "experiments", "groups"),
+    "set": ("params", "parameters", "args", "config"),
+    "grid": ("search", "space", "search_space", "axes"),
+}
+"""What others call the fields of a sweep file and of its blocks."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown `word`: the nearest of the `known` names, or where they are listed."""
     known = list(known)
     inside = [name for name in known if name.endswith(f".{word}")]
-    if near := inside[:1] or nearest(word, known):
+    meant = [name for name, others in MEANT.items() if name in known and word.casefold() in others]
+    if near := inside[:1] or meant or nearest(word, known):
         return f". Did you mean '{near[0]}'?"
     if any("." in name for name in known):  # parameters, of which there are too many for a line
         return "; docs/parameters.md lists them"

@@ -49,6 +49,8 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
      "13: blocks[noise]: unknown parameter 'rank_treshold'. Did you mean 'rank_threshold'?", None),
     ("steps: 20", "eval_every: 5", "6: constants: unknown parameter 'eval_every'. Did you mean 'tracking.eval_every'?",
      None),
+    ("question:", "hypothesis:", "3: unknown field 'hypothesis'. Did you mean 'question'?", None),
+    ("    grid: {alpha", "    axes: {alpha", "13: blocks[noise]: unknown field 'axes'. Did you mean 'grid'?", None),
     ("steps: 20", "epochs: 5", "6: constants: unknown parameter 'epochs'. Did you mean 'steps'?", None),
     ("optimizer: muon", "optimizer: muon\n    set: {alpha: 0.1}",
      "11: blocks[base]: 'alpha' is no parameter of muon, only of orthonoise, isotropic, damped; remove it "
