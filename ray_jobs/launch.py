@@ -29,7 +29,8 @@ from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
-from ray_jobs.slots import Slot, SlotSettings, worker_environment
+from ray_jobs.slot_settings import SlotSettings
+from ray_jobs.slots import Slot, worker_environment
 from ray_jobs.stop_signals import deferred
 from search_spaces.spec import Resources
 

@@ -21,7 +21,7 @@ from muon_core.store.storage import OUT_OF_USE
 from muon_core.store.writer import record_failure
 from muon_core.train import train
 from ray_jobs.run_queue import Task
-from ray_jobs.slots import SlotSettings, find_queue
+from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.workers import forget_previous_run
 
 REPORT_EVERY_S = 0.5  # a report is a round trip to the queue; the display needs no more
@@ -32,7 +32,7 @@ def slot_loop(config: dict[str, Any]) -> None:
     settings: SlotSettings = config["settings"]
     slot: str = config["slot"]
     torch.set_num_threads(settings.resources.threads_per_worker)
-    queue = find_queue(settings)
+    queue = settings.find_queue()
     while task := _next_task(queue, slot):
         forget_previous_run()
         _train_task(task, queue, slot, settings)

@@ -13,39 +13,19 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import tune
 from ray.util.placement_group import PlacementGroup
 
+from ray_jobs.slot_settings import SlotSettings
 from search_spaces.spec import Resources
 
 POLL_S = 2.0  # how often a waiting trial looks after its worker group
 LEAVE_S = 3.0  # for workers to leave their loop; what they computed is stored
 HEALTH_CHECK_S = 0.5  # how often Ray Train looks whether a worker ended or died
 COLLECTIVE_TIMEOUT_S = 1800  # gloo and NCCL: longer than any evaluation or checkpoint of one rank
-
-
-@dataclass(frozen=True, slots=True)
-class SlotSettings:
-    """What every slot of a sweep, and each of its workers, is given when it starts."""
-
-    queue: str
-    """Name of the run queue's actor, and of its namespace."""
-    store: str
-    """URL of the results store."""
-    scratch: str
-    """A folder for what Ray itself keeps."""
-    resources: Resources
-    max_restarts: int
-    """How often a run may lose a worker before it is recorded as failed."""
-
-
-def find_queue(settings: SlotSettings) -> Any:
-    """The run queue's actor."""
-    return ray.get_actor(settings.queue, namespace=settings.queue)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -62,7 +42,7 @@ class Slot(tune.Trainable):
         """Start the worker group in the background and hand it the first run."""
         self._settings: SlotSettings = config["settings"]
         self._slot = uuid.uuid4().hex[:8]
-        self._queue = find_queue(self._settings)
+        self._queue = self._settings.find_queue()
         ray.get(self._queue.free_the_dead.remote())  # this slot may be here in place of one
         self._error: BaseException | None = None
         self._group = threading.Thread(target=self._run_group, daemon=True)

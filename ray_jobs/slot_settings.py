@@ -1,0 +1,29 @@
+"""What every slot of a sweep, and each of its workers, is given when it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from search_spaces.spec import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """It travels to other processes, so it names what is theirs to open."""
+
+    queue: str
+    """Name of the run queue's actor, and of its namespace."""
+    store: str
+    """URL of the results store."""
+    scratch: str
+    """A folder for what Ray itself keeps."""
+    resources: Resources
+    max_restarts: int
+    """How often a run may lose a worker before it is recorded as failed."""
+
+    def find_queue(self) -> Any:
+        """The run queue's actor."""
+        return ray.get_actor(self.queue, namespace=self.queue)
