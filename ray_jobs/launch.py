@@ -35,7 +35,6 @@ from ray_jobs.stop_signals import deferred
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
-ANSWER_S = 20.0  # within which the run queue of a Ray that lives answers, however busy the machine
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 OBJECT_STORE = 128 << 20  # bytes of shared memory; what goes through it is some configs
 SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
@@ -245,8 +244,7 @@ class _Watcher:
             is_last = self._left.wait(WATCH_EVERY_S)
             halted: RayLost | StoreError | None
             try:
-                _check_alive()
-                states, halted = ray.get(self._queue.look.remote(), timeout=ANSWER_S)
+                states, halted = self._ask()
             except (RayLost, RayError) as error:
                 reason = error if isinstance(error, RayLost) else type(error).__name__
                 halted = RayLost(f"it died ({reason}); what is stored is kept, the same command continues")
@@ -255,3 +253,12 @@ class _Watcher:
             if halted and not self.error and not is_last:
                 self.error = halted
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _ask(self) -> tuple[list[RunState], StoreError | None]:
+        """What the queue knows, however long a busy machine takes to start it. Raises RayLost or RayError."""
+        answer = self._queue.look.remote()
+        while True:
+            _check_alive()
+            if ray.wait([answer], timeout=WATCH_EVERY_S)[0]:
+                known: tuple[list[RunState], StoreError | None] = ray.get(answer)
+                return known
