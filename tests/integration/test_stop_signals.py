@@ -1,11 +1,12 @@
 """What stops a command, heard by a process of its own: the handlers of the tests' process are not touched."""
 
+import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 
 import pytest
@@ -83,16 +84,16 @@ def test_a_closed_terminal_ends_a_command_without_an_error_of_printing(tmp_path:
         pathlib.Path({str(ended)!r}).write_text("orderly")
         raise
 """
-    pid, master = pty.fork()
-    if pid == 0:
-        os.execv(sys.executable, [sys.executable, "-c", COMMAND.format(body=body)])
+    master, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND.format(body=body)],
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(terminal)
     seen = b""
     while b"ready" not in seen:
         seen += os.read(master, 1000)
     os.close(master)
-    deadline = time.monotonic() + 20
-    while (found := os.waitpid(pid, os.WNOHANG)) == (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert os.waitstatus_to_exitcode(found[1]) == 130
+    assert process.wait(timeout=20) == 130
     assert ended.read_text() == "orderly"
