@@ -19,7 +19,7 @@ from muon_core.config.run import RunConfig
 
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
-BEHIND = 4  # niceness: less than half the share of a core
+BEHIND = 3  # niceness: half the share of a core
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30
 
 LONG_FILES = (

@@ -7,10 +7,13 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+SOON_S = 60
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 COMMAND = """
 import sys, time
@@ -35,21 +38,27 @@ DEFERRED = """
 """
 
 
-def start(body: str, **options: object) -> subprocess.Popen[str]:
+@contextmanager
+def started(body: str, hangup: signal.Handlers = signal.SIG_DFL) -> Iterator[subprocess.Popen[str]]:
+    """A command that is ready, in a process that heeds SIGHUP whatever these tests were started under."""
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND.format(body=body)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
-    )  # type: ignore[call-overload]  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+        [sys.executable, "-c", COMMAND.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", STOPS)
 def test_each_interrupts_a_command_in_one_line(number: int) -> None:
-    process = start(WAIT)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=20)
+    with started(WAIT) as process:
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=SOON_S)
     assert (process.returncode, stderr.lstrip()) == (  # the terminal's own ^C has no line end
         130, "muon: interrupted; what is finished is kept, the same command continues\n"
     )  # fmt: skip
@@ -57,18 +66,17 @@ def test_each_interrupts_a_command_in_one_line(number: int) -> None:
 
 @pytest.mark.parametrize("number", STOPS)
 def test_none_breaks_into_what_must_end_first(number: int) -> None:
-    process = start(DEFERRED)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    with started(DEFERRED) as process:
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=SOON_S)
     assert (process.returncode, stdout, stderr.strip().count("\n")) == (130, "whole\n", 0)
 
 
 def test_what_was_ignored_when_the_command_began_stays_so() -> None:
     """As under nohup."""
-    body = WAIT.replace("60", "2") + '; print("on")'
-    process = start(body, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    process.send_signal(signal.SIGHUP)
-    stdout, stderr = process.communicate(timeout=20)
+    with started(WAIT.replace("60", "2") + '; print("on")', hangup=signal.SIG_IGN) as process:
+        process.send_signal(signal.SIGHUP)
+        stdout, stderr = process.communicate(timeout=SOON_S)
     assert (process.returncode, stdout, stderr) == (0, "on\n", "")
 
 
@@ -85,15 +93,22 @@ def test_a_closed_terminal_ends_a_command_without_an_error_of_printing(tmp_path:
         raise
 """
     master, terminal = pty.openpty()
-    process = subprocess.Popen(
+
+    def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
         [sys.executable, "-c", COMMAND.format(body=body)],
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )  # fmt: skip
-    os.close(terminal)
-    seen = b""
-    while b"ready" not in seen:
-        seen += os.read(master, 1000)
-    os.close(master)
-    assert process.wait(timeout=20) == 130
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True, preexec_fn=take_terminal,
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        seen = b""
+        while b"ready" not in seen:
+            seen += os.read(master, 1000)
+        os.close(master)
+        try:
+            assert process.wait(SOON_S) == 130
+        finally:
+            process.kill()
     assert ended.read_text() == "orderly"

@@ -23,17 +23,17 @@ from muon_core.store.s3 import connection as s3_connection
 from muon_core.store.storage import Storage, StoreUnavailable, patiently
 from muon_core.train import train
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 SERVERS_NOTICE_S = 0.5  # that a connection is gone
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that gives a silent server up in a second or two, sends checkpoints in parts, and keeps no copies."""
+    """A client that gives a silent server up in a few seconds, sends checkpoints in parts, and keeps no copies."""
     monkeypatch.setattr(s3, "MULTIPART_BYTES", 32 << 10)
     monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)  # servers take smaller parts only as the last
-    monkeypatch.setattr(s3_connection, "READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(s3_connection, "POLARS_TIMEOUT_S", 2)
+    monkeypatch.setattr(s3_connection, "READ_TIMEOUT_S", 3)
+    monkeypatch.setattr(s3_connection, "POLARS_TIMEOUT_S", 4)
     monkeypatch.setenv("MUON_CACHE_BYTES", "0")
 
 
