@@ -37,7 +37,7 @@ from search_spaces.spec import Resources
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 OBJECT_STORE = 128 << 20  # bytes of shared memory; what goes through it is some configs
-SLOT_MEMORY = 2**30  # bytes on the head: a slot's trial, its controller and their helpers, 0.9 GiB without CUDA
+SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
 
 def run_on_ray(
@@ -209,6 +209,9 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
 class RayLost(ConnectionError):
     """The Ray of a sweep died under it. Nothing that is stored is lost with it."""
 
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"it died ({cause}); what is stored is kept, the same command continues")
+
 
 def _check_alive() -> None:
     """Raises RayLost if one of the two processes is gone without which a private Ray hangs for a minute or for ever."""
@@ -245,9 +248,10 @@ class _Watcher:
             halted: RayLost | StoreError | None
             try:
                 states, halted = self._ask()
-            except (RayLost, RayError) as error:
-                reason = error if isinstance(error, RayLost) else type(error).__name__
-                halted = RayLost(f"it died ({reason}); what is stored is kept, the same command continues")
+            except RayLost as error:
+                halted = error
+            except RayError as error:
+                halted = RayLost(type(error).__name__)
             else:
                 self._watch(states)
             if halted and not self.error and not is_last:

@@ -12,7 +12,6 @@ from muon_core.optim.adamw import AdamW
 ALONE = """
 import sys
 import torch
-from muon_core.config.run import RunConfig
 from muon_core.optim.build import build_optimizers
 from muon_core.config.optimizers import {config}
 
