@@ -21,6 +21,7 @@ from torch import Tensor
 from muon_core import environment
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
+from muon_core.lease import Lease
 from muon_core.metrics.alignment import chance_alignment
 from muon_core.metrics.layers import FLAGS, layer_metrics
 from muon_core.metrics.subspaces import SUBSPACE
@@ -61,10 +62,17 @@ def _perplexity(loss: float) -> float:
 
 
 class Recorder:
-    """Turns what the loop sees into rows. With `storage` None (ranks other than 0) it counts and writes nothing."""
+    """Turns what the loop sees into rows. With `storage` None (ranks other than 0) it counts and writes nothing.
 
-    def __init__(self, config: RunConfig, storage: Storage | None, stopwatch: Stopwatch) -> None:
+    Args:
+        lease: the right to train the run, for whoever writes; its attempt is the one that is recorded.
+    """
+
+    def __init__(
+        self, config: RunConfig, storage: Storage | None, stopwatch: Stopwatch, lease: Lease | None = None
+    ) -> None:
         self.config, self.stopwatch = config, stopwatch
+        self._lease = lease
         self.step = 0
         self.status = "running"
         self.error: str | None = None
@@ -90,9 +98,12 @@ class Recorder:
         if self._storage:
             start = start_record(self.config, **facts)
             after = point or ResumePoint(ROOT, 0)
+            held = self._lease.attempt if self._lease else None
             self._writer = RunWriter(
-                self._storage, self.config.run_id, start, parent=after.attempt, resume_seq=after.seq
+                self._storage, self.config.run_id, start, parent=after.attempt, resume_seq=after.seq, attempt=held
             )
+        if self._lease:
+            self._lease.follow(self.progress)
 
     @property
     def attempt(self) -> str | None:

@@ -22,6 +22,7 @@ from muon_core import distributed, seeds
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
 from muon_core.gradients import ddp_gradients, tree_gradients
+from muon_core.lease import HeldElsewhere, Lease, claim
 from muon_core.model import HiddenMatrix, next_token_loss
 from muon_core.optim.schedules import lr_multiplier
 from muon_core.optim.sharding import check_replicas
@@ -30,9 +31,10 @@ from muon_core.recorder import Recorder, start_record
 from muon_core.resume import Saver, finished, restore
 from muon_core.state import TrainState, autocast, prepare, start_facts
 from muon_core.stopwatch import Stopwatch
+from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.parquet import Row
-from muon_core.store.storage import OUT_OF_USE, Storage
-from muon_core.store.writer import record_failure
+from muon_core.store.storage import OUT_OF_USE, Storage, patiently
+from muon_core.store.writer import PATIENCE_S, record_failure
 
 
 class Diverged(Exception):
@@ -49,7 +51,7 @@ Report = Callable[[Progress], bool]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended; the same on every rank, but for `error`."""
+    """How a run ended, or `held`: another process trains it. The same on every rank, but for `error`."""
 
     run_id: str
     status: str
@@ -65,25 +67,53 @@ def train(
     report: Report = lambda progress: True,
     device: torch.device | None = None,
     resume: bool = True,
+    after: str | None = None,
+    rate: Rate = LOCAL,
 ) -> Outcome:
     """Train `config` to its end and write its rows to `storage` (None: nowhere). All ranks call it alike.
 
-    A run that is finished is not trained again: its outcome is read. Whoever planned it may have looked hours ago.
+    A run that is finished is not trained again: its outcome is read. Whoever planned it may have looked hours ago. One
+    that another process trains is left alone.
 
     Args:
         report: hears of progress on rank 0 and may end the run.
         resume: continue from what `storage` has of the run: its outcome, or its newest checkpoint. False begins again.
+        after: id of an attempt that is known to be over, though its process could not say so.
+        rate: what the machines cost, for the ledger.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
-    if storage and resume and (end := finished(config, storage)):
-        return _outcome_of(end)
+    lease, holder = _claim(config, storage, after, rate) if storage else (None, None)
+    if holder:
+        return Outcome(config.run_id, "held", 0, None, holder)
     stopwatch = Stopwatch()
-    recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch)  # the others' write nothing
+    recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch, lease)  # others write nothing
+    try:
+        if storage and resume and (end := finished(config, storage)):
+            if lease:
+                lease.withdraw()
+            return _outcome_of(end)
+        _train(config, storage, recorder, report, device or torch.device("cpu"), resume=resume)
+    finally:
+        if lease:
+            lease.end(recorder.status if recorder.status != "running" else "lost", error=recorder.error)
+    return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
+
+
+def _train(
+    config: RunConfig,
+    storage: Storage | None,
+    recorder: Recorder,
+    report: Report,
+    device: torch.device,
+    *,
+    resume: bool,
+) -> None:
+    """Train, and record how the run ended."""
     saver = Saver(config, storage)
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
-        state = prepare(config, device or torch.device("cpu"), stopwatch)
+        state = prepare(config, device, recorder.stopwatch)
         facts = start_facts(config, state)
         # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.
         point = restore(config, state, recorder, storage) if storage and resume else None
@@ -109,7 +139,17 @@ def train(
         raise
     finally:
         saver.close()
-    return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
+
+
+def _claim(config: RunConfig, storage: Storage, after: str | None, rate: Rate) -> tuple[Lease | None, str | None]:
+    """Rank 0's lease on the run and, on every rank, who holds it in its place."""
+    lease, holder = None, None
+    if distributed.rank() == 0:
+        try:
+            lease = patiently(lambda: claim(storage, config.run_id, rate, after=after), PATIENCE_S)
+        except HeldElsewhere as held:
+            holder = str(held)
+    return lease, distributed.share(holder)
 
 
 def _outcome_of(end: Row) -> Outcome:

@@ -41,7 +41,7 @@ class RunState:
     run_id: str
     slot: str
     status: str = "waiting"
-    """waiting, running, or how it ended: done diverged failed stopped."""
+    """waiting, running, or how it ended: done diverged failed stopped, or held: another process trains it."""
     starts: int = 0
     submitted_at: float = field(default_factory=time.time)
     first_step_at: float | None = None

@@ -70,7 +70,7 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> No
         return
     try:
         config = RunConfig.model_validate_json(task.config)
-        outcome = train(config, open_storage(settings.store), report=report, device=get_device())
+        outcome = train(config, open_storage(settings.store), report=report, device=get_device(), after=task.attempt)
     except Exception as error:
         if isinstance(error, OUT_OF_USE):
             ray.get(queue.halt.remote(slot, task.turn, error))

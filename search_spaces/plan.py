@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from search_spaces.doubts import doubts
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import SweepSpec
 
-Status = Literal["new", "done", "diverged", "failed", "interrupted"]
+Status = Literal["new", "done", "diverged", "failed", "interrupted", "running"]
 STATUS: dict[str, Status] = {
     "done": "done",
     "diverged": "diverged",
@@ -22,7 +22,7 @@ STATUS: dict[str, Status] = {
     "stopped": "interrupted",
     "running": "interrupted",
 }
-"""A run's status in the results store, as a plan tells it."""
+"""A run's status in the results store, as a plan tells it, unless somebody trains it at this moment."""
 
 # Between-seed sd of a paired difference in final val_loss, nats per token, where none is given. Measured, Muon - AdamW.
 _TINY_SD = (0.029, "measured: muon against adamw, tiny preset on English prose, 200 steps, 8 seeds")
@@ -59,6 +59,8 @@ class Plan:
     """One for each run."""
     to_run: tuple[PlannedRun, ...]
     """What `muon sweep run` would start, in order."""
+    elsewhere: tuple[PlannedRun, ...]
+    """What another process trains at this moment; `muon sweep run` waits for it."""
     power: Power
     names: dict[str, str]
     """arm_id to what the arm is called."""
@@ -112,22 +114,37 @@ class Plan:
         }
 
 
-def plan(spec: SweepSpec, done: Mapping[str, str], *, retry_failed: bool = False, sd: float | None = None) -> Plan:
+def plan(
+    spec: SweepSpec,
+    done: Mapping[str, str],
+    *,
+    alive: Collection[str] = (),
+    retry_failed: bool = False,
+    sd: float | None = None,
+) -> Plan:
     """What running `spec` would do.
 
     Args:
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
+        alive: run_id of those that another process trains now.
         retry_failed: run failed runs again too.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
-    statuses = tuple(STATUS[done[run.run_id]] if run.run_id in done else "new" for run in runs)
+    statuses = tuple(_status(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
     settled = FINISHED if retry_failed else (*FINISHED, "failed")
-    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
+    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in (*settled, "running"))
+    elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
     odd = tuple(doubts(run.config for run in runs))
-    return Plan(spec, runs, statuses, to_run, power(spec, arms - 1, sd), arm_names(runs), odd)
+    return Plan(spec, runs, statuses, to_run, elsewhere, power(spec, arms - 1, sd), arm_names(runs), odd)
+
+
+def _status(recorded: str | None, *, alive: bool) -> Status:
+    if alive and recorded not in FINISHED:
+        return "running"
+    return STATUS[recorded] if recorded else "new"
 
 
 def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:

@@ -5,6 +5,7 @@
     final/table=<table>/run=<run>/<id>.<seq_hi>-<digest>.parquet         rows below seq_hi in <id>'s lineage, sorted
     final/table=runs/run=<run>/<id>.<seq_hi>-<digest>.parquet            how attempt <id> ended, after <seq_hi> rows
     packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
+    ledger/<run>/<id>.json                                               who trains an attempt, see `ledger.py`
     sweeps/<sweep>/<id>.json                                             what was asked
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
     schema/<version>.json                                                marks what release may read it
@@ -15,8 +16,8 @@ that took one number at the same time. `seq` numbers the rows that a run emits, 
 
 A name holds all that decides whether an object is read: whose rows it has, which of them, and the digest of a content
 that others may write too. So a listing is enough to choose by (`muon_core.store.lineage` does), and there is no index
-that could disagree with the objects. Objects never change under their name: two processes that write a final at once
-write two names if their bytes differ, and one object twice if they do not.
+that could disagree with the objects. Objects never change under their name, but for the ledger's: two processes that
+write a final at once write two names if their bytes differ, and one object twice if they do not.
 """
 
 from __future__ import annotations

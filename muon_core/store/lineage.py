@@ -16,8 +16,8 @@ Attempt 1 writes 100 rows and dies; 2 resumes from its checkpoint after 60 of th
     final/table=val/run=r/00003.cc.000000000150-<digest>.parquet           holds just these 150 rows
 
 A process that was cut off and declared dead may still be running. Such a zombie need not be stopped: what it writes
-carries its own id, and is hidden from the moment the next attempt has its start record. That is why no lock, lease or
-conditional write is asked of the store.
+carries its own id, and is hidden from the moment the next attempt has its start record. That is why no lock or
+conditional write is asked of the store; the lease (`muon_core.lease`) saves time and money, rows do not rest on it.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, Attempt, check_name, final_key, live_key, next_id, parse_ends
+from muon_core.store.ledger import close_entry, read_entries
 from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import Row, digest, encode
 from muon_core.store.reader import list_keys, list_series_keys, mark_version, read_attempts, read_start, relisting
@@ -71,6 +72,7 @@ class RunWriter:
         start: what is known of the run at its start, columns of the `runs` table; kept in the start record.
         parent, resume_seq: the `ResumePoint` of the state this attempt continues from, as its checkpoint says; the
             default starts the run from nothing.
+        attempt: id to write under, which the process holds a lease for; None is the next one.
         patience_s: for how long a store that does not answer is asked again before StoreUnavailable ends the attempt.
     Raises: StoreError if the store cannot be written, or does not hold the rows before the resume point.
     """
@@ -83,6 +85,7 @@ class RunWriter:
         *,
         parent: str = ROOT,
         resume_seq: int = 0,
+        attempt: str | None = None,
         patience_s: float = PATIENCE_S,
     ) -> None:
         check_name(run_id)
@@ -92,7 +95,7 @@ class RunWriter:
         earlier = self._ask(lambda: read_attempts(storage, run_id)).get(run_id, {})
         if parent != ROOT:
             self._ask(lambda: _check_resume(storage, run_id, earlier, ResumePoint(parent, resume_seq)))
-        self.attempt = Attempt(next_id([*earlier, parent]), parent, resume_seq, run_id)
+        self.attempt = Attempt(attempt or next_id([*earlier, parent]), parent, resume_seq, run_id)
         self.seq = resume_seq
         self._segments: dict[str, _Segment] = {}
         self._pending_values = 0
@@ -295,3 +298,6 @@ def record_failure(storage: Storage, run_id: str, start: Row, error: str, attemp
         row = read_start(storage, attempts[attempt]) | {"ended_at": datetime.now(UTC), "status": "failed"}
         held = _rows_held(storage, run_id, attempts.values())
         write_end_record(storage, attempts[attempt], row | {"error": error}, held)
+        for entry in read_entries(storage, run_id):
+            if entry.attempt == attempt:
+                close_entry(storage, entry, "failed", error=error)

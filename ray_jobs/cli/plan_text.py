@@ -20,10 +20,17 @@ def render_plan(plan: Plan) -> str:
             *table_lines(_rows(plan, arms)),
             "",
             f"to run: {_count(len(plan.to_run), 'run')}, {plan.tokens:,} training tokens; local runs cost 0 USD",
+            *_elsewhere(plan),
             f"power: {_describe_power(plan.power)}",
             *(f"odd: {doubt}" for doubt in plan.doubts),
         ]
     )
+
+
+def _elsewhere(plan: Plan) -> list[str]:
+    if not plan.elsewhere:
+        return []
+    return [f"elsewhere: {_count(len(plan.elsewhere), 'run')} that another process trains now; `run` waits for its end"]
 
 
 def _rows(plan: Plan, arms: int) -> list[tuple[str, ...]]:

@@ -15,6 +15,7 @@ from muon_core.store.storage import Storage, StoreError, check_writable
 from muon_core.tables import FINISHED, last_line
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
+from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.stop_signals import stop_signals
 from search_spaces.parameters import parse_assignment
 from search_spaces.run_file import resolve_run
@@ -112,6 +113,7 @@ def _assigned(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: int, again: bool) -> int:
     check_writable(storage)
+    wait_for_others(storage, [run.run_id], lambda line: click.echo(line, err=True))
     status = read_statuses(storage).get(run.run_id)
     if status in FINISHED and not again:
         click.echo(f"{run.run_id} is {status} already; --again trains it once more", err=True)
@@ -126,6 +128,8 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     click.echo(f"tokens: corpus {run.data.corpus}, vocabulary {run.model.vocab_size}", err=True)
     prepare(run.data, run.model.vocab_size)  # bad data is an error of the input, not a failed run
     status, detail = _on_ray(run, storage, ngpus, workers) if on_ray else _in_process(run, storage, again)
+    if status == "held":  # by one that came at the same moment
+        return _train_unless_done(run, storage, ngpus, workers, again)
     show = next_command(f"muon status {run.run_id}")
     if status == "failed":
         click.echo(f"failed: {run.run_id}: {last_line(detail)} (traceback: {show})", err=True)

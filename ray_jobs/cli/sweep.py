@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -20,11 +21,16 @@ from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
+from ray_jobs.elsewhere import unfinished_alive, wait_for_others
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
 
+if TYPE_CHECKING:
+    from ray_jobs.run_queue import RunState
+
+RESUMABLE = ("running", "stopped", None)  # what a run is recorded as that another process left before its end
 SHOWN_FAILURES = 5  # the others are in `muon status`
 RETRY = click.option(
     "--retry", type=click.Choice(["failed"]), help="Run failed runs again too; without it they stay as they are."
@@ -64,12 +70,20 @@ def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bo
     muon sweep plan search_spaces/demo.yaml --json
     """
     sweep = load_spec(spec)
-    planned = make_plan(sweep, read_statuses(open_storage(store)), retry_failed=retry == "failed", sd=sd)
+    planned = _plan(sweep, open_storage(store), retry, sd)
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=2))
         return
     click.echo(render_plan(planned))
     click.echo(f"next: {_after(planned, spec, retry)}", err=True)
+
+
+def _plan(sweep: SweepSpec, storage: Storage, retry: str | None, sd: float | None = None) -> Plan:
+    """`sweep` beside what `storage` knows of its runs now."""
+    statuses, retry_failed = read_statuses(storage), retry == "failed"
+    planned = make_plan(sweep, statuses, retry_failed=retry_failed, sd=sd)
+    alive = unfinished_alive(storage, statuses, [run.run_id for run in planned.runs])
+    return make_plan(sweep, statuses, alive=alive, retry_failed=retry_failed, sd=sd) if alive else planned
 
 
 def _after(planned: Plan, spec: str, retry: str | None) -> str:
@@ -134,7 +148,7 @@ def run(
         if not shared_folder:
             check_store(storage, address)
     check_writable(storage)
-    planned = make_plan(sweep, read_statuses(storage), retry_failed=retry == "failed")
+    planned = _plan(sweep, storage, retry)
     todo = planned.to_run[:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
@@ -146,15 +160,39 @@ def run(
         click.echo(f"odd: {doubt}", err=True)
     if todo and not address:
         _prepare_data(todo)
-    begin = time.monotonic()
-    if todo and in_process:
-        _train_here(sweep, todo, storage)
-    elif todo:
-        _train(sweep, todo, storage, address=address, shared_folder=shared_folder)
-    if todo:
-        click.echo(f"trained {len(todo)} runs in {time.monotonic() - begin:.0f} s", err=True)
+
+    def train(runs: Sequence[PlannedRun]) -> list[RunState]:
+        if in_process:
+            return _train_here(sweep, runs, storage)
+        return _train(sweep, runs, storage, address=address, shared_folder=shared_folder)
+
+    _train_all(planned, todo, storage, train, wait=limit is None)
     is_answer = _print_answer(sweep.name, storage)
     return _conclude(planned, storage, spec) or (0 if is_answer else EXIT_FAILED_RUNS)
+
+
+def _train_all(
+    planned: Plan, todo: Sequence[PlannedRun], storage: Storage, train: Callable[..., list[RunState]], *, wait: bool
+) -> None:
+    """Train `todo` and, with `wait`, what other processes had begun and left; until all runs have an end.
+
+    Others may come while this one trains: their runs are left to them in passing, and looked at here.
+    """
+    begin, trained = time.monotonic(), 0
+    unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
+    while True:
+        states = train(todo) if todo else []
+        left = {state.run_id for state in states if state.status == "held"}
+        trained += len(states) - len(left)
+        if not wait:
+            break
+        left |= wait_for_others(storage, [run.run_id for run in unsettled], lambda line: click.echo(line, err=True))
+        statuses = read_statuses(storage) if left else {}
+        todo = [run for run in unsettled if run.run_id in left and statuses.get(run.run_id) in RESUMABLE]
+        if not todo:
+            break
+    if trained:
+        click.echo(f"trained {trained} runs in {time.monotonic() - begin:.0f} s", err=True)
 
 
 def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
@@ -195,7 +233,8 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
 
 def _headline(planned: Plan) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in planned.counts.items() if count)
-    return f"{len(planned.runs)} runs ({counts}), {len(planned.to_run)} to train"
+    others = f", {len(planned.elsewhere)} trained by another process" if planned.elsewhere else ""
+    return f"{len(planned.runs)} runs ({counts}), {len(planned.to_run)} to train{others}"
 
 
 def sweep_record(planned: Plan) -> SweepRecord:
@@ -222,7 +261,7 @@ def sweep_record(planned: Plan) -> SweepRecord:
 
 def _train(
     sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, *, address: str | None, shared_folder: bool
-) -> None:
+) -> list[RunState]:
     """Run `runs` on Ray; how each ended is in the store."""
     if address:
         os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
@@ -230,7 +269,7 @@ def _train(
     from ray_jobs.launch import run_on_ray
 
     with Display(len(runs)) as display:
-        run_on_ray(
+        return run_on_ray(
             [run.config for run in runs],
             storage,
             sweep.resources,
@@ -241,13 +280,13 @@ def _train(
         )
 
 
-def _train_here(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage) -> None:
+def _train_here(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage) -> list[RunState]:
     """Run `runs` in this process; how each ended is in the store."""
     from ray_jobs.cli.progress import Display
     from ray_jobs.in_process import run_here
 
     with Display(len(runs), on_ray=False) as display:
-        run_here([run.config for run in runs], storage, sweep.resources, watch=display.update)
+        return run_here([run.config for run in runs], storage, sweep.resources, watch=display.update)
 
 
 def _prepare_data(runs: Sequence[PlannedRun]) -> None:

@@ -1,0 +1,64 @@
+"""Two invocations of one sweep: each run is trained once, and both end with the answer."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from muon_core.store.folder import Folder
+from muon_core.store.ledger import read_entries
+from tests.support.sweeps import MUON, muon, sweep_file
+
+pytestmark = pytest.mark.slow
+
+BLOCKS = [{"name": "base", "role": "baseline", "optimizer": "muon"}]
+
+
+def _start(spec: Path, store: Path) -> "subprocess.Popen[str]":
+    command = [MUON, "sweep", "run", str(spec), "--in-process"]
+    environment = os.environ | {"MUON_STORE": str(store)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture
+def spec(tmp_path: Path, small: dict[str, Any]) -> Path:
+    return sweep_file(tmp_path, small | {"steps": 150}, BLOCKS, seeds=[1, 2, 3])
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at the same moment", "while the first trains"])
+def test_each_run_is_trained_once_and_both_print_the_answer(spec: Path, tmp_path: Path, later: bool) -> None:
+    store = tmp_path / "store"
+    first = _start(spec, store)
+    while later and not read_entries(Folder(store)):
+        time.sleep(0.1)
+    second = _start(spec, store)
+    answers = [process.communicate(timeout=250) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], answers
+    assert answers[0][0] == answers[1][0]
+    assert "3/3" in answers[0][0]
+    entries = read_entries(Folder(store))
+    assert [entry.status for entry in entries] == ["done"] * 3
+    assert len({entry.run_id for entry in entries}) == 3
+
+
+def test_a_killed_invocation_leaves_its_run_to_the_one_that_waits(spec: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    first = _start(spec, store)
+    while not any(entry.first_step is not None for entry in read_entries(Folder(store))):
+        time.sleep(0.1)
+    plan = muon("sweep", "plan", str(spec), store=store)
+    assert "1 running, 2 new" in plan.stdout
+    assert "elsewhere: 1 run" in plan.stdout
+    second = _start(spec, store)
+    while len({entry.run_id for entry in read_entries(Folder(store))}) < 2:
+        time.sleep(0.1)
+    first.kill()
+    first.communicate()
+    answer, chatter = second.communicate(timeout=250)
+    assert second.returncode == 0, chatter
+    assert "3/3" in answer
+    statuses = sorted(entry.status for entry in read_entries(Folder(store)))
+    assert statuses == ["done", "done", "done", "lost"]
