@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -23,6 +24,7 @@ from analysis.scan import from_arrow, polars_schema, scan_rows
 from muon_core.store.cache import cached
 from muon_core.store.damage import check_objects
 from muon_core.store.keys import ObjectSlice, parse_sweeps
+from muon_core.store.ledger import attempt_row, read_entries
 from muon_core.store.lineage import Problems
 from muon_core.store.open import open_storage
 from muon_core.store.reader import (
@@ -36,7 +38,7 @@ from muon_core.store.reader import (
 )
 from muon_core.store.storage import Storage
 from muon_core.store.sweeps import SweepRecord, read_record
-from muon_core.tables import RUNS, SERIES, SWEEP_RUNS, TABLES, Table
+from muon_core.tables import ATTEMPTS, RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 
 log = logging.getLogger(__name__)
 MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
@@ -105,6 +107,11 @@ class Store:
         return self.table(SWEEP_RUNS.name)
 
     @property
+    def attempts(self) -> pl.LazyFrame:
+        """One row an attempt at a run: who trained it, how long, at what cost, and how it ended."""
+        return self.table(ATTEMPTS.name)
+
+    @property
     def train(self) -> pl.LazyFrame:
         """Training loss, learning rate, gradient norm and speed by step."""
         return self.table("train")
@@ -125,7 +132,13 @@ class Store:
             raise ValueError(f"no table {name!r}; the tables are {', '.join(sorted(TABLES))}")
         if name == SWEEP_RUNS.name:
             return _sweep_runs([self.record] if self.record else self._records())
-        frame = self._series(SERIES[name]) if name in SERIES else self._runs()
+        frame = (
+            self._series(SERIES[name])
+            if name in SERIES
+            else self._attempts()
+            if name == ATTEMPTS.name
+            else self._runs()
+        )
         if self.record is None:
             return frame
         rows = dict.fromkeys((run.run_id, run.block, run.role) for run in self.record.runs)
@@ -206,6 +219,11 @@ class Store:
         rows, problems = relisting(self._run_rows)
         self._refuse(problems)
         return from_arrow(rows).lazy()
+
+    def _attempts(self) -> pl.LazyFrame:
+        wants, now = self._wanted(), time.time()
+        rows = [attempt_row(entry, now) for entry in read_entries(self.storage, self.only) if wants(entry.run_id)]
+        return from_arrow(pa.Table.from_pylist(rows, schema=ATTEMPTS.schema)).lazy()
 
     def _run_rows(self) -> tuple[pa.Table, Problems]:
         """End record of each run's newest attempt, its start record where it has not ended; and runs without either."""

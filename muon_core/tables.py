@@ -197,10 +197,41 @@ SWEEP_RUNS = Table(
     },
 )
 
+ATTEMPTS = Table(
+    "attempts",
+    (),
+    {
+        "run_id": (_TEXT, "run"),
+        "attempt": (_INT, "which try at the run, from 1"),
+        "status": (_TEXT, "running, or how it ended: done diverged failed stopped, or lost: without a word"),
+        "failure": (_TEXT, "kind of failure; null for other ends"),
+        "error": (_TEXT, "end of its traceback, or why it was stopped"),
+        "started_at": (_TIME, "when it took the run over"),
+        "seen_at": (_TIME, "its last sign of life"),
+        "seconds": (_LOSS, "from the one to the other"),
+        "first_step": (_LONG, "steps done before, which it goes on from; null if it never began to train"),
+        "step": (_LONG, "steps done at its end"),
+        "host": (_TEXT, "where rank 0 trained"),
+        "workers": (_INT, "processes"),
+        "gpus": (_LOSS, "GPUs of all workers together"),
+        "gpu_hours": (_LOSS, "gpus times hours"),
+        "node": (_TEXT, "type of machine, as the price table calls it"),
+        "spot": (_TRUE, "whether it was spot"),
+        "usd_per_hour": (_LOSS, "of the share of machines the run took; null where no price is known"),
+        "usd": (_LOSS, "what the attempt cost; null where no price is known"),
+        "price_source": (_TEXT, "where the price is from"),
+        "price_date": (_TEXT, "when it was looked up"),
+    },
+)
+
 SERIES: dict[str, Table] = {table.name: table for table in (TRAIN, VAL, LAYERS, SPECTRA, HEALTH)}
 """Tables written row by row while a run trains."""
-TABLES: dict[str, Table] = SERIES | {RUNS.name: RUNS, SWEEP_RUNS.name: SWEEP_RUNS}
-_ROWS = {"runs": "One row per run that was started.", "sweep_runs": "One row per block of a sweep and run in it."}
+TABLES: dict[str, Table] = SERIES | {table.name: table for table in (RUNS, SWEEP_RUNS, ATTEMPTS)}
+_ROWS = {
+    "runs": "One row per run that was started.",
+    "sweep_runs": "One row per block of a sweep and run in it.",
+    "attempts": "One row per attempt at a run: who trained it, for how long, and what that cost.",
+}
 STATUSES = ("running", "done", "diverged", "failed", "stopped")
 FINISHED = ("done", "diverged")
 """Statuses of a run that nobody goes on with: one that diverged has given its result too."""
@@ -216,8 +247,8 @@ _INTRODUCTION = """\
 # Tables
 
 What a results store holds, as `analysis.open_store(path)` shows it: the tables written row by row while a run trains,
-then `runs` and `sweep_runs`. Seen through `.sweep(name)`, a table has two more columns, `block` and `role`; read from
-its files with `hive_partitioning=True`, it has `table` and `run`, the names of their folders.
+then `runs`, `sweep_runs` and `attempts`. Seen through `.sweep(name)`, a table has two more columns, `block` and `role`;
+read from its files with `hive_partitioning=True`, it has `table` and `run`, the names of their folders.
 
 Written by `python -m muon_core.tables > docs/tables.md`; change `muon_core/tables.py` instead.
 """

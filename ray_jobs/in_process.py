@@ -15,8 +15,12 @@ import torch
 
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
+from muon_core.store.ledger import Rate
 from muon_core.store.storage import OUT_OF_USE, Storage
+from muon_core.tables import FINISHED
 from muon_core.train import train
+from ray_jobs.admission import Admission
+from ray_jobs.prices import Prices, load_prices
 from ray_jobs.run_queue import RunState, Watch
 from ray_jobs.stop_signals import stop_signals
 from ray_jobs.workers import forget_previous_run
@@ -31,6 +35,8 @@ def run_here(
     storage: Storage,
     resources: Resources,
     *,
+    prices: Prices | None = None,
+    admission: Admission | None = None,
     watch: Watch = lambda states: None,
 ) -> list[RunState]:
     """Train `runs` in order and return their states; every one is recorded in the store.
@@ -43,11 +49,17 @@ def run_here(
     check_resources(resources)
     device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
     states: list[RunState] = []
+    admission, rate = admission or Admission(), (prices or load_prices()).rate_here(resources)
     with _threads(resources.threads_per_worker), stop_signals() as signals:
         for run in runs:
             state = RunState(run.run_id, HERE)
             states.append(state)
-            _train(run, storage, state, device, _Reporter(states, watch, signals))
+            if reason := admission.refuse(run.run_id, rate):
+                state.end("left out", reason)
+            else:
+                admission.start(run.run_id)
+                _train(run, storage, state, device, rate, _Reporter(states, watch, signals, admission))
+                admission.end(run.run_id, trained=state.status in FINISHED)
             watch(states)
             if signals:
                 raise KeyboardInterrupt
@@ -57,31 +69,35 @@ def run_here(
 class _Reporter:
     """Keeps the state of the newest run up to date and lets `watch` see it now and then; stops at a signal."""
 
-    def __init__(self, states: list[RunState], watch: Watch, signals: list[int]) -> None:
-        self._states, self._watch, self._signals = states, watch, signals
+    def __init__(self, states: list[RunState], watch: Watch, signals: list[int], admission: Admission) -> None:
+        self._states, self._watch, self._signals, self._admission = states, watch, signals, admission
         self._watched = 0.0
 
     def __call__(self, progress: Progress) -> bool:
-        self._states[-1].advance(progress)
+        state = self._states[-1]
+        state.advance(progress)
+        state.reason = self._admission.stop(progress)
         if time.monotonic() - self._watched > WATCH_EVERY_S:
             self._watch(self._states)
             self._watched = time.monotonic()
-        return not self._signals
+        return not self._signals and state.reason is None
 
 
-def _train(run: RunConfig, storage: Storage, state: RunState, device: torch.device, report: _Reporter) -> None:
+def _train(
+    run: RunConfig, storage: Storage, state: RunState, device: torch.device, rate: Rate, report: _Reporter
+) -> None:
     """One run to its end; one that fails has said so in the store."""
     forget_previous_run()
     state.start()
     try:
-        outcome = train(run, storage, report=report, device=device)
+        outcome = train(run, storage, report=report, device=device, rate=rate)
     except OUT_OF_USE as error:
         state.end("stopped", str(error))
         raise
     except Exception:
         state.end("failed", traceback.format_exc())
     else:
-        state.end(outcome.status, outcome.error)
+        state.end(outcome.status, state.reason if outcome.status == "stopped" and state.reason else outcome.error)
 
 
 def check_resources(resources: Resources) -> None:

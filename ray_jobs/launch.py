@@ -27,6 +27,8 @@ from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
+from ray_jobs.admission import Admission
+from ray_jobs.prices import Prices, load_prices
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.slot_settings import SlotSettings
@@ -46,6 +48,8 @@ def run_on_ray(
     resources: Resources,
     *,
     max_restarts: int = 3,
+    prices: Prices | None = None,
+    admission: Admission | None = None,
     watch: Watch = lambda states: None,
     address: str | None = None,
     shared_folder: bool = False,
@@ -56,6 +60,8 @@ def run_on_ray(
 
     Args:
         max_restarts: how often a run may lose a worker before it is recorded as failed.
+        prices: what machines cost, for the ledger; by default the table of MUON_PRICES or ours.
+        admission: which runs may start, and go on; by default all.
         address: a cluster to join; None is a private Ray that ends with this call.
         shared_folder: whether a folder as `storage` is the same one on all nodes of the cluster.
     Raises: ConnectionError if the cluster cannot be reached; ValueError if its nodes would not share `storage`;
@@ -66,17 +72,35 @@ def run_on_ray(
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
         slots = _slots(resources, len(runs), private=address is None)
-        return run_connected(runs, storage, resources, slots=slots, max_restarts=max_restarts, watch=watch)
+        return run_connected(
+            runs,
+            storage,
+            resources,
+            slots=slots,
+            max_restarts=max_restarts,
+            prices=prices,
+            admission=admission,
+            watch=watch,
+        )
 
 
 def run_connected(
-    runs: Sequence[RunConfig], storage: Storage, resources: Resources, *, slots: int, max_restarts: int, watch: Watch
+    runs: Sequence[RunConfig],
+    storage: Storage,
+    resources: Resources,
+    *,
+    slots: int,
+    max_restarts: int,
+    prices: Prices | None = None,
+    admission: Admission | None = None,
+    watch: Watch = lambda states: None,
 ) -> list[RunState]:
     """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
     with ray_folder() as scratch:
         name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
-        queue = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name).remote()
-        settings = SlotSettings(name, storage.url, scratch, resources, max_restarts)
+        actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
+        queue = actor.remote(admission)
+        settings = SlotSettings(name, storage.url, scratch, resources, max_restarts, prices or load_prices())
         with _Watcher(queue, watch) as watcher:
             try:
                 errors = _tune(runs, settings, slots)

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from muon_core.progress import Progress
+from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.storage import StoreError
+from muon_core.tables import FINISHED
+from ray_jobs.admission import Admission
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -41,13 +44,15 @@ class RunState:
     run_id: str
     slot: str
     status: str = "waiting"
-    """waiting, running, or how it ended: done diverged failed stopped, or held: another process trains it."""
+    """waiting, running, or how it ended: done diverged failed stopped, held: another process trains it, or left out."""
     starts: int = 0
     submitted_at: float = field(default_factory=time.time)
     first_step_at: float | None = None
     ended_at: float | None = None
     progress: Progress | None = None
     error: str | None = None
+    reason: str | None = None
+    """Why it was asked to save itself and stop, if it was."""
 
     def start(self) -> None:
         """Workers were handed the run, maybe not for the first time."""
@@ -82,9 +87,14 @@ class _Place:
 
 
 class RunQueue:
-    """Async actor, one a sweep. Workers call `next`, `report`, `finish`; slots call `submit`, `wait`, `close`."""
+    """Async actor, one a sweep. Workers call `next`, `report`, `finish`; slots call `submit`, `wait`, `close`.
 
-    def __init__(self) -> None:
+    Args:
+        admission: says which runs may start, and go on.
+    """
+
+    def __init__(self, admission: Admission | None = None) -> None:
+        self._admission = admission or Admission()
         self._places: dict[str, _Place] = {}
         self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
@@ -108,13 +118,24 @@ class RunQueue:
             place.closed = True
             place.changed.notify_all()
 
-    async def next(self, slot: str) -> Task | None:
-        """The slot's unfinished run, waiting for one; None when the slot closes. Asked again, it is the same run."""
+    async def next(self, slot: str, rate: Rate = LOCAL) -> Task | None:
+        """The slot's unfinished run, waiting for one; None when the slot closes. Asked again, it is the same run.
+
+        `rate` is what the slot costs. A run that may not start is left out, and the next one waited for.
+        """
         place = self._places.setdefault(slot, _Place())
         async with place.changed:
-            await place.changed.wait_for(lambda: place.closed or (place.run is not None and place.run.ended_at is None))
-            if place.closed or place.run is None or place.config is None:
-                return None
+            while True:
+                await place.changed.wait_for(
+                    lambda: place.closed or (place.run is not None and place.run.ended_at is None)
+                )
+                if place.closed or place.run is None or place.config is None:
+                    return None
+                if (reason := self._admission.refuse(place.run.run_id, rate)) is None:
+                    break
+                place.run.end("left out", reason)
+                place.changed.notify_all()
+            self._admission.start(place.run.run_id)
             place.run.start()
             progress = place.run.progress
             return Task(place.turn, place.config, place.run.starts, progress.attempt if progress else None)
@@ -126,15 +147,17 @@ class RunQueue:
             return False
         async with place.changed:
             place.run.advance(progress)
+            place.run.reason = self._admission.stop(progress)
             place.changed.notify_all()
-        return True
+            return place.run.reason is None
 
     async def finish(self, slot: str, turn: int, status: str, error: str | None = None) -> None:
         """A run ended; what comes twice, or of an older run, changes nothing."""
         place = self._places[slot]
         async with place.changed:
             if turn == place.turn and place.run is not None and place.run.ended_at is None:
-                place.run.end(status, error)
+                self._admission.end(place.run.run_id, trained=status in FINISHED)
+                place.run.end(status, place.run.reason if status == "stopped" and place.run.reason else error)
             place.changed.notify_all()
 
     async def wait(self, slot: str, turn: int, val_loss: float | None, timeout_s: float) -> RunState:

@@ -16,6 +16,7 @@ from muon_core import distributed
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
 from muon_core.recorder import start_record
+from muon_core.store.ledger import Rate
 from muon_core.store.open import open_storage
 from muon_core.store.storage import OUT_OF_USE
 from muon_core.store.writer import record_failure
@@ -33,20 +34,21 @@ def slot_loop(config: dict[str, Any]) -> None:
     slot: str = config["slot"]
     torch.set_num_threads(settings.resources.threads_per_worker)
     queue = settings.find_queue()
-    while task := _next_task(queue, slot):
+    rate = settings.prices.rate_here(settings.resources)
+    while task := _next_task(queue, slot, rate):
         forget_previous_run()
-        _train_task(task, queue, slot, settings)
+        _train_task(task, queue, slot, settings, rate)
 
 
-def _next_task(queue: Any, slot: str) -> Task | None:
+def _next_task(queue: Any, slot: str, rate: Rate) -> Task | None:
     """Rank 0 asks the queue, every rank gets the answer."""
-    box = [ray.get(queue.next.remote(slot)) if distributed.rank() == 0 else None]
+    box = [ray.get(queue.next.remote(slot, rate)) if distributed.rank() == 0 else None]
     if distributed.world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> None:
+def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate: Rate) -> None:
     """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
     last_report = 0.0
 

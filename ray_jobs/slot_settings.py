@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from ray_jobs.prices import Prices
 from search_spaces.spec import Resources
 
 
@@ -23,6 +24,9 @@ class SlotSettings:
     resources: Resources
     max_restarts: int
     """How often a run may lose a worker before it is recorded as failed."""
+
+    prices: Prices
+    """What machines cost; each worker knows on which type it is."""
 
     def find_queue(self) -> Any:
         """The run queue's actor."""

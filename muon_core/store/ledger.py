@@ -20,11 +20,13 @@ import socket
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from muon_core.store.storage import Listed, Storage, StoreError, store_time
+from muon_core.tables import ATTEMPTS
 
 STALE_S = 60.0  # without a sign of life for so long, another machine's attempt counts as dead
 ERROR_CHARS = 4000  # of a traceback, its end
@@ -39,8 +41,8 @@ class Rate:
 
     node: str = "local"
     """Type of machine, as the price table names it."""
-    usd_per_hour: float = 0.0
-    """For all the run takes: its share of each node it is on."""
+    usd_per_hour: float | None = 0.0
+    """For all the run takes, its share of each node it is on; None where it is not known."""
     source: str = "local machines cost nothing"
     """Where the price is from."""
     date: str | None = None
@@ -96,9 +98,9 @@ class Entry:
         return f"ledger/{self.run_id}/{self.attempt}.json"
 
     @property
-    def usd(self) -> float:
-        """What it cost so far."""
-        return self.rate.usd_per_hour * self.seconds / 3600
+    def usd(self) -> float | None:
+        """What it cost so far; None where no price is known."""
+        return None if self.rate.usd_per_hour is None else self.rate.usd_per_hour * self.seconds / 3600
 
     @property
     def gpu_hours(self) -> float:
@@ -133,8 +135,16 @@ def read_alive(storage: Storage, runs: Collection[str]) -> dict[str, Entry]:
     wanted, since = set(runs), time.time() - CLOCKS_S
     fresh = [item for run, item in newest.items() if run in wanted and item.modified > since]
     going = [entry for entry in _read(storage, fresh) if entry.status == "running"]
-    now = store_time(storage) if going else 0.0
+    now = _now(storage) if going else 0.0
     return {entry.run_id: entry for entry in going if is_alive(entry, now)}
+
+
+def _now(storage: Storage) -> float:
+    """The store's time; this machine's, where nothing may be written to learn it."""
+    try:
+        return store_time(storage)
+    except StoreError:
+        return time.time()
 
 
 def _list(storage: Storage, run_id: str | None = None) -> list[Listed]:
@@ -174,6 +184,21 @@ def is_alive(entry: Entry, now: float) -> bool:
     if entry.machine == this_machine() and not _runs_here(entry):
         return False
     return now - entry.seen_at < STALE_S
+
+
+def attempt_row(entry: Entry, now: float) -> dict[str, Any]:
+    """`entry` as a row of the `attempts` table; one whose process is gone at `now` without a word is `lost`."""
+    known = asdict(entry) | asdict(entry.rate)
+    return {name: known[name] for name in ATTEMPTS.columns if name in known} | {
+        "attempt": entry.number,
+        "status": "lost" if entry.status == "running" and not is_alive(entry, now) else entry.status,
+        "started_at": datetime.fromtimestamp(entry.started_at, UTC),
+        "seen_at": datetime.fromtimestamp(entry.seen_at, UTC),
+        "gpu_hours": entry.gpu_hours,
+        "usd": entry.usd,
+        "price_source": entry.rate.source,
+        "price_date": entry.rate.date,
+    }
 
 
 def close_entry(

@@ -1,0 +1,52 @@
+"""What runs took and what of it was in vain, from the `attempts` table: hours, GPU hours and USD."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from analysis.store import Store
+
+BY = ("block", "optimizer", "status", "node", "run")
+"""What costs can be summed by."""
+_SUMS = ("hours", "gpu_hours", "usd", "lost_hours", "lost_usd")
+
+
+def costs(store: Store, by: str) -> pl.DataFrame:
+    """Attempts, hours, GPU hours and USD of each `by` (one of BY), and what of them was lost; the dearest first.
+
+    Hours of an attempt are from when it took its run over to its last sign of life. Lost is the share for steps that a
+    later attempt did again, and all of an attempt that failed. USD is null where an attempt has no price.
+    """
+    if by not in BY:
+        raise ValueError(f"costs are summed by {', '.join(BY)}, not by {by!r}")
+    attempts = _attempts(store).with_columns(run=pl.col("run_id"))
+    sums = attempts.group_by(by).agg(pl.len().alias("attempts"), *(_sum(name) for name in _SUMS))
+    return sums.sort("usd", "hours", by, descending=[True, True, False], nulls_last=True)
+
+
+def total(store: Store) -> pl.DataFrame:
+    """The same over all, one row; a run that several blocks contain counts once."""
+    attempts = _attempts(store).unique(["run_id", "attempt"])
+    return attempts.select(pl.len().alias("attempts"), *(_sum(name) for name in _SUMS))
+
+
+def _sum(name: str) -> pl.Expr:
+    """Null where any of the summands is."""
+    return pl.when(pl.col(name).is_null().any()).then(None).otherwise(pl.col(name).sum()).alias(name)
+
+
+def _attempts(store: Store) -> pl.DataFrame:
+    """One row an attempt (and block, in a sweep) with what it took and what of it was lost."""
+    attempts = store.attempts.sort("run_id", "attempt").collect()
+    if "block" not in attempts.columns:
+        attempts = attempts.with_columns(block=pl.lit(None, pl.String), role=pl.lit(None, pl.String))
+    runs = store.runs.select("run_id", "optimizer").unique("run_id").collect()
+    done = pl.col("step") - pl.col("first_step").fill_null(0)
+    taken_up = pl.col("first_step").shift(-1).over("run_id", "block")  # by the next attempt
+    again = (pl.col("step") - taken_up).clip(lower_bound=0)
+    in_vain = pl.when(pl.col("status") == "failed").then(1.0).when(done > 0).then((again / done).clip(0, 1))
+    return attempts.join(runs, on="run_id", how="left", maintain_order="left").with_columns(
+        hours=pl.col("seconds") / 3600,
+        lost_hours=pl.col("seconds") / 3600 * in_vain.fill_null(0.0),
+        lost_usd=pl.col("usd") * in_vain.fill_null(0.0),
+    )

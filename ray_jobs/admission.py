@@ -1,0 +1,141 @@
+"""Which runs of a sweep may start, and which under way must save themselves, because the money is for no more.
+
+Before a run starts, what is spent, what the runs under way will still take and what the new one will must fit into the
+budget. How long runs take is learned from those that trained; before any did, from an estimate. Should it have been
+wrong, the runs under way save themselves when the money is gone: none is lost, and a greater budget continues them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from muon_core.progress import Progress
+from muon_core.store.ledger import LOCAL, Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a sweep may cost, in USD."""
+
+    usd: float | None = None
+    """All its runs, over all calls."""
+    per_run_usd: float | None = None
+    """One run, over all its attempts."""
+    stop_at_once: bool = False
+    """When a run no longer fits, runs under way save themselves at once; else they go on while the money lasts."""
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    """A run that trains. Seconds are of this process's clock."""
+
+    rate: Rate
+    since: float
+    expected_s: float
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+    def usd(self) -> float:
+        return (self.rate.usd_per_hour or 0.0) * self.seconds() / 3600
+
+    def left_usd(self) -> float:
+        """What it will still cost, if it takes as long as expected."""
+        return (self.rate.usd_per_hour or 0.0) * max(0.0, self.expected_s - self.seconds()) / 3600
+
+
+@dataclass
+class Admission:
+    """Keeps the count of one call of a sweep.
+
+    Args:
+        limits: the budget.
+        spent: what each run of the sweep has cost before this call, USD.
+        expected_s: what each run is expected to take from its start to its end, seconds.
+        is_measured: whether that is from runs like them, and not a guess which only tells their proportions.
+    """
+
+    limits: Limits = Limits()
+    spent: Mapping[str, float] = field(default_factory=dict)
+    expected_s: Mapping[str, float] = field(default_factory=dict)
+    is_measured: bool = False
+
+    def __post_init__(self) -> None:
+        self.rate = LOCAL
+        self._spent = dict(self.spent)
+        self._under_way: dict[str, _UnderWay] = {}
+        self._trained_s = self._guessed_s = 0.0
+        self._is_draining = False
+
+    @property
+    def spent_usd(self) -> float:
+        """What the sweep has cost so far."""
+        return sum(self._spent.values()) + sum(run.usd() for run in self._under_way.values())
+
+    @property
+    def committed_usd(self) -> float:
+        """What the runs under way will still cost."""
+        return sum(run.left_usd() for run in self._under_way.values())
+
+    def refuse(self, run_id: str, rate: Rate) -> str | None:
+        """Why `run_id` may not start, at `rate`; None if it may."""
+        self.rate = rate
+        limits = self.limits
+        if limits != Limits() and self.rate.usd_per_hour is None:
+            return f"budget: {self.rate.source}"
+        if limits.per_run_usd is not None and self._spent.get(run_id, 0.0) >= limits.per_run_usd:
+            return f"budget: {self._spent[run_id]:.2f} USD spent on it, budget.per_run_usd is {limits.per_run_usd:g}"
+        if limits.usd is None:
+            return None
+        next_usd = (self.rate.usd_per_hour or 0.0) * self._expected(run_id) / 3600
+        needed = self.spent_usd + self.committed_usd + next_usd
+        if needed <= limits.usd and (self.spent_usd < limits.usd or not self.rate.usd_per_hour):
+            return None
+        self._is_draining = True
+        return (
+            f"budget: {self.spent_usd:.4g} USD spent, {self.committed_usd:.4g} for runs under way and about "
+            f"{next_usd:.4g} for this one are more than budget.usd, {limits.usd:g}"
+        )
+
+    def start(self, run_id: str) -> None:
+        """`run_id` begins to train."""
+        self._settle(run_id)
+        self._under_way[run_id] = _UnderWay(self.rate, time.monotonic(), self._expected(run_id))
+
+    def stop(self, progress: Progress) -> str | None:
+        """Why the run that reports must save itself now; None if it may go on."""
+        run = self._under_way.get(progress.run_id)
+        if run is None:
+            return None
+        if progress.step and progress.steps:
+            run.expected_s = run.seconds() * progress.steps / progress.step
+        limits = self.limits
+        if limits.per_run_usd is not None:
+            cost = self._spent.get(progress.run_id, 0.0) + run.usd()
+            if cost >= limits.per_run_usd:
+                return f"budget: {cost:.4g} USD spent on it, budget.per_run_usd is {limits.per_run_usd:g}"
+        if limits.usd is not None and run.rate.usd_per_hour:
+            if self.spent_usd >= limits.usd:
+                return f"budget: {self.spent_usd:.4g} USD spent, budget.usd is {limits.usd:g}"
+            if self._is_draining and limits.stop_at_once:
+                return f"budget: the next run does not fit into budget.usd, {limits.usd:g}"
+        return None
+
+    def end(self, run_id: str, *, trained: bool) -> None:
+        """`run_id` ended; `trained` if it went from its start to its end, so that others may be judged by it."""
+        if (run := self._under_way.get(run_id)) and trained and (guess := self.expected_s.get(run_id)):
+            self._trained_s += run.seconds()
+            self._guessed_s += guess
+        self._settle(run_id)
+
+    def _settle(self, run_id: str) -> None:
+        """Book what the run has cost."""
+        if run := self._under_way.pop(run_id, None):
+            self._spent[run_id] = self._spent.get(run_id, 0.0) + run.usd()
+
+    def _expected(self, run_id: str) -> float:
+        """Seconds a run will take: the estimate, put right by those that trained; 0 while there is only a guess."""
+        factor = self._trained_s / self._guessed_s if self._guessed_s else float(self.is_measured)
+        return self.expected_s.get(run_id, 0.0) * factor

@@ -1,0 +1,127 @@
+"""What runs take before they are run: weights, FLOPs, and seconds from how fast runs like them were.
+
+A run's speed is read from those in the results store that are most like it; where there are none, a stated guess.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+from muon_core.config.run import ModelConfig, RunConfig
+from muon_core.tables import FINISHED
+
+ASSUMED_CPU, ASSUMED_GPU = 3e9, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
+ASSUMED_START_S = 1.0  # of a run, whatever it does
+
+
+class Speed(NamedTuple):
+    """A finished run: what it did, and how long that took."""
+
+    like: tuple[Any, ...]
+    optimizer: str
+    flops: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds of each run that is to be trained, and where they are from."""
+
+    seconds: Mapping[str, float]
+    """By run_id; of the run itself, however many run at once."""
+    source: str
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of all runs, one after the other."""
+        return sum(self.seconds.values())
+
+
+def num_parameters(model: ModelConfig) -> int:
+    """Weights of a model; the embedding is the output layer too."""
+    head, kv = model.d_model // model.num_heads, model.num_kv_heads
+    attention = 2 * model.d_model**2 + 2 * model.d_model * head * kv
+    block = attention + 2 * model.d_model * model.d_ff + 2 * model.d_model
+    return model.vocab_size * model.d_model + model.num_layers * block + model.d_model
+
+
+def flops(config: RunConfig) -> float:
+    """FLOPs of the forward and backward passes of a run: 6 a weight and token, and those of attention.
+
+    Source: Chowdhery et al. 2022 (PaLM), appendix B, https://arxiv.org/abs/2204.02311
+    """
+    model = config.model
+    attention = 12 * model.num_layers * model.d_model * config.data.seq_len
+    return float(config.steps * config.tokens_per_step) * (6 * num_parameters(model) + attention)
+
+
+def speeds(ends: Iterable[Mapping[str, Any]]) -> list[Speed]:
+    """What the end records `ends` tell of speed, but for those whose config is none of this release."""
+    found = []
+    for end in ends:
+        if end["status"] not in FINISHED or not end["wall_s"] or not end["config_json"] or not end["steps"]:
+            continue
+        try:
+            config = RunConfig.model_validate(json.loads(end["config_json"]))
+        except ValueError:
+            continue
+        done = end["steps"] / config.steps
+        found.append(Speed(_like(config), config.optimizer.name, flops(config) * done, end["wall_s"]))
+    return found
+
+
+def estimate(runs: Iterable[tuple[str, RunConfig]], past: list[Speed], guess: float) -> Estimate:
+    """Seconds of each of `runs`, (run_id, config), judged by `past`.
+
+    Args:
+        guess: FLOP/s of what one run occupies, for when no run was measured.
+    """
+    known = _Known(past)
+    seconds, sources = dict[str, float](), dict[str, None]()
+    speed_of: dict[tuple[Any, ...], tuple[float, str]] = {}
+    for run_id, config in runs:
+        key = (_like(config), config.optimizer.name)
+        if key not in speed_of:
+            speed_of[key] = known.speed(*key) or (guess, f"assumed: {guess:.0e} FLOP/s, and a second to start")
+        speed, source = speed_of[key]
+        seconds[run_id] = flops(config) / speed + (ASSUMED_START_S if source.startswith("assumed") else 0)
+        sources[source] = None
+    return Estimate(seconds, "; ".join(sources))
+
+
+class _Known:
+    """Speeds of past runs, by how like they are to another."""
+
+    def __init__(self, past: list[Speed]) -> None:
+        self._past = past
+        self._by_kind = _grouped(past, lambda speed: (speed.like, speed.optimizer))
+        self._by_model = _grouped(past, lambda speed: speed.like)
+
+    def speed(self, like: tuple[Any, ...], optimizer: str) -> tuple[float, str] | None:
+        """FLOP/s of the runs most like one, and which these are."""
+        for runs, kind in (
+            (self._by_kind.get((like, optimizer)), "of this model and optimizer"),
+            (self._by_model.get(like), "of this model"),
+            (self._past, "of other models"),
+        ):
+            if runs:
+                count = f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
+                return median(run.flops / run.seconds for run in runs), f"measured: {count} {kind} in the store"
+        return None
+
+
+def _grouped(past: list[Speed], key: Callable[[Speed], Any]) -> dict[Any, list[Speed]]:
+    groups: dict[Any, list[Speed]] = defaultdict(list)
+    for speed in past:
+        groups[key(speed)].append(speed)
+    return groups
+
+
+def _like(config: RunConfig) -> tuple[Any, ...]:
+    """What a run's speed mostly depends on."""
+    return config.model, config.data.seq_len, config.batch_size, config.precision
