@@ -87,11 +87,10 @@ class Admission:
             return f"budget: {self.rate.source}"
         if limits.per_run_usd is not None and self._spent.get(run_id, 0.0) >= limits.per_run_usd:
             return f"budget: {self._spent[run_id]:.2f} USD spent on it, budget.per_run_usd is {limits.per_run_usd:g}"
-        if limits.usd is None:
+        if limits.usd is None or not self.rate.usd_per_hour:
             return None
-        next_usd = (self.rate.usd_per_hour or 0.0) * self._expected(run_id) / 3600
-        needed = self.spent_usd + self.committed_usd + next_usd
-        if needed <= limits.usd and (self.spent_usd < limits.usd or not self.rate.usd_per_hour):
+        next_usd = self.rate.usd_per_hour * self._expected(run_id) / 3600
+        if self.spent_usd < limits.usd and self.spent_usd + self.committed_usd + next_usd <= limits.usd:
             return None
         self._is_draining = True
         return (

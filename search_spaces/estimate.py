@@ -17,6 +17,7 @@ from muon_core.tables import FINISHED
 
 ASSUMED_CPU, ASSUMED_GPU = 3e9, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
 ASSUMED_START_S = 1.0  # of a run, whatever it does
+_ASSUMED = "assumed:"
 
 
 class Speed(NamedTuple):
@@ -35,6 +36,8 @@ class Estimate:
     seconds: Mapping[str, float]
     """By run_id; of the run itself, however many run at once."""
     source: str
+    is_measured: bool
+    """Whether all are from runs that were trained, and none is a guess."""
 
     @property
     def total_s(self) -> float:
@@ -87,11 +90,11 @@ def estimate(runs: Iterable[tuple[str, RunConfig]], past: list[Speed], guess: fl
     for run_id, config in runs:
         key = (_like(config), config.optimizer.name)
         if key not in speed_of:
-            speed_of[key] = known.speed(*key) or (guess, f"assumed: {guess:.0e} FLOP/s, and a second to start")
+            speed_of[key] = known.speed(*key) or (guess, f"{_ASSUMED} {guess:.0e} FLOP/s, and a second to start")
         speed, source = speed_of[key]
-        seconds[run_id] = flops(config) / speed + (ASSUMED_START_S if source.startswith("assumed") else 0)
+        seconds[run_id] = flops(config) / speed + (ASSUMED_START_S if source.startswith(_ASSUMED) else 0)
         sources[source] = None
-    return Estimate(seconds, "; ".join(sources))
+    return Estimate(seconds, "; ".join(sources), not any(source.startswith(_ASSUMED) for source in sources))
 
 
 class _Known:

@@ -1,0 +1,56 @@
+"""What runs take before they are run: weights as the model has them, and seconds from runs like them."""
+
+from typing import Any
+
+import pytest
+
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import ModelConfig, RunConfig
+from muon_core.model import Transformer
+from search_spaces.estimate import Speed, estimate, flops, num_parameters, speeds
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_kv_heads": 4}, {"d_model": 96, "num_heads": 2, "num_kv_heads": 1}])
+def test_weights_are_counted_as_the_model_has_them(changes: dict[str, Any]) -> None:
+    config = ModelConfig(**changes)
+    assert num_parameters(config) == sum(weight.numel() for weight in Transformer(config).parameters())
+
+
+def test_the_88m_preset_has_as_many_weights_as_its_name_says() -> None:
+    config = RunConfig.model_validate(PRESETS["88m"] | {"optimizer": {"name": "muon"}})
+    assert num_parameters(config.model) == pytest.approx(88e6, rel=0.01)
+
+
+def run(**changes: Any) -> RunConfig:
+    return RunConfig.model_validate(PRESETS["tiny"] | {"optimizer": {"name": "muon"}} | changes)
+
+
+def end(config: RunConfig, seconds: float, status: str = "done") -> dict[str, Any]:
+    return {"status": status, "wall_s": seconds, "steps": config.steps, "config_json": config.model_dump_json()}
+
+
+def test_the_runs_most_like_it_say_how_long_a_run_takes() -> None:
+    muon, adamw = run(), run(optimizer={"name": "adamw"})
+    other = run(model={"d_model": 128})
+    past = speeds([end(muon, 30.0), end(muon, 40.0), end(muon, 50.0), end(adamw, 20.0), end(muon, 9.0, "failed")])
+    found = estimate([("a", muon), ("b", adamw), ("c", run(steps=2 * muon.steps)), ("d", other)], past, guess=1.0)
+    assert found.seconds["a"] == pytest.approx(40.0)
+    assert found.seconds["b"] == pytest.approx(20.0)
+    assert found.seconds["c"] == pytest.approx(80.0)
+    assert found.seconds["d"] == pytest.approx(flops(other) / flops(muon) / ((1 / 30 + 1 / 40) / 2))
+    assert "measured: 3 runs of this model and optimizer" in found.source
+    assert "measured: 4 runs of other models" in found.source
+    assert found.is_measured
+
+
+def test_where_nothing_was_measured_the_guess_is_called_one() -> None:
+    found = estimate([("a", run())], [], guess=1e9)
+    assert found.seconds["a"] == pytest.approx(flops(run()) / 1e9 + 1)
+    assert found.source.startswith("assumed: 1e+09 FLOP/s")
+    assert not found.is_measured
+
+
+def test_records_of_another_release_are_passed_over() -> None:
+    assert speeds([end(run(), 30.0) | {"config_json": '{"mood": "good"}'}]) == []
+    assert speeds([end(run(), 30.0) | {"config_json": None}]) == []
+    assert isinstance(speeds([end(run(), 30.0)])[0], Speed)
