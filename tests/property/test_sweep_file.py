@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections import Counter
+from random import Random
 from typing import Any
 
 import yaml
@@ -80,6 +82,53 @@ def test_a_run_two_blocks_share_is_run_once(seeds: list[int], alphas: list[float
     twice = spec.replace(blocks=[*spec.blocks, spec.blocks[1].replace(name="again")])
     assert ids(twice) == ids(spec)
     assert all(len(run.members) == (1 if run.block == "base" else 2) for run in expand(twice))
+
+
+DRAWS = {"lr": "loguniform(1e-4, 1)", "alpha": "uniform(0, 1)", "anneal": "choice(none, linear)",
+         "ns_dtype": "choice(fp32, bf16)", "start_step": "randint(0, 9)"}  # fmt: skip
+SAMPLED = st.lists(st.sampled_from([*DRAWS]), min_size=1, unique=True).map(lambda names: ["alpha", *names])
+
+
+def sampled(n: int, seed: int, names: list[str], **more: Any) -> SweepSpec:
+    draws = {name: DRAWS[name] for name in names}
+    base = {"name": "base", "role": "baseline", "optimizer": "muon"}
+    drawn = {"name": "drawn", "optimizer": "orthonoise", "sample": {"n": n, "seed": seed} | draws} | more
+    return SweepSpec.model_validate({"version": 1, "name": "law", "seeds": [1, 2], "blocks": [base, drawn]})
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**63 - 1), SAMPLED, st.randoms())
+def test_a_sample_grows_at_its_end_and_cares_for_no_order(
+    n: int, more: int, seed: int, names: list[str], random: Random
+) -> None:
+    small, large = ids(sampled(n, seed, names)), ids(sampled(n + more, seed, names))
+    assert len(large) == len({*large}) == 2 * (1 + n + more)
+    arms = len(small) // 2
+    assert large[:arms] == small[:arms]  # the first seed: its baseline, then its cells in order
+    random.shuffle(names)
+    shuffled = sampled(n, seed, names)
+    assert ids(shuffled) == ids(parse_spec(as_sweep_yaml(shuffled))) == small
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10), SEEDS, ANNEALS)
+def test_a_sample_is_crossed_with_the_grid(n: int, seeds: list[int], anneals: list[str]) -> None:
+    spec = sampled(n, 0, ["alpha", "lr"], grid={"anneal": anneals}).replace(seeds=seeds)
+    found = [(run.config.optimizer.anneal, run.config.optimizer.alpha) for run in expand(spec) if run.block == "drawn"]
+    assert len(found) == len(seeds) * n * len(anneals)
+    assert Counter(alpha for _, alpha in found) == dict.fromkeys({alpha for _, alpha in found}, len(found) // n)
+    assert {anneal for anneal, _ in found} == {*anneals}
+    assert all(float(f"{alpha:.4g}") == alpha for _, alpha in found)
+
+
+def test_a_sample_draws_the_same_values_for_good() -> None:
+    """They are part of runs' identities: drawn otherwise, a sweep that is half done would begin anew."""
+    optimizers = [run.config.optimizer for run in expand(sampled(3, 0, [*DRAWS])) if run.block == "drawn"]
+    assert [(o.lr, o.alpha, o.anneal, o.ns_dtype, o.start_step) for o in optimizers[:3]] == [
+        (0.006505, 0.9976, "linear", "fp32", 3),
+        (0.0005801, 0.3444, "none", "bf16", 5),
+        (0.001644, 0.7596, "linear", "bf16", 3),
+    ]
 
 
 @settings(deadline=None)
