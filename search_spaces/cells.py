@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from search_spaces.blocks import Block
 from search_spaces.errors import Problems
 from search_spaces.explain import as_yaml
 from search_spaces.given import Given, collect
 from search_spaces.parameters import GROUPS, FieldPath, parameters, resolve
-from search_spaces.spec import Block, SweepSpec
+from search_spaces.sampling import draw
+from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
 
 MAX_RUNS = 10_000  # of a sweep: more is a slip of the pen, and would be planned for minutes
@@ -46,14 +48,20 @@ def check_constants(spec: SweepSpec, problems: Problems) -> None:
 
 def check_size(spec: SweepSpec, problems: Problems) -> bool:
     """Whether the blocks span few enough runs to be planned; notes it if not."""
-    sizes = [math.prod(map(len, block.grid.values())) * _rows(block) * len(spec.seeds) for block in spec.blocks]
+    sizes = [_cells(block) * len(spec.seeds) for block in spec.blocks]
     remedy = f"more than the {MAX_RUNS:,} a sweep may have; split it, or thin the axes out"
     for index, runs in enumerate(sizes):
         if runs > MAX_RUNS:
-            problems.add(("blocks", index, "grid"), f"spans {runs:,} runs, {remedy}")
+            axes = "sample" if spec.blocks[index].sample else "grid"
+            problems.add(("blocks", index, axes), f"spans {runs:,} runs, {remedy}")
     if sum(sizes) > MAX_RUNS >= max(sizes):
         problems.add(("blocks",), f"span {sum(sizes):,} runs together, {remedy}")
     return sum(sizes) <= MAX_RUNS
+
+
+def _cells(block: Block) -> int:
+    """How many cells the axes of the block span."""
+    return math.prod(map(len, block.grid.values())) * _rows(block) * (block.sample.n if block.sample else 1)
 
 
 def _rows(block: Block) -> int:
@@ -62,7 +70,7 @@ def _rows(block: Block) -> int:
 
 
 def block_cells(spec: SweepSpec, index: int, problems: Problems) -> list[Cell]:
-    """What each cell of a block sets: grid and zip over set over constants."""
+    """What each cell of a block sets: its axes over set over constants."""
     block, at = spec.blocks[index], ("blocks", index)
     known = parameters(block.optimizer)
     constants = {name: value for name, value in spec.constants.items() if name in known and name != "seed"}
@@ -70,12 +78,34 @@ def block_cells(spec: SweepSpec, index: int, problems: Problems) -> list[Cell]:
     shared |= _collect(block.set, (*at, "set"), problems, block.optimizer)
     grid = _collect(block.grid, (*at, "grid"), problems, block.optimizer)
     zipped = _collect(block.zip, (*at, "zip"), problems, block.optimizer)
-    for axis in (axis for path, axis in zipped.items() if path in grid):
-        problems.add(axis.at, f"'{axis.name}' is an axis of `grid` already; keep one of them")
+    drawn = _drawn(block, (*at, "sample"), problems)
+    axes = {"grid": grid, "zip": zipped, "sample": drawn[0]}
+    for (first, taken), (_, later) in itertools.combinations(axes.items(), 2):
+        for axis in (axis for path, axis in later.items() if path in taken):
+            problems.add(axis.at, f"'{axis.name}' is an axis of `{first}` already; keep one of them")
     crossed = [[{path: value} for value in _values(axis)] for path, axis in grid.items()]
-    walked = [{path: _values(axis)[row] for path, axis in zipped.items()} for row in range(_rows(block))]
-    cells = [dict(itertools.chain(*(part.items() for part in parts))) for parts in itertools.product(*crossed, walked)]
+    walked = [dict(zip(zipped, row, strict=True)) for row in zip(*map(_values, zipped.values()), strict=True)] or [{}]
+    cells = [_joined(parts) for parts in itertools.product(*crossed, walked, drawn)]
     return [shared | cell for cell in _without_skipped(block, cells, at, problems)]
+
+
+def _joined(parts: Iterable[Cell]) -> Cell:
+    return {path: given for part in parts for path, given in part.items()}
+
+
+def _drawn(block: Block, at: KeyPath, problems: Problems) -> list[Cell]:
+    """The rows of the block's sample; an empty one without a sample, or where its parameters are not known."""
+    if not block.sample:
+        return [{}]
+    named = _collect(block.sample.distributions, at, problems, block.optimizer)
+    if len(named) < len(block.sample.distributions):
+        return [{}]  # noted already
+    try:
+        rows = draw(block.sample.n, block.sample.seed, {".".join(path): given.value for path, given in named.items()})
+    except ValueError as error:
+        problems.add(at, f"sample {error}")
+        return [{}]
+    return [{path: Given(given.name, row[".".join(path)], given.at) for path, given in named.items()} for row in rows]
 
 
 def _values(axis: Given) -> list[Given]:
@@ -91,7 +121,7 @@ def _without_skipped(block: Block, cells: list[Cell], at: KeyPath, problems: Pro
         if len(wanted) < len(entry):
             continue  # noted already
         if foreign := [given for path, given in wanted.items() if path not in cells[0]]:
-            axes = ", ".join([*block.grid, *block.zip])
+            axes = ", ".join([*block.grid, *block.zip, *(block.sample.distributions if block.sample else ())])
             others = f"its axes are {axes}" if axes else "it has none: remove the skip"
             problems.add(foreign[0].at, f"'{foreign[0].name}' is no axis of this block; {others}")
         elif not any(_matches(cell, wanted) for cell in cells):

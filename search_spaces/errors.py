@@ -30,12 +30,26 @@ class Source:
     folder: Path = Path()
     data: Any = None
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    files: Mapping[KeyPath, str] = field(default_factory=dict)
+    """The file of each value that a file extended by this one gives."""
 
     def line(self, path: KeyPath) -> int:
         """Line of `path`, or of the nearest thing around it; 0 for a spec that came from no file."""
+        return self.lines.get(self._known(path), 0)
+
+    def file(self, path: KeyPath) -> str:
+        """What messages call the file that gives the value at `path`."""
+        return self.files.get(self._known(path), self.name)
+
+    def folder_of(self, path: KeyPath) -> Path:
+        """Where the paths of files start that the value at `path` names."""
+        file = self.file(path)
+        return self.folder if file == self.name else Path(file).parent
+
+    def _known(self, path: KeyPath) -> KeyPath:
         while path and path not in self.lines:
             path = path[:-1]
-        return self.lines.get(path, 0)
+        return path
 
     def where(self, path: KeyPath) -> str:
         """The top-level field around `path`, a block by its name: `metrics`, `seeds[1]`, `blocks[rank]`."""
@@ -52,18 +66,19 @@ class Problems:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._found: dict[str, int] = {}
+        self._found: dict[str, tuple[bool, str, int]] = {}
 
     def add(self, path: KeyPath, text: str, *, within: KeyPath | None = None) -> None:
         """Note `text` about `path`, naming `within` as its place (default: `path`); the same message counts once."""
-        line = self._source.line(path)
-        place = f"{self._source.name}:{line}" if line else self._source.name
+        file, line = self._source.file(path), self._source.line(path)
+        place = f"{file}:{line}" if line else file
         where = self._source.where(path if within is None else within)
-        self._found.setdefault(": ".join(part for part in (place, where, text) if part), line)
+        message = ": ".join(part for part in (place, where, text) if part)
+        self._found.setdefault(message, (file != self._source.name, file, line))
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def error(self) -> SpecError:
-        """All that was noted, in the order of the file."""
+        """All that was noted, in the order of the file, and then of those that it extends."""
         return SpecError(*sorted(self._found, key=self._found.__getitem__))

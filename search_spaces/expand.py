@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -12,9 +13,11 @@ from muon_core.config.presets import PRESETS
 from muon_core.config.run import DataConfig, RunConfig
 from search_spaces.cells import Cell, block_cells, check_constants, check_size
 from search_spaces.errors import Problems
+from search_spaces.gates import check_gates
 from search_spaces.given import place
 from search_spaces.parameters import build, invalid, locate_corpus
 from search_spaces.spec import SweepSpec
+from search_spaces.strict_yaml import KeyPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,11 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
     check_constants(spec, problems)
     fits = check_size(spec, problems)
     cells = [block_cells(spec, index, problems) for index in range(len(spec.blocks))] if fits else []
+    if fits:
+        check_gates(spec, [len(own) for own in cells], problems)
     if problems:
         raise problems.error()
-    locate = functools.cache(functools.partial(locate_corpus, folder=spec.source.folder))
+    locate = functools.cache(locate_corpus)
     configs = [_configs(spec, index, cells[index], locate, problems) for index in range(len(spec.blocks))]
     arms = _merge(spec, configs, problems)
     if problems:
@@ -74,18 +79,23 @@ def _configs(
     spec: SweepSpec,
     index: int,
     cells: list[Cell],
-    locate: Callable[[DataConfig], DataConfig],
+    locate: Callable[[DataConfig, Path], DataConfig],
     problems: Problems,
 ) -> list[RunConfig]:
     """The run of each cell of a block, without its seed; a cell that is refused is noted and left out."""
     base, at = PRESETS[spec.preset] | {"optimizer": {"name": spec.blocks[index].optimizer}}, ("blocks", index)
     configs: list[RunConfig] = []
+    refused: set[KeyPath] = set()
     for cell in cells:
         try:
             config = build(base, {path: given.value for path, given in cell.items()})
         except ValidationError as error:
             for path, text in invalid(error):
-                problems.add(place(cell, path, text, at), text)
+                where = place(cell, path, text, at)
+                if where not in refused:
+                    problems.add(where, text)
+                if where[2:3] == ("sample",):
+                    refused.add(where)  # its other draws would be told one by one
             continue
         if config.seeds.init is not None and len(spec.seeds) > 1:
             problems.add(
@@ -97,10 +107,11 @@ def _configs(
             config.check_workers(spec.resources.workers)
         except ValueError as error:
             problems.add(("resources", "workers"), str(error))
+        named = place(cell, ("data", "corpus"), "", at)
         try:
-            config = config.replace(data=locate(config.data))
+            config = config.replace(data=locate(config.data, spec.source.folder_of(named)))
         except ValueError as error:
-            problems.add(place(cell, ("data", "corpus"), "", at), str(error))
+            problems.add(named, str(error))
         configs.append(config)
     return configs
 

@@ -136,6 +136,8 @@ def _remedy(detail: ErrorDetails, example: str) -> str:
     if kind in _CONTAINERS and example and not isinstance(value, str | int | float):
         return f"; write {example}"
     advice = _REMEDIES[kind](value) if kind in _REMEDIES else ""
+    if not advice and example and kind in ("dict_type", "model_type"):
+        advice = f"write {example}"
     return f"; {advice}" if advice else ""
 
 
@@ -174,6 +176,8 @@ def _number(value: Any, *, whole: bool) -> str:
         return f"write {re.sub('[_,]', '', value)}"
     if re.fullmatch(r"[-+]?\d+,\d+", value):
         return f"write {value.replace(',', '.')}"
+    if found := re.fullmatch(r"[$€] ?([\d.]+)|([\d.]+) ?(?:[$€]|USD|usd)", value):
+        return f"write {found[1] or found[2]}"
     if numbers := _numbers(value):
         return f"put commas between: {', '.join(map(as_yaml, numbers))}"
     return ""

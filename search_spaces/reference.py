@@ -11,6 +11,7 @@ from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
 from muon_core.config.run import RunConfig
+from search_spaces.blocks import Block
 from search_spaces.explain import as_yaml
 from search_spaces.fields import (
     Field,
@@ -22,15 +23,18 @@ from search_spaces.fields import (
     owners,
     run_fields,
 )
+from search_spaces.gates import Gate
+from search_spaces.limits import Breaker, Budget, Retries, Stop
 from search_spaces.parameters import GROUPS
-from search_spaces.spec import Block, Metrics, Resources, Retries, SweepSpec
+from search_spaces.sampling import Sample
+from search_spaces.spec import Metrics, Resources, SweepSpec
 
 _INTRODUCTION = """\
 # Parameters
 
 What a sweep file can hold, and every parameter of a run: name, type, default, range and meaning. Written by
 `python -m search_spaces.reference > docs/parameters.md`; change the docstrings of `muon_core/config` and
-`search_spaces/spec.py` instead. `muon schema` gives the same to editors; [README](../README.md) shows a whole file.
+`search_spaces` instead. `muon schema` gives the same to editors; [README](../README.md) shows a whole file.
 
 A parameter has the name below everywhere: in a sweep file under `constants` and a block's `set` (one value), `grid` and
 `zip` (a list of values to try) and `skip`; after `--set` of `muon pretrain`; and in the file of one run, where groups
@@ -81,7 +85,16 @@ def describe() -> str:
     ])  # fmt: skip
 
 
-_PARTS: dict[str, type[Config]] = {"metrics": Metrics, "resources": Resources, "retries": Retries}
+_PARTS: dict[str, type[Config]] = {
+    "sample": Sample,
+    "metrics": Metrics,
+    "gates": Gate,
+    "budget": Budget,
+    "resources": Resources,
+    "retries": Retries,
+    "breaker": Breaker,
+    "stop": Stop,
+}
 
 
 def _section(title: str, model: type[Config]) -> list[str]:

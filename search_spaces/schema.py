@@ -14,6 +14,7 @@ from typing import Any
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
+from search_spaces.blocks import Block
 from search_spaces.fields import (
     UNSTATED,
     Field,
@@ -25,7 +26,11 @@ from search_spaces.fields import (
     owners,
     run_fields,
 )
-from search_spaces.spec import Block, Metrics, Resources, Retries, SweepSpec
+from search_spaces.gates import Gate
+from search_spaces.limits import Breaker, Budget, Retries, Stop
+from search_spaces.parameters import parameters
+from search_spaces.sampling import DISTRIBUTION, PATTERN, Sample
+from search_spaces.spec import Metrics, Resources, SweepSpec
 
 Schema = dict[str, Any]
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -43,22 +48,53 @@ def json_schema() -> Schema:
         definitions[f"{name}.names"] = {"properties": dict.fromkeys(names, True), "additionalProperties": False}
     definitions |= {
         "constants": _constants(),
+        "distribution": {"description": DISTRIBUTION, "type": "string", "pattern": PATTERN},
+        "sample": _sample(),
         "block": _block(),
         "metrics": _metrics(),
+        "gate": _gate(),
+        "budget": _object(Budget),
         "resources": _object(Resources),
         "retries": _object(Retries),
+        "breaker": _object(Breaker),
+        "stop": _object(Stop),
     }
+    sweep = _object(
+        SweepSpec,
+        seeds=fields(SweepSpec)["seeds"].values | {"uniqueItems": True},
+        blocks={"type": "array", "minItems": 1, "items": _ref("block")},
+        gates={"type": "array", "items": _ref("gate")},
+        budget=_or_null(_ref("budget")),
+        stop={"type": "array", "items": _ref("stop")},
+        **{name: _ref(name) for name in ("constants", "metrics", "resources", "retries", "breaker")},
+    )
+    required = sweep.pop("required")
     return {
         "$schema": _DIALECT,
-        **_object(
-            SweepSpec,
-            seeds=fields(SweepSpec)["seeds"].values | {"uniqueItems": True},
-            blocks=_blocks(),
-            **{name: _ref(name) for name in ("constants", "metrics", "resources", "retries")},
-        ),
-        "allOf": _constants_fit(),
+        **sweep,
+        "if": {"required": ["extends"]},
+        "else": {"required": required, **_complete()},
         "$defs": definitions,
     }
+
+
+def _complete() -> Schema:
+    """What is there in a file as a whole, but may be missing from one that extends another."""
+    baseline = {"properties": {"role": {"const": "baseline"}}, "required": ["role"]}
+    drawn = {"required": ["n"], "minProperties": 2, "if": {"required": ["seed"]}, "then": {"minProperties": 3}}
+    block = {"required": ["name", "optimizer"], "properties": {"sample": drawn}}
+    limits = [{"properties": {name: {"type": "number"}}, "required": [name]} for name in ("usd", "per_run_usd")]
+    return {
+        "properties": {
+            "blocks": {"items": block, "contains": baseline, "minContains": 1, "maxContains": 1},
+            "budget": _or_null({"anyOf": limits}),
+        },
+        "allOf": _constants_fit(),
+    }
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def _ref(*path: str) -> Schema:
@@ -154,18 +190,21 @@ def _block() -> Schema:
         set={"type": "object"},
         grid={"type": "object", "additionalProperties": lists},
         zip={"type": "object", "additionalProperties": lists},
+        sample=_or_null(_ref("sample")),
         skip={"type": "array", "items": {"type": "object", "minProperties": 1}},
     )
-    return block | {"allOf": [*(_under(name) for name in OPTIMIZERS), _baseline_is_one_cell()]}
+    block["required"] = ["name"]  # all that one must have which goes over a block of the file that is extended
+    return block | {"allOf": [*map(_under, OPTIMIZERS), _baseline_is_one_cell(), _baseline_draws_nothing()]}
 
 
 def _under(optimizer: str) -> Schema:
     names = _ref(f"{optimizer}.names")
     values = {"allOf": [_ref("run"), _ref(optimizer), names]}
     axes = {"allOf": [_ref("run.axes"), _ref(f"{optimizer}.axes"), names]}
+    drawn = {"propertyNames": {"enum": ["n", *parameters(optimizer)]}}
     return {
         "if": {"properties": {"optimizer": {"const": optimizer}}, "required": ["optimizer"]},
-        "then": {"properties": {"set": values, "grid": axes, "zip": axes, "skip": {"items": values}}},
+        "then": {"properties": {"set": values, "grid": axes, "zip": axes, "sample": drawn, "skip": {"items": values}}},
     }
 
 
@@ -178,11 +217,28 @@ def _baseline_is_one_cell() -> Schema:
     }
 
 
-def _blocks() -> Schema:
-    baseline = {"properties": {"role": {"const": "baseline"}}, "required": ["role"]}
+def _baseline_draws_nothing() -> Schema:
     return {
-        "type": "array", "minItems": 1, "items": _ref("block"), "contains": baseline, "minContains": 1, "maxContains": 1
-    }  # fmt: skip
+        "if": {"properties": {"role": {"const": "baseline"}}, "required": ["role"]},
+        "then": {"properties": {"sample": {"type": "null"}}},
+    }
+
+
+def _sample() -> Schema:
+    """Which parameters there are follows from the optimizer."""
+    sample = _object(Sample) | {"additionalProperties": _ref("distribution")}
+    del sample["required"]
+    return sample
+
+
+def _gate() -> Schema:
+    """Which of `margin` and `min_effect` it has follows from its kind."""
+    absent, effect = {"type": "null"}, {"type": ["number", "string"]}
+    return _object(Gate) | {
+        "if": {"properties": {"kind": {"const": "superior"}}},
+        "then": {"properties": {"margin": absent}},
+        "else": {"properties": {"min_effect": absent, "margin": effect}, "required": ["margin"]},
+    }
 
 
 def _metrics() -> Schema:

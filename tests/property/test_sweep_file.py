@@ -2,8 +2,11 @@
 
 import itertools
 import json
+from collections import Counter
+from random import Random
 from typing import Any
 
+import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +17,7 @@ from search_spaces.expand import expand
 from search_spaces.explain import as_yaml
 from search_spaces.spec import SweepSpec, parse_spec
 from search_spaces.strict_yaml import parse
+from search_spaces.write_yaml import as_sweep_yaml
 
 ALPHAS = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=4, unique=True)
 ANNEALS = st.lists(st.sampled_from(["none", "exponential", "linear"]), min_size=1, unique=True)
@@ -78,6 +82,53 @@ def test_a_run_two_blocks_share_is_run_once(seeds: list[int], alphas: list[float
     twice = spec.replace(blocks=[*spec.blocks, spec.blocks[1].replace(name="again")])
     assert ids(twice) == ids(spec)
     assert all(len(run.members) == (1 if run.block == "base" else 2) for run in expand(twice))
+
+
+DRAWS = {"lr": "loguniform(1e-4, 1)", "alpha": "uniform(0, 1)", "anneal": "choice(none, linear)",
+         "ns_dtype": "choice(fp32, bf16)", "start_step": "randint(0, 9)"}  # fmt: skip
+SAMPLED = st.lists(st.sampled_from([*DRAWS]), min_size=1, unique=True).map(lambda names: ["alpha", *names])
+
+
+def sampled(n: int, seed: int, names: list[str], **more: Any) -> SweepSpec:
+    draws = {name: DRAWS[name] for name in names}
+    base = {"name": "base", "role": "baseline", "optimizer": "muon"}
+    drawn = {"name": "drawn", "optimizer": "orthonoise", "sample": {"n": n, "seed": seed} | draws} | more
+    return SweepSpec.model_validate({"version": 1, "name": "law", "seeds": [1, 2], "blocks": [base, drawn]})
+
+
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**63 - 1), SAMPLED, st.randoms())
+def test_a_sample_grows_at_its_end_and_cares_for_no_order(
+    n: int, more: int, seed: int, names: list[str], random: Random
+) -> None:
+    small, large = ids(sampled(n, seed, names)), ids(sampled(n + more, seed, names))
+    assert len(large) == len({*large}) == 2 * (1 + n + more)
+    arms = len(small) // 2
+    assert large[:arms] == small[:arms]  # the first seed: its baseline, then its cells in order
+    random.shuffle(names)
+    shuffled = sampled(n, seed, names)
+    assert ids(shuffled) == ids(parse_spec(as_sweep_yaml(shuffled))) == small
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10), SEEDS, ANNEALS)
+def test_a_sample_is_crossed_with_the_grid(n: int, seeds: list[int], anneals: list[str]) -> None:
+    spec = sampled(n, 0, ["alpha", "lr"], grid={"anneal": anneals}).replace(seeds=seeds)
+    found = [(run.config.optimizer.anneal, run.config.optimizer.alpha) for run in expand(spec) if run.block == "drawn"]
+    assert len(found) == len(seeds) * n * len(anneals)
+    assert Counter(alpha for _, alpha in found) == dict.fromkeys({alpha for _, alpha in found}, len(found) // n)
+    assert {anneal for anneal, _ in found} == {*anneals}
+    assert all(float(f"{alpha:.4g}") == alpha for _, alpha in found)
+
+
+def test_a_sample_draws_the_same_values_for_good() -> None:
+    """They are part of runs' identities: drawn otherwise, a sweep that is half done would begin anew."""
+    optimizers = [run.config.optimizer for run in expand(sampled(3, 0, [*DRAWS])) if run.block == "drawn"]
+    assert [(o.lr, o.alpha, o.anneal, o.ns_dtype, o.start_step) for o in optimizers[:3]] == [
+        (0.006505, 0.9976, "linear", "fp32", 3),
+        (0.0005801, 0.3444, "none", "bf16", 5),
+        (0.001644, 0.7596, "linear", "bf16", 3),
+    ]
 
 
 @settings(deadline=None)
@@ -145,3 +196,49 @@ WRITTEN = st.recursive(
 @given(WRITTEN)
 def test_a_message_shows_a_value_as_a_file_would_write_it(value: Any) -> None:
     assert json.dumps(parse(as_yaml(value)).value) == json.dumps(value)
+
+
+# Texts that one reader of YAML or another would take for something else.
+TRAPS = ["off", "on", "yes", "1e-3", "1_000", "0o7", ".5", "2020-01-01", "12:30:00", "=", "<<", "null", "~", "", " a "]
+TRAPS += ["a\\b", "it's", '"', "a: b", "a #b", "- a", "&a", "*a", "!a", "%", "@"]
+TRAPS += ["two\nlines\n", "\t", "\x07", "\x85", "😀"]
+GIVEN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(TRAPS) | TEXT,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.sampled_from(["on", "1"]), children),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(SEEDS, ALPHAS, ANNEALS, GIVEN, TEXT | st.sampled_from(TRAPS))
+def test_a_spec_survives_being_written_as_a_file(
+    seeds: list[int], alphas: list[float], anneals: list[str], value: Any, question: str
+) -> None:
+    spec = sweep(seeds, alphas, anneals)
+    assert ids(parse_spec(as_sweep_yaml(spec))) == ids(spec)
+    odd = spec.replace(question=question, constants={"data.corpus": value, "lr": [value, value]})
+    written = as_sweep_yaml(odd)
+    assert parse_spec(written).model_dump() == odd.model_dump()
+    assert repr(parse_spec(written).constants) == repr(odd.constants)  # 1, 1.0 and true are equal in Python
+    assert yaml.safe_load(written).get("question", "") == question  # YAML 1.1 reads the same text
+
+
+def test_what_is_written_has_no_defaults_and_the_order_of_the_schema() -> None:
+    written = as_sweep_yaml(parse_spec(FILE))
+    assert written == (
+        "version: 1\n"
+        "name: law\n"
+        "question: Does noise help?\n"
+        "seeds: [1, 2]\n"
+        "constants:\n"
+        "  steps: 50\n"
+        "  adam_betas: [0.9, 0.95]\n"
+        "blocks:\n"
+        "- {name: base, role: baseline, optimizer: muon}\n"
+        "- name: noise\n"
+        "  optimizer: orthonoise\n"
+        "  grid:\n"
+        "    alpha: [0.001, 0.05]\n"
+        "  skip:\n"
+        "  - {alpha: 0.05}\n"
+    )

@@ -1,5 +1,6 @@
 """From blocks to runs: axes, precedence, order, shared runs, and the one line each fault gives."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from search_spaces.errors import SpecError
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import load_spec, parse_spec
 
+SWEEPS = Path(__file__).parents[2] / "search_spaces"
 HEAD = """\
 version: 1
 name: hunt
@@ -277,3 +279,40 @@ def test_a_pinned_init_seed_is_refused_where_seeds_should_vary_the_weights() -> 
         "them; remove it, or list one seed"
     ]
     assert runs(head=pinned.replace("[1, 2]", "[1]"))[0].config.seeds.init == 7
+
+
+MANY = """\
+version: 1
+name: ids
+seeds: [0, 42, 9223372036854775807]
+constants: {steps: 50, tracking.eval_every: 7, model.dropout: 0.1, micro_batches: 2, spike.action: end}
+blocks:
+  - {name: base, role: baseline, optimizer: muon, set: {profile: keller}}
+  - name: noise
+    optimizer: orthonoise
+    grid: {alpha: [1e-4, 0.05, 1e+3], anneal: [none, linear], seeds.data: [null, 3]}
+  - {name: same, optimizer: orthonoise, set: {alpha: 0.05}}
+  - {name: nolah, optimizer: nolah, zip: {lr: [1, 0.5], gate: [relu, tanh]}}
+  - name: adamw
+    role: control
+    optimizer: adamw
+    grid: {adam_betas: [[0.9, 0.95], [0.8, 0.99]], precision: [bf16, fp32]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "number", "digests"),
+    [
+        ((SWEEPS / "demo.yaml").read_text(), 12, ("f29922bd4199c237", "80b4a4238f922ed7")),
+        ((SWEEPS / "tuning.yaml").read_text(), 40, ("b9185d2eb9e0bc9c", "21f9a034aba91c4c")),
+        (MANY, 57, ("df6c3e16bdcc7985", "9c1f64006ed90a5d")),
+    ],
+    ids=["demo", "tuning", "many"],
+)
+def test_runs_keep_the_ids_they_had(text: str, number: int, digests: tuple[str, str]) -> None:
+    """Another id would train again what the stores of users hold."""
+    planned = expand(parse_spec(text))
+    ids, arms = [run.run_id for run in planned], [run.config.arm_id for run in planned]
+    assert len(ids) == number
+    assert tuple(sha256(" ".join(names).encode()).hexdigest()[:16] for names in (ids, arms)) == digests
+    assert ids == [run.config.run_id for run in planned]

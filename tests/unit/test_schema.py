@@ -139,7 +139,7 @@ def test_names_are_those_that_the_store_takes(name: str) -> None:
 def test_it_knows_the_choices_and_what_must_be_there() -> None:
     assert SCHEMA["properties"]["preset"]["enum"] == list(PRESETS)
     assert SCHEMA["$defs"]["block"]["properties"]["optimizer"]["enum"] == list(OPTIMIZERS)
-    assert SCHEMA["required"] == ["version", "name", "seeds", "blocks"]
+    assert SCHEMA["else"]["required"] == ["version", "name", "seeds", "blocks"]
     assert set(SCHEMA["properties"]) == set(SweepSpec.model_fields)
     assert "default" not in SCHEMA["$defs"]["metrics"]["properties"]["goal"]  # it follows from `primary`
 

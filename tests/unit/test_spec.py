@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 
 from muon_core.config.optimizers import OPTIMIZERS
-from search_spaces.spec import (
-    Metrics,
-    Resources,
-    Retries,
-    SpecError,
-    SweepSpec,
-    _distinct,
-    load_spec,
-    parse_spec,
-)
+from search_spaces.errors import SpecError
+from search_spaces.limits import Retries
+from search_spaces.spec import Metrics, Resources, SweepSpec, load_spec, parse_spec
+from search_spaces.values import distinct
 
 GOOD = """\
 version: 1
@@ -68,7 +62,7 @@ def test_values_are_compared_by_what_they_hash_to_and_not_with_each_other() -> N
         __hash__ = int.__hash__
 
     values = [Counted(number) for number in range(10_000)]
-    assert _distinct(values) is values
+    assert distinct(values) is values
     assert Counted.compared < len(values)
 
 
@@ -90,8 +84,13 @@ def test_replace_keeps_the_file_for_messages() -> None:
         ("question:", "qestion:", "3: unknown field 'qestion'. Did you mean 'question'?"),
         ("    role:", "    rolle:", "8: blocks[base]: unknown field 'rolle'. Did you mean 'role'?"),
         (STEPS, "resources: {wokers: 1}", "5: resources: unknown field 'wokers'. Did you mean 'workers'?"),
-        (STEPS, "gates: []", f"5: unknown field 'gates'; remove it; known: {', '.join(SweepSpec.model_fields)}"),
-        (STEPS, "retries: {program: 0}", "5: retries: unknown field 'program'; remove it; known: infrastructure"),
+        (STEPS, "arms: []", "5: unknown field 'arms'. Did you mean 'blocks'?"),
+        (STEPS, "reports: []", f"5: unknown field 'reports'; remove it; known: {', '.join(SweepSpec.model_fields)}"),
+        (
+            STEPS,
+            "retries: {oom: 0}",
+            "5: retries: unknown field 'oom'; remove it; known: preemption, infrastructure, program",
+        ),
         ("name: hunt\n", "", "1: field 'name' is missing; add `name: my-sweep`"),
         ("    optimizer: orthonoise\n", "", "10: blocks[rank]: field 'optimizer' is missing; add `optimizer: muon`"),
         # names
