@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from muon_core.progress import Progress
 from muon_core.store.ledger import LOCAL, Rate
 
+SAVE_S = 3.0  # that a run which does not get to its end within the budget is left to save itself
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -116,7 +118,8 @@ class Admission:
             if cost >= limits.per_run_usd:
                 return f"budget: {cost:.4g} USD spent on it, budget.per_run_usd is {limits.per_run_usd:g}"
         if limits.usd is not None and run.rate.usd_per_hour:
-            if self.spent_usd >= limits.usd:
+            to_save = sum(other.rate.usd_per_hour or 0.0 for other in self._under_way.values()) * SAVE_S / 3600
+            if self.spent_usd + min(self.committed_usd, to_save) >= limits.usd:
                 return f"budget: {self.spent_usd:.4g} USD spent, budget.usd is {limits.usd:g}"
             if self._is_draining and limits.stop_at_once:
                 return f"budget: the next run does not fit into budget.usd, {limits.usd:g}"

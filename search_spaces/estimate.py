@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
@@ -78,7 +78,7 @@ def speeds(ends: Iterable[Mapping[str, Any]]) -> list[Speed]:
     return found
 
 
-def estimate(runs: Iterable[tuple[str, RunConfig]], past: list[Speed], guess: float) -> Estimate:
+def estimate(runs: Iterable[tuple[str, RunConfig]], past: Sequence[Speed], guess: float) -> Estimate:
     """Seconds of each of `runs`, (run_id, config), judged by `past`.
 
     Args:
@@ -100,7 +100,7 @@ def estimate(runs: Iterable[tuple[str, RunConfig]], past: list[Speed], guess: fl
 class _Known:
     """Speeds of past runs, by how like they are to another."""
 
-    def __init__(self, past: list[Speed]) -> None:
+    def __init__(self, past: Sequence[Speed]) -> None:
         self._past = past
         self._by_kind = _grouped(past, lambda speed: (speed.like, speed.optimizer))
         self._by_model = _grouped(past, lambda speed: speed.like)
@@ -118,7 +118,7 @@ class _Known:
         return None
 
 
-def _grouped(past: list[Speed], key: Callable[[Speed], Any]) -> dict[Any, list[Speed]]:
+def _grouped(past: Sequence[Speed], key: Callable[[Speed], Any]) -> dict[Any, list[Speed]]:
     groups: dict[Any, list[Speed]] = defaultdict(list)
     for speed in past:
         groups[key(speed)].append(speed)

@@ -19,8 +19,7 @@ class Budget(Config):
     """By one run, all its attempts together; null: no limit. One of the two is given at least."""
     on_exceed: Literal["drain", "stop"] = "drain"
     """What follows where the next run would exceed a limit: `drain` starts no further run, those under way go on while
-    the money lasts; `stop` has those under way save themselves at once, too. Nothing is lost: a greater budget continues
-    them."""
+    the money lasts; `stop` has those under way save themselves at once, too. A greater budget continues them."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Self:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from muon_core.tables import FINISHED
 from search_spaces.arm_names import arm_names
 from search_spaces.doubts import doubts
+from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate, flops
 from search_spaces.expand import PlannedRun, expand
-from search_spaces.spec import SweepSpec
+from search_spaces.spec import Resources, SweepSpec
 
 Status = Literal["new", "done", "diverged", "failed", "interrupted", "running"]
 STATUS: dict[str, Status] = {
@@ -66,6 +67,10 @@ class Plan:
     """arm_id to what the arm is called."""
     doubts: tuple[str, ...]
     """What is odd about it, a sentence each."""
+    estimate: Estimate
+    """How long `to_run` will take."""
+    unlisted: tuple[str, ...]
+    """Finished runs that an earlier version of the sweep listed, and this one does not."""
 
     @property
     def duplicates(self) -> int:
@@ -76,6 +81,11 @@ class Plan:
     def counts(self) -> dict[Status, int]:
         """Runs by status, those that occur."""
         return dict(Counter(self.statuses))
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of `to_run`."""
+        return sum(flops(run.config) for run in self.to_run)
 
     @property
     def tokens(self) -> int:
@@ -107,10 +117,17 @@ class Plan:
             "counts": self.counts,
             "duplicates": self.duplicates,
             "to_run": [run.run_id for run in self.to_run],
+            "elsewhere": [run.run_id for run in self.elsewhere],
+            "unlisted": list(self.unlisted),
             "training_tokens": self.tokens,
+            "flops": self.flops,
+            "estimate": {
+                "hours": self.estimate.total_s / 3600,
+                "source": self.estimate.source,
+                "measured": self.estimate.is_measured,
+            },
             "power": asdict(self.power),
             "doubts": list(self.doubts),
-            "cost_usd": 0.0,
         }
 
 
@@ -119,6 +136,8 @@ def plan(
     done: Mapping[str, str],
     *,
     alive: Collection[str] = (),
+    past: Sequence[Speed] = (),
+    listed_before: Collection[str] = (),
     retry_failed: bool = False,
     sd: float | None = None,
 ) -> Plan:
@@ -127,6 +146,8 @@ def plan(
     Args:
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
         alive: run_id of those that another process trains now.
+        past: how fast runs in the store were.
+        listed_before: run_id of those that the newest record of this sweep lists.
         retry_failed: run failed runs again too.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
@@ -138,7 +159,17 @@ def plan(
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
     odd = tuple(doubts(run.config for run in runs))
-    return Plan(spec, runs, statuses, to_run, elsewhere, power(spec, arms - 1, sd), arm_names(runs), odd)
+    takes = estimate([(run.run_id, run.config) for run in to_run], past, _guess(spec.resources))
+    listed = {run.run_id for run in runs}
+    unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))
+    resolves = power(spec, arms - 1, sd)
+    return Plan(spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted)
+
+
+def _guess(resources: Resources) -> float:
+    """FLOP/s of what one run occupies, where none was measured."""
+    each = ASSUMED_GPU * resources.gpus_per_worker or ASSUMED_CPU * resources.cpus_per_worker
+    return resources.workers * each
 
 
 def _status(recorded: str | None, *, alive: bool) -> Status:

@@ -16,8 +16,9 @@ from muon_core.store.storage import StoreError, StoreUnavailable
 from ray_jobs.cli.options import STORE, Group
 from ray_jobs.stop_signals import interrupting
 
-# 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 7 Ray or the store is out of reach
-EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 7, 130
+# 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 6 stopped by the budget, 7 Ray or the
+# store is out of reach
+EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_BUDGET, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 6, 7, 130
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # name -> (module, help); the help stands here so that `muon --help` imports none of them

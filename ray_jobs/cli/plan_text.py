@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from ray_jobs.cli.text import table_lines
+from ray_jobs.money import Money
 from search_spaces.plan import Plan, Power
 
+SHOWN_UNLISTED = 3
 
-def render_plan(plan: Plan) -> str:
-    """The plan in words: a line an arm, then what would start, what it takes and what it can tell."""
+
+def render_plan(plan: Plan, money: Money) -> str:
+    """The plan in words: a line an arm, then what would start, what it takes and costs, and what it can tell."""
     shared = f", {_count(plan.duplicates, 'duplicate')} between blocks merged" if plan.duplicates else ""
     arms = len(plan.runs) // plan.power.seeds
     return "\n".join(
@@ -19,12 +22,36 @@ def render_plan(plan: Plan) -> str:
             "",
             *table_lines(_rows(plan, arms)),
             "",
-            f"to run: {_count(len(plan.to_run), 'run')}, {plan.tokens:,} training tokens; local runs cost 0 USD",
+            f"to run: {_count(len(plan.to_run), 'run')}{_work(plan)}",
+            *([_time(plan), *money.describe()] if plan.to_run else []),
             *_elsewhere(plan),
+            *_unlisted(plan),
             f"power: {_describe_power(plan.power)}",
             *(f"odd: {doubt}" for doubt in plan.doubts),
         ]
     )
+
+
+def _work(plan: Plan) -> str:
+    """What the runs that are to be trained take."""
+    if not plan.to_run:
+        return ""
+    return f", {plan.tokens:,} training tokens, {plan.flops:.1e} FLOPs"
+
+
+def _time(plan: Plan) -> str:
+    minutes = plan.estimate.total_s / 60
+    lasts = f"{minutes:.2g} minutes" if minutes < 99.5 else f"{minutes / 60:.3g} hours"
+    return f"time: about {lasts}, one run after the other ({plan.estimate.source})"
+
+
+def _unlisted(plan: Plan) -> list[str]:
+    if not plan.unlisted:
+        return []
+    named = ", ".join(plan.unlisted[:SHOWN_UNLISTED]) + (", ..." if len(plan.unlisted) > SHOWN_UNLISTED else "")
+    return [
+        f"no longer listed: {_count(len(plan.unlisted), 'finished run')} of an earlier version of the file: {named}"
+    ]
 
 
 def _elsewhere(plan: Plan) -> list[str]:

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from muon_core.store.open import open_storage
-from muon_core.store.reader import read_statuses
+from muon_core.store.reader import read_known, read_statuses
 from muon_core.store.storage import Storage, check_writable
-from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, write_sweep
+from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, read_sweep, write_sweep
 from muon_core.tables import FINISHED, last_line
 from ray_jobs.address import check_address, check_store, probe
-from ray_jobs.cli.main import EXIT_FAILED_RUNS
+from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.elsewhere import unfinished_alive, wait_for_others
+from ray_jobs.money import money
+from search_spaces.estimate import speeds
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ray_jobs.admission import Admission
+    from ray_jobs.prices import Prices
     from ray_jobs.run_queue import RunState
 
 RESUMABLE = ("running", "stopped", None)  # what a run is recorded as that another process left before its end
+JUDGED_RUNS = 300  # the newest runs of the store, by which the speed of the next is judged
 SHOWN_FAILURES = 5  # the others are in `muon status`
 RETRY = click.option(
     "--retry", type=click.Choice(["failed"]), help="Run failed runs again too; without it they stay as they are."
@@ -70,20 +78,39 @@ def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bo
     muon sweep plan search_spaces/demo.yaml --json
     """
     sweep = load_spec(spec)
-    planned = _plan(sweep, open_storage(store), retry, sd)
+    storage = open_storage(store)
+    planned = _plan(sweep, storage, retry, sd)
+    costs = money(planned, storage)
     if as_json:
-        click.echo(json.dumps(planned.to_json(), indent=2))
+        click.echo(json.dumps(planned.to_json() | costs.to_json(), indent=2))
         return
-    click.echo(render_plan(planned))
+    click.echo(render_plan(planned, costs))
     click.echo(f"next: {_after(planned, spec, retry)}", err=True)
 
 
 def _plan(sweep: SweepSpec, storage: Storage, retry: str | None, sd: float | None = None) -> Plan:
     """`sweep` beside what `storage` knows of its runs now."""
-    statuses, retry_failed = read_statuses(storage), retry == "failed"
-    planned = make_plan(sweep, statuses, retry_failed=retry_failed, sd=sd)
+    statuses, ends = read_known(storage)
+    record = read_sweep(storage, sweep.name)
+    compare = functools.partial(
+        make_plan,
+        sweep,
+        statuses,
+        past=speeds(_newest(ends)),
+        listed_before={run.run_id for run in record.runs} if record else (),
+        retry_failed=retry == "failed",
+        sd=sd,
+    )
+    planned = compare()
     alive = unfinished_alive(storage, statuses, [run.run_id for run in planned.runs])
-    return make_plan(sweep, statuses, alive=alive, retry_failed=retry_failed, sd=sd) if alive else planned
+    return compare(alive=alive) if alive else planned
+
+
+def _newest(ends: pa.Table) -> list[dict[str, Any]]:
+    """The end records by which speed is judged."""
+    columns = ["status", "wall_s", "steps", "config_json", "ended_at"]
+    rows: list[dict[str, Any]] = ends.select(columns).sort_by([("ended_at", "descending")])[:JUDGED_RUNS].to_pylist()
+    return rows
 
 
 def _after(planned: Plan, spec: str, retry: str | None) -> str:
@@ -100,6 +127,7 @@ def _after(planned: Plan, spec: str, retry: str | None) -> str:
 @click.argument("spec", type=click.Path())
 @store_option
 @RETRY
+@click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more on the sweep; goes over `budget.usd`.")
 @click.option("--limit", type=click.IntRange(min=1), help="Train at most so many runs now.")
 @click.option(
     "--address", envvar="RAY_ADDRESS", show_envvar=True, help="Ray cluster to join; default: a private local Ray."
@@ -118,6 +146,7 @@ def run(
     spec: str,
     store: str,
     retry: str | None,
+    max_usd: float | None,
     limit: int | None,
     address: str | None,
     shared_folder: bool,
@@ -133,7 +162,7 @@ def run(
     muon sweep run search_spaces/demo.yaml --limit 1 --in-process
 
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
-    seeds; 7 cannot reach Ray; 130 interrupted.
+    seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130 interrupted.
     """
     sweep = load_spec(spec)
     storage = open_storage(store)
@@ -149,6 +178,7 @@ def run(
             check_store(storage, address)
     check_writable(storage)
     planned = _plan(sweep, storage, retry)
+    costs = money(planned, storage, max_usd)
     todo = planned.to_run[:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
@@ -158,33 +188,43 @@ def run(
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     for doubt in planned.doubts:
         click.echo(f"odd: {doubt}", err=True)
+    if todo and not address and (refusal := costs.refusal()):
+        click.echo(f"{refusal}\nnext: {_raise_budget(spec)}", err=True)
+        return EXIT_BUDGET
     if todo and not address:
         _prepare_data(todo)
 
+    admission = costs.admission()
+
     def train(runs: Sequence[PlannedRun]) -> list[RunState]:
         if in_process:
-            return _train_here(sweep, runs, storage)
-        return _train(sweep, runs, storage, address=address, shared_folder=shared_folder)
+            return _train_here(sweep, runs, storage, costs.prices, admission)
+        return _train(sweep, runs, storage, costs.prices, admission, address=address, shared_folder=shared_folder)
 
-    _train_all(planned, todo, storage, train, wait=limit is None)
+    unpaid = _train_all(planned, todo, storage, train, wait=limit is None)
     is_answer = _print_answer(sweep.name, storage)
+    if unpaid:
+        click.echo(f"{unpaid}\nnext: {_raise_budget(spec)}", err=True)
+        return EXIT_BUDGET
     return _conclude(planned, storage, spec) or (0 if is_answer else EXIT_FAILED_RUNS)
 
 
 def _train_all(
     planned: Plan, todo: Sequence[PlannedRun], storage: Storage, train: Callable[..., list[RunState]], *, wait: bool
-) -> None:
+) -> str | None:
     """Train `todo` and, with `wait`, what other processes had begun and left; until all runs have an end.
 
-    Others may come while this one trains: their runs are left to them in passing, and looked at here.
+    Others may come while this one trains: their runs are left to them in passing, and looked at here. Returns how the
+    budget ended it, if it did.
     """
     begin, trained = time.monotonic(), 0
     unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
     while True:
         states = train(todo) if todo else []
         left = {state.run_id for state in states if state.status == "held"}
-        trained += len(states) - len(left)
-        if not wait:
+        unpaid = [state.error for state in states if state.error and state.error.startswith("budget:")]
+        trained += sum(state.status not in ("held", "left out") for state in states)
+        if unpaid or not wait:
             break
         left |= wait_for_others(storage, [run.run_id for run in unsettled], lambda line: click.echo(line, err=True))
         statuses = read_statuses(storage) if left else {}
@@ -193,6 +233,12 @@ def _train_all(
             break
     if trained:
         click.echo(f"trained {trained} runs in {time.monotonic() - begin:.0f} s", err=True)
+    return unpaid[0] if unpaid else None
+
+
+def _raise_budget(spec: str) -> str:
+    """What to type to go on after the budget is spent."""
+    return f"raise budget.usd, or {next_command(f'muon sweep run {shlex.quote(spec)} --max-usd X')}"
 
 
 def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
@@ -260,7 +306,14 @@ def sweep_record(planned: Plan) -> SweepRecord:
 
 
 def _train(
-    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, *, address: str | None, shared_folder: bool
+    sweep: SweepSpec,
+    runs: Sequence[PlannedRun],
+    storage: Storage,
+    prices: Prices,
+    admission: Admission,
+    *,
+    address: str | None,
+    shared_folder: bool,
 ) -> list[RunState]:
     """Run `runs` on Ray; how each ended is in the store."""
     if address:
@@ -274,19 +327,30 @@ def _train(
             storage,
             sweep.resources,
             max_restarts=sweep.retries.infrastructure,
+            prices=prices,
+            admission=admission,
             watch=display.update,
             address=address,
             shared_folder=shared_folder,
         )
 
 
-def _train_here(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage) -> list[RunState]:
+def _train_here(
+    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, prices: Prices, admission: Admission
+) -> list[RunState]:
     """Run `runs` in this process; how each ended is in the store."""
     from ray_jobs.cli.progress import Display
     from ray_jobs.in_process import run_here
 
     with Display(len(runs), on_ray=False) as display:
-        return run_here([run.config for run in runs], storage, sweep.resources, watch=display.update)
+        return run_here(
+            [run.config for run in runs],
+            storage,
+            sweep.resources,
+            prices=prices,
+            admission=admission,
+            watch=display.update,
+        )
 
 
 def _prepare_data(runs: Sequence[PlannedRun]) -> None:

@@ -63,11 +63,19 @@ def test_a_run_that_takes_longer_than_expected_saves_itself_when_the_money_is_go
     admission = Admission(Limits(usd=10), {}, {"a": 5.0}, is_measured=True)
     assert admission.refuse("a", DOLLAR_A_SECOND) is None
     admission.start("a")
-    clock.now = 9.0
+    clock.now = 6.0
     assert admission.stop(progress("a", 1)) is None
-    assert admission.committed_usd == pytest.approx(81.0)  # nine steps are left
-    clock.now = 10.0
-    assert "10 USD spent, budget.usd is 10" in (admission.stop(progress("a", 1)) or "")
+    assert admission.committed_usd == pytest.approx(54.0)  # nine steps are left
+    clock.now = 7.0  # which leaves three seconds to save it
+    assert "7 USD spent, budget.usd is 10" in (admission.stop(progress("a", 1)) or "")
+
+
+def test_a_run_that_gets_to_its_end_with_the_last_of_the_money_is_let_go_on(clock: Clock) -> None:
+    admission = Admission(Limits(usd=10), {}, {"a": 10.0}, is_measured=True)
+    assert admission.refuse("a", DOLLAR_A_SECOND) is None
+    admission.start("a")
+    clock.now = 9.5
+    assert admission.stop(progress("a", 96, 100)) is None
 
 
 def test_stop_at_once_ends_the_others_when_a_run_no_longer_fits(clock: Clock) -> None:
