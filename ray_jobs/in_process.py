@@ -15,8 +15,10 @@ import torch
 
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
+from muon_core.store.keys import next_start
 from muon_core.store.storage import OUT_OF_USE, Storage
 from muon_core.train import train
+from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import RunState, Watch
 from ray_jobs.stop_signals import stop_signals
 from ray_jobs.workers import forget_previous_run
@@ -74,7 +76,8 @@ def _train(run: RunConfig, storage: Storage, state: RunState, device: torch.devi
     forget_previous_run()
     state.start()
     try:
-        outcome = train(run, storage, report=report, device=device)
+        with run_output(storage, run.run_id, next_start()):
+            outcome = train(run, storage, report=report, device=device)
     except OUT_OF_USE as error:
         state.end("stopped", str(error))
         raise

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from muon_core.progress import Progress
+from muon_core.store.keys import next_start
 from muon_core.store.storage import StoreError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Task:
     """How often the workers were handed this run, from 1: a second time means that a worker died in it."""
     attempt: str | None = None
     """Id of the newest attempt the workers reported, in the results store."""
+    log: str = field(default_factory=next_start)
+    """Names this start of the run in the keys of its log."""
 
 
 @dataclass(slots=True)
