@@ -64,8 +64,10 @@ _CORE: list[tuple[str, str, str, Callable[[str], Any]]] = [
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789", float),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.nan|\.NaN|\.NAN", "-+.", lambda text: float(text.replace(".", ""))),
 ]
-for _name, _pattern, _first, _ in _CORE:
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(rf"(?:{_pattern})\Z"), [*_first, ""])
+IMPLICIT = [(_TAG + name, re.compile(rf"(?:{pattern})\Z"), [*first, ""]) for name, pattern, first, _ in _CORE]
+"""What a text without quotes is taken for: tag, pattern, first characters."""
+for _rule in IMPLICIT:
+    _Loader.add_implicit_resolver(*_rule)
 
 
 def parse(text: str) -> Document:

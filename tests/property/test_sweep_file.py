@@ -4,6 +4,7 @@ import itertools
 import json
 from typing import Any
 
+import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from search_spaces.expand import expand
 from search_spaces.explain import as_yaml
 from search_spaces.spec import SweepSpec, parse_spec
 from search_spaces.strict_yaml import parse
+from search_spaces.write_yaml import as_sweep_yaml
 
 ALPHAS = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=4, unique=True)
 ANNEALS = st.lists(st.sampled_from(["none", "exponential", "linear"]), min_size=1, unique=True)
@@ -145,3 +147,49 @@ WRITTEN = st.recursive(
 @given(WRITTEN)
 def test_a_message_shows_a_value_as_a_file_would_write_it(value: Any) -> None:
     assert json.dumps(parse(as_yaml(value)).value) == json.dumps(value)
+
+
+# Texts that one reader of YAML or another would take for something else.
+TRAPS = ["off", "on", "yes", "1e-3", "1_000", "0o7", ".5", "2020-01-01", "12:30:00", "=", "<<", "null", "~", "", " a "]
+TRAPS += ["a\\b", "it's", '"', "a: b", "a #b", "- a", "&a", "*a", "!a", "%", "@"]
+TRAPS += ["two\nlines\n", "\t", "\x07", "\x85", "😀"]
+GIVEN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(TRAPS) | TEXT,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.sampled_from(["on", "1"]), children),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(SEEDS, ALPHAS, ANNEALS, GIVEN, TEXT | st.sampled_from(TRAPS))
+def test_a_spec_survives_being_written_as_a_file(
+    seeds: list[int], alphas: list[float], anneals: list[str], value: Any, question: str
+) -> None:
+    spec = sweep(seeds, alphas, anneals)
+    assert ids(parse_spec(as_sweep_yaml(spec))) == ids(spec)
+    odd = spec.replace(question=question, constants={"data.corpus": value, "lr": [value, value]})
+    written = as_sweep_yaml(odd)
+    assert parse_spec(written).model_dump() == odd.model_dump()
+    assert repr(parse_spec(written).constants) == repr(odd.constants)  # 1, 1.0 and true are equal in Python
+    assert yaml.safe_load(written).get("question", "") == question  # YAML 1.1 reads the same text
+
+
+def test_what_is_written_has_no_defaults_and_the_order_of_the_schema() -> None:
+    written = as_sweep_yaml(parse_spec(FILE))
+    assert written == (
+        "version: 1\n"
+        "name: law\n"
+        "question: Does noise help?\n"
+        "seeds: [1, 2]\n"
+        "constants:\n"
+        "  steps: 50\n"
+        "  adam_betas: [0.9, 0.95]\n"
+        "blocks:\n"
+        "- {name: base, role: baseline, optimizer: muon}\n"
+        "- name: noise\n"
+        "  optimizer: orthonoise\n"
+        "  grid:\n"
+        "    alpha: [0.001, 0.05]\n"
+        "  skip:\n"
+        "  - {alpha: 0.05}\n"
+    )
