@@ -1,4 +1,4 @@
-"""`muon sweep plan` and `muon sweep run`."""
+"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -20,7 +21,9 @@ from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
+from ray_jobs.cli.sweep_records import list_command, show_command
 from search_spaces.expand import PlannedRun
+from search_spaces.parameters import corpus_path
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
@@ -33,7 +36,7 @@ RETRY = click.option(
 
 @click.group("sweep", cls=Group)
 def command() -> None:
-    """Plan and run a sweep file.
+    """Plan and run a sweep file; list the sweeps of the store, and get the file of one back.
 
     A sweep file names one question, the seeds, and blocks of runs; `search_spaces/demo.yaml` explains the format. A run
     belongs to the store: what is done is not trained again, by whichever sweep it was asked for.
@@ -41,7 +44,12 @@ def command() -> None:
     \b
     muon sweep plan search_spaces/demo.yaml
     muon sweep run search_spaces/demo.yaml
+    muon sweep show demo
     """
+
+
+command.add_command(list_command)
+command.add_command(show_command)
 
 
 @command.command()
@@ -204,7 +212,7 @@ def sweep_record(planned: Plan) -> SweepRecord:
     return SweepRecord(
         sweep=spec.name,
         question=spec.question,
-        spec=spec.model_dump(mode="json"),
+        spec=_portable(spec),
         metrics=Metric.model_validate(spec.metrics.model_dump()),
         runs=tuple(
             SweepRun(
@@ -218,6 +226,24 @@ def sweep_record(planned: Plan) -> SweepRecord:
             for block, role in run.members
         ),
     )
+
+
+def _portable(spec: SweepSpec) -> dict[str, Any]:
+    """The fields of a sweep file, valid in any folder: the paths of its corpora are absolute."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        if isinstance(value, dict):
+            return {name: found(item) if name == "data.corpus" else absolute(item) for name, item in value.items()}
+        return value
+
+    def found(corpus: Any) -> Any:
+        paths = [corpus_path(item, spec.source.folder) for item in (corpus if isinstance(corpus, list) else [corpus])]
+        return paths if isinstance(corpus, list) else paths[0]
+
+    fields: dict[str, Any] = absolute(spec.model_dump(mode="json"))
+    return fields
 
 
 def _train(
