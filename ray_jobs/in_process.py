@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,11 +33,13 @@ def run_here(
     storage: Storage,
     resources: Resources,
     *,
+    again: Collection[str] = (),
     watch: Watch = lambda states: None,
 ) -> list[RunState]:
     """Train `runs` in order and return their states; every one is recorded in the store.
 
-    `watch` is called in this thread, between two steps.
+    `watch` is called in this thread, between two steps. `again` has the ids of runs to train from the first step
+    although they are finished.
 
     Raises: ValueError for more than one worker, or a GPU that is not there; KeyboardInterrupt after the run at which
         Ctrl-C or SIGTERM came was stopped; StoreUnavailable or StoreUnwritable if the store failed under a run.
@@ -49,7 +51,7 @@ def run_here(
         for run in runs:
             state = RunState(run.run_id, HERE)
             states.append(state)
-            _train(run, storage, state, device, _Reporter(states, watch, signals))
+            _train(run, storage, state, device, _Reporter(states, watch, signals), resume=run.run_id not in again)
             watch(states)
             if signals:
                 raise KeyboardInterrupt
@@ -71,13 +73,15 @@ class _Reporter:
         return not self._signals
 
 
-def _train(run: RunConfig, storage: Storage, state: RunState, device: torch.device, report: _Reporter) -> None:
+def _train(
+    run: RunConfig, storage: Storage, state: RunState, device: torch.device, report: _Reporter, *, resume: bool
+) -> None:
     """One run to its end; one that fails has said so in the store."""
     forget_previous_run()
     state.start()
     try:
         with run_output(storage, run.run_id, next_start()):
-            outcome = train(run, storage, report=report, device=device)
+            outcome = train(run, storage, report=report, device=device, resume=resume)
     except OUT_OF_USE as error:
         state.end("stopped", str(error))
         raise

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -45,6 +45,7 @@ def run_on_ray(
     storage: Storage,
     resources: Resources,
     *,
+    again: Collection[str] = (),
     max_restarts: int = 3,
     watch: Watch = lambda states: None,
     address: str | None = None,
@@ -55,6 +56,7 @@ def run_on_ray(
     `watch` is called from a thread of its own. `run_here` does the same without Ray, one run at a time.
 
     Args:
+        again: ids of runs to train from the first step although they are finished.
         max_restarts: how often a run may lose a worker before it is recorded as failed.
         address: a cluster to join; None is a private Ray that ends with this call.
         shared_folder: whether a folder as `storage` is the same one on all nodes of the cluster.
@@ -66,11 +68,18 @@ def run_on_ray(
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
         slots = _slots(resources, len(runs), private=address is None)
-        return run_connected(runs, storage, resources, slots=slots, max_restarts=max_restarts, watch=watch)
+        return run_connected(runs, storage, resources, again=again, slots=slots, max_restarts=max_restarts, watch=watch)
 
 
 def run_connected(
-    runs: Sequence[RunConfig], storage: Storage, resources: Resources, *, slots: int, max_restarts: int, watch: Watch
+    runs: Sequence[RunConfig],
+    storage: Storage,
+    resources: Resources,
+    *,
+    again: Collection[str] = (),
+    slots: int,
+    max_restarts: int,
+    watch: Watch,
 ) -> list[RunState]:
     """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
     with ray_folder() as scratch:
@@ -79,7 +88,7 @@ def run_connected(
         settings = SlotSettings(name, storage.url, scratch, resources, max_restarts)
         with _Watcher(queue, watch) as watcher:
             try:
-                errors = _tune(runs, settings, slots)
+                errors = _tune(runs, again, settings, slots)
             except KeyboardInterrupt:
                 if isinstance(watcher.error, RayLost):
                     raise watcher.error from None
@@ -91,13 +100,16 @@ def run_connected(
     return _account_for(runs, states, errors, storage)
 
 
-def _tune(runs: Sequence[RunConfig], settings: SlotSettings, slots: int) -> list[str]:
+def _tune(runs: Sequence[RunConfig], again: Collection[str], settings: SlotSettings, slots: int) -> list[str]:
     """One trial a run, in order; returns the errors of slots that broke."""
+    tasks = [
+        {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in again} for run in runs
+    ]  # fmt: skip
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
         tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
         param_space={
-            "run": tune.grid_search([{"run_id": run.run_id, "config": run.model_dump_json()} for run in runs]),
+            "run": tune.grid_search(tasks),
             "settings": settings,
         },
         tune_config=tune.TuneConfig(

@@ -72,7 +72,7 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings) -> No
     try:
         config, storage = RunConfig.model_validate_json(task.config), open_storage(settings.store)
         with run_output(storage, config.run_id, task.log, rank=distributed.rank(), whole_process=True):
-            outcome = train(config, storage, report=report, device=get_device())
+            outcome = train(config, storage, report=report, device=get_device(), resume=not task.again)
     except Exception as error:
         if isinstance(error, OUT_OF_USE):
             ray.get(queue.halt.remote(slot, task.turn, error))

@@ -56,7 +56,7 @@ class Slot(tune.Trainable):
 
     def _submit(self, config: dict[str, Any]) -> None:
         self._val_loss: float | None = None
-        self._turn = ray.get(self._queue.submit.remote(self._slot, config["run"]["run_id"], config["run"]["config"]))
+        self._turn = ray.get(self._queue.submit.remote(self._slot, **config["run"]))
 
     def _run_group(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -76,6 +76,11 @@ class Plan:
         return dict(Counter(self.statuses))
 
     @property
+    def finished(self) -> set[str]:
+        """Ids of the runs that have a result; those of them in `to_run` are to be trained again."""
+        return {run.run_id for run, status in zip(self.runs, self.statuses, strict=True) if status in FINISHED}
+
+    @property
     def tokens(self) -> int:
         """Training tokens of `to_run`."""
         return sum(run.config.steps * run.config.tokens_per_step for run in self.to_run)
@@ -112,18 +117,18 @@ class Plan:
         }
 
 
-def plan(spec: SweepSpec, done: Mapping[str, str], *, retry_failed: bool = False, sd: float | None = None) -> Plan:
+def plan(spec: SweepSpec, done: Mapping[str, str], *, retry: Collection[str] = (), sd: float | None = None) -> Plan:
     """What running `spec` would do.
 
     Args:
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
-        retry_failed: run failed runs again too.
+        retry: statuses of runs that have ended and are to be run again: failed, diverged.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
     statuses = tuple(STATUS[done[run.run_id]] if run.run_id in done else "new" for run in runs)
-    settled = FINISHED if retry_failed else (*FINISHED, "failed")
+    settled = {*FINISHED, "failed"} - {*retry}
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
     odd = tuple(doubts(run.config for run in runs))

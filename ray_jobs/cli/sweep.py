@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -30,7 +30,17 @@ from search_spaces.spec import SweepSpec, load_spec
 
 SHOWN_FAILURES = 5  # the others are in `muon status`
 RETRY = click.option(
-    "--retry", type=click.Choice(["failed"]), help="Run failed runs again too; without it they stay as they are."
+    "--retry",
+    multiple=True,
+    type=click.Choice(["failed", "diverged"]),
+    help="Run those runs again too; without it they stay as they are. Failed ones go on from their checkpoint, "
+    "diverged ones begin anew. May be given twice.",
+)
+ONLY = click.option(
+    "--only",
+    metavar="EXPR",
+    help="Train only runs for which this SQL condition holds, over their block, role, arm, arm_id, optimizer, seed, "
+    "status and parameters.",
 )
 
 
@@ -55,6 +65,7 @@ command.add_command(show_command)
 @command.command()
 @click.argument("spec", type=click.Path())
 @store_option
+@ONLY
 @RETRY
 @click.option(
     "--sd",
@@ -63,29 +74,41 @@ command.add_command(show_command)
     "primary metric.  [default: a measured one]",
 )
 @json_option
-def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bool) -> None:
+def plan(
+    spec: str, store: str, only: str | None, retry: tuple[str, ...], sd: float | None, as_json: bool
+) -> None:  # fmt: skip
     """Show what `sweep run` would train, what is done, and what difference the seeds can detect. Starts nothing.
 
     \b
     muon sweep plan search_spaces/demo.yaml
     muon sweep plan search_spaces/demo.yaml --sd 0.01
+    muon sweep plan search_spaces/demo.yaml --only "optimizer = 'muon' AND seed = 42"
     muon sweep plan search_spaces/demo.yaml --json
     """
     sweep = load_spec(spec)
-    planned = make_plan(sweep, read_statuses(open_storage(store)), retry_failed=retry == "failed", sd=sd)
+    planned = _narrowed(make_plan(sweep, read_statuses(open_storage(store)), retry=retry, sd=sd), only)
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=2))
         return
     click.echo(render_plan(planned))
-    click.echo(f"next: {_after(planned, spec, retry)}", err=True)
+    click.echo(f"next: {_after(planned, spec, only, retry)}", err=True)
 
 
-def _after(planned: Plan, spec: str, retry: str | None) -> str:
+def _narrowed(planned: Plan, only: str | None) -> Plan:
+    """`planned`, which starts only what the condition chooses, if there is one."""
+    if only is None:
+        return planned
+    from ray_jobs.cli.only import narrow
+
+    return narrow(planned, only)
+
+
+def _after(planned: Plan, spec: str, only: str | None, retry: tuple[str, ...]) -> str:
     """What to type after having seen the plan."""
-    run = f"muon sweep run {shlex.quote(spec)}"
+    run = f"muon sweep run {shlex.quote(spec)}" + (f" --only {shlex.quote(only)}" if only else "")
     again = next_command(f"{run} --retry failed")
     if planned.to_run:
-        return again if retry else next_command(run)
+        return next_command(" ".join([run, *(f"--retry {status}" for status in retry)]))
     show = next_command(f"muon report {planned.spec.name} -o report")
     return f"{show}, or to train the failed runs again {again}" if planned.counts.get("failed") else show
 
@@ -93,6 +116,7 @@ def _after(planned: Plan, spec: str, retry: str | None) -> str:
 @command.command()
 @click.argument("spec", type=click.Path())
 @store_option
+@ONLY
 @RETRY
 @click.option("--limit", type=click.IntRange(min=1), help="Train at most so many runs now.")
 @click.option(
@@ -111,7 +135,8 @@ def run(
     context: click.Context,
     spec: str,
     store: str,
-    retry: str | None,
+    only: str | None,
+    retry: tuple[str, ...],
     limit: int | None,
     address: str | None,
     shared_folder: bool,
@@ -123,7 +148,8 @@ def run(
     \b
     muon sweep run search_spaces/demo.yaml
     muon sweep run search_spaces/demo.yaml --limit 2
-    muon sweep run search_spaces/demo.yaml --retry failed
+    muon sweep run search_spaces/demo.yaml --only "block = 'adamw' AND seed < 200"
+    muon sweep run search_spaces/demo.yaml --retry failed --retry diverged
     muon sweep run search_spaces/demo.yaml --limit 1 --in-process
 
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
@@ -142,7 +168,7 @@ def run(
         if not shared_folder:
             check_store(storage, address)
     check_writable(storage)
-    planned = make_plan(sweep, read_statuses(storage), retry_failed=retry == "failed")
+    planned = _narrowed(make_plan(sweep, read_statuses(storage), retry=retry), only)
     todo = planned.to_run[:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
@@ -156,9 +182,9 @@ def run(
         _prepare_data(todo)
     begin = time.monotonic()
     if todo and in_process:
-        _train_here(sweep, todo, storage)
+        _train_here(sweep, todo, storage, planned.finished)
     elif todo:
-        _train(sweep, todo, storage, address=address, shared_folder=shared_folder)
+        _train(sweep, todo, storage, planned.finished, address=address, shared_folder=shared_folder)
     if todo:
         click.echo(f"trained {len(todo)} runs in {time.monotonic() - begin:.0f} s", err=True)
     is_answer = _print_answer(sweep.name, storage)
@@ -247,9 +273,15 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
 
 
 def _train(
-    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, *, address: str | None, shared_folder: bool
+    sweep: SweepSpec,
+    runs: Sequence[PlannedRun],
+    storage: Storage,
+    again: Collection[str],
+    *,
+    address: str | None,
+    shared_folder: bool,
 ) -> None:
-    """Run `runs` on Ray; how each ended is in the store."""
+    """Run `runs` on Ray, those of `again` from the first step; how each ended is in the store."""
     if address:
         os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display  # Ray and torch load only when something is trained
@@ -260,6 +292,7 @@ def _train(
             [run.config for run in runs],
             storage,
             sweep.resources,
+            again=again,
             max_restarts=sweep.retries.infrastructure,
             watch=display.update,
             address=address,
@@ -267,13 +300,15 @@ def _train(
         )
 
 
-def _train_here(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage) -> None:
+def _train_here(
+    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, again: Collection[str]
+) -> None:  # fmt: skip
     """Run `runs` in this process; how each ended is in the store."""
     from ray_jobs.cli.progress import Display
     from ray_jobs.in_process import run_here
 
     with Display(len(runs), on_ray=False) as display:
-        run_here([run.config for run in runs], storage, sweep.resources, watch=display.update)
+        run_here([run.config for run in runs], storage, sweep.resources, again=again, watch=display.update)
 
 
 def _prepare_data(runs: Sequence[PlannedRun]) -> None:

@@ -64,7 +64,15 @@ def test_plan_runs_what_is_new_or_interrupted_only() -> None:
 def test_plan_runs_failed_runs_again_on_request_only() -> None:
     done = known("failed", *["done"] * 5)
     assert plan(hunt(), done).to_run == ()
-    assert [run.run_id for run in plan(hunt(), done, retry_failed=True).to_run] == [next(iter(done))]
+    assert [run.run_id for run in plan(hunt(), done, retry=["failed"]).to_run] == [next(iter(done))]
+
+
+def test_plan_runs_diverged_runs_again_on_request_only() -> None:
+    ends = known("failed", "diverged", "done", *["diverged"] * 3)
+    planned = plan(hunt(), ends, retry=["diverged"])
+    assert planned.to_run == (planned.runs[1], *planned.runs[3:])
+    assert planned.finished == {run.run_id for run in planned.runs[1:]}
+    assert plan(hunt(), ends, retry=["diverged", "failed"]).to_run == (*planned.runs[:2], *planned.runs[3:])
 
 
 def test_plan_knows_every_status_of_the_store() -> None:
