@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
@@ -14,6 +14,8 @@ from muon_core.tables import TABLES
 
 READING = ("select", "with", "show")
 """First words of the statements that only read. The effect of others would last no longer than the query."""
+_WORDS = re.compile(r"""'(?:[^']|'')*'|"[^"]*"|[A-Za-z_]\w*(?:\.\w+)+""")
+"""Texts, quoted names, and names with dots, so that these are found outside of those."""
 _UNKNOWN_TABLE = re.compile(r"relation '(?P<name>[^']*)' was not found")
 _UNKNOWN_COLUMN = re.compile(r"""(?:unable to find column|no column named) ["'](?P<name>[^"']*)["']""")
 
@@ -31,6 +33,19 @@ def query(store: Store, sql: str) -> pl.DataFrame:
         return relisting(lambda: _execute(store, sql, names))
     except pl.exceptions.PolarsError as error:
         raise ValueError(_explain(str(error), {name: _columns(store, name) for name in names})) from error
+
+
+def matching(rows: pl.DataFrame, condition: str, named: Sequence[str]) -> pl.DataFrame:
+    """Those of `rows` for which a condition in SQL holds; a column with dots in its name needs no quotes there.
+
+    Raises ValueError with one line, which lists the columns `named`, for what is no condition or has other columns.
+    """
+    quoted = _WORDS.sub(lambda word: word[0] if word[0][0] in "'\"" else f'"{word[0]}"', condition)
+    try:
+        return pl.SQLContext(runs=rows, eager=True).execute(f"SELECT * FROM runs WHERE ({quoted})")  # noqa: S608
+    except pl.exceptions.PolarsError as error:
+        message, listed = _explain(str(error), {"runs": list(named)}), ", ".join(named)
+        raise ValueError(message if listed in message else f"{message}; the columns are {listed}") from error
 
 
 def _execute(store: Store, sql: str, names: list[str]) -> pl.DataFrame:

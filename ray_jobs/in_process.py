@@ -15,14 +15,16 @@ import torch
 
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
+from muon_core.store.keys import next_start
 from muon_core.store.ledger import Rate
 from muon_core.store.storage import OUT_OF_USE, Storage
 from muon_core.tables import FINISHED
 from muon_core.train import train
 from ray_jobs.admission import Admission
-from ray_jobs.prices import Prices, load_prices
+from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import RunState, Watch
 from ray_jobs.stop_signals import stop_signals
+from ray_jobs.terms import Terms
 from ray_jobs.workers import forget_previous_run
 from search_spaces.spec import Resources
 
@@ -34,14 +36,14 @@ def run_here(
     runs: Sequence[RunConfig],
     storage: Storage,
     resources: Resources,
+    terms: Terms | None = None,
     *,
-    prices: Prices | None = None,
-    admission: Admission | None = None,
     watch: Watch = lambda states: None,
 ) -> list[RunState]:
     """Train `runs` in order and return their states; every one is recorded in the store.
 
-    `watch` is called in this thread, between two steps.
+    `watch` is called in this thread, between two steps. `again` has the ids of runs to train from the first step
+    although they are finished.
 
     Raises: ValueError for more than one worker, or a GPU that is not there; KeyboardInterrupt after the run at which
         Ctrl-C or SIGTERM came was stopped; StoreUnavailable or StoreUnwritable if the store failed under a run.
@@ -49,7 +51,8 @@ def run_here(
     check_resources(resources)
     device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
     states: list[RunState] = []
-    admission, rate = admission or Admission(), (prices or load_prices()).rate_here(resources)
+    terms = terms or Terms()
+    admission, rate = terms.admission, terms.prices.rate_here(resources)
     with _threads(resources.threads_per_worker), stop_signals() as signals:
         for run in runs:
             state = RunState(run.run_id, HERE)
@@ -58,7 +61,8 @@ def run_here(
                 state.end("left out", reason)
             else:
                 admission.start(run.run_id)
-                _train(run, storage, state, device, rate, _Reporter(states, watch, signals, admission))
+                reporter = _Reporter(states, watch, signals, admission)
+                _train(run, storage, state, device, rate, reporter, resume=run.run_id not in terms.again)
                 admission.end(run.run_id, trained=state.status in FINISHED)
             watch(states)
             if signals:
@@ -84,13 +88,21 @@ class _Reporter:
 
 
 def _train(
-    run: RunConfig, storage: Storage, state: RunState, device: torch.device, rate: Rate, report: _Reporter
+    run: RunConfig,
+    storage: Storage,
+    state: RunState,
+    device: torch.device,
+    rate: Rate,
+    report: _Reporter,
+    *,
+    resume: bool,
 ) -> None:
     """One run to its end; one that fails has said so in the store."""
     forget_previous_run()
     state.start()
     try:
-        outcome = train(run, storage, report=report, device=device, rate=rate)
+        with run_output(storage, run.run_id, next_start()):
+            outcome = train(run, storage, report=report, device=device, resume=resume, rate=rate)
     except OUT_OF_USE as error:
         state.end("stopped", str(error))
         raise

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Self
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -27,13 +27,12 @@ from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
-from ray_jobs.admission import Admission
-from ray_jobs.prices import Prices, load_prices
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.slots import Slot, worker_environment
 from ray_jobs.stop_signals import deferred
+from ray_jobs.terms import Terms
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
@@ -46,10 +45,8 @@ def run_on_ray(
     runs: Sequence[RunConfig],
     storage: Storage,
     resources: Resources,
+    terms: Terms | None = None,
     *,
-    max_restarts: int = 3,
-    prices: Prices | None = None,
-    admission: Admission | None = None,
     watch: Watch = lambda states: None,
     address: str | None = None,
     shared_folder: bool = False,
@@ -59,9 +56,6 @@ def run_on_ray(
     `watch` is called from a thread of its own. `run_here` does the same without Ray, one run at a time.
 
     Args:
-        max_restarts: how often a run may lose a worker before it is recorded as failed.
-        prices: what machines cost, for the ledger; by default the table of MUON_PRICES or ours.
-        admission: which runs may start, and go on; by default all.
         address: a cluster to join; None is a private Ray that ends with this call.
         shared_folder: whether a folder as `storage` is the same one on all nodes of the cluster.
     Raises: ConnectionError if the cluster cannot be reached; ValueError if its nodes would not share `storage`;
@@ -72,38 +66,28 @@ def run_on_ray(
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
         slots = _slots(resources, len(runs), private=address is None)
-        return run_connected(
-            runs,
-            storage,
-            resources,
-            slots=slots,
-            max_restarts=max_restarts,
-            prices=prices,
-            admission=admission,
-            watch=watch,
-        )
+        return run_connected(runs, storage, resources, terms, slots=slots, watch=watch)
 
 
 def run_connected(
     runs: Sequence[RunConfig],
     storage: Storage,
     resources: Resources,
+    terms: Terms | None = None,
     *,
     slots: int,
-    max_restarts: int,
-    prices: Prices | None = None,
-    admission: Admission | None = None,
     watch: Watch = lambda states: None,
 ) -> list[RunState]:
     """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
+    terms = terms or Terms()
     with ray_folder() as scratch:
         name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
         actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
-        queue = actor.remote(admission)
-        settings = SlotSettings(name, storage.url, scratch, resources, max_restarts, prices or load_prices())
+        queue = actor.remote(terms.admission)
+        settings = SlotSettings(name, storage.url, scratch, resources, terms.max_restarts, terms.prices)
         with _Watcher(queue, watch) as watcher:
             try:
-                errors = _tune(runs, settings, slots)
+                errors = _tune(runs, terms.again, settings, slots)
             except KeyboardInterrupt:
                 if isinstance(watcher.error, RayLost):
                     raise watcher.error from None
@@ -115,13 +99,16 @@ def run_connected(
     return _account_for(runs, states, errors, storage)
 
 
-def _tune(runs: Sequence[RunConfig], settings: SlotSettings, slots: int) -> list[str]:
+def _tune(runs: Sequence[RunConfig], again: Collection[str], settings: SlotSettings, slots: int) -> list[str]:
     """One trial a run, in order; returns the errors of slots that broke."""
+    tasks = [
+        {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in again} for run in runs
+    ]  # fmt: skip
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
         tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
         param_space={
-            "run": tune.grid_search([{"run_id": run.run_id, "config": run.model_dump_json()} for run in runs]),
+            "run": tune.grid_search(tasks),
             "settings": settings,
         },
         tune_config=tune.TuneConfig(

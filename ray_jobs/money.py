@@ -33,7 +33,7 @@ class Money:
     def expected_usd(self) -> float | None:
         """What the runs that are to be trained will cost; None where no price is known."""
         rate = self.rate.usd_per_hour
-        return None if rate is None else rate * self.plan.estimate.total_s / 3600
+        return None if rate is None else rate * self.plan.seconds / 3600
 
     @property
     def is_over(self) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from muon_core.progress import Progress
+from muon_core.store.keys import next_start
 from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.storage import StoreError
 from muon_core.tables import FINISHED
@@ -35,6 +36,10 @@ class Task:
     """How often the workers were handed this run, from 1: a second time means that a worker died in it."""
     attempt: str | None = None
     """Id of the newest attempt the workers reported, in the results store."""
+    again: bool = False
+    """Train it from the first step, although it is finished."""
+    log: str = field(default_factory=next_start)
+    """Names this start of the run in the keys of its log."""
 
 
 @dataclass(slots=True)
@@ -82,6 +87,7 @@ class _Place:
     turn: int = 0
     """How many runs the slot has been given: the newest one's number, by which late news of an older one is known."""
     config: str | None = None
+    again: bool = False
     run: RunState | None = None
     closed: bool = False
 
@@ -101,12 +107,12 @@ class RunQueue:
         self._stopping = False
         self._halted: StoreError | None = None
 
-    async def submit(self, slot: str, run_id: str, config: str) -> int:
+    async def submit(self, slot: str, run_id: str, config: str, again: bool = False) -> int:
         """Give `slot` its next run; returns the turn, by which the run is known from now on."""
         place = self._places.setdefault(slot, _Place())
         async with place.changed:
             place.turn += 1
-            place.config, place.run = config, RunState(run_id, slot)
+            place.config, place.again, place.run = config, again, RunState(run_id, slot)
             self._runs[run_id] = place.run
             place.changed.notify_all()
             return place.turn
@@ -137,8 +143,9 @@ class RunQueue:
                 place.changed.notify_all()
             self._admission.start(place.run.run_id)
             place.run.start()
-            progress = place.run.progress
-            return Task(place.turn, place.config, place.run.starts, progress.attempt if progress else None)
+            attempt = place.run.progress.attempt if place.run.progress else None
+            # Workers that take over from dead ones go on with the attempt that these began.
+            return Task(place.turn, place.config, place.run.starts, attempt, again=place.again and attempt is None)
 
     async def report(self, slot: str, turn: int, progress: Progress) -> bool:
         """Hear of progress; False asks the run to stop."""

@@ -21,6 +21,7 @@ from muon_core.store.open import open_storage
 from muon_core.store.storage import OUT_OF_USE
 from muon_core.store.writer import record_failure
 from muon_core.train import train
+from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import Task
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.workers import forget_previous_run
@@ -71,8 +72,17 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
             record_failure(open_storage(settings.store), config.run_id, start_record(config), reason, task.attempt)
         return
     try:
-        config = RunConfig.model_validate_json(task.config)
-        outcome = train(config, open_storage(settings.store), report=report, device=get_device(), after=task.attempt)
+        config, storage = RunConfig.model_validate_json(task.config), open_storage(settings.store)
+        with run_output(storage, config.run_id, task.log, rank=distributed.rank(), whole_process=True):
+            outcome = train(
+                config,
+                storage,
+                report=report,
+                device=get_device(),
+                resume=not task.again,
+                after=task.attempt,
+                rate=rate,
+            )
     except Exception as error:
         if isinstance(error, OUT_OF_USE):
             ray.get(queue.halt.remote(slot, task.turn, error))

@@ -56,7 +56,7 @@ class Slot(tune.Trainable):
 
     def _submit(self, config: dict[str, Any]) -> None:
         self._val_loss: float | None = None
-        self._turn = ray.get(self._queue.submit.remote(self._slot, config["run"]["run_id"], config["run"]["config"]))
+        self._turn = ray.get(self._queue.submit.remote(self._slot, **config["run"]))
 
     def _run_group(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -118,6 +118,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it Ray Train prints each line of a run twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S)),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600"),
     }

@@ -39,11 +39,6 @@ class Estimate:
     is_measured: bool
     """Whether all are from runs that were trained, and none is a guess."""
 
-    @property
-    def total_s(self) -> float:
-        """Seconds of all runs, one after the other."""
-        return sum(self.seconds.values())
-
 
 def num_parameters(model: ModelConfig) -> int:
     """Weights of a model; the embedding is the output layer too."""

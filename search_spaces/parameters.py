@@ -137,8 +137,13 @@ def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
         return data
     from muon_core.data.corpus import corpus_sha256  # only a run with a corpus of its own pays for the import
 
-    path = os.path.abspath(folder / Path(data.corpus).expanduser())
+    path = corpus_path(data.corpus, folder)
     return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))
+
+
+def corpus_path(corpus: str, folder: Path) -> str:
+    """`corpus` as a path that holds from any folder, if it is one."""
+    return corpus if corpus == "stdlib" else os.path.abspath(folder / Path(corpus).expanduser())
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -83,9 +83,19 @@ class Plan:
         return dict(Counter(self.statuses))
 
     @property
+    def finished(self) -> set[str]:
+        """Ids of the runs that have a result; those of them in `to_run` are to be trained again."""
+        return {run.run_id for run, status in zip(self.runs, self.statuses, strict=True) if status in FINISHED}
+
+    @property
     def flops(self) -> float:
         """FLOPs of `to_run`."""
         return sum(flops(run.config) for run in self.to_run)
+
+    @property
+    def seconds(self) -> float:
+        """What `to_run` is expected to take, one run after the other."""
+        return sum(self.estimate.seconds[run.run_id] for run in self.to_run)
 
     @property
     def tokens(self) -> int:
@@ -122,7 +132,7 @@ class Plan:
             "training_tokens": self.tokens,
             "flops": self.flops,
             "estimate": {
-                "hours": self.estimate.total_s / 3600,
+                "hours": self.seconds / 3600,
                 "source": self.estimate.source,
                 "measured": self.estimate.is_measured,
             },
@@ -138,7 +148,7 @@ def plan(
     alive: Collection[str] = (),
     past: Sequence[Speed] = (),
     listed_before: Collection[str] = (),
-    retry_failed: bool = False,
+    retry: Collection[str] = (),
     sd: float | None = None,
 ) -> Plan:
     """What running `spec` would do.
@@ -148,14 +158,14 @@ def plan(
         alive: run_id of those that another process trains now.
         past: how fast runs in the store were.
         listed_before: run_id of those that the newest record of this sweep lists.
-        retry_failed: run failed runs again too.
+        retry: statuses of runs that have ended and are to be run again: failed, diverged.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
     statuses = tuple(_status(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
-    settled = FINISHED if retry_failed else (*FINISHED, "failed")
-    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in (*settled, "running"))
+    settled = {*FINISHED, "failed", "running"} - {*retry}
+    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
     odd = tuple(doubts(run.config for run in runs))

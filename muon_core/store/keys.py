@@ -8,11 +8,13 @@
     ledger/<run>/<id>.json                                               who trains an attempt, see `ledger.py`
     sweeps/<sweep>/<id>.json                                             what was asked
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
+    logs/<run>/<start>.r<rank>.<lo>-<hi>.txt                             bytes [lo, hi) of what a rank printed
     schema/<version>.json                                                marks what release may read it
     clock/<nonce>                                                        written and removed to learn the store's time
 
 An id is `<n>.<nonce>`: attempts of a run, and records of a sweep, are numbered from 1, and the nonce keeps two apart
-that took one number at the same time. `seq` numbers the rows that a run emits, over all its tables, from 0.
+that took one number at the same time. `seq` numbers the rows that a run emits, over all its tables, from 0. A start is
+a time (UTC, to the microsecond) and a nonce: what a process prints is kept from before its attempt has an id.
 
 A name holds all that decides whether an object is read: whose rows it has, which of them, and the digest of a content
 that others may write too. So a listing is enough to choose by (`muon_core.store.lineage` does), and there is no index
@@ -27,6 +29,7 @@ import secrets
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 ROOT = "00000.0"  # the parent of an attempt that starts from nothing
@@ -40,6 +43,8 @@ _FINAL = re.compile(rf"final/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-[0-9a
 _PACK = re.compile(r"packs/table=([^/]+)/([0-9a-f]{16})\.json")
 _DIGEST = re.compile(r"[-/]([0-9a-f]{16})\.parquet$")
 _SWEEP = re.compile(rf"sweeps/([^/]+)/({_ID})\.json")
+_START_FORMAT = "%Y%m%dT%H%M%S%f"
+_LOG = re.compile(r"logs/([^/]+)/(\d{8}T\d{12}\.[0-9a-f]+)\.r(\d{5})\.(\d{12})-(\d{12})\.txt")
 _CHECKPOINT = re.compile(rf"checkpoints/([^/]+)/([^/]+)/(\d{{9}})\.({_ID})\.(\d{{12}})\.([0-9a-f]{{16}})\.pt")
 
 
@@ -119,6 +124,20 @@ class Checkpoint(NamedTuple):
     digest: str
 
 
+class LogPart(NamedTuple):
+    """What the key of a part of a log says: bytes [lo, hi) of what one rank printed since `start`."""
+
+    run: str
+    start: str
+    rank: int
+    lo: int
+    hi: int
+
+    @property
+    def key(self) -> str:
+        return f"logs/{self.run}/{self.start}.r{self.rank:05d}.{self.lo:012d}-{self.hi:012d}.txt"
+
+
 def check_name(name: str) -> str:
     """`name` if it may stand in a key; raises ValueError otherwise (hive paths break on `=`, `[`, `*` and spaces)."""
     if not _NAME.fullmatch(name):
@@ -131,6 +150,16 @@ def check_name(name: str) -> str:
 def next_id(existing: Iterable[str]) -> str:
     """An id after all of `existing`; the nonce keeps two writers that pick the same number apart."""
     return f"{max((int(i[:5]) for i in existing), default=0) + 1:05d}.{secrets.token_hex(6)}"
+
+
+def next_start() -> str:
+    """Names this moment in the keys of a log, apart from any other process that begins in it."""
+    return f"{datetime.now(UTC).strftime(_START_FORMAT)}.{secrets.token_hex(6)}"
+
+
+def start_time(start: str) -> datetime:
+    """When that was, by the clock of the machine that named it."""
+    return datetime.strptime(start.partition(".")[0], _START_FORMAT).replace(tzinfo=UTC)
 
 
 def live_key(table: str, run: str, attempt: str, lo: int, hi: int) -> str:
@@ -217,6 +246,12 @@ def parse_finals(keys: Iterable[str], table: str) -> dict[str, list[ObjectSlice]
         if (match := _FINAL.fullmatch(key)) and match[1] == table:
             found[match[2]].append(ObjectSlice(key, match[2], match[3], final=True, hi=int(match[4])))
     return found
+
+
+def parse_logs(keys: Iterable[str]) -> list[LogPart]:
+    """Parts of logs among `keys`, in order of their starts, ranks and bytes."""
+    matches = filter(None, map(_LOG.fullmatch, keys))
+    return sorted(LogPart(match[1], match[2], *(int(number) for number in match.groups()[2:])) for match in matches)
 
 
 def parse_ends(keys: Iterable[str]) -> dict[tuple[str, str], ObjectSlice]:

@@ -40,7 +40,7 @@ def _work(plan: Plan) -> str:
 
 
 def _time(plan: Plan) -> str:
-    minutes = plan.estimate.total_s / 60
+    minutes = plan.seconds / 60
     lasts = f"{minutes:.2g} minutes" if minutes < 99.5 else f"{minutes / 60:.3g} hours"
     return f"time: about {lasts}, one run after the other ({plan.estimate.source})"
 

@@ -9,6 +9,7 @@ import click
 
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
+from muon_core.store.keys import next_start
 from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError, check_writable
@@ -155,11 +156,12 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
 
     from muon_core.train import train
     from ray_jobs.cli.run_progress import RunProgress
+    from ray_jobs.run_output import run_output
 
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        with RunProgress() as progress, stop_signals() as signals:
+        with RunProgress() as progress, stop_signals() as signals, run_output(storage, run.run_id, next_start()):
             outcome = train(
                 run, storage, report=lambda news: progress(news) and not signals, device=device, resume=not again
             )

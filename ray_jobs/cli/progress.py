@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from types import TracebackType
@@ -27,7 +28,7 @@ class Display:
 
     def __init__(self, total: int, console: Console | None = None, *, on_ray: bool = True) -> None:
         self._total, self._on_ray = total, on_ray
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=sys.stderr)  # as it is now: progress is no output of a run
         interactive = self._console.is_interactive and on_ray
         self._live = Live(console=self._console, refresh_per_second=4, transient=True) if interactive else None
         self._seen: dict[str, str] = {}

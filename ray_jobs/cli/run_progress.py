@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -21,7 +22,7 @@ class RunProgress:
     a line at every evaluation, at the last step, and every ten seconds."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=sys.stderr)  # as it is now: progress is no output of a run
         self._bar = Bar(
             TextColumn("step"),
             MofNCompleteColumn(),

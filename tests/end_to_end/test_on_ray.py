@@ -31,6 +31,7 @@ from muon_core.train import train
 from ray_jobs.cli.main import main
 from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
+from ray_jobs.terms import Terms
 from search_spaces.expand import expand
 from search_spaces.spec import Resources, load_spec
 
@@ -129,7 +130,7 @@ def story(one_ray: None, small: dict[str, Any], tmp_path_factory: pytest.TempPat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "WATCH_EVERY_S", 0.1)  # the runs must still train when the killer comes
         states = launch.run_connected(
-            list(runs.values()), Folder(store), TWO_WORKERS, slots=1, max_restarts=1, watch=killer
+            list(runs.values()), Folder(store), TWO_WORKERS, Terms(max_restarts=1), slots=1, watch=killer
         )
     assert killer.killed == {runs[name].run_id: times for name, (_, times) in deaths.items()}
     return Story(runs, dict(zip(runs, states, strict=True)), killer, store)
@@ -273,7 +274,7 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
 
     begin = time.monotonic()
     with pytest.raises(launch.RayLost, match="raylet"):
-        launch.run_connected([config], Folder(tmp_path), Resources(), slots=1, max_restarts=1, watch=kill)
+        launch.run_connected([config], Folder(tmp_path), Resources(), Terms(max_restarts=1), slots=1, watch=kill)
     assert time.monotonic() - begin < 120
     assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])
     (state,) = run_here([config], Folder(tmp_path), Resources())

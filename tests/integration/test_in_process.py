@@ -15,10 +15,12 @@ from support.sweeps import sweep_file
 from analysis.store import open_store
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
+from muon_core.store.run_log import LogReader
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
+from ray_jobs.terms import Terms
 from search_spaces.spec import Resources
 
 pytestmark = pytest.mark.slow
@@ -133,6 +135,23 @@ def test_what_this_process_cannot_offer_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_finished_run_is_trained_again_when_asked_for(tmp_path: Path, runs: list[RunConfig]) -> None:
+    done, diverged = runs[:2]
+    run_here([done, diverged], Folder(tmp_path), Resources())
+    run_here([done, diverged], Folder(tmp_path), Resources(), Terms(again=[diverged.run_id]))
+    attempts = dict(open_store(tmp_path).runs.select("run_id", "attempts").collect().iter_rows())
+    assert attempts == {done.run_id: 1, diverged.run_id: 2}
+
+
+def test_a_run_that_fails_leaves_its_traceback_and_quiet_ones_no_log(tmp_path: Path, runs: list[RunConfig]) -> None:
+    states = run_here(runs, Folder(tmp_path), Resources())
+    assert {path.name for path in (tmp_path / "logs").iterdir()} == {runs[2].run_id}
+    (piece,) = LogReader(Folder(tmp_path), runs[2].run_id).read()
+    assert piece.data.decode().startswith("Traceback (most recent call last):\n")
+    assert states[2].error is not None
+    assert piece.data.decode().splitlines()[-1] == states[2].error.splitlines()[-1]
+
+
 # ---- the command
 
 
@@ -207,6 +226,28 @@ def test_a_sweep_without_failures_ends_with_0_and_says_what_is_next(
     assert code == 0, err
     assert "2 runs (1 done, 1 new), 1 to train" in err
     assert err.splitlines()[-1].startswith("next: muon report test -o report")
+
+
+def test_diverged_runs_are_trained_again_on_request_alone(
+    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hot = {"lr": 1e30, "embedding_lr": 1e30, "schedule.warmup_steps": 0}
+    blocks = [
+        {"name": "muon", "role": "baseline", "optimizer": "muon"},
+        {"name": "hot", "optimizer": "adamw", "set": hot},
+    ]
+    spec, store = str(sweep_file(tmp_path, small, blocks, seeds=[1])), tmp_path / "results"
+    run = ["sweep", "run", spec, "--in-process", "--store", str(store)]
+
+    def attempts() -> dict[str, tuple[str, int]]:
+        rows = open_store(store).runs.select("optimizer", "status", "attempts").collect().iter_rows()
+        return {optimizer: (status, number) for optimizer, status, number in rows}
+
+    for options, number in [([], 1), (["--retry", "failed"], 1), (["--retry", "failed", "--retry", "diverged"], 2)]:
+        code, _, err = sweep(capsys, *run, *options)
+        assert code == 0, err
+        assert attempts() == {"muon": ("done", 1), "adamw": ("diverged", number)}
+    assert "2 runs (1 done, 1 diverged), 1 to train" in err
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,12 @@ def test_local_is_rays_word_for_no_cluster(
 ) -> None:
     given: list[Any] = []
     launch = types.ModuleType("ray_jobs.launch")
-    launch.run_on_ray = lambda *_, address, **__: given.append((address, os.environ.get("RAY_ADDRESS")))  # type: ignore[attr-defined]
+
+    def run_on_ray(*_: Any, address: str | None, **__: Any) -> list[Any]:
+        given.append((address, os.environ.get("RAY_ADDRESS")))
+        return []
+
+    launch.run_on_ray = run_on_ray  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray_jobs.launch", launch)
     monkeypatch.setenv("RAY_ADDRESS", "local")
     muon("sweep", "run", spec)

@@ -18,6 +18,7 @@ from muon_core.config.base import Config
 from muon_core.config.optimizers import OptimizerConfig
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
+from muon_core.store.keys import LogPart, next_start
 from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
 from muon_core.train import train
 from ray_jobs.cli.main import cli, main
@@ -123,6 +124,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = write_store(folder / "results", demo_runs())
     (key,) = [key for key, _ in storage.list("sweeps/demo/")]
     storage.put(key.replace("demo", "alpha-scan"), storage.get(key))
+    storage.put(LogPart("muon-s42-0badcafe", next_start(), 0, 0, 8).key, b"printed\n")
     (folder / "sweep.yaml").write_text("".join(blocks(README, "yaml")))
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
     (folder / "run.yaml").write_text("steps: 5\n")

@@ -9,9 +9,11 @@ from analysis.store import open_store
 from analysis.summary import summarize
 from muon_core.config.arm_names import Arm
 from muon_core.config.arm_names import arm_names as name_arms
+from muon_core.store.folder import Folder
 from muon_core.store.sweeps import write_sweep
 from ray_jobs.cli.plan_text import render_plan
-from ray_jobs.cli.sweep import sweep_record
+from ray_jobs.money import money
+from ray_jobs.sweep_plan import sweep_record
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan, plan
 from search_spaces.spec import parse_spec
@@ -31,6 +33,10 @@ def trained(run: PlannedRun, loss: float = 4.0) -> FakeRun:
     fake = FakeRun(run.config.optimizer.name, run.config.seed, {0: loss}, facts=facts)
     fake.__class__ = type("Named", (FakeRun,), {"run_id": run.run_id})
     return fake
+
+
+def render(planned: Plan) -> str:
+    return render_plan(planned, money(planned, Folder("nowhere")))
 
 
 def planned(*blocks: str, base: str = "muon") -> Plan:
@@ -90,7 +96,7 @@ def test_plan_and_answer_call_an_arm_alike(tmp_path: Path) -> None:
     write_sweep(storage, sweep_record(told))
     answer = [arm.arm for arm in summarize(open_store(tmp_path).sweep("hunt")).arms]
     assert answer == ["muon", "muon momentum=0.9", "muon momentum=0.99", "adamw"]
-    assert all(name in render_plan(told) for name in answer)
+    assert all(name in render(told) for name in answer)
     assert [run["arm"] for run in told.to_json()["runs"]] == answer * 2
 
 

@@ -10,11 +10,13 @@ from test_names import trained
 from analysis.statistics import holm
 from analysis.store import open_store
 from analysis.summary import summarize
+from muon_core.store.folder import Folder
 from muon_core.store.sweeps import write_sweep
 from muon_core.tables import STATUSES
 from ray_jobs.cli.plan_text import render_plan
-from ray_jobs.cli.sweep import sweep_record
-from search_spaces.plan import STATUS, plan, power
+from ray_jobs.money import money
+from ray_jobs.sweep_plan import sweep_record
+from search_spaces.plan import STATUS, Plan, plan, power
 from search_spaces.spec import SweepSpec, parse_spec
 
 TEXT = """\
@@ -37,6 +39,11 @@ def hunt(old: str = "", new: str = "") -> SweepSpec:
 
 def seeded(seeds: int) -> SweepSpec:
     return hunt("[1, 2, 3]", str(list(range(seeds))))
+
+
+def render(planned: Plan) -> str:
+    """What `muon sweep plan` prints, on a machine of this kind."""
+    return render_plan(planned, money(planned, Folder("nowhere")))
 
 
 def known(*statuses: str) -> dict[str, str]:
@@ -64,7 +71,15 @@ def test_plan_runs_what_is_new_or_interrupted_only() -> None:
 def test_plan_runs_failed_runs_again_on_request_only() -> None:
     done = known("failed", *["done"] * 5)
     assert plan(hunt(), done).to_run == ()
-    assert [run.run_id for run in plan(hunt(), done, retry_failed=True).to_run] == [next(iter(done))]
+    assert [run.run_id for run in plan(hunt(), done, retry=["failed"]).to_run] == [next(iter(done))]
+
+
+def test_plan_runs_diverged_runs_again_on_request_only() -> None:
+    ends = known("failed", "diverged", "done", *["diverged"] * 3)
+    planned = plan(hunt(), ends, retry=["diverged"])
+    assert planned.to_run == (planned.runs[1], *planned.runs[3:])
+    assert planned.finished == {run.run_id for run in planned.runs[1:]}
+    assert plan(hunt(), ends, retry=["diverged", "failed"]).to_run == (*planned.runs[:2], *planned.runs[3:])
 
 
 def test_plan_knows_every_status_of_the_store() -> None:
@@ -120,7 +135,7 @@ def test_power_of_one_seed_is_nothing() -> None:
 def test_power_of_a_baseline_alone_is_nothing() -> None:
     alone = plan(parse_spec(TEXT.split("  - {name: noisy")[0]), {})
     assert (alone.power.comparisons, alone.power.resolvable) == (0, None)
-    assert render_plan(alone).endswith("\npower: nothing is compared with the baseline; add a block")
+    assert render(alone).endswith("\npower: nothing is compared with the baseline; add a block")
 
 
 def test_power_assumes_a_measured_sd_and_says_which() -> None:
@@ -142,7 +157,7 @@ def test_power_refuses_an_sd_that_is_not_positive_and_finite(sd: float) -> None:
 
 def test_plan_as_json_tells_every_run() -> None:
     planned = plan(hunt(), known("done"), sd=0.01)
-    told = json.loads(json.dumps(planned.to_json(), allow_nan=False))
+    told = json.loads(json.dumps(planned.to_json() | money(planned, Folder("nowhere")).to_json(), allow_nan=False))
     assert told["counts"] == {"done": 1, "new": 5}
     assert told["to_run"] == [run.run_id for run in planned.runs[1:]]
     assert (told["duplicates"], told["training_tokens"], told["cost_usd"]) == (3, 512_000, 0.0)
@@ -163,7 +178,7 @@ def test_plan_as_json_tells_every_run() -> None:
 
 def test_render_tells_the_plan_in_plain_lines() -> None:
     planned = plan(hunt(), known("done", "failed"), sd=0.01)
-    assert render_plan(planned).splitlines() == [
+    assert render(planned).splitlines() == [
         "sweep hunt: Does noise help?",
         "6 runs: 2 arms x 3 seeds, 3 duplicates between blocks merged",
         "",
@@ -171,21 +186,23 @@ def test_render_tells_the_plan_in_plain_lines() -> None:
         "base           baseline             muon             1 2 3  1 done, 2 new",
         "noisy + again  candidate + control  orthonoise-a0.1  1 2 3  1 failed, 2 new",
         "",
-        "to run: 4 runs, 409,600 training tokens; local runs cost 0 USD",
+        "to run: 4 runs, 409,600 training tokens, 7.7e+11 FLOPs",
+        "time: about 4.3 minutes, one run after the other (assumed: 3e+09 FLOP/s, and a second to start)",
+        "cost: 0 USD (local machines cost nothing)",
         "power: 3 seeds resolve a measured difference of 0.025 and find a true one of 0.033 4 times in 5"
         " (sd of paired differences 0.01, given)",
     ]
 
 
 def test_render_says_for_how_many_arms_the_verdicts_are_adjusted() -> None:
-    assert render_plan(plan(hunt("[0.1]", "[0.1, 0.2]"), {}, sd=0.01)).endswith(
+    assert render(plan(hunt("[0.1]", "[0.1, 0.2]"), {}, sd=0.01)).endswith(
         "power: 3 seeds resolve a measured difference of 0.036 and find a true one of 0.046 4 times in 5,"
         " adjusted for 2 arms (Holm) (sd of paired differences 0.01, given)"
     )
 
 
 def test_render_says_that_one_seed_resolves_nothing() -> None:
-    lines = render_plan(plan(hunt("[1, 2, 3]", "[1]"), {}, sd=0.01)).splitlines()
+    lines = render(plan(hunt("[1, 2, 3]", "[1]"), {}, sd=0.01)).splitlines()
     assert lines[1] == "2 runs: 2 arms x 1 seed, 1 duplicate between blocks merged"
     assert lines[-1] == (
         "power: one seed gives no interval and resolves nothing; add seeds (sd of paired differences 0.01, given)"

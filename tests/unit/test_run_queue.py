@@ -24,6 +24,25 @@ def test_next_hands_out_the_submitted_run_and_counts_restarts() -> None:
     asyncio.run(story())
 
 
+def test_a_run_asked_for_again_begins_anew_until_workers_have_begun_it() -> None:
+    """Those that take over from dead ones go on with what these began. The next run of the slot is one as any."""
+
+    async def story() -> None:
+        queue = RunQueue()
+        turn = await queue.submit("slot", "r", "{}", again=True)
+        tasks = [await queue.next("slot"), await queue.next("slot")]
+        begun = Progress("r", 1, 10, 1.0, None, 1000, 100.0, 1.0, attempt="00002.aa")
+        await queue.report("slot", turn, begun)
+        tasks.append(await queue.next("slot"))
+        await queue.finish("slot", turn, "done")
+        await queue.submit("slot", "s", "{}")
+        tasks.append(await queue.next("slot"))
+        assert [task.again for task in tasks if task] == [True, True, False, False]
+        assert len({task.log for task in tasks if task}) == 4  # each start has a log of its own
+
+    asyncio.run(story())
+
+
 def test_next_waits_for_a_run_and_ends_with_none_when_the_slot_closes() -> None:
     async def story() -> None:
         queue = RunQueue()

@@ -1,0 +1,71 @@
+"""`--only EXPR`: which of a sweep's runs to start, by a condition over what the plan knows of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from analysis.sql import matching
+from search_spaces.expand import PlannedRun
+from search_spaces.parameters import parameters
+from search_spaces.plan import Plan
+
+
+def narrow(planned: Plan, condition: str) -> Plan:
+    """`planned`, which starts only the runs for which `condition` holds in one of their blocks.
+
+    Raises ValueError with one line for what is no condition, names a column there is not, or chooses no run.
+    """
+    table = _table(planned)
+    named = [name for name in table.columns if not name.startswith("optimizer.")]  # which are there without it, too
+    try:
+        chosen = set(matching(table, condition, named)["run_id"])
+    except ValueError as error:
+        raise ValueError(f"--only {condition!r}: {error}") from error
+    if not chosen:
+        raise ValueError(
+            f"--only {condition!r} chooses none of the {len(planned.runs)} runs; "
+            "`muon sweep plan --json` shows what they have"
+        )
+    return replace(planned, to_run=tuple(run for run in planned.to_run if run.run_id in chosen))
+
+
+def _table(planned: Plan) -> pl.DataFrame:
+    """A row for each run in each of its blocks; parameters are named as in a sweep file, null where a run has none."""
+    rows = []
+    for run, status in zip(planned.runs, planned.statuses, strict=True):
+        known = {
+            "arm": planned.names[run.config.arm_id],
+            "arm_id": run.config.arm_id,
+            "optimizer": run.config.optimizer.name,
+            "seed": run.config.seed,
+            "status": status,
+            "run_id": run.run_id,
+        } | _parameters(run)
+        rows += [{"block": block, "role": role} | known for block, role in run.members]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
+
+
+def _parameters(run: PlannedRun) -> dict[str, Any]:
+    values = run.config.model_dump(mode="json")
+    found = {}
+    for name, path in parameters(run.config.optimizer.name).items():
+        value = values
+        for part in path:
+            value = value[part]
+        found[name] = value
+    return found
+
+
+def _column(name: str, values: list[Any]) -> pl.Series:
+    """One type for all: numbers, or the text of values of several kinds."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return pl.Series(name, values, pl.Float64, strict=False)
+    if len(kinds) > 1 or dict in kinds:
+        values = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pl.Series(name, values)

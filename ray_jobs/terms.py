@@ -1,0 +1,23 @@
+"""The terms on which runs are trained, on Ray and without: what whoever asks for them says beside their configs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from ray_jobs.admission import Admission
+from ray_jobs.prices import Prices, load_prices
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How runs are carried out; the default is to train what is not finished, whatever it costs."""
+
+    again: Collection[str] = ()
+    """Ids of runs to train from the first step although they are finished."""
+    max_restarts: int = 3
+    """How often a run may lose a worker before it is recorded as failed."""
+    prices: Prices = field(default_factory=load_prices)
+    """What machines cost, for the ledger; by default the table of MUON_PRICES or ours."""
+    admission: Admission = field(default_factory=Admission)
+    """Which runs may start, and go on."""
