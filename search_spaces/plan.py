@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from muon_core.tables import FINISHED
 from search_spaces.arm_names import arm_names
 from search_spaces.doubts import doubts
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import SweepSpec
+from search_spaces.student_t import detectable_shift, t_quantile
 
 Status = Literal["new", "done", "diverged", "failed", "interrupted"]
 STATUS: dict[str, Status] = {
@@ -93,8 +93,8 @@ class Plan:
                     "role": run.role,
                     "members": [{"block": block, "role": role} for block, role in run.members],
                     "optimizer": run.config.optimizer.name,
-                    "arm": self.names[run.config.arm_id],
-                    "arm_id": run.config.arm_id,
+                    "arm": self.names[run.arm_id],
+                    "arm_id": run.arm_id,
                     "seed": run.config.seed,
                     "status": status,
                     "to_run": run.run_id in starting,
@@ -123,10 +123,10 @@ def plan(spec: SweepSpec, done: Mapping[str, str], *, retry_failed: bool = False
     """
     runs = tuple(expand(spec))
     statuses = tuple(STATUS[done[run.run_id]] if run.run_id in done else "new" for run in runs)
-    settled = FINISHED if retry_failed else (*FINISHED, "failed")
-    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
+    waiting = {"new", "interrupted"} | ({"failed"} if retry_failed else set())
+    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
-    odd = tuple(doubts(run.config for run in runs))
+    odd = tuple(doubts(run.config for run in runs[:arms]))  # seeds change nothing about them
     return Plan(spec, runs, statuses, to_run, power(spec, arms - 1, sd), arm_names(runs), odd)
 
 
@@ -144,8 +144,6 @@ def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:
         sd, source = _TINY_SD if spec.preset == "tiny" else _LARGE_SD
     if seeds == 1 or not comparisons:
         return Power(seeds, comparisons, sd, source, None, None)
-    from scipy.special import nctdtrinc, stdtrit  # half a second, which loading a sweep file need not pay
-
-    critical, scale = float(stdtrit(seeds - 1, 1 - 0.025 / comparisons)), sd / seeds**0.5
-    detectable = float(nctdtrinc(seeds - 1, 0.2, critical)) * scale
+    critical, scale = t_quantile(0.025 / comparisons, seeds - 1), sd / seeds**0.5
+    detectable = detectable_shift(critical, seeds - 1, 0.8) * scale
     return Power(seeds, comparisons, sd, source, critical * scale, detectable)

@@ -7,15 +7,13 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from muon_core.store.open import open_storage
-from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, check_writable
-from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, write_sweep
-from muon_core.tables import FINISHED, last_line
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
@@ -24,6 +22,9 @@ from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
+
+if TYPE_CHECKING:
+    from muon_core.store.sweeps import SweepRecord
 
 SHOWN_FAILURES = 5  # the others are in `muon status`
 RETRY = click.option(
@@ -64,12 +65,21 @@ def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bo
     muon sweep plan search_spaces/demo.yaml --json
     """
     sweep = load_spec(spec)
-    planned = make_plan(sweep, read_statuses(open_storage(store)), retry_failed=retry == "failed", sd=sd)
+    planned = make_plan(sweep, _statuses(open_storage(store)), retry_failed=retry == "failed", sd=sd)
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=2))
         return
     click.echo(render_plan(planned))
     click.echo(f"next: {_after(planned, spec, retry)}", err=True)
+
+
+def _statuses(storage: Storage) -> dict[str, str]:
+    """How the runs in the store ended; a store without any is told so without loading what reads Parquet."""
+    if not storage.list("attempts/"):
+        return {}
+    from muon_core.store.reader import read_statuses
+
+    return read_statuses(storage)
 
 
 def _after(planned: Plan, spec: str, retry: str | None) -> str:
@@ -134,12 +144,14 @@ def run(
         if not shared_folder:
             check_store(storage, address)
     check_writable(storage)
-    planned = make_plan(sweep, read_statuses(storage), retry_failed=retry == "failed")
+    planned = make_plan(sweep, _statuses(storage), retry_failed=retry == "failed")
     todo = planned.to_run[:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
         probe(address)
+    from muon_core.store.sweeps import write_sweep
+
     write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     for doubt in planned.doubts:
@@ -168,7 +180,9 @@ def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
 
 def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
     """Say what failed, now or before, and what to do next; returns the exit code."""
-    statuses = read_statuses(storage)
+    from muon_core.tables import FINISHED, last_line
+
+    statuses = _statuses(storage)
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
     left = [run for run in planned.runs if statuses.get(run.run_id) not in (*FINISHED, "failed")]
     for run_id, error in _errors(storage, failed[:SHOWN_FAILURES]):
@@ -200,6 +214,8 @@ def _headline(planned: Plan) -> str:
 
 def sweep_record(planned: Plan) -> SweepRecord:
     """What the store keeps of a sweep: the question, the file as read, and its runs with the names of their arms."""
+    from muon_core.store.sweeps import Metric, SweepRecord, SweepRun
+
     spec = planned.spec
     return SweepRecord(
         sweep=spec.name,
@@ -211,7 +227,7 @@ def sweep_record(planned: Plan) -> SweepRecord:
                 run_id=run.run_id,
                 block=block,
                 role=role,
-                arm=planned.names[run.config.arm_id],
+                arm=planned.names[run.arm_id],
                 seed=run.config.seed,
             )
             for run in planned.runs
