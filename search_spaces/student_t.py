@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-_STEPS, _REACH = 120, 9.0  # of Simpson's rule; how many standard deviations of a normal variable are counted
+_REACH = 9.0  # standard deviations of a normal variable that are counted
 
 
 def t_quantile(upper: float, degrees: int) -> float:
@@ -46,11 +46,12 @@ def _t_upper(t: float, degrees: int) -> float:
 def _below(t: float, degrees: int, shift: float) -> float:
     """P((Z + shift) / sqrt(V / degrees) <= t) for normal Z and chi-square V: over Z, the share of V large enough."""
     start = max(-shift, -_REACH)
-    width = (_REACH - start) / _STEPS
+    steps = 120 + 4 * degrees  # of Simpson's rule: the share of V is the steeper, the more degrees there are
+    width = (_REACH - start) / steps
     total = 0.0
-    for step in range(_STEPS + 1):
+    for step in range(steps + 1):
         z = start + step * width
-        weight = 1 if step in (0, _STEPS) else 4 if step % 2 else 2
+        weight = 1 if step in (0, steps) else 4 if step % 2 else 2
         total += weight * math.exp(-z * z / 2) * _chi2_upper(degrees * ((z + shift) / t) ** 2, degrees)
     return math.erfc(-start / math.sqrt(2)) / 2 + total * width / 3 / math.sqrt(2 * math.pi)
 
