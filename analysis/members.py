@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from muon_core.statuses import STATUSES
 from muon_core.store.sweeps import SweepRecord
-from muon_core.tables import STATUSES
 
 MISSING = "missing"
 """Status of a run that the sweep lists and nobody has started."""

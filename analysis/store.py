@@ -11,8 +11,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 # Polars opens as many files at once as it has cores and three: with few cores, a question over many waits for each.
 os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
@@ -24,7 +25,7 @@ from analysis.scan import from_arrow, polars_schema, scan_rows
 from muon_core.store.cache import cached
 from muon_core.store.damage import check_objects
 from muon_core.store.keys import ObjectSlice, parse_sweeps
-from muon_core.store.ledger import attempt_row, read_entries
+from muon_core.store.ledger import Entry, is_alive, read_entries
 from muon_core.store.lineage import Problems
 from muon_core.store.open import open_storage
 from muon_core.store.reader import (
@@ -222,7 +223,7 @@ class Store:
 
     def _attempts(self) -> pl.LazyFrame:
         wants, now = self._wanted(), time.time()
-        rows = [attempt_row(entry, now) for entry in read_entries(self.storage, self.only) if wants(entry.run_id)]
+        rows = [_attempt_row(entry, now) for entry in read_entries(self.storage, self.only) if wants(entry.run_id)]
         return from_arrow(pa.Table.from_pylist(rows, schema=ATTEMPTS.schema)).lazy()
 
     def _run_rows(self) -> tuple[pa.Table, Problems]:
@@ -248,6 +249,21 @@ class Store:
 
     def _sweeps(self) -> dict[str, str]:
         return parse_sweeps(list_keys(self.storage, "sweeps/"))
+
+
+def _attempt_row(entry: Entry, now: float) -> dict[str, Any]:
+    """`entry` as a row of the `attempts` table; one whose process is gone at `now` without a word is `lost`."""
+    known = asdict(entry) | asdict(entry.rate)
+    return {name: known[name] for name in ATTEMPTS.columns if name in known} | {
+        "attempt": entry.number,
+        "status": "lost" if entry.status == "running" and not is_alive(entry, now) else entry.status,
+        "started_at": datetime.fromtimestamp(entry.started_at, UTC),
+        "seen_at": datetime.fromtimestamp(entry.seen_at, UTC),
+        "gpu_hours": entry.gpu_hours,
+        "usd": entry.usd,
+        "price_source": entry.rate.source,
+        "price_date": entry.rate.date,
+    }
 
 
 _MEMBERS = {"run_id": pl.String(), **MEMBERSHIP}

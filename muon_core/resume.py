@@ -16,11 +16,11 @@ from torch import Tensor
 
 from muon_core import checkpoint, distributed, environment
 from muon_core.config.run import RunConfig
+from muon_core.statuses import FINISHED
 from muon_core.store.parquet import Row
 from muon_core.store.reader import read_end, relisting
 from muon_core.store.storage import Storage, patiently
 from muon_core.store.writer import PATIENCE_S, ResumePoint
-from muon_core.tables import FINISHED
 
 if TYPE_CHECKING:
     from muon_core.recorder import Recorder

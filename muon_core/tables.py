@@ -232,16 +232,7 @@ _ROWS = {
     "sweep_runs": "One row per block of a sweep and run in it.",
     "attempts": "One row per attempt at a run: who trained it, for how long, and what that cost.",
 }
-STATUSES = ("running", "done", "diverged", "failed", "stopped")
-FINISHED = ("done", "diverged")
-"""Statuses of a run that nobody goes on with: one that diverged has given its result too."""
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
-
-
-def last_line(error: str | None) -> str:
-    """The last line of the column `error` that is not blank: of a traceback, the exception."""
-    return next((line.strip() for line in reversed((error or "").splitlines()) if line.strip()), "")
-
 
 _INTRODUCTION = """\
 # Tables

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
+from muon_core.statuses import FINISHED
 from muon_core.store.ledger import Entry, read_alive
-from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
-from muon_core.tables import FINISHED
 
 LOOK_S, LOOK_AWAY_S = 2.0, 10.0  # between two looks, in a folder and on a server
 SAY_S = 60.0  # between two lines about what is waited for
@@ -24,6 +23,8 @@ def wait_for_others(storage: Storage, runs: Collection[str], say: Callable[[str]
 
     `say` is given a line now and then.
     """
+    from muon_core.store.reader import read_statuses  # loads Parquet, which a plan need not
+
     waited: set[str] = set()
     said, spoke = "", 0.0
     while alive := unfinished_alive(storage, read_statuses(storage), runs):

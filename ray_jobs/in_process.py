@@ -15,10 +15,10 @@ import torch
 
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
+from muon_core.statuses import FINISHED
 from muon_core.store.keys import next_start
 from muon_core.store.ledger import Rate
 from muon_core.store.storage import OUT_OF_USE, Storage
-from muon_core.tables import FINISHED
 from muon_core.train import train
 from ray_jobs.admission import Admission
 from ray_jobs.run_output import run_output

@@ -44,7 +44,8 @@ class Money:
     def admission(self) -> Admission:
         """Keeps a call of the sweep within the budget."""
         estimate = self.plan.estimate
-        return Admission(self.limits, self.spent, estimate.seconds, is_measured=estimate.is_measured)
+        expected_s = {run.run_id: estimate.seconds[run.arm_id] for run in self.plan.to_run}
+        return Admission(self.limits, self.spent, expected_s, is_measured=estimate.is_measured)
 
     def refusal(self) -> str | None:
         """Why not a single run may start; None if one may."""

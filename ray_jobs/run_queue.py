@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from muon_core.progress import Progress
+from muon_core.statuses import FINISHED
 from muon_core.store.keys import next_start
 from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.storage import StoreError
-from muon_core.tables import FINISHED
 from ray_jobs.admission import Admission
 
 if TYPE_CHECKING:

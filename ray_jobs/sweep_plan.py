@@ -1,4 +1,7 @@
-"""A sweep beside what the results store knows of it: its plan, and the record that is kept of it. Loads no torch."""
+"""A sweep beside what the results store knows of it: its plan, and the record that is kept of it.
+
+A plan loads neither torch nor, where the store is empty, what reads Parquet.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,16 @@ import functools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from muon_core.store.reader import read_known
 from muon_core.store.storage import Storage
-from muon_core.store.sweeps import Metric, SweepRecord, SweepRun, read_sweep
 from ray_jobs.elsewhere import unfinished_alive
-from search_spaces.estimate import speeds
+from search_spaces.estimate import Speed, speeds
 from search_spaces.parameters import corpus_path
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from muon_core.store.sweeps import SweepRecord
 
 JUDGED_RUNS = 300  # the newest runs of the store, by which the speed of the next is judged
 
@@ -37,17 +38,8 @@ def plan_sweep(
         retry, sd: as `search_spaces.plan.plan` has them.
     Raises: ValueError for an invalid sweep or condition, StoreError for a store that cannot be read.
     """
-    statuses, ends = read_known(storage)
-    record = read_sweep(storage, sweep.name)
-    compare = functools.partial(
-        make_plan,
-        sweep,
-        statuses,
-        past=speeds(_newest(ends)),
-        listed_before={run.run_id for run in record.runs} if record else (),
-        retry=retry,
-        sd=sd,
-    )
+    statuses, past, before = _look_up(storage, sweep.name)
+    compare = functools.partial(make_plan, sweep, statuses, past=past, listed_before=before, retry=retry, sd=sd)
     planned = compare()
     if alive := unfinished_alive(storage, statuses, [run.run_id for run in planned.runs]):
         planned = compare(alive=alive)
@@ -58,15 +50,24 @@ def plan_sweep(
     return narrow(planned, only)
 
 
-def _newest(ends: pa.Table) -> list[dict[str, Any]]:
-    """The end records by which speed is judged."""
+def _look_up(storage: Storage, name: str) -> tuple[dict[str, str], list[Speed], set[str]]:
+    """Statuses of the runs in `storage`, how fast the newest were, and the runs that the sweep `name` listed before."""
+    if not storage.list("attempts/"):
+        return {}, [], set()  # without loading what reads Parquet
+    from muon_core.store.reader import read_known
+    from muon_core.store.sweeps import read_sweep
+
+    statuses, ends = read_known(storage)
     columns = ["status", "wall_s", "steps", "config_json", "ended_at"]
-    rows: list[dict[str, Any]] = ends.select(columns).sort_by([("ended_at", "descending")])[:JUDGED_RUNS].to_pylist()
-    return rows
+    newest = ends.select(columns).sort_by([("ended_at", "descending")])[:JUDGED_RUNS]
+    record = read_sweep(storage, name)
+    return statuses, speeds(newest.to_pylist()), {run.run_id for run in record.runs} if record else set()
 
 
 def sweep_record(planned: Plan) -> SweepRecord:
     """What the store keeps of a sweep: the question, the file as read, and its runs with the names of their arms."""
+    from muon_core.store.sweeps import Metric, SweepRecord, SweepRun
+
     spec = planned.spec
     return SweepRecord(
         sweep=spec.name,
@@ -78,7 +79,7 @@ def sweep_record(planned: Plan) -> SweepRecord:
                 run_id=run.run_id,
                 block=block,
                 role=role,
-                arm=planned.names[run.config.arm_id],
+                arm=planned.names[run.arm_id],
                 seed=run.config.seed,
             )
             for run in planned.runs

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from muon_core.config.arm_names import Arm, flat_fields
 from muon_core.config.arm_names import arm_names as name_arms
@@ -12,14 +14,17 @@ from search_spaces.expand import PlannedRun
 
 def arm_names(runs: Sequence[PlannedRun]) -> dict[str, str]:
     """arm_id -> a readable name that no other arm of `runs` has."""
-    baseline = {run.config.arm_id for run in runs for _, role in run.members if role == "baseline"}
-    configs = {run.config.arm_id: run.config for run in runs}
+    baseline = {run.arm_id for run in runs if "baseline" in dict(run.members).values()}
+    arms = {run.arm_id: run for run in runs}
+    labels = {arm_id: run.config.arm_label for arm_id, run in arms.items()}
+    alike = Counter(labels.values())
     return name_arms({
-        arm_id: Arm(config.arm_label, _fields(config), arm_id in baseline) for arm_id, config in configs.items()
+        arm_id: Arm(label, _fields(arms[arm_id].config) if alike[label] > 1 else {}, arm_id in baseline)
+        for arm_id, label in labels.items()
     })  # fmt: skip
 
 
-def _fields(config: RunConfig) -> dict[str, str]:
+def _fields(config: RunConfig) -> dict[str, Any]:
     """What an arm consists of, named as in a sweep file."""
     left_out = {*RunConfig.EXECUTION, "seed", "seeds"}
     fields = dict(flat_fields(config.model_dump(mode="json", exclude=left_out)))

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from muon_core.config.run import ModelConfig, RunConfig
-from muon_core.tables import FINISHED
+from muon_core.statuses import FINISHED
 
 ASSUMED_CPU, ASSUMED_GPU = 3e9, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
 ASSUMED_START_S = 1.0  # of a run, whatever it does
@@ -31,11 +31,13 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Seconds of each run that is to be trained, and where they are from."""
+    """What a run of each arm takes, by arm_id."""
 
     seconds: Mapping[str, float]
-    """By run_id; of the run itself, however many run at once."""
+    """From its start to its end, however many run at once."""
+    flops: Mapping[str, float]
     source: str
+    """Where the seconds are from."""
     is_measured: bool
     """Whether all are from runs that were trained, and none is a guess."""
 
@@ -73,23 +75,25 @@ def speeds(ends: Iterable[Mapping[str, Any]]) -> list[Speed]:
     return found
 
 
-def estimate(runs: Iterable[tuple[str, RunConfig]], past: Sequence[Speed], guess: float) -> Estimate:
-    """Seconds of each of `runs`, (run_id, config), judged by `past`.
+def estimate(arms: Mapping[str, RunConfig], past: Sequence[Speed], guess: float) -> Estimate:
+    """What a run of each of `arms`, arm_id to config, takes, judged by `past`.
 
     Args:
         guess: FLOP/s of what one run occupies, for when no run was measured.
     """
     known = _Known(past)
+    work = {arm: flops(config) for arm, config in arms.items()}
     seconds, sources = dict[str, float](), dict[str, None]()
-    speed_of: dict[tuple[Any, ...], tuple[float, str]] = {}
-    for run_id, config in runs:
-        key = (_like(config), config.optimizer.name)
-        if key not in speed_of:
-            speed_of[key] = known.speed(*key) or (guess, f"{_ASSUMED} {guess:.0e} FLOP/s, and a second to start")
-        speed, source = speed_of[key]
-        seconds[run_id] = flops(config) / speed + (ASSUMED_START_S if source.startswith(_ASSUMED) else 0)
+    for arm, config in arms.items():
+        if speed := known.speed(_like(config), config.optimizer.name) if past else None:
+            seconds[arm], source = work[arm] / speed[0], speed[1]
+        else:
+            seconds[arm], source = (
+                work[arm] / guess + ASSUMED_START_S,
+                f"{_ASSUMED} {guess:.0e} FLOP/s, and a second to start",
+            )
         sources[source] = None
-    return Estimate(seconds, "; ".join(sources), not any(source.startswith(_ASSUMED) for source in sources))
+    return Estimate(seconds, work, "; ".join(sources), not any(source.startswith(_ASSUMED) for source in sources))
 
 
 class _Known:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from muon_core.config.identity import Identity
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import DataConfig, RunConfig
 from search_spaces.cells import Cell, block_cells, check_constants, check_size
@@ -26,6 +27,7 @@ class PlannedRun:
 
     config: RunConfig
     run_id: str
+    arm_id: str
     members: tuple[tuple[str, str], ...]
     """(block, role) of every block that contains it, in the order of the file."""
 
@@ -45,6 +47,7 @@ class _Arm:
     """A cell's run, still without its seed, and the blocks that contain it."""
 
     config: RunConfig
+    identity: Identity
     members: list[int]
 
 
@@ -70,9 +73,9 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
 
 
 def _planned(spec: SweepSpec, arm: _Arm, seed: int) -> PlannedRun:
-    config = arm.config.replace(seed=seed)
+    config = arm.config.model_copy(update={"seed": seed})  # not validated again: any seed of a spec is one of a run
     members = tuple((spec.blocks[index].name, spec.blocks[index].role) for index in arm.members)
-    return PlannedRun(config, config.run_id, members)
+    return PlannedRun(config, arm.identity.run_id(seed), arm.identity.arm_id, members)
 
 
 def _configs(
@@ -109,9 +112,11 @@ def _configs(
             problems.add(("resources", "workers"), str(error))
         named = place(cell, ("data", "corpus"), "", at)
         try:
-            config = config.replace(data=locate(config.data, spec.source.folder_of(named)))
+            data = locate(config.data, spec.source.folder_of(named))
         except ValueError as error:
             problems.add(named, str(error))
+        else:
+            config = config if data is config.data else config.replace(data=data)
         configs.append(config)
     return configs
 
@@ -125,7 +130,8 @@ def _merge(spec: SweepSpec, configs: list[list[RunConfig]], problems: Problems) 
             cells, axes = len(configs[index]), "grid" if block.grid else "zip"
             problems.add((*at, axes), f"the baseline must be one cell, got {cells}; move its axes to a candidate block")
         for config in configs[index]:
-            arm = arms.setdefault(config.run_id, _Arm(config, []))
+            identity = config.identity()
+            arm = arms.setdefault(identity.run_id(config.seed), _Arm(config, identity, []))
             if index in arm.members:
                 problems.add(at, f"two cells are one run, {config.arm_label}: they differ in nothing that changes it")
             elif differing := [

@@ -44,17 +44,17 @@ class Field:
 @cache
 def fields(model: type[Config]) -> dict[str, Field]:
     """The fields of a config by name."""
-    described = model.model_json_schema()["properties"]
-    return {name: _field(model, name, described[name]) for name in model.model_fields}
+    described, meanings = model.model_json_schema()["properties"], model.meanings()
+    return {name: _field(model, name, described[name], meanings.get(name, "")) for name in model.model_fields}
 
 
-def _field(model: type[Config], name: str, schema: Mapping[str, Any]) -> Field:
+def _field(model: type[Config], name: str, schema: Mapping[str, Any], meaning: str) -> Field:
     info = model.model_fields[name]
     values = {key: value for key, value in schema.items() if key not in ("title", "description", "default", "examples")}
     return Field(
         name,
         _simplified(values),
-        " ".join((info.description or "").split()),
+        meaning,
         schema.get("default", UNSTATED),
         info.is_required(),
         tuple(info.examples or ()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -92,8 +91,8 @@ def build(base: Mapping[str, Any], values: Mapping[FieldPath, Any]) -> RunConfig
 
     Raises pydantic's ValidationError. Types are strict (`"200"` is no number), as in JSON: a list serves as a tuple.
     """
-    config = copy.deepcopy(dict(base))
-    for (*groups, field), value in values.items():
+    config = {name: dict(part) if isinstance(part, dict) else part for name, part in base.items()}
+    for (*groups, field), value in values.items():  # a group is one level deep
         node = config
         for group in groups:
             node = node.setdefault(group, {})

@@ -8,12 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from muon_core.tables import FINISHED
+from muon_core.statuses import FINISHED
 from search_spaces.arm_names import arm_names
 from search_spaces.doubts import doubts
-from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate, flops
+from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import Resources, SweepSpec
+from search_spaces.student_t import detectable_shift, t_quantile
 
 Status = Literal["new", "done", "diverged", "failed", "interrupted", "running"]
 STATUS: dict[str, Status] = {
@@ -90,12 +91,12 @@ class Plan:
     @property
     def flops(self) -> float:
         """FLOPs of `to_run`."""
-        return sum(flops(run.config) for run in self.to_run)
+        return sum(self.estimate.flops[run.arm_id] for run in self.to_run)
 
     @property
     def seconds(self) -> float:
         """What `to_run` is expected to take, one run after the other."""
-        return sum(self.estimate.seconds[run.run_id] for run in self.to_run)
+        return sum(self.estimate.seconds[run.arm_id] for run in self.to_run)
 
     @property
     def tokens(self) -> int:
@@ -115,8 +116,8 @@ class Plan:
                     "role": run.role,
                     "members": [{"block": block, "role": role} for block, role in run.members],
                     "optimizer": run.config.optimizer.name,
-                    "arm": self.names[run.config.arm_id],
-                    "arm_id": run.config.arm_id,
+                    "arm": self.names[run.arm_id],
+                    "arm_id": run.arm_id,
                     "seed": run.config.seed,
                     "status": status,
                     "to_run": run.run_id in starting,
@@ -164,13 +165,13 @@ def plan(
     """
     runs = tuple(expand(spec))
     statuses = tuple(_status(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
-    settled = {*FINISHED, "failed", "running"} - {*retry}
-    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status not in settled)
+    waiting = {"new", "interrupted", *retry}
+    to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
-    odd = tuple(doubts(run.config for run in runs))
-    takes = estimate([(run.run_id, run.config) for run in to_run], past, _guess(spec.resources))
-    listed = {run.run_id for run in runs}
+    odd = tuple(doubts(run.config for run in runs[:arms]))  # seeds change nothing about them
+    takes = estimate({run.arm_id: run.config for run in to_run}, past, _guess(spec.resources))
+    listed = {run.run_id for run in runs} if listed_before else set()
     unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))
     resolves = power(spec, arms - 1, sd)
     return Plan(spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted)
@@ -202,8 +203,6 @@ def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:
         sd, source = _TINY_SD if spec.preset == "tiny" else _LARGE_SD
     if seeds == 1 or not comparisons:
         return Power(seeds, comparisons, sd, source, None, None)
-    from scipy.special import nctdtrinc, stdtrit  # half a second, which loading a sweep file need not pay
-
-    critical, scale = float(stdtrit(seeds - 1, 1 - 0.025 / comparisons)), sd / seeds**0.5
-    detectable = float(nctdtrinc(seeds - 1, 0.2, critical)) * scale
+    critical, scale = t_quantile(0.025 / comparisons, seeds - 1), sd / seeds**0.5
+    detectable = detectable_shift(critical, seeds - 1, 0.8) * scale
     return Power(seeds, comparisons, sd, source, critical * scale, detectable)

@@ -11,8 +11,8 @@ import polars as pl
 from analysis import queries
 from analysis.summary import Summary
 from analysis.verdicts import DASH, seconds_text
+from muon_core.statuses import last_line
 from muon_core.store.sweeps import SweepRecord
-from muon_core.tables import last_line
 
 Pairs = list[tuple[str, str]]
 

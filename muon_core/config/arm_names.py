@@ -22,8 +22,9 @@ class Arm:
     """What an arm can be called by."""
 
     label: str
-    fields: Mapping[str, str]
-    """Every field that makes the arm, its seed left out, by the name a sweep file gives it; values as text."""
+    fields: Mapping[str, Any]
+    """Every field that makes the arm, its seed left out, by the name a sweep file gives it. An arm whose label no other
+    has needs none."""
     is_baseline: bool = False
 
 
@@ -39,19 +40,28 @@ def arm_names(arms: Mapping[str, Arm]) -> dict[str, str]:
 
 def _apart(label: str, group: Mapping[str, Arm]) -> dict[str, str]:
     """Names of the arms that share `label`: what differs from the baseline or, without one, among them."""
-    others = [arm for arm in group.values() if arm.is_baseline] or list(group.values())
+    first, *others = [arm.fields for arm in group.values() if arm.is_baseline] or [arm.fields for arm in group.values()]
+    shared = {
+        name: value
+        for name, value in first.items()
+        if all(name in fields and fields[name] == value for fields in others)
+    }
     names = {}
     for arm_id, arm in group.items():
         differing = (
-            f"{name}={value}"
+            f"{name}={_text(value)}"
             for name, value in arm.fields.items()
-            if any(other.fields.get(name) != value for other in others)
+            if name not in shared or shared[name] != value
         )
         names[arm_id] = " ".join([label, *differing])
     return names
 
 
-def flat_fields(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(dotted name, value as text) of nested mappings; texts stay as they are, other values are JSON."""
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def flat_fields(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of nested mappings."""
     for path, value in leaves(tree):
-        yield ".".join(path), value if isinstance(value, str) else json.dumps(value, default=str)
+        yield ".".join(path), value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import ast
+import inspect
+import itertools
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -13,11 +16,26 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """Immutable, rejects unknown keys, documents a field by the string below it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    # Not `use_attribute_docstrings`: it reads the source of each class at import, which a plan would feel (`meanings`).
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated again (pydantic's `model_copy` would not)."""
         return type(self).model_validate(dict(self) | changes)
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Field to the string below it, on one line."""
+        found: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            if issubclass(kind, Config):
+                (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+                assert isinstance(definition, ast.ClassDef)
+                for field, below in itertools.pairwise(definition.body):
+                    match field, below:
+                        case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                            found[name] = " ".join(text.split())
+        return found
 
 
 def leaves(tree: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -27,10 +45,6 @@ def leaves(tree: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...
         return
     for name, child in tree.items():
         yield from leaves(child, (*at, name))
-
-
-def short_hash(value: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]
 
 
 def canonical_json(value: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from muon_core.config.base import Config, short_hash
+from muon_core.config.base import Config
+from muon_core.config.identity import Identity
 from muon_core.config.optimizers import MuonConfig, OptimizerConfig
 
 SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
@@ -234,16 +235,19 @@ class RunConfig(Config):
             science["data"]["corpus"] = "sha256"  # the content is the identity, not where it lies
         return science | {"schema": SCHEMA}
 
+    def identity(self) -> Identity:
+        """What the run is called, and those that differ from it in the seed alone."""
+        return Identity(self.arm_label, self.science())
+
     @property
     def run_id(self) -> str:
         """Readable and unique to the science: `orthonoise-a0.001-s42-3f9a1c07`."""
-        return f"{self.arm_label}-s{self.seed}-{short_hash(self.science())}"
+        return self.identity().run_id(self.seed)
 
     @property
     def arm_id(self) -> str:
         """The same for runs that differ only in seed: `orthonoise-a0.001-91bc22d0`."""
-        science = {key: value for key, value in self.science().items() if key not in ("seed", "seeds")}
-        return f"{self.arm_label}-{short_hash(science)}"
+        return self.identity().arm_id
 
     @property
     def arm_label(self) -> str:

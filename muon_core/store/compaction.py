@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from muon_core.statuses import FINISHED
 from muon_core.store.cleaning import clean_run
 from muon_core.store.final import finalize
 from muon_core.store.keys import Attempt, parse_ends, parse_finals, parse_live
@@ -21,7 +22,7 @@ from muon_core.store.lineage import BrokenLineage, Problems, lineage
 from muon_core.store.packs import repack
 from muon_core.store.reader import list_keys, mark_version, read_attempts, read_ends, relisting
 from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError, store_time
-from muon_core.tables import FINISHED, RUNS, SERIES
+from muon_core.tables import RUNS, SERIES
 
 
 @dataclass(slots=True)

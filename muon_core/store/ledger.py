@@ -20,13 +20,11 @@ import socket
 import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from muon_core.store.storage import Listed, Storage, StoreError, store_time
-from muon_core.tables import ATTEMPTS
 
 STALE_S = 60.0  # without a sign of life for so long, another machine's attempt counts as dead
 ERROR_CHARS = 4000  # of a traceback, its end
@@ -184,21 +182,6 @@ def is_alive(entry: Entry, now: float) -> bool:
     if entry.machine == this_machine() and not _runs_here(entry):
         return False
     return now - entry.seen_at < STALE_S
-
-
-def attempt_row(entry: Entry, now: float) -> dict[str, Any]:
-    """`entry` as a row of the `attempts` table; one whose process is gone at `now` without a word is `lost`."""
-    known = asdict(entry) | asdict(entry.rate)
-    return {name: known[name] for name in ATTEMPTS.columns if name in known} | {
-        "attempt": entry.number,
-        "status": "lost" if entry.status == "running" and not is_alive(entry, now) else entry.status,
-        "started_at": datetime.fromtimestamp(entry.started_at, UTC),
-        "seen_at": datetime.fromtimestamp(entry.seen_at, UTC),
-        "gpu_hours": entry.gpu_hours,
-        "usd": entry.usd,
-        "price_source": entry.rate.source,
-        "price_date": entry.rate.date,
-    }
 
 
 def close_entry(

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from muon_core.statuses import FINISHED
 from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, Attempt, check_name, final_key, live_key, next_id, parse_ends
 from muon_core.store.ledger import close_entry, read_entries
@@ -30,7 +31,7 @@ from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import Row, digest, encode
 from muon_core.store.reader import list_keys, list_series_keys, mark_version, read_attempts, read_start, relisting
 from muon_core.store.storage import READER_GRACE_S, Storage, StoreError, StoreUnavailable, patiently
-from muon_core.tables import FINISHED, RUNS, SERIES
+from muon_core.tables import RUNS, SERIES
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

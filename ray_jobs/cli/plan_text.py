@@ -68,7 +68,7 @@ def _rows(plan: Plan, arms: int) -> list[tuple[str, ...]]:
         blocks, roles = (" + ".join(dict.fromkeys(names)) for names in zip(*runs[0].members, strict=True))
         seeds = " ".join(str(run.config.seed) for run in runs)
         status = ", ".join(f"{count} {status}" for status, count in counts.items())
-        rows.append((blocks, roles, plan.names[runs[0].config.arm_id], seeds, status))
+        rows.append((blocks, roles, plan.names[runs[0].arm_id], seeds, status))
     return rows
 
 

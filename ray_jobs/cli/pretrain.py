@@ -9,11 +9,11 @@ import click
 
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
+from muon_core.statuses import FINISHED, last_line
 from muon_core.store.keys import next_start
 from muon_core.store.open import open_storage
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError, check_writable
-from muon_core.tables import FINISHED, last_line
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
 from ray_jobs.elsewhere import wait_for_others

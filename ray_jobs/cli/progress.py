@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from muon_core.tables import last_line
+from muon_core.statuses import last_line
 from ray_jobs.cli.text import short_count
 from ray_jobs.run_queue import RunState
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from muon_core.tables import last_line
+from muon_core.statuses import last_line
 from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.runs import find_run
 from ray_jobs.cli.text import cut, table_lines

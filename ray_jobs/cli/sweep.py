@@ -10,11 +10,9 @@ from collections.abc import Sequence
 import click
 from click.core import ParameterSource
 
+from muon_core.statuses import FINISHED, last_line
 from muon_core.store.open import open_storage
-from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, check_writable
-from muon_core.store.sweeps import write_sweep
-from muon_core.tables import FINISHED, last_line
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
@@ -22,7 +20,6 @@ from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep_records import list_command, show_command
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
-from ray_jobs.sweep_run import Place, prepare_data, train_all
 from search_spaces.plan import Plan
 from search_spaces.spec import SweepSpec, load_spec
 
@@ -148,6 +145,9 @@ def run(
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
     seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130 interrupted.
     """
+    from muon_core.store.sweeps import write_sweep
+    from ray_jobs.sweep_run import Place, prepare_data, train_all
+
     sweep = load_spec(spec)
     storage = open_storage(store)
     if in_process:
@@ -168,6 +168,7 @@ def run(
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
         probe(address)
+
     write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     for doubt in planned.doubts:
@@ -206,6 +207,8 @@ def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
 
 def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
     """Say what failed, now or before, and what to do next; returns the exit code."""
+    from muon_core.store.reader import read_statuses
+
     statuses = read_statuses(storage)
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
     left = [run for run in planned.runs if statuses.get(run.run_id) not in (*FINISHED, "failed")]

@@ -455,7 +455,8 @@ def test_version_names_what_decides_a_result(muon: Muon) -> None:
 
 def test_schema_describes_the_sweep_file(muon: Muon) -> None:
     schema = json.loads(muon("schema").out)
-    assert {"version", "name", "seeds", "blocks"} <= set(schema["required"])
+    assert {"version", "name", "seeds", "blocks"} <= set(schema["else"]["required"])
+    assert schema["if"] == {"required": ["extends"]}
     assert schema["additionalProperties"] is False
     assert "orthonoise" in schema["$defs"]["block"]["properties"]["optimizer"]["enum"]
 

@@ -33,7 +33,7 @@ def test_the_runs_most_like_it_say_how_long_a_run_takes() -> None:
     muon, adamw = run(), run(optimizer={"name": "adamw"})
     other = run(model={"d_model": 128})
     past = speeds([end(muon, 30.0), end(muon, 40.0), end(muon, 50.0), end(adamw, 20.0), end(muon, 9.0, "failed")])
-    found = estimate([("a", muon), ("b", adamw), ("c", run(steps=2 * muon.steps)), ("d", other)], past, guess=1.0)
+    found = estimate({"a": muon, "b": adamw, "c": run(steps=2 * muon.steps), "d": other}, past, guess=1.0)
     assert found.seconds["a"] == pytest.approx(40.0)
     assert found.seconds["b"] == pytest.approx(20.0)
     assert found.seconds["c"] == pytest.approx(80.0)
@@ -44,7 +44,7 @@ def test_the_runs_most_like_it_say_how_long_a_run_takes() -> None:
 
 
 def test_where_nothing_was_measured_the_guess_is_called_one() -> None:
-    found = estimate([("a", run())], [], guess=1e9)
+    found = estimate({"a": run()}, [], guess=1e9)
     assert found.seconds["a"] == pytest.approx(flops(run()) / 1e9 + 1)
     assert found.source.startswith("assumed: 1e+09 FLOP/s")
     assert not found.is_measured

@@ -10,9 +10,9 @@ from test_names import trained
 from analysis.statistics import holm
 from analysis.store import open_store
 from analysis.summary import summarize
+from muon_core.statuses import STATUSES
 from muon_core.store.folder import Folder
 from muon_core.store.sweeps import write_sweep
-from muon_core.tables import STATUSES
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import sweep_record

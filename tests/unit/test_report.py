@@ -17,8 +17,8 @@ from analysis.report.wording import provenance
 from analysis.store import Store
 from analysis.summary import members_of, summarize
 from analysis.verdicts import sentence
+from muon_core.statuses import last_line
 from muon_core.store.folder import Folder
-from muon_core.tables import last_line
 
 _VOID = {"meta", "link", "br", "img"}
 
