@@ -1,4 +1,4 @@
-"""The address of a Ray cluster, looked at before anything starts: what it means, and whether the store suits it."""
+"""The address of a Ray, looked at before anything starts: what it means, who answers, whether the store suits it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,19 @@ def probe(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=PROBE_S).close()
     except OSError as error:
         raise ConnectionError(f"nothing answers at {address} ({error.strerror or error}); is the head up?") from error
+
+
+def check_loopback() -> None:
+    """Raises ConnectionError where the interface is down, as in a new network namespace; Ray would try for minutes."""
+    with socket.socket() as server, socket.socket() as client:
+        try:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            client.connect(server.getsockname())
+        except OSError as error:
+            raise ConnectionError(
+                f"127.0.0.1 does not answer ({error.strerror or error}); `ip link set lo up` as root"
+            ) from error
 
 
 def _parts(address: str) -> tuple[str, str]:

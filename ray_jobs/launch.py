@@ -6,13 +6,11 @@ it ended. Without a cluster to join, the Ray is this call's own: it listens on l
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -27,17 +25,16 @@ from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
+from ray_jobs.connection import RayLost, check_alive, connected
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.slot_settings import SlotSettings
-from ray_jobs.slots import Slot, worker_environment
-from ray_jobs.stop_signals import deferred
+from ray_jobs.slots import Slot
 from ray_jobs.terms import Terms
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
-OBJECT_STORE = 128 << 20  # bytes of shared memory; what goes through it is some configs
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
 
@@ -193,44 +190,6 @@ def _stop(queue: Any) -> None:
         time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def connected(address: str | None, resources: Resources) -> Iterator[None]:
-    """A Ray to run on, quiet; on leaving, what this process started is shut down."""
-    environment = worker_environment(resources.threads_per_worker)
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": environment},
-    }
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
-    with contextlib.ExitStack() as stack:
-        if address is None:
-            folder = stack.enter_context(ray_folder())
-            options |= {"include_dashboard": False, "_temp_dir": folder, "object_store_memory": OBJECT_STORE}
-        try:
-            with deferred():  # a signal in the midst of it would end this process in C++
-                ray.init(address=address or "local", **options)
-            yield
-        finally:
-            with deferred():
-                ray.shutdown()
-
-
-class RayLost(ConnectionError):
-    """The Ray of a sweep died under it. Nothing that is stored is lost with it."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(f"it died ({cause}); what is stored is kept, the same command continues")
-
-
-def _check_alive() -> None:
-    """Raises RayLost if one of the two processes is gone without which a private Ray hangs for a minute or for ever."""
-    node = ray._private.worker._global_node
-    if dead := [name for name, _ in node.dead_processes() if name in ("raylet", "gcs_server")] if node else []:
-        raise RayLost(dead[0])
-
-
 class _Watcher:
     """Calls `watch` from a thread until the block is left, and once more then.
 
@@ -273,7 +232,7 @@ class _Watcher:
         """What the queue knows, however long a busy machine takes to start it. Raises RayLost or RayError."""
         answer = self._queue.look.remote()
         while True:
-            _check_alive()
+            check_alive()
             if ray.wait([answer], timeout=WATCH_EVERY_S)[0]:
                 known: tuple[list[RunState], StoreError | None] = ray.get(answer)
                 return known

@@ -59,6 +59,15 @@ def deferred() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def never_alarmed() -> None:
+    """Have this process, and the threads and processes it starts from now on, never hear SIGALRM.
+
+    While Ray connects, it writes a trace at SIGTERM, passes the signal on to whoever heard it before, and has itself
+    aborted by an alarm three seconds later, however orderly the end it gets.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+
+
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     """Have signals to stop call `handler`, but for those that whoever started this process had it ignore (nohup)."""

@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -14,7 +15,7 @@ import click
 
 from muon_core.store.storage import StoreError, StoreUnavailable
 from ray_jobs.cli.options import STORE, Group
-from ray_jobs.stop_signals import interrupting
+from ray_jobs.stop_signals import interrupting, never_alarmed
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 6 stopped by the budget, 7 Ray or the
 # store is out of reach
@@ -95,9 +96,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     A sweep or config file with several errors gives a line for each, so that it is corrected in one go.
     """
+    if arguments is None:
+        _speak_utf8()
+        never_alarmed()
     try:
         _set_log_level()
         _print_anything()
+        _check_names(sys.argv[1:] if arguments is None else arguments)
         with interrupting():
             code = cli.main(arguments, prog_name="muon", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as asked:
@@ -125,6 +130,23 @@ def main(arguments: list[str] | None = None) -> None:
         _drop_unwritten()
         _fail(EXIT_INTERNAL, f"cannot write: {error.strerror}; free space, or write elsewhere")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _speak_utf8() -> None:
+    """Begin anew in Python's UTF-8 mode where the locale is another: Polars and Ray take names of files for UTF-8.
+
+    What is printed stays in the encoding of the terminal.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{sys.stdout.encoding}:replace"}
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # this program
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Raises ValueError for bytes that are no UTF-8, which no table or process of Ray could be told."""
+    for name in (*arguments, os.environ.get("MUON_STORE", ""), os.getcwd()):
+        if re.search("[\ud800-\udfff]", name):
+            raise ValueError(f"{name!r} is not UTF-8; rename the file or folder")
 
 
 def _set_log_level() -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
 
 from muon_core.store.keys import parse_sweeps
-from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
-from muon_core.store.sweeps import SweepRecord, read_record
 from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.text import cut, table_lines, terminal_width
 from search_spaces.spec import SweepSpec
 from search_spaces.write_yaml import as_sweep_yaml
+
+if TYPE_CHECKING:
+    from muon_core.store.sweeps import SweepRecord
 
 HEADER = ("sweep", "runs", "status", "recorded (UTC)", "question")
 
@@ -98,6 +99,8 @@ def _is_imported(record: SweepRecord) -> bool:
 def _sweeps(storage: Storage) -> list[dict[str, Any]]:
     """What `--json` shows of each sweep, by name."""
     from analysis.members import MISSING
+    from muon_core.store.reader import read_statuses
+    from muon_core.store.sweeps import read_record
 
     written = {item.key: item.modified for item in storage.stat("sweeps/")}
     statuses = read_statuses(storage)

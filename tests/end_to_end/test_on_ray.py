@@ -8,6 +8,7 @@ in one file, which a parallel run of the suite gives to one worker: two Rays sid
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def story_runs(small: dict[str, Any]) -> dict[str, RunConfig]:
 @pytest.fixture(scope="module")
 def one_ray() -> Iterator[None]:
     """A Ray of this process, private as that of a sweep."""
-    from ray_jobs.launch import connected
+    from ray_jobs.connection import connected
 
     with connected(None, TWO_WORKERS):
         yield
@@ -195,44 +196,62 @@ def statuses(store: Path) -> dict[str, str]:
     return dict(open_store(store).sweep("test").runs.select("block", "status").collect().iter_rows())
 
 
-def interrupt(command: list[str], store: Path, run_id: str) -> str:
-    """Start the sweep, send what a batch system sends once `run_id` trains, and return what it said."""
+POSIX = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+FEW_FILES = ["sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"]
+
+
+def interrupt(command: list[str], store: Path, run_id: str, number: int) -> tuple[int, str]:
+    """Start the sweep, send it a signal once `run_id` trains again, and return how it ended and what it said."""
+
+    def attempts() -> int:
+        return sum(run_id in key for key, _ in Folder(store).list("attempts/"))
+
+    before = attempts()
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 200
-    while not any(run_id in key for key, _ in Folder(store).list("attempts/")):
+    while attempts() == before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in child.name() for child in family)
     begin = time.monotonic()
-    process.terminate()
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
     assert time.monotonic() - begin < 45
     _, alive = psutil.wait_procs(family, timeout=15)
     assert alive == []
-    return stderr
+    assert list(Path(tempfile.gettempdir()).glob(f"muon-{process.pid}-*")) == []
+    return process.returncode, stderr
 
 
 def test_a_sweep_is_interrupted_beside_another_ray_continued_and_answered_with_the_rows_of_runs_in_this_process(
-    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str], one_ray: None
+    tmp_path: Path,
+    small: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    one_ray: None,
 ) -> None:
-    """SIGTERM keeps the finished run and leaves no process; an arm that cannot be built fails, and the others go on.
+    """SIGTERM keeps the finished run and leaves no process, nor does SIGKILL; an arm that cannot be built fails.
 
-    All beside another Ray on the machine, that of this process.
+    All beside another Ray on the machine, that of this process, in the oldest of locales, with few files to open.
     """
+    for name, value in POSIX.items():
+        monkeypatch.setenv(name, value)
     spec = sweep_file(tmp_path, small, BLOCKS, seeds=[1], resources={"max_concurrent": 1})
-    store, here = tmp_path / "results", tmp_path / "here"
+    store, here = tmp_path / "Läufe, 結果", tmp_path / "here"
+    command = [*FEW_FILES, MUON, "sweep", "run", str(spec), "--store", str(store)]
     (long,) = [run.run_id for run in expand(load_spec(spec)) if run.config.steps == LONG]
-    stderr = interrupt([MUON, "sweep", "run", str(spec), "--store", str(store)], store, long)
+    code, stderr = interrupt(command, store, long, signal.SIGTERM)
+    assert code == 130, stderr
     assert "Traceback" not in stderr
     assert "the same command continues" in stderr
     assert statuses(store) == {"short": "done", "long": "stopped"}  # the next did not begin
     finished = open_store(store).sweep("test").runs.filter(pl.col("block") == "short").collect()
 
+    assert interrupt(command, store, long, signal.SIGKILL)[0] == -signal.SIGKILL
     again = muon("sweep", "run", str(spec), store=store)
     assert again.returncode == 3, again.stderr  # a run failed
     assert not [word for word in ("WARN", "raylet", "Traceback", "INFO") if word in again.stderr], again.stderr
@@ -263,7 +282,7 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
     one_ray: None, small: dict[str, Any], tmp_path: Path
 ) -> None:
     """Machines short of memory choose the raylet. It is that of all tests above, so this one comes last."""
-    from ray_jobs import launch
+    from ray_jobs import connection, launch
 
     config = RunConfig.model_validate(small | {"steps": LONG, "optimizer": {"name": "adamw"}})
 
@@ -273,7 +292,7 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
                 os.kill(raylet, signal.SIGKILL)
 
     begin = time.monotonic()
-    with pytest.raises(launch.RayLost, match="raylet"):
+    with pytest.raises(connection.RayLost, match="raylet"):
         launch.run_connected([config], Folder(tmp_path), Resources(), Terms(max_restarts=1), slots=1, watch=kill)
     assert time.monotonic() - begin < 120
     assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])

@@ -25,7 +25,8 @@ def command():
     {body}
 
 cli.COMMANDS["wait"] = ("__main__", "")
-cli.main(["wait"])
+sys.argv[1:] = ["wait"]
+cli.main()
 """
 WAIT = 'print("ready", flush=True); time.sleep(60)'
 DEFERRED = """
@@ -70,6 +71,13 @@ def test_none_breaks_into_what_must_end_first(number: int) -> None:
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=SOON_S)
     assert (process.returncode, stdout, stderr.strip().count("\n")) == (130, "whole\n", 0)
+
+
+def test_an_alarm_does_not_end_a_command() -> None:
+    """Ray's libraries set one when they meet SIGTERM."""
+    with started("import signal; print('ready', flush=True); signal.alarm(1); time.sleep(2); print('on')") as process:
+        stdout, stderr = process.communicate(timeout=SOON_S)
+    assert (process.returncode, stdout, stderr) == (0, "on\n", "")
 
 
 def test_what_was_ignored_when_the_command_began_stays_so() -> None:

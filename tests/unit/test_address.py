@@ -1,5 +1,6 @@
 """`--address` and RAY_ADDRESS: what is refused before a cluster is joined, and who joins none."""
 
+import errno
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import test_cli
 from test_cli import Muon
 
 from muon_core.store.folder import Folder
-from ray_jobs.address import check_address, check_store, probe
+from ray_jobs.address import check_address, check_loopback, check_store, probe
 
 muon = test_cli.muon
 SWEEP = "version: 1\nname: one\nseeds: [1]\nblocks: [{name: b, role: baseline, optimizer: muon}]\n"
@@ -41,6 +42,17 @@ def test_an_address_that_is_none_is_refused_in_one_line(muon: Muon, spec: str, a
         f"muon: Ray address {' '.join(repr(address).split())}: give host:port, such as 10.0.0.5:6379, or auto on a "
         "node of it\n"
     )
+
+
+def test_a_machine_without_loopback_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_loopback()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1 does not answer \(Network is .*\); `ip link set lo up`"):
+        check_loopback()
 
 
 def test_ray_client_is_refused_with_the_remedy(muon: Muon, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:

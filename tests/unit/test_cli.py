@@ -632,6 +632,31 @@ def test_an_internal_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
         main(["schema"])
 
 
+@pytest.mark.parametrize("encoding", ["", "ascii", "latin-1"])
+def test_names_of_files_are_utf8_in_any_locale(tmp_path: Path, encoding: str) -> None:
+    """Python takes them for ASCII in this one, Polars and Ray for UTF-8 in all."""
+    locale = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": encoding}
+    (tmp_path / "für 結果").mkdir()
+    done = subprocess.run(
+        [MUON, "query", "SHOW TABLES", "--store", "für 結果"], capture_output=True, cwd=tmp_path,
+        env=os.environ | locale,
+    )  # fmt: skip
+    assert done.returncode == 2
+    shown = done.stderr.decode(encoding if encoding == "latin-1" else "utf-8")  # click lets no terminal be ASCII
+    assert f"für {'??' if encoding == 'latin-1' else '結果'} is no results store" in shown
+
+
+@pytest.mark.parametrize("place", ["argument", "variable"])
+def test_a_name_that_is_not_utf8_is_refused_in_one_line(
+    muon: Muon, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    name = os.fsdecode(b"st-\xff")
+    if place == "variable":
+        monkeypatch.setenv("MUON_STORE", name)
+    refused = muon("status", *(["--store", name] if place == "argument" else []))
+    assert (refused.code, refused.err) == (2, "muon: 'st-\\udcff' is not UTF-8; rename the file or folder\n")
+
+
 def test_log_level_debug_shows_where_an_error_was_raised(tmp_path: Path) -> None:
     done = subprocess.run(
         [MUON, "pretrain", "--seed", "-1", "--dry-run"],

@@ -1,0 +1,75 @@
+"""A Ray to run on: a cluster that is joined, or one that is this process's own and ends with the block."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import ray_jobs.ray_settings  # noqa: F401  before ray
+
+# isort: split
+import ray
+
+from ray_jobs.address import check_loopback
+from ray_jobs.ray_folder import OBJECT_STORE, complaint, object_folder, ray_folder, watched
+from ray_jobs.slots import worker_environment
+from ray_jobs.stop_signals import deferred
+from search_spaces.spec import Resources
+
+
+@contextlib.contextmanager
+def connected(address: str | None, resources: Resources) -> Iterator[None]:
+    """A Ray to run on, quiet; on leaving, what this process started is shut down.
+
+    Raises: ConnectionError if the cluster cannot be joined or the own one does not start.
+    """
+    environment = worker_environment(resources.threads_per_worker)
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": environment},
+    }
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if address is None:
+            check_loopback()
+            folder = stack.enter_context(ray_folder())
+            stack.enter_context(watched(folder))
+            options |= {"include_dashboard": False, "_temp_dir": folder}
+            options |= {"object_store_memory": OBJECT_STORE, "_plasma_directory": object_folder(folder)}
+        try:
+            with deferred():  # a signal in the midst of it would end this process in C++
+                _start(address, folder, options)
+            yield
+        finally:
+            with deferred():
+                ray.shutdown()
+
+
+def _start(address: str | None, folder: str | None, options: dict[str, Any]) -> None:
+    """Call `ray.init`, whose errors are of many types. Raises ConnectionError with what it said, or its processes."""
+    try:
+        ray.init(address=address or "local", **options)
+    except Exception as error:
+        words = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if folder is None:
+            raise ConnectionError(words) from error
+        raise ConnectionError(f"it did not start ({complaint(folder) or words})") from error
+
+
+class RayLost(ConnectionError):
+    """The Ray of a sweep died under it. Nothing that is stored is lost with it."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"it died ({cause}); what is stored is kept, the same command continues")
+
+
+def check_alive() -> None:
+    """Raises RayLost if one of the two processes is gone without which a private Ray hangs for a minute or for ever."""
+    node = ray._private.worker._global_node
+    if dead := [name for name, _ in node.dead_processes() if name in ("raylet", "gcs_server")] if node else []:
+        raise RayLost(dead[0])
