@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from search_spaces.arm_names import arm_names
-from search_spaces.doubts import doubts
+from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import SweepSpec
 from search_spaces.student_t import detectable_shift, t_quantile
@@ -126,7 +126,7 @@ def plan(spec: SweepSpec, done: Mapping[str, str], *, retry_failed: bool = False
     waiting = {"new", "interrupted"} | ({"failed"} if retry_failed else set())
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
-    odd = tuple(doubts(run.config for run in runs[:arms]))  # seeds change nothing about them
+    odd = (*doubts([run.config for run in runs[:arms]]), *gate_doubts(spec))  # seeds change nothing about them
     return Plan(spec, runs, statuses, to_run, power(spec, arms - 1, sd), arm_names(runs), odd)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
+from ray_jobs.machine import misfit
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
@@ -66,6 +68,8 @@ def plan(spec: str, store: str, retry: str | None, sd: float | None, as_json: bo
     """
     sweep = load_spec(spec)
     planned = make_plan(sweep, _statuses(open_storage(store)), retry_failed=retry == "failed", sd=sd)
+    if planned.to_run and not os.environ.get("RAY_ADDRESS") and (needs := misfit(sweep.resources)):
+        planned = dataclasses.replace(planned, doubts=(*planned.doubts, needs))
     if as_json:
         click.echo(json.dumps(planned.to_json(), indent=2))
         return
@@ -150,6 +154,8 @@ def run(
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
         probe(address)
+    if todo and not (address or in_process) and (needs := misfit(sweep.resources)):
+        raise ValueError(needs)
     from muon_core.store.sweeps import write_sweep
 
     write_sweep(storage, sweep_record(planned))
