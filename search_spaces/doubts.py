@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 from muon_core.config.run import RunConfig
+from search_spaces.spec import SweepSpec
 
 HIGH_LR, LOW_LR = 10.0, 1e-7  # beyond both lies no optimizer's optimum, only a slip in the exponent
 PERIODS = {
@@ -16,9 +18,33 @@ PERIODS = {
 """Field of `tracking` -> what a period longer than the run leaves."""
 
 
-def doubts(configs: Iterable[RunConfig]) -> list[str]:
-    """A sentence each, without repetitions, in the order of the runs."""
-    return list(dict.fromkeys(doubt for config in configs for doubt in _doubts(config)))
+def doubts(configs: Sequence[RunConfig]) -> list[str]:
+    """A sentence each, without repetitions, in the order of the runs; then what they are like together."""
+    each = dict.fromkeys(doubt for config in configs for doubt in _doubts(config))
+    return [*each, *_unequal_tuning(configs)]
+
+
+def _unequal_tuning(configs: Iterable[RunConfig]) -> Iterator[str]:
+    """About optimizers of which some try several learning rates and others one."""
+    rates: dict[str, set[float]] = defaultdict(set)
+    for config in configs:
+        rates[config.optimizer.name].add(config.optimizer.lr)
+    untuned = " and ".join(f"{name}'s" for name, tried in rates.items() if len(tried) == 1)
+    for name, tried in rates.items():
+        if untuned and len(tried) > 1:
+            yield f"{name}: lr has {len(tried)} values, {untuned} 1: unequal tuning favours the first"
+
+
+def gate_doubts(spec: SweepSpec) -> list[str]:
+    """About gates that cannot show what they seem to: a sentence each."""
+    if any(block.role == "control" or block.optimizer == "isotropic" for block in spec.blocks):
+        return []
+    noisy = {f"block:{block.name}" for block in spec.blocks if block.optimizer == "orthonoise"}
+    return [
+        f"gate {gate.name}: no control (isotropic) separates noise from its structure; add a block of it"
+        for gate in spec.gates
+        if gate.kind == "superior" and noisy and gate.of in {"*", *noisy}
+    ]
 
 
 def _doubts(config: RunConfig) -> Iterator[str]:

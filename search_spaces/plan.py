@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from muon_core.statuses import FINISHED
 from search_spaces.arm_names import arm_names
-from search_spaces.doubts import doubts
+from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import Resources, SweepSpec
@@ -169,7 +169,7 @@ def plan(
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
-    odd = tuple(doubts(run.config for run in runs[:arms]))  # seeds change nothing about them
+    odd = (*doubts([run.config for run in runs[:arms]]), *gate_doubts(spec))  # seeds change nothing about them
     takes = estimate({run.arm_id: run.config for run in to_run}, past, _guess(spec.resources))
     listed = {run.run_id for run in runs} if listed_before else set()
     unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep_records import list_command, show_command
+from ray_jobs.machine import misfit
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
 from search_spaces.plan import Plan
@@ -84,6 +86,8 @@ def plan(
     storage = open_storage(store)
     planned = plan_sweep(sweep, storage, only=only, retry=retry, sd=sd)
     costs = money(planned, storage)
+    if planned.to_run and not os.environ.get("RAY_ADDRESS") and (needs := misfit(sweep.resources)):
+        planned = dataclasses.replace(planned, doubts=(*planned.doubts, needs))
     if as_json:
         click.echo(json.dumps(planned.to_json() | costs.to_json(), indent=2))
         return
@@ -168,6 +172,8 @@ def run(
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
         probe(address)
+    if todo and not (address or in_process) and (needs := misfit(sweep.resources)):
+        raise ValueError(needs)
 
     write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)

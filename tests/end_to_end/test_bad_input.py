@@ -299,3 +299,20 @@ def test_a_log_level_that_does_not_exist_is_refused(
 ) -> None:
     monkeypatch.setenv("MUON_LOG_LEVEL", "loud")
     assert refused(capsys, "version") == ["MUON_LOG_LEVEL is 'loud'; set it to debug, info, warning or error"]
+
+
+def test_a_run_that_does_not_fit_here_is_odd_in_a_plan_and_refused_before_ray_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    (folder / "sweep.yaml").write_text(f"{SWEEP}resources: {{gpus_per_worker: 1}}\n")
+    needs = "a run needs 1 GPU, this machine has 0: run it on a cluster with --address, or set gpus_per_worker: 0"
+    assert refused(capsys, "sweep", "run", "sweep.yaml") == [needs]
+    assert [path.name for path in folder.glob("results/**/*") if path.is_file()] == []
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "plan", "sweep.yaml"])
+    assert (stop.value.code, capsys.readouterr().out.splitlines()[-1]) == (0, f"odd: {needs}")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # the cluster may have them
+    with pytest.raises(SystemExit):
+        main(["sweep", "plan", "sweep.yaml"])
+    assert "odd:" not in capsys.readouterr().out
