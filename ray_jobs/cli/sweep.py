@@ -7,7 +7,6 @@ import os
 import shlex
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -21,9 +20,8 @@ from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
-from ray_jobs.cli.sweep_records import list_command, show_command
+from ray_jobs.cli.sweep_records import list_command, portable, show_command
 from search_spaces.expand import PlannedRun
-from search_spaces.parameters import corpus_path
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec, load_spec
@@ -74,9 +72,7 @@ command.add_command(show_command)
     "primary metric.  [default: a measured one]",
 )
 @json_option
-def plan(
-    spec: str, store: str, only: str | None, retry: tuple[str, ...], sd: float | None, as_json: bool
-) -> None:  # fmt: skip
+def plan(spec: str, store: str, only: str | None, retry: tuple[str, ...], sd: float | None, as_json: bool) -> None:
     """Show what `sweep run` would train, what is done, and what difference the seeds can detect. Starts nothing.
 
     \b
@@ -238,7 +234,7 @@ def sweep_record(planned: Plan) -> SweepRecord:
     return SweepRecord(
         sweep=spec.name,
         question=spec.question,
-        spec=_portable(spec),
+        spec=portable(spec),
         metrics=Metric.model_validate(spec.metrics.model_dump()),
         runs=tuple(
             SweepRun(
@@ -252,24 +248,6 @@ def sweep_record(planned: Plan) -> SweepRecord:
             for block, role in run.members
         ),
     )
-
-
-def _portable(spec: SweepSpec) -> dict[str, Any]:
-    """The fields of a sweep file, valid in any folder: the paths of its corpora are absolute."""
-
-    def absolute(value: Any) -> Any:
-        if isinstance(value, list):
-            return [absolute(item) for item in value]
-        if isinstance(value, dict):
-            return {name: found(item) if name == "data.corpus" else absolute(item) for name, item in value.items()}
-        return value
-
-    def found(corpus: Any) -> Any:
-        paths = [corpus_path(item, spec.source.folder) for item in (corpus if isinstance(corpus, list) else [corpus])]
-        return paths if isinstance(corpus, list) else paths[0]
-
-    fields: dict[str, Any] = absolute(spec.model_dump(mode="json"))
-    return fields
 
 
 def _train(
@@ -300,9 +278,7 @@ def _train(
         )
 
 
-def _train_here(
-    sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, again: Collection[str]
-) -> None:  # fmt: skip
+def _train_here(sweep: SweepSpec, runs: Sequence[PlannedRun], storage: Storage, again: Collection[str]) -> None:
     """Run `runs` in this process; how each ended is in the store."""
     from ray_jobs.cli.progress import Display
     from ray_jobs.in_process import run_here

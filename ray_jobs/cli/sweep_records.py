@@ -1,4 +1,4 @@
-"""`muon sweep ls` and `muon sweep show`: what the store remembers of sweeps."""
+"""`muon sweep ls` and `muon sweep show`: what the store remembers of sweeps, and of their files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from muon_core.store.storage import Storage
 from muon_core.store.sweeps import SweepRecord, read_record
 from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.text import cut, table_lines, terminal_width
+from search_spaces.parameters import corpus_path
 from search_spaces.spec import SweepSpec
 from search_spaces.write_yaml import as_sweep_yaml
 
@@ -76,6 +77,20 @@ def show_command(name: str, store: str, as_json: bool) -> None:
         raise ValueError(f"sweep {name!r} was imported, it has no file; `muon status {name}` lists its runs")
     click.echo(as_sweep_yaml(_spec(record)), nl=False)
     click.echo(f"next: {next_command(f'muon status {name}')}", err=True)
+
+
+def portable(spec: SweepSpec) -> dict[str, Any]:
+    """The fields of a sweep file, valid in any folder: the paths of its corpora are absolute."""
+
+    def absolute(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {key: absolute(item, key) for key, item in value.items()}
+        if isinstance(value, list):
+            return [absolute(item, name) for item in value]
+        return corpus_path(value, spec.source.folder) if name == "data.corpus" else value
+
+    fields: dict[str, Any] = absolute(spec.model_dump(mode="json"))
+    return fields
 
 
 def _spec(record: SweepRecord) -> SweepSpec:
