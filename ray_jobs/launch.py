@@ -98,9 +98,7 @@ def run_connected(
 
 def _tune(runs: Sequence[RunConfig], again: Collection[str], settings: SlotSettings, slots: int) -> list[str]:
     """One trial a run, in order; returns the errors of slots that broke."""
-    tasks = [
-        {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in again} for run in runs
-    ]  # fmt: skip
+    tasks = [{"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in again} for run in runs]
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
         tune.with_resources(Slot, {"node:__internal_head__": 0.001}),

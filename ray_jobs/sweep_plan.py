@@ -18,6 +18,8 @@ from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from muon_core.store.sweeps import SweepRecord
 
 JUDGED_RUNS = 300  # the newest runs of the store, by which the speed of the next is judged
@@ -58,10 +60,17 @@ def _look_up(storage: Storage, name: str) -> tuple[dict[str, str], list[Speed], 
     from muon_core.store.sweeps import read_sweep
 
     statuses, ends = read_known(storage)
-    columns = ["status", "wall_s", "steps", "config_json", "ended_at"]
-    newest = ends.select(columns).sort_by([("ended_at", "descending")])[:JUDGED_RUNS]
     record = read_sweep(storage, name)
-    return statuses, speeds(newest.to_pylist()), {run.run_id for run in record.runs} if record else set()
+    return statuses, speeds(_newest(ends)), {run.run_id for run in record.runs} if record else set()
+
+
+def _newest(ends: pa.Table) -> list[dict[str, Any]]:
+    """The end records by which speed is judged."""
+    names = ["status", "wall_s", "steps", "config_json"]
+    # As numbers: to read a time, Arrow loads pandas.
+    order = sorted(enumerate(ends["ended_at"].cast("int64").to_pylist()), key=lambda item: item[1] or 0, reverse=True)
+    columns = [ends[name].to_pylist() for name in names]
+    return [{name: column[row] for name, column in zip(names, columns, strict=True)} for row, _ in order[:JUDGED_RUNS]]
 
 
 def sweep_record(planned: Plan) -> SweepRecord:
@@ -91,16 +100,12 @@ def sweep_record(planned: Plan) -> SweepRecord:
 def _portable(spec: SweepSpec) -> dict[str, Any]:
     """The fields of a sweep file, valid in any folder: the paths of its corpora are absolute."""
 
-    def absolute(value: Any) -> Any:
-        if isinstance(value, list):
-            return [absolute(item) for item in value]
+    def absolute(value: Any, name: str = "") -> Any:
         if isinstance(value, dict):
-            return {name: found(item) if name == "data.corpus" else absolute(item) for name, item in value.items()}
-        return value
-
-    def found(corpus: Any) -> Any:
-        paths = [corpus_path(item, spec.source.folder) for item in (corpus if isinstance(corpus, list) else [corpus])]
-        return paths if isinstance(corpus, list) else paths[0]
+            return {key: absolute(item, key) for key, item in value.items()}
+        if isinstance(value, list):
+            return [absolute(item, name) for item in value]
+        return corpus_path(value, spec.source.folder) if name == "data.corpus" else value
 
     fields: dict[str, Any] = absolute(spec.model_dump(mode="json"))
     return fields

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.statuses import FINISHED
 
-ASSUMED_CPU, ASSUMED_GPU = 3e9, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
+ASSUMED_CPU, ASSUMED_GPU = 1e10, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
 ASSUMED_START_S = 1.0  # of a run, whatever it does
 _ASSUMED = "assumed:"
 

@@ -11,6 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from array import array
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -110,6 +113,13 @@ def sort_for_reading(rows: pa.Table, table: Table) -> pa.Table:
     """By run, then the table's key with the step last: a series of one layer and projection lies in one place."""
     order = ["run_id", *(name for name in table.key if name != "step"), "step", "seq"]
     return rows.sort_by([(name, "ascending") for name in order if name in table.columns])
+
+
+def texts(values: Iterable[str]) -> pa.StringArray:
+    """An Arrow array of texts, without `pa.array`, which loads pandas to ask whether it was given some of that."""
+    encoded = [value.encode() for value in values]
+    ends = array("i", accumulate(map(len, encoded), initial=0))
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(encoded)))
 
 
 def same_rows(left: pa.Table, right: pa.Table, table: Table) -> bool:

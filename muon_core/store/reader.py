@@ -30,7 +30,7 @@ from muon_core.store.keys import (
     version_key,
 )
 from muon_core.store.lineage import Problems, has_gap, precedence, visible_slices
-from muon_core.store.parquet import decode_named, digest, newer_schema
+from muon_core.store.parquet import decode_named, digest, newer_schema, texts
 from muon_core.store.storage import Storage, StoreError
 from muon_core.tables import RUNS, SCHEMA_VERSION, SERIES, Table
 
@@ -154,7 +154,7 @@ def read_rows(
     groups: dict[str, list[ObjectSlice]] = {}
     for item in objects:
         groups.setdefault(item.key, []).append(item)
-    parts = [table.schema.empty_table()]
+    parts = [pa.Table.from_batches([], table.schema)]
     for (key, items), data in zip(groups.items(), storage.get_many(groups), strict=True):
         try:
             rows = decode_named(data, storage.uri(key))
@@ -181,7 +181,7 @@ def _cut(rows: pa.Table, items: list[ObjectSlice]) -> list[pa.Table]:
     """The parts of one object's rows that `items` say."""
     # One filter for all runs that count whole: a pack may hold hundreds.
     whole = [item.run for item in items if item.start == 0 and item.bound is None]
-    parts = [rows.filter(pc.field("run_id").isin(whole))] if whole else []
+    parts = [rows.filter(pc.is_in(rows["run_id"], texts(whole)))] if whole else []
     for item in items:
         if item.run not in whole:
             seq = pc.field("seq")
@@ -206,12 +206,12 @@ def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | N
     """
     present = parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
     wanted = {(head.run, head.id) for head in heads}
-    parts = [RUNS.schema.empty_table()]
+    parts = [pa.Table.from_batches([], RUNS.schema)]
     for pack in sorted(read_packs(storage, RUNS.name), key=precedence, reverse=True):
         packed = wanted & {(run, attempt) for run, attempt, _ in pack.runs}
         if packed and (data := get_pack(storage, pack)) is not None:
             rows = fit(decode_named(data, storage.uri(pack.key)), RUNS)
-            parts.append(rows.filter(pc.field("run_id").isin(sorted(run for run, _ in packed))))
+            parts.append(rows.filter(pc.is_in(rows["run_id"], texts(run for run, _ in packed))))
             wanted -= packed
     # Those no pack holds: they have ended since the last compaction.
     own = [present[who] for who in sorted(wanted & present.keys())]

@@ -19,6 +19,7 @@ from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.runs import find_run
 
 POLL_S = 1.0
+LAST_WORDS_S = 3.0  # a run's traceback is stored after its end record
 
 
 @click.command("logs")
@@ -76,7 +77,7 @@ def _follow(storage: Storage, run_id: str, reader: LogReader, printer: _Printer)
     """Show what is new until the run has ended; returns how it did."""
     while True:
         end = relisting(lambda: read_end(storage, run_id))
-        time.sleep(POLL_S)  # its last words are stored right after its end record
+        time.sleep(LAST_WORDS_S if end else POLL_S)
         printer.show(reader.read())
         if end:
             return str(end["status"])

@@ -27,6 +27,7 @@ from support.sweeps import MUON, muon, sweep_file
 from analysis.store import open_store
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
+from muon_core.store.run_log import LogReader
 from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import main
@@ -261,6 +262,11 @@ def test_a_sweep_is_interrupted_beside_another_ray_continued_and_answered_with_t
     assert after.runs.filter(pl.col("block") == "short").collect().equals(finished)
     steps = after.train.filter(pl.col("block") == "long").sort("step").collect()["step"].to_list()
     assert steps == list(range(1, LONG + 1))
+    failed = after.runs.filter(pl.col("status") == "failed").collect().row(0, named=True)
+    assert [path.name for path in (store / "logs").iterdir()] == [failed["run_id"]]  # the others printed nothing
+    log = b"".join(piece.data for piece in LogReader(Folder(store), failed["run_id"]).read()).decode()
+    assert log.startswith("Traceback (most recent call last):\n")
+    assert log.splitlines()[-1] == failed["error"].splitlines()[-1]
 
     with pytest.raises(SystemExit) as stop:
         main(["sweep", "run", str(spec), "--store", str(here), "--in-process"])

@@ -90,6 +90,19 @@ def test_a_run_without_a_log_is_one_line_and_what_is_next(muon: Muon, storage: F
     assert unknown.err.startswith("muon: no run begins with 'nobody' in ")
 
 
+@pytest.mark.slow
+def test_a_reader_that_has_seen_enough_ends_it_without_a_word(storage: Folder) -> None:
+    put(storage, LATER, 1, "a line\n" * 50_000)
+    command = [MUON, "logs", RUN, "--store", storage.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def follow(storage: Folder) -> "subprocess.Popen[str]":
     """`muon logs -f` of the run, when it has shown its first line."""
     command = [MUON, "logs", RUN, "-f", "--store", storage.url]
@@ -121,15 +134,16 @@ def test_follow_shows_what_comes_and_ends_with_the_run(running: tuple[Folder, Ru
     writer.end(status="failed", error="boom")
     log.write(b"boom")
     log.flush()
-    out, err = process.communicate(timeout=60)
+    assert process.stdout.read() == "third\nboom\n"
+    assert process.communicate(timeout=60)[1] == f"next: muon runs show {RUN} --store {storage.url}\n"
     assert process.returncode == 0
-    assert out == "third\nboom\n"
-    assert err == f"next: muon runs show {RUN} --store {storage.url}\n"
 
 
 @pytest.mark.slow
 def test_follow_ends_at_ctrl_c_without_a_word(running: tuple[Folder, RunWriter, RunLog]) -> None:
     process = follow(running[0])
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "sec\n", "")
+    assert process.stdout is not None
+    assert process.stdout.read() == "sec\n"
+    assert process.communicate(timeout=60)[1] == ""
+    assert process.returncode == 130

@@ -12,10 +12,11 @@ import pytest
 from muon_core.store.compaction import compact
 from muon_core.store.final import finalize
 from muon_core.store.folder import Folder
-from muon_core.store.keys import digest_in, live_key
+from muon_core.store.keys import digest_in, live_key, next_start
 from muon_core.store.packs import repack
 from muon_core.store.parquet import decode, digest, encode
 from muon_core.store.reader import read_rows, read_statuses, visible_objects
+from muon_core.store.run_log import RunLog
 from muon_core.store.storage import StoreError
 from muon_core.store.writer import RunWriter, write_end_record
 from muon_core.tables import SERIES, TRAIN, VAL
@@ -107,6 +108,18 @@ def test_compact_leaves_a_running_run_alone(folder: Folder) -> None:
     before = keys(folder, "")
     compact(folder, grace_s=AT_ONCE)
     assert keys(folder, "") == before
+
+
+def test_compact_leaves_logs_alone(folder: Folder) -> None:
+    finished(folder, "r")
+    log = RunLog(folder, "r", next_start(), 0)
+    log.write(b"printed")
+    log.flush()
+    before = keys(folder, "logs/")
+    compact(folder, grace_s=0)
+    compact(folder, grace_s=0)
+    assert keys(folder, "logs/") == before != []
+    assert rows(folder) == expected("r", 6)
 
 
 def test_compact_of_named_runs_finalizes_only_these(folder: Folder) -> None:

@@ -187,7 +187,7 @@ def test_render_tells_the_plan_in_plain_lines() -> None:
         "noisy + again  candidate + control  orthonoise-a0.1  1 2 3  1 failed, 2 new",
         "",
         "to run: 4 runs, 409,600 training tokens, 7.7e+11 FLOPs",
-        "time: about 4.3 minutes, one run after the other (assumed: 3e+09 FLOP/s, and a second to start)",
+        "time: about 1.3 minutes, one run after the other (assumed: 1e+10 FLOP/s, and a second to start)",
         "cost: 0 USD (local machines cost nothing)",
         "power: 3 seeds resolve a measured difference of 0.025 and find a true one of 0.033 4 times in 5"
         " (sd of paired differences 0.01, given)",
