@@ -9,20 +9,17 @@ import functools
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.elsewhere import unfinished_alive
-from search_spaces.estimate import Speed, speeds
+from search_spaces.estimate import speeds
 from search_spaces.parameters import corpus_path
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.spec import SweepSpec
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from muon_core.store.sweeps import SweepRecord
-
-JUDGED_RUNS = 300  # the newest runs of the store, by which the speed of the next is judged
 
 
 def plan_sweep(
@@ -40,10 +37,12 @@ def plan_sweep(
         retry, sd: as `search_spaces.plan.plan` has them.
     Raises: ValueError for an invalid sweep or condition, StoreError for a store that cannot be read.
     """
-    statuses, past, before = _look_up(storage, sweep.name)
-    compare = functools.partial(make_plan, sweep, statuses, past=past, listed_before=before, retry=retry, sd=sd)
+    known = read_known(storage)
+    past = speeds(known.newest)
+    before = _listed_before(storage, sweep.name)
+    compare = functools.partial(make_plan, sweep, known.statuses, past=past, listed_before=before, retry=retry, sd=sd)
     planned = compare()
-    if alive := unfinished_alive(storage, statuses, [run.run_id for run in planned.runs]):
+    if alive := unfinished_alive(storage, known.statuses, [run.run_id for run in planned.runs]):
         planned = compare(alive=alive)
     if only is None:
         return planned
@@ -52,25 +51,14 @@ def plan_sweep(
     return narrow(planned, only)
 
 
-def _look_up(storage: Storage, name: str) -> tuple[dict[str, str], list[Speed], set[str]]:
-    """Statuses of the runs in `storage`, how fast the newest were, and the runs that the sweep `name` listed before."""
-    if not storage.list("attempts/"):
-        return {}, [], set()  # without loading what reads Parquet
-    from muon_core.store.reader import read_known
-    from muon_core.store.sweeps import read_sweep
+def _listed_before(storage: Storage, name: str) -> set[str]:
+    """The runs that the newest record of the sweep `name` lists."""
+    if not storage.list(f"sweeps/{name}/"):
+        return set()
+    from muon_core.store.sweeps import read_sweep  # loads Parquet
 
-    statuses, ends = read_known(storage)
     record = read_sweep(storage, name)
-    return statuses, speeds(_newest(ends)), {run.run_id for run in record.runs} if record else set()
-
-
-def _newest(ends: pa.Table) -> list[dict[str, Any]]:
-    """The end records by which speed is judged."""
-    names = ["status", "wall_s", "steps", "config_json"]
-    # As numbers: to read a time, Arrow loads pandas.
-    order = sorted(enumerate(ends["ended_at"].cast("int64").to_pylist()), key=lambda item: item[1] or 0, reverse=True)
-    columns = [ends[name].to_pylist() for name in names]
-    return [{name: column[row] for name, column in zip(names, columns, strict=True)} for row, _ in order[:JUDGED_RUNS]]
+    return {run.run_id for run in record.runs} if record else set()
 
 
 def sweep_record(planned: Plan) -> SweepRecord:

@@ -5,12 +5,11 @@ A run's speed is read from those in the results store that are most like it; whe
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.statuses import FINISHED
@@ -60,18 +59,31 @@ def flops(config: RunConfig) -> float:
     return float(config.steps * config.tokens_per_step) * (6 * num_parameters(model) + attention)
 
 
-def speeds(ends: Iterable[Mapping[str, Any]]) -> list[Speed]:
-    """What the end records `ends` tell of speed, but for those whose config is none of this release."""
+class Past(Protocol):
+    """How a run ended, and what it was."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def wall_s(self) -> float | None: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def config_json(self) -> str | None: ...
+
+
+def speeds(ends: Iterable[Past]) -> list[Speed]:
+    """What `ends` tell of speed, but for those whose config is none of this release."""
     found = []
     for end in ends:
-        if end["status"] not in FINISHED or not end["wall_s"] or not end["config_json"] or not end["steps"]:
+        if end.status not in FINISHED or not (end.wall_s and end.config_json and end.steps):
             continue
         try:
-            config = RunConfig.model_validate(json.loads(end["config_json"]))
+            config = RunConfig.model_validate_json(end.config_json)
         except ValueError:
             continue
-        done = end["steps"] / config.steps
-        found.append(Speed(_like(config), config.optimizer.name, flops(config) * done, end["wall_s"]))
+        done = end.steps / config.steps
+        found.append(Speed(_like(config), config.optimizer.name, flops(config) * done, end.wall_s))
     return found
 
 

@@ -25,6 +25,7 @@ from muon_core.tables import SCHEMA_VERSION, Table
 
 SERIES_ROW_GROUP = 5_280  # rows: one layer and projection of a long run reads 4x faster than from one group
 DIGEST_LENGTH = 16  # hexadecimal digits
+THREADS_BYTES = 1 << 20
 MAGIC = b"PAR1"  # begins and ends an object; before the last one stands the length of the footer, 4 bytes
 PACK_ROW_GROUP = 65_536  # rows: a question over all runs wants few and large reads
 
@@ -59,8 +60,9 @@ def encode(
 
 def decode(data: bytes) -> pa.Table:
     """Inverse of `encode`; checksums are compared where there are some."""
-    # pq.read_table can abort the interpreter at exit
-    return pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+    # pq.read_table can abort the interpreter at exit. Threads cost more than they save on a small object.
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+    return file.read(use_threads=len(data) > THREADS_BYTES)
 
 
 def decode_named(data: bytes, uri: str) -> pa.Table:

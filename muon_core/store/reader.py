@@ -250,18 +250,19 @@ def read_statuses(storage: Storage) -> dict[str, str]:
 
     An end record that cannot be read is named in a warning and counts as none.
     """
-    return read_known(storage)[0]
-
-
-def read_known(storage: Storage) -> tuple[dict[str, str], pa.Table]:
-    """`read_statuses`, and the end records they are from."""
     heads = [max(tries.values()) for tries in read_attempts(storage).values()]
+    ends = relisting(lambda: read_ends_of(storage, heads))
+    statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
+    return {head.run: statuses.get(head.run, "running") for head in heads}
+
+
+def read_ends_of(storage: Storage, heads: Iterable[Attempt]) -> pa.Table:
+    """`read_ends`; one that cannot be read is named in a warning and left out."""
     problems: Problems = {}
-    ends = relisting(lambda: read_ends(storage, heads, problems))
+    ends = read_ends(storage, heads, problems)
     for run, problem in problems.items():
         log.warning("run %s counts as not ended: %s", run, problem)
-    statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
-    return {head.run: statuses.get(head.run, "running") for head in heads}, ends
+    return ends
 
 
 def read_start(storage: Storage, attempt: Attempt) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.model import Transformer
+from muon_core.store.known import End
 from search_spaces.estimate import Speed, estimate, flops, num_parameters, speeds
 
 
@@ -25,8 +26,8 @@ def run(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(PRESETS["tiny"] | {"optimizer": {"name": "muon"}} | changes)
 
 
-def end(config: RunConfig, seconds: float, status: str = "done") -> dict[str, Any]:
-    return {"status": status, "wall_s": seconds, "steps": config.steps, "config_json": config.model_dump_json()}
+def end(config: RunConfig, seconds: float, status: str = "done") -> End:
+    return End(status, 0, seconds, config.steps, config.model_dump_json())
 
 
 def test_the_runs_most_like_it_say_how_long_a_run_takes() -> None:
@@ -51,6 +52,6 @@ def test_where_nothing_was_measured_the_guess_is_called_one() -> None:
 
 
 def test_records_of_another_release_are_passed_over() -> None:
-    assert speeds([end(run(), 30.0) | {"config_json": '{"mood": "good"}'}]) == []
-    assert speeds([end(run(), 30.0) | {"config_json": None}]) == []
+    assert speeds([end(run(), 30.0)._replace(config_json='{"mood": "good"}')]) == []
+    assert speeds([end(run(), 30.0)._replace(config_json=None)]) == []
     assert isinstance(speeds([end(run(), 30.0)])[0], Speed)
