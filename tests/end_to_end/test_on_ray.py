@@ -31,6 +31,7 @@ from muon_core.store.run_log import LogReader
 from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import main
+from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
 from ray_jobs.terms import Terms
@@ -302,6 +303,9 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
         launch.run_connected([config], Folder(tmp_path), Resources(), Terms(max_restarts=1), slots=1, watch=kill)
     assert time.monotonic() - begin < 120
     assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])
+    wait_for_others(
+        Folder(tmp_path), [config.run_id], print
+    )  # a worker that saves its run outlives its Ray for a moment
     (state,) = run_here([config], Folder(tmp_path), Resources())
     assert state.status == "done"
     assert rows(tmp_path, "train", [config.run_id])["step"].to_list() == list(range(1, LONG + 1))
