@@ -39,9 +39,13 @@ class Retries(Config):
     preemption: Literal["unlimited"] | Annotated[int, Field(ge=0)] = "unlimited"
     """After its node was taken back by who lent it, as spot instances are."""
     infrastructure: int = Field(3, ge=0)
-    """After the death of a worker or its node."""
+    """After the death of a worker or its node, the loss of the connection between workers, and a hang."""
     program: int = Field(0, ge=0)
-    """After an error of its own code, which the same code is likely to meet again."""
+    """After an error of its own code or for want of memory, which the same run is likely to meet again. It goes on from
+    its checkpoint."""
+    hang_after_s: float | None = Field(1800, gt=0)
+    """Seconds without a step after which a run hangs and its workers are given up. They count from the first step on:
+    data may take longer to prepare, and a model to compile. null: it is waited for. Not `--in-process`."""
 
 
 class Breaker(Config):

@@ -34,12 +34,14 @@ from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
 from ray_jobs.terms import Terms
 from search_spaces.expand import expand
+from search_spaces.limits import Retries
 from search_spaces.spec import Resources, load_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # what is shared counts for the first
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 WORKER, DRIVER = "RayTrainWorker", "ray::ResourceTrainable"
 TWO_WORKERS = Resources(workers=2, max_concurrent=1)
+ONE_RETRY = Terms(retries=Retries(infrastructure=1))
 
 
 def rows(store: Path, table: str, run_ids: list[str]) -> pl.DataFrame:
@@ -131,7 +133,12 @@ def story(one_ray: None, small: dict[str, Any], tmp_path_factory: pytest.TempPat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "WATCH_EVERY_S", 0.1)  # the runs must still train when the killer comes
         states = launch.run_connected(
-            list(runs.values()), Folder(store), TWO_WORKERS, Terms(max_restarts=1), slots=1, watch=killer
+            list(runs.values()),
+            Folder(store),
+            TWO_WORKERS,
+            ONE_RETRY,
+            slots=1,
+            watch=killer,
         )
     assert killer.killed == {runs[name].run_id: times for name, (_, times) in deaths.items()}
     return Story(runs, dict(zip(runs, states, strict=True)), killer, store)
@@ -293,7 +300,7 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
 
     begin = time.monotonic()
     with pytest.raises(connection.RayLost, match="raylet"):
-        launch.run_connected([config], Folder(tmp_path), Resources(), Terms(max_restarts=1), slots=1, watch=kill)
+        launch.run_connected([config], Folder(tmp_path), Resources(), ONE_RETRY, slots=1, watch=kill)
     assert time.monotonic() - begin < 120
     assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])
     (state,) = run_here([config], Folder(tmp_path), Resources())

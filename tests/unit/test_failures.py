@@ -29,7 +29,7 @@ def died(message: str = OF_A_DEAD_WORKER, *, preempted: bool = False) -> ray_err
         (RuntimeError("shapes differ"), "program"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
         (MemoryError(), "out_of_memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] can't allocate memory"), "out_of_memory"),
         (ray_errors.OutOfMemoryError("Task was killed due to the node running low on memory."), "out_of_memory"),
         (died("The actor was killed due to the node running low on memory."), "out_of_memory"),
         (WorkerHealthCheckFailedError("poll", died()), "infrastructure"),
@@ -39,7 +39,7 @@ def died(message: str = OF_A_DEAD_WORKER, *, preempted: bool = False) -> ray_err
         (ray_errors.NodeDiedError("gone"), "infrastructure"),
         (ray_errors.WorkerCrashedError(), "infrastructure"),
         (dist.DistBackendError("NCCL error: remote process exited"), "infrastructure"),
-        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "infrastructure"),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "infrastructure"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
