@@ -204,13 +204,13 @@ class RunQueue:
 
     async def lose(self, slot: str, failure: Kind) -> None:
         """The slot's workers ended, by `failure` if they have not said themselves by what."""
-        run = self._places[slot].run if slot in self._places else None
+        run = self._places.setdefault(slot, _Place()).run
         if run is not None and run.ended_at is None:
             run.fail(failure)
 
     async def hang(self, slot: str) -> str | None:
         """Why the slot's run hangs; None if it does not."""
-        run, limit = self._places[slot].run, self._retries.hang_after_s
+        run, limit = self._places.setdefault(slot, _Place()).run, self._retries.hang_after_s
         if limit is None or run is None or run.ended_at is not None or run.stepped_at is None:
             return None
         idle_s = time.monotonic() - run.stepped_at

@@ -66,7 +66,10 @@ class Display:
             state not in ("waiting", "running") for state in (s.rstrip("0123456789") for s in self._seen.values())
         )
         self._console.print(
-            f"{clock // 60:3d}:{clock % 60:02d}  {done:3d}/{self._total}  {text}", highlight=False, soft_wrap=True
+            f"{clock // 60:3d}:{clock % 60:02d}  {done:3d}/{self._total}  {text}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def _panel(self, states: list[RunState]) -> Table:

@@ -715,7 +715,7 @@ def test_display_off_a_terminal_is_a_line_an_event() -> None:
         display.update([run])
         run.status, run.ended_at, run.progress = "done", 1.0, told(10, 6.1)
         other = RunState("adamw-s1-0badcafe", slot="a", status="failed", starts=1, ended_at=2.0)
-        other.error = "Traceback (most recent call last):\n  File\nValueError: boom\n"
+        other.error = "Traceback (most recent call last):\n  File\nValueError: [red] boom\n"
         display.update([run, other])
     first, *events = text.getvalue().splitlines()
     assert first == "starting Ray for 2 runs ..."
@@ -723,7 +723,7 @@ def test_display_off_a_terminal_is_a_line_an_event() -> None:
         "0/2  start muon-s1-0badcafe",
         "0/2  start muon-s1-0badcafe again (a worker died, start 2)",
         "1/2  done     muon-s1-0badcafe  val loss 6.1000",
-        "2/2  failed   adamw-s1-0badcafe  ValueError: boom",
+        "2/2  failed   adamw-s1-0badcafe  ValueError: [red] boom",
     ]
 
 
