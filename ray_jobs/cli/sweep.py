@@ -167,7 +167,9 @@ def run(
     check_writable(storage)
     planned = plan_sweep(sweep, storage, only=only, retry=retry)
     costs = money(planned, storage, max_usd)
-    todo = planned.to_run[:limit]
+    breaker = sweep_breaker(planned, storage, retry)
+    left_out = {run.run_id: reason for run in planned.to_run if (reason := breaker.refuse(run.run_id))}
+    todo = [run for run in planned.to_run if run.run_id not in left_out][:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
@@ -180,9 +182,6 @@ def run(
     if todo and not address and (refusal := costs.refusal()):
         click.echo(f"{refusal}\nnext: {_raise_budget(spec)}", err=True)
         return EXIT_BUDGET
-    breaker = sweep_breaker(planned, storage, retry)
-    left_out = {run.run_id: reason for run in todo if (reason := breaker.refuse(run.run_id))}
-    todo = tuple(run for run in todo if run.run_id not in left_out)
     if todo and not address:
         prepare_data([run.config for run in todo], _say)
     place = Place(address, shared_folder=shared_folder, in_process=in_process)

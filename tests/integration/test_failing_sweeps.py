@@ -61,6 +61,10 @@ def test_an_arm_whose_runs_die_alike_is_left_and_the_others_finish(
     code, err = sweep(spec)  # as it was left
     assert (code, tried(results)["huge"]) == (3, [failed] * 2)
     assert "left out: 2 runs: breaker: " in err
+    sweep_file(tmp_path, small, blocks, seeds=[1, 2, 3, 4, 5], breaker={"same_error": 2})
+    code, err = sweep(spec, "--limit", "1")  # of what may start
+    assert (code, tried(results)) == (3, {"huge": [failed] * 2, "muon": [done] * 5})
+    sweep_file(tmp_path, small, blocks, seeds=[1, 2, 3, 4], breaker={"same_error": 2})
     code, err = sweep(spec, "--retry", "failed")  # which counts anew
     assert (code, len(tried(results)["huge"])) == (3, 4)
     assert "left out: 2 runs: breaker: " in err
