@@ -78,7 +78,9 @@ def sweep_breaker(planned: Plan, storage: Storage, retry: Collection[str]) -> Br
 
 
 def _read_ends(storage: Storage, runs: Collection[str]) -> dict[str, Ended]:
-    from muon_core.store.reader import read_known  # loads Parquet, which a new sweep need not
+    from muon_core.store.reader import read_attempts, read_ends, relisting  # loads Parquet, which a new sweep need not
 
-    rows = read_known(storage)[1].select(["run_id", "status", "error"]).to_pylist()
-    return {row["run_id"]: Ended(row["status"], row["error"]) for row in rows if row["run_id"] in runs}
+    heads = [max(tries.values()) for run, tries in read_attempts(storage).items() if run in runs]
+    problems: dict[str, str] = {}  # of a record that cannot be read nobody knows what it told: it does not count
+    rows = relisting(lambda: read_ends(storage, heads, problems)).select(["run_id", "status", "error"])
+    return {row["run_id"]: Ended(row["status"], row["error"]) for row in rows.to_pylist()}
