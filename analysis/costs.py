@@ -19,14 +19,14 @@ def costs(store: Store, by: str) -> pl.DataFrame:
     """
     if by not in BY:
         raise ValueError(f"costs are summed by {', '.join(BY)}, not by {by!r}")
-    attempts = _attempts(store).with_columns(run=pl.col("run_id"))
+    attempts = attempts_with_costs(store).with_columns(run=pl.col("run_id"))
     sums = attempts.group_by(by).agg(pl.len().alias("attempts"), *(_sum(name) for name in _SUMS))
     return sums.sort("usd", "hours", by, descending=[True, True, False], nulls_last=True)
 
 
 def total(store: Store) -> pl.DataFrame:
     """The same over all, one row; a run that several blocks contain counts once."""
-    attempts = _attempts(store).unique(["run_id", "attempt"])
+    attempts = attempts_with_costs(store).unique(["run_id", "attempt"])
     return attempts.select(pl.len().alias("attempts"), *(_sum(name) for name in _SUMS))
 
 
@@ -35,7 +35,7 @@ def _sum(name: str) -> pl.Expr:
     return pl.when(pl.col(name).is_null().any()).then(None).otherwise(pl.col(name).sum()).alias(name)
 
 
-def _attempts(store: Store) -> pl.DataFrame:
+def attempts_with_costs(store: Store) -> pl.DataFrame:
     """One row an attempt (and block, in a sweep) with what it took and what of it was lost."""
     attempts = store.attempts.sort("run_id", "attempt").collect()
     if "block" not in attempts.columns:

@@ -254,9 +254,11 @@ class Store:
 def _attempt_row(entry: Entry, now: float) -> dict[str, Any]:
     """`entry` as a row of the `attempts` table; one whose process is gone at `now` without a word is `lost`."""
     known = asdict(entry) | asdict(entry.rate)
+    is_lost = entry.status == "running" and not is_alive(entry, now)
     return {name: known[name] for name in ATTEMPTS.columns if name in known} | {
         "attempt": entry.number,
-        "status": "lost" if entry.status == "running" and not is_alive(entry, now) else entry.status,
+        "status": "lost" if is_lost else entry.status,
+        "failure": "infrastructure" if is_lost else entry.failure,
         "started_at": datetime.fromtimestamp(entry.started_at, UTC),
         "seen_at": datetime.fromtimestamp(entry.seen_at, UTC),
         "gpu_hours": entry.gpu_hours,

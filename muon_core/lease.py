@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from muon_core.failures import Kind
 from muon_core.progress import Progress
 from muon_core.store.keys import next_id
 from muon_core.store.ledger import (
@@ -103,11 +104,14 @@ class Lease:
                 log.info("no sign of life of %s for now: %s", self._entry.run_id, error)
 
 
-def claim(storage: Storage, run_id: str, rate: Rate, *, after: str | None = None) -> Lease:
+def claim(
+    storage: Storage, run_id: str, rate: Rate, *, after: str | None = None, failure: Kind = "infrastructure"
+) -> Lease:
     """Take the run `run_id` over, unless another process trains it.
 
     Args:
         after: id of an attempt that is known to be over, whatever its entry says.
+        failure: what ended that one. Of any other that ended without a word nobody knows more than that it was lost.
     Raises: HeldElsewhere if another does; StoreError if the store fails.
     """
     tries = read_attempts(storage, run_id).get(run_id, {})
@@ -123,7 +127,7 @@ def claim(storage: Storage, run_id: str, rate: Rate, *, after: str | None = None
         storage.delete([mine.key])
         raise
     for entry in before:
-        close_entry(storage, entry, "lost")
+        close_entry(storage, entry, "lost", failure=failure if entry.attempt == after else "infrastructure")
     return Lease(storage, mine)
 
 

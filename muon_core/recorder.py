@@ -21,6 +21,7 @@ from torch import Tensor
 from muon_core import environment
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
+from muon_core.failures import Kind
 from muon_core.lease import Lease
 from muon_core.metrics.alignment import chance_alignment
 from muon_core.metrics.layers import FLAGS, layer_metrics
@@ -76,6 +77,8 @@ class Recorder:
         self.step = 0
         self.status = "running"
         self.error: str | None = None
+        self.failure: Kind | None = None
+        """What ended it, if it failed."""
         self.overtaken: str | None = None
         """Why nobody reads this attempt's rows any more: a newer one has taken the run over. It should stop."""
         self.final: Evaluation | None = None
@@ -240,9 +243,9 @@ class Recorder:
             attempt=self.attempt,
         )
 
-    def end(self, status: str, error: str | None = None) -> None:
+    def end(self, status: str, error: str | None = None, failure: Kind | None = None) -> None:
         """Close the run's record: every row, then how it ended. `error` says why, where it is not `done`."""
-        self.status, self.error = status, error
+        self.status, self.error, self.failure = status, error, failure
         if self._storage is None:
             return
         if self._writer is None and not self.overtaken:  # it ended before it could start
@@ -251,7 +254,7 @@ class Recorder:
             if self._writer:
                 self._end(self._writer, status, error)
         if self.overtaken:  # the run is another attempt's now, and so is its record
-            self.status, self.error = "stopped", self.overtaken
+            self.status, self.error, self.failure = "stopped", self.overtaken, None
 
     def _end(self, writer: RunWriter, status: str, error: str | None) -> None:
         if not self._matrices:

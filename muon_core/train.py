@@ -21,6 +21,7 @@ from torch import Tensor
 from muon_core import distributed, seeds
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
+from muon_core.failures import Kind, classify
 from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.lease import HeldElsewhere, Lease, claim
 from muon_core.model import HiddenMatrix, next_token_loss
@@ -68,6 +69,7 @@ def train(
     device: torch.device | None = None,
     resume: bool = True,
     after: str | None = None,
+    failure: Kind = "infrastructure",
     rate: Rate = LOCAL,
 ) -> Outcome:
     """Train `config` to its end and write its rows to `storage` (None: nowhere). All ranks call it alike.
@@ -79,10 +81,11 @@ def train(
         report: hears of progress on rank 0 and may end the run.
         resume: continue from what `storage` has of the run: its outcome, or its newest checkpoint. False begins again.
         after: id of an attempt that is known to be over, though its process could not say so.
+        failure: what ended that attempt.
         rate: what the machines cost, for the ledger.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
-    lease, holder = _claim(config, storage, after, rate) if storage else (None, None)
+    lease, holder = _claim(config, storage, after, failure, rate) if storage else (None, None)
     if holder:
         return Outcome(config.run_id, "held", 0, None, holder)
     stopwatch = Stopwatch()
@@ -94,8 +97,10 @@ def train(
             return _outcome_of(end)
         _train(config, storage, recorder, report, device or torch.device("cpu"), resume=resume)
     finally:
-        if lease:
-            lease.end(recorder.status if recorder.status != "running" else "lost", error=recorder.error)
+        if lease and recorder.status == "running":
+            lease.end("lost", failure="infrastructure")
+        elif lease:
+            lease.end(recorder.status, failure=recorder.failure, error=recorder.error)
     return Outcome(config.run_id, recorder.status, recorder.step, recorder.final, recorder.error)
 
 
@@ -135,18 +140,20 @@ def _train(
         raise
     except Exception as error:
         if not distributed.lost_peer(error):  # a worker that died says nothing about this run: it is tried again
-            _record_failure(recorder, config, storage, attempt)
+            _record_failure(recorder, config, storage, attempt, classify(error))
         raise
     finally:
         saver.close()
 
 
-def _claim(config: RunConfig, storage: Storage, after: str | None, rate: Rate) -> tuple[Lease | None, str | None]:
+def _claim(
+    config: RunConfig, storage: Storage, after: str | None, failure: Kind, rate: Rate
+) -> tuple[Lease | None, str | None]:
     """Rank 0's lease on the run and, on every rank, who holds it in its place."""
     lease, holder = None, None
     if distributed.rank() == 0:
         try:
-            lease = patiently(lambda: claim(storage, config.run_id, rate, after=after), PATIENCE_S)
+            lease = patiently(lambda: claim(storage, config.run_id, rate, after=after, failure=failure), PATIENCE_S)
         except HeldElsewhere as held:
             holder = str(held)
     return lease, distributed.share(holder)
@@ -159,14 +166,16 @@ def _outcome_of(end: Row) -> Outcome:
     return Outcome(end["run_id"], end["status"], end["steps"] or 0, final, end["error"])
 
 
-def _record_failure(recorder: Recorder, config: RunConfig, storage: Storage | None, attempt: str | None) -> None:
+def _record_failure(
+    recorder: Recorder, config: RunConfig, storage: Storage | None, attempt: str | None, failure: Kind
+) -> None:
     """Record the exception being handled; a rank other than 0 speaks up only if rank 0 does not."""
     text = traceback.format_exc()
     if distributed.rank() == 0:
-        recorder.end("failed", text)
+        recorder.end("failed", text, failure)
     elif storage is not None:
         time.sleep(2)  # rank 0 mostly meets the same error, and its record has the rows before it
-        record_failure(storage, config.run_id, start_record(config), text, attempt)
+        record_failure(storage, config.run_id, start_record(config), text, attempt, failure)
 
 
 def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver, report: Report) -> None:

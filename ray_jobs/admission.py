@@ -1,5 +1,6 @@
 """Which runs of a sweep may start, and which under way must save themselves, because the money is for no more.
 
+The breaker (`breaker.py`) is asked first: what it keeps from starting costs nothing.
 Before a run starts, what is spent, what the runs under way will still take and what the new one will must fit into the
 budget. How long runs take is learned from those that trained; before any did, from an estimate. Should it have been
 wrong, the runs under way save themselves when the money is gone: none is lost, and a greater budget continues them.
@@ -12,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from muon_core.progress import Progress
+from muon_core.statuses import FINISHED
 from muon_core.store.ledger import LOCAL, Rate
+from ray_jobs.breaker import Breaker
 
 SAVE_S = 3.0  # that a run which does not get to its end within the budget is left to save itself
 
@@ -57,12 +60,14 @@ class Admission:
         spent: what each run of the sweep has cost before this call, USD.
         expected_s: what each run is expected to take from its start to its end, seconds.
         is_measured: whether that is from runs like them, and not a guess which only tells their proportions.
+        breaker: keeps runs from starting by how others ended.
     """
 
     limits: Limits = Limits()
     spent: Mapping[str, float] = field(default_factory=dict)
     expected_s: Mapping[str, float] = field(default_factory=dict)
     is_measured: bool = False
+    breaker: Breaker = field(default_factory=Breaker)
 
     def __post_init__(self) -> None:
         self.rate = LOCAL
@@ -84,6 +89,8 @@ class Admission:
     def refuse(self, run_id: str, rate: Rate) -> str | None:
         """Why `run_id` may not start, at `rate`; None if it may."""
         self.rate = rate
+        if reason := self.breaker.refuse(run_id):
+            return reason
         limits = self.limits
         if limits != Limits() and self.rate.usd_per_hour is None:
             return f"budget: {self.rate.source}"
@@ -125,8 +132,10 @@ class Admission:
                 return f"budget: the next run does not fit into budget.usd, {limits.usd:g}"
         return None
 
-    def end(self, run_id: str, *, trained: bool) -> None:
-        """`run_id` ended; `trained` if it went from its start to its end, so that others may be judged by it."""
+    def end(self, run_id: str, status: str, error: str | None = None) -> None:
+        """`run_id` ended. By one that went from its start to its end others are judged."""
+        self.breaker.note(run_id, status, error)
+        trained = status in FINISHED
         if (run := self._under_way.get(run_id)) and trained and (guess := self.expected_s.get(run_id)):
             self._trained_s += run.seconds()
             self._guessed_s += guess

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 import torch
 
 from muon_core.config.run import RunConfig
+from muon_core.failures import classify
 from muon_core.progress import Progress
-from muon_core.statuses import FINISHED
 from muon_core.store.keys import next_start
 from muon_core.store.ledger import Rate
 from muon_core.store.storage import OUT_OF_USE, Storage
 from muon_core.train import train
 from ray_jobs.admission import Admission
+from ray_jobs.retrying import exhausted
 from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import RunState, Watch
 from ray_jobs.stop_signals import stop_signals
@@ -62,8 +63,8 @@ def run_here(
             else:
                 admission.start(run.run_id)
                 reporter = _Reporter(states, watch, signals, admission)
-                _train(run, storage, state, device, rate, reporter, resume=run.run_id not in terms.again)
-                admission.end(run.run_id, trained=state.status in FINISHED)
+                _train(run, storage, state, device, rate, reporter, terms)
+                admission.end(run.run_id, state.status, state.error)
             watch(states)
             if signals:
                 raise KeyboardInterrupt
@@ -76,6 +77,11 @@ class _Reporter:
     def __init__(self, states: list[RunState], watch: Watch, signals: list[int], admission: Admission) -> None:
         self._states, self._watch, self._signals, self._admission = states, watch, signals, admission
         self._watched = 0.0
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signals)
 
     def __call__(self, progress: Progress) -> bool:
         state = self._states[-1]
@@ -94,22 +100,26 @@ def _train(
     device: torch.device,
     rate: Rate,
     report: _Reporter,
-    *,
-    resume: bool,
+    terms: Terms,
 ) -> None:
-    """One run to its end; one that fails has said so in the store."""
-    forget_previous_run()
-    state.start()
-    try:
-        with run_output(storage, run.run_id, next_start()):
-            outcome = train(run, storage, report=report, device=device, resume=resume, rate=rate)
-    except OUT_OF_USE as error:
-        state.end("stopped", str(error))
-        raise
-    except Exception:
-        state.end("failed", traceback.format_exc())
-    else:
-        state.end(outcome.status, state.reason if outcome.status == "stopped" and state.reason else outcome.error)
+    """One run to its end, tried again where it may be; one that fails has said so in the store."""
+    while state.ended_at is None:
+        forget_previous_run()
+        state.start()
+        # What a start has begun the next one goes on with.
+        resume = run.run_id not in terms.again or state.attempt is not None
+        try:
+            with run_output(storage, run.run_id, next_start()):
+                outcome = train(run, storage, report=report, device=device, resume=resume, rate=rate)
+        except OUT_OF_USE as error:
+            state.end("stopped", str(error))
+            raise
+        except Exception as error:
+            state.fail(classify(error))
+            if report.is_stopping or exhausted(terms.retries, state.failures):
+                state.end("failed", traceback.format_exc())
+        else:
+            state.end(outcome.status, state.reason if outcome.status == "stopped" and state.reason else outcome.error)
 
 
 def check_resources(resources: Resources) -> None:

@@ -80,8 +80,8 @@ def run_connected(
     with ray_folder() as scratch:
         name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
         actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
-        queue = actor.remote(terms.admission)
-        settings = SlotSettings(name, storage.url, scratch, resources, terms.max_restarts, terms.prices)
+        queue = actor.remote(terms.admission, terms.retries)
+        settings = SlotSettings(name, storage.url, scratch, resources, terms.retries, terms.prices)
         with _Watcher(queue, watch) as watcher:
             try:
                 errors = _tune(runs, terms.again, settings, slots)
@@ -117,7 +117,7 @@ def _tune(runs: Sequence[RunConfig], again: Collection[str], settings: SlotSetti
             storage_path=settings.scratch,
             verbose=0,
             # The death of a slot's own process; that of a worker inside it is the queue's to count.
-            failure_config=tune.FailureConfig(max_failures=settings.max_restarts),
+            failure_config=tune.FailureConfig(max_failures=settings.retries.infrastructure),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the store holds what is worth keeping
         ),
     )
@@ -172,7 +172,7 @@ def _account_for(
             from muon_core.recorder import start_record  # loads torch, which a sweep that ends well needs not here
 
             attempt = state.progress.attempt if state.progress else None
-            record_failure(storage, run.run_id, start_record(run), reason, attempt)
+            record_failure(storage, run.run_id, start_record(run), reason, attempt, "infrastructure")
             state.status, state.error = "failed", reason
     return [known[run.run_id] for run in runs]
 

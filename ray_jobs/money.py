@@ -8,6 +8,7 @@ from typing import Any
 from muon_core.store.ledger import Rate, read_entries
 from muon_core.store.storage import Storage
 from ray_jobs.admission import Admission, Limits
+from ray_jobs.breaker import Breaker
 from ray_jobs.prices import Prices, load_prices
 from search_spaces.plan import Plan
 
@@ -41,11 +42,11 @@ class Money:
         limit, expected = self.limits.usd, self.expected_usd
         return limit is not None and bool(expected) and self.spent_usd + (expected or 0.0) > limit
 
-    def admission(self) -> Admission:
-        """Keeps a call of the sweep within the budget."""
+    def admission(self, breaker: Breaker | None = None) -> Admission:
+        """Keeps a call of the sweep within the budget, and what `breaker` refuses from starting."""
         estimate = self.plan.estimate
         expected_s = {run.run_id: estimate.seconds[run.arm_id] for run in self.plan.to_run}
-        return Admission(self.limits, self.spent, expected_s, is_measured=estimate.is_measured)
+        return Admission(self.limits, self.spent, expected_s, estimate.is_measured, breaker or Breaker())
 
     def refusal(self) -> str | None:
         """Why not a single run may start; None if one may."""

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from muon_core.failures import Kind
 from muon_core.progress import Progress
-from muon_core.statuses import FINISHED
 from muon_core.store.keys import next_start
 from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.storage import StoreError
 from ray_jobs.admission import Admission
+from ray_jobs.retrying import exhausted
+from search_spaces.limits import Retries
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -33,9 +35,13 @@ class Task:
     config: str
     """The RunConfig, as JSON."""
     starts: int
-    """How often the workers were handed this run, from 1: a second time means that a worker died in it."""
+    """How often the workers were handed this run, from 1: a second time means that it failed."""
     attempt: str | None = None
     """Id of the newest attempt the workers reported, in the results store."""
+    failure: Kind | None = None
+    """What ended the start before this one."""
+    over: str | None = None
+    """Why it is not to be trained again but to be recorded as failed."""
     again: bool = False
     """Train it from the first step, although it is finished."""
     log: str = field(default_factory=next_start)
@@ -51,6 +57,8 @@ class RunState:
     status: str = "waiting"
     """waiting, running, or how it ended: done diverged failed stopped, held: another process trains it, or left out."""
     starts: int = 0
+    failures: list[Kind] = field(default_factory=list)
+    """What ended each start, but the one under way."""
     submitted_at: float = field(default_factory=time.time)
     first_step_at: float | None = None
     ended_at: float | None = None
@@ -58,17 +66,36 @@ class RunState:
     error: str | None = None
     reason: str | None = None
     """Why it was asked to save itself and stop, if it was."""
+    began_at_step: int | None = None
+    """Where this start took it up; None until it reports."""
+    stepped_at: float | None = None
+    """When this start reported a step last, by a clock that nobody sets; None before its first."""
+
+    @property
+    def attempt(self) -> str | None:
+        """Id of the newest attempt that reported, in the results store."""
+        return self.progress.attempt if self.progress else None
 
     def start(self) -> None:
         """Workers were handed the run, maybe not for the first time."""
         self.starts += 1
         self.status = "running"
+        self.began_at_step = self.stepped_at = None
 
     def advance(self, progress: Progress) -> None:
         """The run reported."""
         if progress.step > 0 and self.first_step_at is None:
             self.first_step_at = time.time()
+        if self.began_at_step is None:
+            self.began_at_step = progress.step
+        if progress.step > self.began_at_step:
+            self.stepped_at = time.monotonic()
         self.progress = progress
+
+    def fail(self, failure: Kind) -> None:
+        """The start under way ended by `failure`; what is told of one that has ended already changes nothing."""
+        if len(self.failures) < self.starts:
+            self.failures.append(failure)
 
     def end(self, status: str, error: str | None = None) -> None:
         """The run ended, in one of the ways a result can end."""
@@ -97,10 +124,12 @@ class RunQueue:
 
     Args:
         admission: says which runs may start, and go on.
+        retries: how often one is tried again.
     """
 
-    def __init__(self, admission: Admission | None = None) -> None:
+    def __init__(self, admission: Admission | None = None, retries: Retries | None = None) -> None:
         self._admission = admission or Admission()
+        self._retries = retries or Retries()
         self._places: dict[str, _Place] = {}
         self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
@@ -127,7 +156,8 @@ class RunQueue:
     async def next(self, slot: str, rate: Rate = LOCAL) -> Task | None:
         """The slot's unfinished run, waiting for one; None when the slot closes. Asked again, it is the same run.
 
-        `rate` is what the slot costs. A run that may not start is left out, and the next one waited for.
+        Whoever asks again without a word of what ended the start before has lost a worker. `rate` is what the slot
+        costs. A run that may not start is left out, and the next one waited for.
         """
         place = self._places.setdefault(slot, _Place())
         async with place.changed:
@@ -137,15 +167,19 @@ class RunQueue:
                 )
                 if place.closed or place.run is None or place.config is None:
                     return None
-                if (reason := self._admission.refuse(place.run.run_id, rate)) is None:
+                run = place.run
+                run.fail("infrastructure")
+                over = exhausted(self._retries, run.failures)
+                if over or (reason := self._admission.refuse(run.run_id, rate)) is None:
                     break
-                place.run.end("left out", reason)
+                run.end("left out", reason)
                 place.changed.notify_all()
-            self._admission.start(place.run.run_id)
-            place.run.start()
-            attempt = place.run.progress.attempt if place.run.progress else None
+            self._admission.start(run.run_id)
+            run.start()
             # Workers that take over from dead ones go on with the attempt that these began.
-            return Task(place.turn, place.config, place.run.starts, attempt, again=place.again and attempt is None)
+            again = place.again and run.attempt is None
+            failure = run.failures[-1] if run.failures else None
+            return Task(place.turn, place.config, run.starts, run.attempt, failure, over, again)
 
     async def report(self, slot: str, turn: int, progress: Progress) -> bool:
         """Hear of progress; False asks the run to stop."""
@@ -158,12 +192,37 @@ class RunQueue:
             place.changed.notify_all()
             return place.run.reason is None
 
+    async def fail(self, slot: str, turn: int, start: int, failure: Kind, error: str) -> None:
+        """An exception ended start number `start` of a run, on one rank or on several: it is tried again, or failed."""
+        place = self._places[slot]
+        run = place.run
+        if turn != place.turn or run is None or run.ended_at is not None or start != run.starts:
+            return
+        run.fail(failure)
+        if self._stopping or exhausted(self._retries, run.failures):
+            await self.finish(slot, turn, "failed", error)
+
+    async def lose(self, slot: str, failure: Kind) -> None:
+        """The slot's workers ended, by `failure` if they have not said themselves by what."""
+        run = self._places.setdefault(slot, _Place()).run
+        if run is not None and run.ended_at is None:
+            run.fail(failure)
+
+    async def hang(self, slot: str) -> str | None:
+        """Why the slot's run hangs; None if it does not."""
+        run, limit = self._places.setdefault(slot, _Place()).run, self._retries.hang_after_s
+        if limit is None or run is None or run.ended_at is not None or run.stepped_at is None:
+            return None
+        idle_s = time.monotonic() - run.stepped_at
+        hangs = idle_s > limit and len(run.failures) < run.starts
+        return f"no step for {idle_s:.0f} s; `retries.hang_after_s` is {limit:g}" if hangs else None
+
     async def finish(self, slot: str, turn: int, status: str, error: str | None = None) -> None:
         """A run ended; what comes twice, or of an older run, changes nothing."""
         place = self._places[slot]
         async with place.changed:
             if turn == place.turn and place.run is not None and place.run.ended_at is None:
-                self._admission.end(place.run.run_id, trained=status in FINISHED)
+                self._admission.end(place.run.run_id, status, error)
                 place.run.end(status, place.run.reason if status == "stopped" and place.run.reason else error)
             place.changed.notify_all()
 

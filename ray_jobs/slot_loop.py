@@ -14,6 +14,7 @@ from ray.train.torch import get_device
 
 from muon_core import distributed
 from muon_core.config.run import RunConfig
+from muon_core.failures import classify
 from muon_core.progress import Progress
 from muon_core.recorder import start_record
 from muon_core.store.ledger import Rate
@@ -63,13 +64,9 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
         except RayError:  # the sweep is gone, which is no fault of this run: it saves itself, to be continued
             return False
 
-    if task.starts > 1 + settings.max_restarts:
-        allowed = settings.max_restarts
-        reason = f"a worker died {task.starts - 1} times in this run; `retries.infrastructure` allows {allowed}"
+    if task.over:
         if distributed.rank() == 0:
-            ray.get(queue.finish.remote(slot, task.turn, "failed", reason))  # first, for what follows may fail here too
-            config = RunConfig.model_validate_json(task.config)
-            record_failure(open_storage(settings.store), config.run_id, start_record(config), reason, task.attempt)
+            _give_up(task, task.over, queue, slot, settings)
         return
     try:
         config, storage = RunConfig.model_validate_json(task.config), open_storage(settings.store)
@@ -81,13 +78,22 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
                 device=get_device(),
                 resume=not task.again,
                 after=task.attempt,
+                failure=task.failure or "infrastructure",
                 rate=rate,
             )
     except Exception as error:
         if isinstance(error, OUT_OF_USE):
             ray.get(queue.halt.remote(slot, task.turn, error))
         elif not distributed.lost_peer(error):
-            ray.get(queue.finish.remote(slot, task.turn, "failed", traceback.format_exc()))
+            told = classify(error), traceback.format_exc()
+            ray.get(queue.fail.remote(slot, task.turn, task.starts, *told))
         raise
     if distributed.rank() == 0:
         ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error))
+
+
+def _give_up(task: Task, reason: str, queue: Any, slot: str, settings: SlotSettings) -> None:
+    """Record the run as failed."""
+    ray.get(queue.finish.remote(slot, task.turn, "failed", reason))  # first, for what follows may fail here too
+    config, storage = RunConfig.model_validate_json(task.config), open_storage(settings.store)
+    record_failure(storage, config.run_id, start_record(config), reason, task.attempt, task.failure)

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 
 from ray_jobs.prices import Prices
+from search_spaces.limits import Retries
 from search_spaces.spec import Resources
 
 
@@ -22,9 +23,8 @@ class SlotSettings:
     scratch: str
     """A folder for what Ray itself keeps."""
     resources: Resources
-    max_restarts: int
-    """How often a run may lose a worker before it is recorded as failed."""
-
+    retries: Retries
+    """How often a run is tried again."""
     prices: Prices
     """What machines cost; each worker knows on which type it is."""
 

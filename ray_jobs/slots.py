@@ -10,20 +10,26 @@ a fresh one's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 import uuid
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
+from muon_core.failures import gravest
+from ray_jobs.retrying import Hang
 from ray_jobs.slot_settings import SlotSettings
 from search_spaces.spec import Resources
 
 POLL_S = 2.0  # how often a waiting trial looks after its worker group
 LEAVE_S = 3.0  # for workers to leave their loop; what they computed is stored
+HANG_LOOK_S = 5.0  # how often a slot asks whether its run hangs
 HEALTH_CHECK_S = 0.5  # how often Ray Train looks whether a worker ended or died
 COLLECTIVE_TIMEOUT_S = 1800  # gloo and NCCL: longer than any evaluation or checkpoint of one rank
 
@@ -45,6 +51,7 @@ class Slot(tune.Trainable):
         self._queue = self._settings.find_queue()
         ray.get(self._queue.free_the_dead.remote())  # this slot may be here in place of one
         self._error: BaseException | None = None
+        self._looked = time.monotonic()
         self._group = threading.Thread(target=self._run_group, daemon=True)
         self._group.start()
         self._submit(config)
@@ -68,6 +75,8 @@ class Slot(tune.Trainable):
         trainer = SlotTrainer(
             _work,
             hold=self._hold,
+            lose=self._lose,
+            hang=self._hang,
             train_loop_config={"settings": settings, "slot": self._slot},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
@@ -88,6 +97,23 @@ class Slot(tune.Trainable):
 
     def _hold(self, place: PlacementGroup) -> None:
         ray.get(self._queue.hold.remote(self._slot, ray.get_runtime_context().get_actor_id(), place))
+
+    def _lose(self, error: Exception) -> None:
+        """Tell the queue what the workers died of. A sweep that is gone needs to hear nothing."""
+        workers = getattr(error, "worker_failures", {}).values()
+        failure = gravest(workers or [getattr(error, "controller_failure", error)])
+        with contextlib.suppress(RayError):
+            ray.get(self._queue.lose.remote(self._slot, failure))
+
+    def _hang(self) -> Hang | None:
+        """Why the workers are given up, asked of the queue now and then."""
+        if time.monotonic() - self._looked < HANG_LOOK_S:
+            return None
+        self._looked = time.monotonic()
+        with contextlib.suppress(RayError):
+            reason: str | None = ray.get(self._queue.hang.remote(self._slot))
+            return Hang(reason) if reason else None
+        return None
 
     def step(self) -> dict[str, Any]:
         """Wait for the run's next evaluation or its end."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from muon_core.config.run import RunConfig
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
+from ray_jobs.breaker import Breaker
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.money import Money
 from ray_jobs.terms import Terms
@@ -40,29 +41,34 @@ def train_all(
     todo: Sequence[PlannedRun],
     storage: Storage,
     costs: Money,
+    breaker: Breaker,
     place: Place,
     say: Callable[[str], None],
     *,
     wait: bool,
-) -> str | None:
+) -> dict[str, str]:
     """Train `todo` and, with `wait`, what other processes had begun and left, until all runs have an end.
 
-    Others may come while this one trains: their runs are left to them in passing, and looked at here. Returns how the
-    budget ended it, if it did. `say` is given a line now and then.
+    Others may come while this one trains: their runs are left to them in passing, and looked at here. Returns which
+    runs were kept from starting, or from going on, and why. `say` is given a line now and then.
 
     Raises: as `run_on_ray` and `run_here` do.
     """
     begin, trained = time.monotonic(), 0
     unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
-    admission, again = costs.admission(), planned.finished
-    unpaid: list[str] = []
+    admission, again = costs.admission(breaker), planned.finished
+    kept: dict[str, str] = {}
     while True:
-        terms = Terms(again, planned.spec.retries.infrastructure, costs.prices, admission)
+        terms = Terms(again, planned.spec.retries, costs.prices, admission)
         states = _train([run.config for run in todo], storage, planned, terms, place) if todo else []
         left = {state.run_id for state in states if state.status == "held"}
-        unpaid = [state.error for state in states if state.error and state.error.startswith("budget:")]
+        kept |= {
+            state.run_id: state.error
+            for state in states
+            if state.error and (state.status == "left out" or is_unpaid(state.error))
+        }
         trained += sum(state.status not in ("held", "left out") for state in states)
-        if unpaid or not wait:
+        if any(map(is_unpaid, kept.values())) or not wait:
             break
         left |= wait_for_others(storage, [run.run_id for run in unsettled], say)
         statuses = read_statuses(storage) if left else {}
@@ -72,7 +78,12 @@ def train_all(
             break
     if trained:
         say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
-    return unpaid[0] if unpaid else None
+    return kept
+
+
+def is_unpaid(reason: str) -> bool:
+    """Whether it is the budget that kept a run from starting or going on."""
+    return reason.startswith("budget:")
 
 
 def _train(configs: Sequence[RunConfig], storage: Storage, planned: Plan, terms: Terms, place: Place) -> list[RunState]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ray_jobs.admission import Admission
 from ray_jobs.prices import Prices, load_prices
+from search_spaces.limits import Retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +16,8 @@ class Terms:
 
     again: Collection[str] = ()
     """Ids of runs to train from the first step although they are finished."""
-    max_restarts: int = 3
-    """How often a run may lose a worker before it is recorded as failed."""
+    retries: Retries = field(default_factory=Retries)
+    """How often a run is tried again, by what ended it."""
     prices: Prices = field(default_factory=load_prices)
     """What machines cost, for the ledger; by default the table of MUON_PRICES or ours."""
     admission: Admission = field(default_factory=Admission)

@@ -13,15 +13,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import Result
+from ray.train import FailureConfig, Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
+from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.placement_group import PlacementGroup
 
 _LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
@@ -37,22 +40,43 @@ class _FixedSize(FixedScalingPolicy):
         pass
 
 
+class _Telling(DefaultFailurePolicy):
+    """Says what the workers died of before others are started."""
+
+    def __init__(self, config: FailureConfig, lose: Callable[[TrainingFailedError], None]) -> None:
+        super().__init__(config)
+        self._lose = lose
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        self._lose(training_failed_error)
+        return super().make_decision(training_failed_error)
+
+
 class SlotTrainer(TorchTrainer):
     """A `TorchTrainer` whose controller runs in the calling thread, which must be one of an actor.
 
     Args:
         hold: called with each placement group as it is asked for: should this process die, Ray keeps it.
+        lose: called with what the workers died of, each time they do.
+        hang: asked each time the workers are looked after; an exception ends them, and others are started.
     """
 
-    def __init__(self, *args: Any, hold: Callable[[PlacementGroup], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        hold: Callable[[PlacementGroup], None],
+        lose: Callable[[TrainingFailedError], None],
+        hang: Callable[[], Exception | None],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._hold = hold
+        self._hold, self._lose, self._hang = hold, lose, hang
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, _LEFT_OUT)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
-        hold = self._hold
+        hold, hang = self._hold, self._hang
 
         class Held(WorkerGroup):
             def _create_placement_group(self, *args: Any) -> Any:
@@ -60,6 +84,12 @@ class SlotTrainer(TorchTrainer):
                 hold(handle.placement_group)
                 return handle
 
+            def poll_status(self, timeout: float | None = None) -> WorkerGroupPollStatus:
+                if error := hang():
+                    return WorkerGroupPollStatus({0: WorkerStatus(running=False, error=error)})
+                return super().poll_status(timeout)
+
+        settings["failure_policy"] = _Telling(self.run_config.failure_config, self._lose)
         settings["scaling_policy"] = _FixedSize(self.scaling_config)
         controller = TrainController(**settings)
         controller.worker_group_cls = Held

@@ -37,18 +37,24 @@ class Retries(Config):
     """How often a run is tried again, by what ended it."""
 
     preemption: Literal["unlimited"] | Annotated[int, Field(ge=0)] = "unlimited"
-    """After its node was taken back by who lent it, as spot instances are."""
+    """After its node was taken back by who lent it, as spot instances are. Only where Ray was told before, by whoever
+    drains the node; a node that is gone without notice counts as infrastructure."""
     infrastructure: int = Field(3, ge=0)
-    """After the death of a worker or its node."""
+    """After the death of a worker or its node, the loss of the connection between workers, and a hang."""
     program: int = Field(0, ge=0)
-    """After an error of its own code, which the same code is likely to meet again."""
+    """After an error of its own code or for want of memory, which the same run is likely to meet again. It goes on from
+    its checkpoint."""
+    hang_after_s: float | None = Field(1800, gt=0)
+    """Seconds without a step after which a run hangs and its workers are given up. They count from the first step on:
+    data may take longer to prepare, and a model to compile. null: it is waited for. Not `--in-process`."""
 
 
 class Breaker(Config):
     """What makes an arm start no further runs."""
 
     same_error: int | None = Field(3, gt=0)
-    """So many runs of the arm that die alike; null: it never stops."""
+    """So many runs of the arm that die alike: by the same error at the same place, but for numbers, ids and paths. What
+    failed in earlier calls counts too, until `--retry failed` asks for it again. null: it never stops."""
 
     @field_validator("same_error", mode="before")
     @classmethod

@@ -77,7 +77,7 @@ class Entry:
     status: str = "running"
     """running, or how it ended: done diverged failed stopped, or lost, without a word."""
     failure: str | None = None
-    """Kind of failure: of the program, of the infrastructure, ...; None for other ends."""
+    """Kind of failure, as `muon_core.failures` names them; None for other ends."""
     error: str | None = None
     first_step: int | None = None
     """Steps done by the attempts before that it goes on from; None before it begins to train."""

@@ -284,10 +284,13 @@ def write_end_record(storage: Storage, attempt: Attempt, row: Row, num_rows: int
         storage.put(final_key(RUNS.name, attempt.run, attempt.id, num_rows, digest(data)), data)
 
 
-def record_failure(storage: Storage, run_id: str, start: Row, error: str, attempt: str | None = None) -> None:
+def record_failure(
+    storage: Storage, run_id: str, start: Row, error: str, attempt: str | None = None, failure: str | None = None
+) -> None:
     """Record that a run failed, for a process without its writer; an attempt that has ended stays as it is.
 
     Args:
+        failure: its kind, for the ledger.
         attempt: id of the attempt that failed, None if it got no further than to be started for the first time. Any
             other may be at work somewhere else, and is left alone.
     """
@@ -301,4 +304,4 @@ def record_failure(storage: Storage, run_id: str, start: Row, error: str, attemp
         write_end_record(storage, attempts[attempt], row | {"error": error}, held)
         for entry in read_entries(storage, run_id):
             if entry.attempt == attempt:
-                close_entry(storage, entry, "failed", error=error)
+                close_entry(storage, entry, "failed", failure=failure, error=error)

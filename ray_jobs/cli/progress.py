@@ -14,6 +14,7 @@ from rich.table import Table
 
 from muon_core.statuses import last_line
 from ray_jobs.cli.text import short_count
+from ray_jobs.retrying import in_words
 from ray_jobs.run_queue import RunState
 
 HEARTBEAT_S = 60.0
@@ -65,7 +66,10 @@ class Display:
             state not in ("waiting", "running") for state in (s.rstrip("0123456789") for s in self._seen.values())
         )
         self._console.print(
-            f"{clock // 60:3d}:{clock % 60:02d}  {done:3d}/{self._total}  {text}", highlight=False, soft_wrap=True
+            f"{clock // 60:3d}:{clock % 60:02d}  {done:3d}/{self._total}  {text}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
     def _panel(self, states: list[RunState]) -> Table:
@@ -107,7 +111,7 @@ def _where(state: RunState) -> str:
 
 def _event(state: RunState) -> str:
     if state.status == "running":
-        again = f" again (worker died, start {state.starts})" if state.starts > 1 else ""
+        again = f" again ({in_words(state.failures[-1])}, start {state.starts})" if state.failures else ""
         return f"start {state.run_id}{again}"
     loss = f"  val loss {state.progress.val_loss:.4f}" if state.progress and state.progress.val_loss is not None else ""
     reason = f"  {last_line(state.error)}" if state.error else ""

@@ -29,8 +29,9 @@ def command(name: str | None, store: str, as_json: bool) -> None:
     """Show how far runs are: those of the sweep NAME, the run whose id NAME begins, or all in the store.
 
     Losses are in nats per token; `missing` is a run that its sweep lists and nobody has started. One run is shown
-    with its traceback. --json gives a list of objects with run_id, arm, seed, status, attempts, step, steps, val_loss,
-    wall_s, health (how the momentum failed, if it did) and error (a full traceback).
+    with its traceback and what ended each attempt that failed. --json gives a list of objects with run_id, arm, seed,
+    status, attempts, step, steps, val_loss, wall_s, health (how the momentum failed, if it did) and error (a full
+    traceback); of one run also failures: the number, status, failure (its kind) and last step of each such attempt.
 
     \b
     muon status demo
@@ -41,11 +42,14 @@ def command(name: str | None, store: str, as_json: bool) -> None:
 
     opened = open_store(store)
     runs = find_runs(opened, name)
+    failures = _failures(opened, runs[0]["run_id"]) if len(runs) == 1 else []
     if as_json:
-        click.echo(json.dumps(runs, indent=2))
+        click.echo(json.dumps([run | {"failures": failures} for run in runs] if len(runs) == 1 else runs, indent=2))
         return
     for line in table_lines([HEADER, *(_cells(run) for run in runs)]):
         click.echo(line)
+    for each in failures:
+        click.echo(f"attempt {each['attempt']} {each['status']}: {each['failure']}, at step {each['step']}")
     for text in (runs[0]["health"], runs[0]["error"]) if len(runs) == 1 else ():
         if text:
             click.echo(f"\n{text.rstrip()}")
@@ -98,6 +102,12 @@ def _newest(store: Store, running: list[str]) -> dict[str, dict[str, Any]]:
     newest = last(store.train, "step").join(last(store.val, "val_loss"), on="run_id", how="full", coalesce=True)
     named = newest.rename({"step": "steps", "val_loss": "final_val_loss"}).collect()
     return {row.pop("run_id"): row for row in named.iter_rows(named=True)}
+
+
+def _failures(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """What ended each attempt at a run that failed, in their order."""
+    attempts = store.run(run_id).attempts.drop_nulls("failure").sort("attempt")
+    return attempts.select("attempt", "status", "failure", "step").collect().to_dicts()
 
 
 def _describe(run: dict[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,18 @@ import dataclasses
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 import click
 from click.core import ParameterSource
 
+from muon_core.failures import divergence
 from muon_core.statuses import FINISHED, last_line
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
+from ray_jobs.breaker import sweep_breaker
 from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
@@ -146,11 +149,12 @@ def run(
     muon sweep run search_spaces/demo.yaml --retry failed --retry diverged
     muon sweep run search_spaces/demo.yaml --limit 1 --in-process
 
-    Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
-    seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130 interrupted.
+    Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs, with runs that `breaker` or `stop`
+    left out, or without independent seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130
+    interrupted.
     """
     from muon_core.store.sweeps import write_sweep
-    from ray_jobs.sweep_run import Place, prepare_data, train_all
+    from ray_jobs.sweep_run import Place, is_unpaid, prepare_data, train_all
 
     sweep = load_spec(spec)
     storage = open_storage(store)
@@ -167,7 +171,9 @@ def run(
     check_writable(storage)
     planned = plan_sweep(sweep, storage, only=only, retry=retry)
     costs = money(planned, storage, max_usd)
-    todo = planned.to_run[:limit]
+    breaker = sweep_breaker(planned, storage, retry)
+    left_out = {run.run_id: reason for run in planned.to_run if (reason := breaker.refuse(run.run_id))}
+    todo = [run for run in planned.to_run if run.run_id not in left_out][:limit]
     if todo and address and not yes:
         click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
     if todo and address:
@@ -185,9 +191,11 @@ def run(
     if todo and not address:
         prepare_data([run.config for run in todo], _say)
     place = Place(address, shared_folder=shared_folder, in_process=in_process)
-    unpaid = train_all(planned, todo, storage, costs, place, _say, wait=limit is None)
+    left_out |= train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)
     is_answer = _print_answer(sweep.name, storage)
-    if unpaid:
+    for reason, count in Counter(reason for reason in left_out.values() if not is_unpaid(reason)).items():
+        click.echo(f"left out: {count} run{'' if count == 1 else 's'}: {reason}", err=True)
+    if unpaid := next(filter(is_unpaid, left_out.values()), None):
         click.echo(f"{unpaid}\nnext: {_raise_budget(spec)}", err=True)
         return EXIT_BUDGET
     return _conclude(planned, storage, spec) or (0 if is_answer else EXIT_FAILED_RUNS)
@@ -217,21 +225,33 @@ def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
 
     statuses = read_statuses(storage)
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
+    refused = _refused(planned, storage, statuses)
     left = [run for run in planned.runs if statuses.get(run.run_id) not in (*FINISHED, "failed")]
     for run_id, error in _errors(storage, failed[:SHOWN_FAILURES]):
         click.echo(f"failed: {run_id}: {last_line(error)}", err=True)
-    if failed:
-        name = next_command(f"muon status {planned.spec.name}")
-        again = next_command(f"muon sweep run {shlex.quote(spec)} --retry failed")
-        click.echo(f"{len(failed)} of {len(planned.runs)} runs failed\nnext: {name}, then {again}", err=True)
+    for run_id, error in refused[:SHOWN_FAILURES]:
+        click.echo(f"failed: {run_id}: diverged, which `stop` counts as failed: {error}", err=True)
+    if failed or refused:
+        name = next_command(f"muon failures {planned.spec.name}")
+        again = next_command(f"muon sweep run {shlex.quote(spec)} --retry {'failed' if failed else 'diverged'}")
+        count = len(failed) + len(refused)
+        click.echo(f"{count} of {len(planned.runs)} runs failed\nnext: {name}, then {again}", err=True)
         return EXIT_FAILED_RUNS
     todo = f"muon sweep run {shlex.quote(spec)}" if left else f"muon report {planned.spec.name} -o report"
     click.echo(f"next: {next_command(todo)}", err=True)
     return 0
 
 
+def _refused(planned: Plan, storage: Storage, statuses: dict[str, str]) -> list[tuple[str, str | None]]:
+    """(run_id, reason) of the runs that diverged in a way which `stop` counts as failed."""
+    ways = {rule.when for rule in planned.spec.stop}
+    diverged = [run.run_id for run in planned.runs if ways and statuses.get(run.run_id) == "diverged"]
+    found = _errors(storage, diverged) if diverged else []
+    return [(run_id, reason) for run_id, reason in found if divergence(reason) in ways]
+
+
 def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | None]]:
-    """(run_id, traceback) of each."""
+    """(run_id, traceback or reason) of each."""
     import polars as pl
 
     from analysis.store import open_store

@@ -36,12 +36,14 @@ from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
 from ray_jobs.terms import Terms
 from search_spaces.expand import expand
+from search_spaces.limits import Retries
 from search_spaces.spec import Resources, load_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # what is shared counts for the first
 TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 WORKER, DRIVER = "RayTrainWorker", "ray::ResourceTrainable"
 TWO_WORKERS = Resources(workers=2, max_concurrent=1)
+ONE_RETRY = Terms(retries=Retries(infrastructure=1))
 
 
 def rows(store: Path, table: str, run_ids: list[str]) -> pl.DataFrame:
@@ -66,6 +68,8 @@ class Killer:
 
     deaths: dict[str, tuple[str, int]]
     """Run id to (title of the process that dies, how often)."""
+    hanging: str
+    """Run id of the one whose process is only stopped."""
     killed: Counter[str] = field(default_factory=Counter)
     died_in: set[str | None] = field(default_factory=set)
     """Attempts: what is known of a run's progress is that of the one before until the next has trained a step."""
@@ -83,7 +87,7 @@ class Killer:
                     self.exposed = wildcard_listeners()
                 self.killed[state.run_id] += 1
                 self.died_in.add(progress.attempt)
-                os.kill(found[-1], signal.SIGKILL)
+                os.kill(found[-1], signal.SIGSTOP if state.run_id == self.hanging else signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ class Story:
 
 
 def story_runs(small: dict[str, Any]) -> dict[str, RunConfig]:
-    """Short ones, and those that lose a worker, lose it again and again, and lose the driver of their trial."""
+    """Short ones, and those that lose a worker, hang, lose one again and again, and lose the driver of their trial."""
     tracking = {"eval_every": 10, "track_every": 10, "spectra_every": 30, "flush_every_s": 0.1}
     saved = {"tracking": tracking, "checkpoint": {"every_steps": 7, "every_s": None}}
     noise = {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"}
@@ -107,6 +111,7 @@ def story_runs(small: dict[str, Any]) -> dict[str, RunConfig]:
         "loses a worker": {"seed": 3, "steps": 100, "tracking": {"eval_every": 50}},
         "orthonoise": {"seed": 4, "optimizer": {"name": "orthonoise"}},
         "isotropic": {"seed": 1, "optimizer": {"name": "isotropic"}},
+        "hangs": {"seed": 8, "steps": 100, "tracking": {"eval_every": 50}},
         "doomed": {"seed": 5, "steps": 100_000, "tracking": {"eval_every": 100_000}},
         "loses its driver": {"seed": 6, "steps": 100, "optimizer": noise} | saved,
         "last": {"seed": 7},
@@ -128,13 +133,13 @@ def story(one_ray: None, small: dict[str, Any], tmp_path_factory: pytest.TempPat
     from ray_jobs import launch
 
     runs, store = story_runs(small), tmp_path_factory.mktemp("story")
-    deaths = {"loses a worker": (WORKER, 1), "doomed": (WORKER, 2), "loses its driver": (DRIVER, 1)}
-    killer = Killer({runs[name].run_id: death for name, death in deaths.items()})
+    deaths = {"loses a worker": (WORKER, 1), "hangs": (WORKER, 1), "doomed": (WORKER, 2)}
+    deaths["loses its driver"] = (DRIVER, 1)
+    killer = Killer({runs[name].run_id: death for name, death in deaths.items()}, runs["hangs"].run_id)
+    terms = Terms(retries=Retries(infrastructure=1, hang_after_s=20))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "WATCH_EVERY_S", 0.1)  # the runs must still train when the killer comes
-        states = launch.run_connected(
-            list(runs.values()), Folder(store), TWO_WORKERS, Terms(max_restarts=1), slots=1, watch=killer
-        )
+        states = launch.run_connected(list(runs.values()), Folder(store), TWO_WORKERS, terms, slots=1, watch=killer)
     assert killer.killed == {runs[name].run_id: times for name, (_, times) in deaths.items()}
     return Story(runs, dict(zip(runs, states, strict=True)), killer, store)
 
@@ -159,7 +164,7 @@ def test_a_killed_worker_costs_its_run_a_start_and_the_slot_goes_on(story: Story
     ]  # fmt: skip
     assert len({story.states[name].slot for name in before}) == 1
     attempts = dict(open_store(story.store).runs.select("run_id", "attempts").collect().iter_rows())
-    twice = {"loses a worker", "doomed", "loses its driver"}
+    twice = {"loses a worker", "hangs", "doomed", "loses its driver"}
     assert attempts == {config.run_id: 2 if name in twice else 1 for name, config in story.runs.items()}
 
 
@@ -169,6 +174,17 @@ def test_a_run_that_keeps_losing_its_worker_fails_and_the_next_goes_on(story: St
     assert errors.pop(doomed) == "a worker died 2 times in this run; `retries.infrastructure` allows 1"
     assert story.states["doomed"].error == "a worker died 2 times in this run; `retries.infrastructure` allows 1"
     assert set(errors.values()) == {None}
+
+
+def test_what_ended_each_attempt_is_in_the_ledger(story: Story) -> None:
+    rows = open_store(story.store).attempts.sort("attempt").select("run_id", "status", "failure").collect().rows()
+    found = {name: [row[1:] for row in rows if row[0] == config.run_id] for name, config in story.runs.items()}
+    lost, done = ("lost", "infrastructure"), ("done", None)
+    assert found["muon"] == [done]
+    assert found["loses a worker"] == found["loses its driver"] == [lost, done]
+    assert found["hangs"] == [("lost", "hang"), done]
+    assert found["doomed"] == [lost, ("failed", "infrastructure")]
+    assert story.states["hangs"].failures == ["hang"]
 
 
 def test_a_trial_whose_driver_was_killed_goes_on_in_another_slot_with_those_after_it(story: Story) -> None:
@@ -300,7 +316,7 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
 
     begin = time.monotonic()
     with pytest.raises(connection.RayLost, match="raylet"):
-        launch.run_connected([config], Folder(tmp_path), Resources(), Terms(max_restarts=1), slots=1, watch=kill)
+        launch.run_connected([config], Folder(tmp_path), Resources(), ONE_RETRY, slots=1, watch=kill)
     assert time.monotonic() - begin < 120
     assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])
     wait_for_others(

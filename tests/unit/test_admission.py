@@ -46,7 +46,7 @@ def test_a_run_starts_only_if_it_fits_beside_what_is_spent_and_under_way(clock: 
     assert refused is not None
     assert "5 USD spent, 20 for runs under way and about 10 for this one are more than budget.usd, 30" in refused
     clock.now = 10.0
-    admission.end("a", trained=True)
+    admission.end("a", "done")
     assert admission.refuse("c", DOLLAR_A_SECOND) is not None  # 25 are spent now
 
 
@@ -55,7 +55,7 @@ def test_what_runs_take_is_learned_from_those_that_trained(clock: Clock) -> None
     assert admission.refuse("a", DOLLAR_A_SECOND) is None
     admission.start("a")
     clock.now = 8.0
-    admission.end("a", trained=True)
+    admission.end("a", "done")
     assert "about 16 for this one" in (admission.refuse("b", DOLLAR_A_SECOND) or "")
 
 

@@ -551,7 +551,7 @@ def test_sweep_run_that_has_failed_runs_ends_with_3(muon: Muon, tmp_path: Path, 
     assert done.err.splitlines()[-3:] == [
         f"failed: {run_id}: ValueError: b",
         "1 of 1 runs failed",
-        "next: muon status one, then muon sweep run sweep.yaml --retry failed",
+        "next: muon failures one, then muon sweep run sweep.yaml --retry failed",
     ]
 
 
@@ -711,19 +711,19 @@ def test_display_off_a_terminal_is_a_line_an_event() -> None:
     with Display(2, Console(file=text, width=40)) as display:
         display.update([run])
         display.update([run])
-        run.starts = 2
+        run.starts, run.failures = 2, ["infrastructure"]
         display.update([run])
         run.status, run.ended_at, run.progress = "done", 1.0, told(10, 6.1)
         other = RunState("adamw-s1-0badcafe", slot="a", status="failed", starts=1, ended_at=2.0)
-        other.error = "Traceback (most recent call last):\n  File\nValueError: boom\n"
+        other.error = "Traceback (most recent call last):\n  File\nValueError: [red] boom\n"
         display.update([run, other])
     first, *events = text.getvalue().splitlines()
     assert first == "starting Ray for 2 runs ..."
     assert [line.split(maxsplit=1)[1] for line in events] == [
         "0/2  start muon-s1-0badcafe",
-        "0/2  start muon-s1-0badcafe again (worker died, start 2)",
+        "0/2  start muon-s1-0badcafe again (a worker died, start 2)",
         "1/2  done     muon-s1-0badcafe  val loss 6.1000",
-        "2/2  failed   adamw-s1-0badcafe  ValueError: boom",
+        "2/2  failed   adamw-s1-0badcafe  ValueError: [red] boom",
     ]
 
 

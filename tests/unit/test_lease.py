@@ -71,7 +71,17 @@ def test_a_dead_process_of_this_machine_is_taken_over_at_once_and_its_entry_clos
     process.kill()
     process.communicate()
     claim(storage, "r", LOCAL).end("done")
-    assert [entry.status for entry in read_entries(storage)] == ["lost", "done"]
+    told = [(entry.status, entry.failure) for entry in read_entries(storage)]
+    assert told == [("lost", "infrastructure"), ("done", None)]
+
+
+def test_what_ended_an_attempt_without_a_word_is_kept_where_it_is_known(storage: Folder) -> None:
+    for number in (1, 2):
+        write_entry(storage, new_entry("r", f"{number:05d}.aa", LOCAL))  # alive, as this process is
+    close_entry(storage, read_entries(storage)[0], "failed", failure="program")
+    claim(storage, "r", LOCAL, after="00002.aa", failure="hang").end("failed", failure="out_of_memory")
+    told = [(entry.status, entry.failure) for entry in read_entries(storage)]
+    assert told == [("failed", "program"), ("lost", "hang"), ("failed", "out_of_memory")]
 
 
 def test_a_pid_that_was_given_out_again_is_no_sign_of_life(storage: Folder) -> None:

@@ -2,9 +2,14 @@
 
 import asyncio
 
+import pytest
+
+from muon_core.failures import Kind
 from muon_core.progress import Progress
 from muon_core.store.storage import StoreError
-from ray_jobs.run_queue import RunQueue
+from ray_jobs import run_queue
+from ray_jobs.run_queue import RunQueue, RunState
+from search_spaces.limits import Retries
 
 
 def progress(step: int, val_loss: float | None = None) -> Progress:
@@ -138,5 +143,125 @@ def test_a_store_that_failed_halts_every_slot() -> None:
         assert (states[0].status, states[0].error) == ("stopped", "full")
         assert str(error) == "full"
         assert not await queue.report("b", turns[1], progress(3))
+
+    asyncio.run(story())
+
+
+def test_a_run_is_tried_again_as_often_as_what_ended_it_allows() -> None:
+    async def story(retries: Retries, failures: list[Kind]) -> str | None:
+        queue = RunQueue(retries=retries)
+        await queue.submit("slot", "r", "{}")
+        for failure in failures:
+            assert await queue.next("slot") is not None
+            await queue.lose("slot", failure)
+            await queue.lose("slot", "program")  # what comes later of the same start is not believed
+        task = await queue.next("slot")
+        assert task is not None
+        assert task.failure == failures[-1]
+        assert task.starts == len(failures) + 1
+        return task.over
+
+    def over(retries: Retries, failures: list[Kind]) -> str | None:
+        return asyncio.run(story(retries, failures))
+
+    assert over(Retries(), ["preemption"] * 9) is None
+    assert over(Retries(preemption=0), ["preemption"]) == (
+        "its node was taken back once in this run; `retries.preemption` allows 0"
+    )
+    assert over(Retries(), ["infrastructure", "hang", "infrastructure", "preemption"]) is None
+    assert over(Retries(), ["infrastructure", "hang", "hang", "infrastructure"]) == (
+        "a worker died 2 times and it hung 2 times in this run; `retries.infrastructure` allows 3"
+    )
+    assert over(Retries(), ["out_of_memory"]) == "it ran out of memory once in this run; `retries.program` allows 0"
+    assert over(Retries(program=1), ["out_of_memory"]) is None
+
+
+def test_workers_that_ask_again_without_a_word_have_lost_one_of_them() -> None:
+    async def story() -> None:
+        queue = RunQueue(retries=Retries(infrastructure=1))
+        await queue.submit("slot", "r", "{}")
+        tasks = [await queue.next("slot") for _ in range(3)]
+        assert [task.failure for task in tasks if task] == [None, "infrastructure", "infrastructure"]
+        assert [task.over for task in tasks if task] == [
+            None, None, "a worker died 2 times in this run; `retries.infrastructure` allows 1"
+        ]  # fmt: skip
+
+    asyncio.run(story())
+
+
+def test_an_exception_ends_a_run_unless_it_may_be_tried_again() -> None:
+    """All ranks tell of it; the one that comes late tells of a start that nobody is at any more."""
+
+    async def story(program: int) -> list[RunState]:
+        queue = RunQueue(retries=Retries(program=program))
+        turn = await queue.submit("slot", "r", "{}")
+        for start in (1, 2):
+            waiting = asyncio.create_task(queue.next("slot"))
+            await asyncio.sleep(0)
+            for rank in (0, 1):
+                await queue.fail("slot", turn, start, "program", f"error {start} of rank {rank}")
+            await queue.fail("slot", turn, start - 1, "program", "late")
+            await queue.lose("slot", "infrastructure")
+            waiting.cancel()
+        return await queue.runs()
+
+    for program, starts in ((0, 1), (1, 2), (2, 2)):
+        (run,) = asyncio.run(story(program))
+        assert (run.status, run.starts) == ("running" if program == 2 else "failed", starts)
+        assert run.error == (None if program == 2 else f"error {starts} of rank 0")
+        assert run.failures == ["program"] * starts
+
+
+def test_nothing_is_tried_again_once_the_sweep_is_asked_to_stop() -> None:
+    async def story() -> None:
+        queue = RunQueue(retries=Retries(program=9))
+        turn = await queue.submit("slot", "r", "{}")
+        await queue.next("slot")
+        await queue.stop()
+        await queue.fail("slot", turn, 1, "program", "boom")
+        assert [(run.status, run.error) for run in await queue.runs()] == [("failed", "boom")]
+
+    asyncio.run(story())
+
+
+class Clock:
+    """Seconds, set by hand."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+def test_a_run_hangs_when_no_step_comes_after_one_of_this_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first one data is prepared and the model compiled, in each start anew."""
+    clock = Clock()
+    monkeypatch.setattr(run_queue, "time", clock)
+
+    async def story() -> None:
+        queue = RunQueue(retries=Retries(hang_after_s=10))
+        patient = RunQueue(retries=Retries(hang_after_s=None))
+        for each in (queue, patient):
+            turn = await each.submit("slot", "r", "{}")
+            assert await each.hang("slot") is None
+            for _ in range(2):
+                await each.next("slot")
+                clock.now += 100
+                await each.report("slot", turn, progress(5))  # taken up there
+                clock.now += 100
+                assert await each.hang("slot") is None
+                await each.report("slot", turn, progress(6))
+                clock.now += 9
+                assert await each.hang("slot") is None
+                clock.now += 2
+                hangs = None if each is patient else "no step for 11 s; `retries.hang_after_s` is 10"
+                assert await each.hang("slot") == hangs
+                await each.lose("slot", "hang")
+                assert await each.hang("slot") is None  # it is being started again
+            await each.finish("slot", turn, "done")
+            assert await each.hang("slot") is None
 
     asyncio.run(story())

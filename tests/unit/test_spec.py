@@ -89,7 +89,7 @@ def test_replace_keeps_the_file_for_messages() -> None:
         (
             STEPS,
             "retries: {oom: 0}",
-            "5: retries: unknown field 'oom'; remove it; known: preemption, infrastructure, program",
+            "5: retries: unknown field 'oom'; remove it; known: preemption, infrastructure, program, hang_after_s",
         ),
         ("name: hunt\n", "", "1: field 'name' is missing; add `name: my-sweep`"),
         ("    optimizer: orthonoise\n", "", "10: blocks[rank]: field 'optimizer' is missing; add `optimizer: muon`"),
