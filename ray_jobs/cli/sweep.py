@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 from click.core import ParameterSource
 
-from muon_core.statuses import FINISHED, last_line
+from muon_core.statuses import FINISHED, counts_text, last_line
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
@@ -235,9 +235,8 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
 
 
 def _headline(planned: Plan) -> str:
-    counts = ", ".join(f"{count} {status}" for status, count in planned.counts.items() if count)
     others = f", {len(planned.elsewhere)} trained by another process" if planned.elsewhere else ""
-    return f"{len(planned.runs)} runs ({counts}), {len(planned.to_run)} to train{others}"
+    return f"{len(planned.runs)} runs ({counts_text(planned.counts)}), {len(planned.to_run)} to train{others}"
 
 
 def _print_answer(name: str, storage: Storage) -> bool:
