@@ -34,8 +34,13 @@ def wait_for_others(storage: Storage, runs: Collection[str], say: Callable[[str]
         if who != said or time.monotonic() - spoke > SAY_S:
             said, spoke = who, time.monotonic()
             say(f"waiting for {count} that {who} trains: {describe(next(iter(alive.values())))}")
-        time.sleep(LOOK_S if storage.is_local else LOOK_AWAY_S)
+        time.sleep(look_every(storage))
     return waited
+
+
+def look_every(storage: Storage) -> float:
+    """Seconds between two looks at what others do."""
+    return LOOK_S if storage.is_local else LOOK_AWAY_S
 
 
 def describe(entry: Entry) -> str:
