@@ -58,16 +58,21 @@ class RunState:
     error: str | None = None
     reason: str | None = None
     """Why it was asked to save itself and stop, if it was."""
+    began_at_step: int | None = None
+    """Where this start took it up; None until it reports."""
 
     def start(self) -> None:
         """Workers were handed the run, maybe not for the first time."""
         self.starts += 1
         self.status = "running"
+        self.began_at_step = None
 
     def advance(self, progress: Progress) -> None:
         """The run reported."""
         if progress.step > 0 and self.first_step_at is None:
             self.first_step_at = time.time()
+        if self.began_at_step is None:
+            self.began_at_step = progress.step
         self.progress = progress
 
     def end(self, status: str, error: str | None = None) -> None:
@@ -195,6 +200,10 @@ class RunQueue:
         dead = [slot for slot, (actor_id, _) in self._held.items() if actors(actor_id)["State"] == "DEAD"]
         for slot in dead:
             remove_placement_group(self._held.pop(slot)[1])
+
+    async def close_admission(self, reason: str, at_once: bool) -> None:
+        """Start no further run, for `reason`; with `at_once` those under way save themselves."""
+        self._admission.close(reason, at_once)
 
     async def stop(self) -> None:
         """Ask every run to end at its next report."""

@@ -1,4 +1,4 @@
-"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`."""
+"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`, `stop` in `sweep_stop.py`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from muon_core.statuses import FINISHED, counts_text, last_line
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
-from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
+from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep_records import list_command, show_command
+from ray_jobs.cli.sweep_stop import stop_command
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
 from search_spaces.plan import Plan
@@ -41,7 +42,7 @@ ONLY = click.option(
 
 @click.group("sweep", cls=Group)
 def command() -> None:
-    """Plan and run a sweep file; list the sweeps of the store, and get the file of one back.
+    """Plan, run and stop a sweep; list the sweeps of the store, and get the file of one back.
 
     A sweep file names one question, the seeds, and blocks of runs; `search_spaces/demo.yaml` explains the format. A run
     belongs to the store: what is done is not trained again, by whichever sweep it was asked for.
@@ -55,6 +56,7 @@ def command() -> None:
 
 command.add_command(list_command)
 command.add_command(show_command)
+command.add_command(stop_command)
 
 
 @command.command()
@@ -93,12 +95,17 @@ def plan(
 
 def _after(planned: Plan, spec: str, only: str | None, retry: tuple[str, ...]) -> str:
     """What to type after having seen the plan."""
-    run = f"muon sweep run {shlex.quote(spec)}" + (f" --only {shlex.quote(only)}" if only else "")
-    again = next_command(f"{run} --retry failed")
     if planned.to_run:
-        return next_command(" ".join([run, *(f"--retry {status}" for status in retry)]))
+        return _run_command(spec, only, retry)
+    again = _run_command(spec, only, ["failed"])
     show = next_command(f"muon report {planned.spec.name} -o report")
     return f"{show}, or to train the failed runs again {again}" if planned.counts.get("failed") else show
+
+
+def _run_command(spec: str, only: str | None, retry: Sequence[str]) -> str:
+    """What trains the sweep."""
+    run = f"muon sweep run {shlex.quote(spec)}" + (f" --only {shlex.quote(only)}" if only else "")
+    return next_command(" ".join([run, *(f"--retry {status}" for status in retry)]))
 
 
 @command.command()
@@ -143,9 +150,11 @@ def run(
     muon sweep run search_spaces/demo.yaml --limit 1 --in-process
 
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs or without independent
-    seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130 interrupted.
+    seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130 interrupted, or stopped by
+    `muon sweep stop`.
     """
     from muon_core.store.sweeps import write_sweep
+    from ray_jobs.stop_requests import SweepStopped
     from ray_jobs.sweep_run import Place, prepare_data, train_all
 
     sweep = load_spec(spec)
@@ -179,7 +188,11 @@ def run(
     if todo and not address:
         prepare_data([run.config for run in todo], _say)
     place = Place(address, shared_folder=shared_folder, in_process=in_process)
-    unpaid = train_all(planned, todo, storage, costs, place, _say, wait=limit is None)
+    try:
+        unpaid = train_all(planned, todo, storage, costs, place, _say, wait=limit is None)
+    except SweepStopped as stopped:
+        click.echo(f"{sweep.name}: {stopped}\nnext: {_run_command(spec, only, retry)}", err=True)
+        return EXIT_INTERRUPTED
     is_answer = _print_answer(sweep.name, storage)
     if unpaid:
         click.echo(f"{unpaid}\nnext: {_raise_budget(spec)}", err=True)

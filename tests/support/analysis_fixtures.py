@@ -1,4 +1,4 @@
-"""A small results store with known numbers, written object by object with pyarrow, by none of our writers but the ledger's."""
+"""A small results store with known numbers, object by object with pyarrow, by none of our writers but the ledger's."""
 
 from __future__ import annotations
 
