@@ -64,9 +64,8 @@ def train_all(
     told = {run.run_id: status for run, status in zip(planned.runs, planned.statuses, strict=True)}
 
     def heed(request: StopRequest) -> None:
-        how = "save themselves" if request.now else "go to their end"
-        say(f"asked to stop by {request}: no further run begins, those under way {how}")
-        admission.close(f"stop: {request} asked for it", request.now)
+        how = "save themselves at once" if request.now else "go to their end first"
+        admission.close(f"stop: {request} asked for it; runs under way {how}", request.now)
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
         while True:
@@ -115,7 +114,13 @@ def _train(
 
     here = {config.run_id for config in configs}
     others = Counter(status for run, status in told.items() if run not in here)
-    with Display(len(configs), on_ray=not place.in_process, others=others, follow=follow) as display:
+    with Display(
+        len(configs),
+        on_ray=not place.in_process,
+        others=others,
+        follow=follow,
+        stopping=lambda: terms.admission.closed[0] if terms.admission.closed else None,
+    ) as display:
         if place.in_process:
             from ray_jobs.in_process import run_here
 

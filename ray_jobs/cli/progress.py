@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from analysis.pace import time_left
 from muon_core.statuses import counts_text, last_line
 from ray_jobs.cli.standing_text import best_text, spent_text
-from ray_jobs.cli.text import clock_text, short_count
+from ray_jobs.cli.text import GAP, aligned, clock_text, short_count
 from ray_jobs.run_queue import RunState
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ HEARTBEAT_RUNS = 3
 PANEL_RUNS = 8  # with four lines above, a header and one below, the panel stays below 15 lines
 TRUSTED = 0.05  # share of its steps from which on a run is judged by its own pace
 LOOK_S = 5.0  # between two looks at the store, or longer where one takes long
+COLUMNS = ["run", "step", "tokens", "train loss", "val loss", "tokens/s"]
 NOT_DONE = ("waiting", "running", "held", "left out")
 TOLD_AS = {"waiting": "planned", "held": "running"}
 """States of a run that its sweep calls otherwise: one that is held is trained by another process."""
@@ -46,6 +46,7 @@ class Display:
         total: how many runs this call trains.
         others: the other runs of the sweep, by status.
         follow: opens what tells the panel of the best arm and the money; it looks from a thread of its own.
+        stopping: says why the sweep is to end, as runs that are left out for it say, once somebody has asked for that.
     """
 
     def __init__(
@@ -56,8 +57,11 @@ class Display:
         on_ray: bool = True,
         others: Mapping[str, int] | None = None,
         follow: Callable[[], Follower] | None = None,
+        stopping: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._total, self._on_ray, self._others, self._follow = total, on_ray, others or {}, follow
+        self._total, self._on_ray, self._others = total, on_ray, others or {}
+        self._follow, self._stopping = follow, stopping
+        self._asked: str | None = None
         self._console = console or Console(file=sys.stderr)  # as it is now: progress is no output of a run
         self._states: list[RunState] = []
         self._standing: Standing | None = None
@@ -91,6 +95,10 @@ class Display:
     def update(self, states: list[RunState]) -> None:
         """Show what changed since the last call."""
         self._states = states
+        if (asked := self._stopping()) and asked != self._asked:
+            self._asked = asked
+            self._left_out.add(_kind(asked))
+            self._say(asked)
         changed = [state for state in states if self._seen.get(state.run_id) != (state.status, state.starts)]
         for state in changed:
             self._seen[state.run_id] = state.status, state.starts
@@ -106,7 +114,7 @@ class Display:
     def _say_left_out(self, states: list[RunState]) -> None:
         """A line for each kind of reason: where the first does not fit into a budget, hundreds may not."""
         for state in states:
-            kind = (state.error or "").partition(":")[0]
+            kind = _kind(state.error)
             if kind not in self._left_out:
                 self._left_out.add(kind)
                 self._say(f"left out {state.run_id}, and what follows for that reason: {last_line(state.error)}")
@@ -135,11 +143,12 @@ class Display:
             *self._facts(states),
         ]
         running = [state for state in states if state.status == "running"]
-        lines: list[RenderableType] = [_one_line(line) for line in head]
-        if running:
-            lines.append(_table(running[:PANEL_RUNS]))
+        rows = _table(running[:PANEL_RUNS], self._console.width) if running else []
         if len(running) > PANEL_RUNS:
-            lines.append(Text(f"and {len(running) - PANEL_RUNS} more"))
+            rows.append(f"and {len(running) - PANEL_RUNS} more")
+        lines = [*head, *map(Text, rows)]
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
         return Group(*lines)
 
     def _phase(self, states: list[RunState]) -> str:
@@ -147,6 +156,8 @@ class Display:
             return "starting Ray"
         if all(state.ended_at is not None for state in states) and len(states) == self._total:
             return "ending"
+        if self._asked:
+            return "stopping"
         return "training" if any(state.progress for state in states) else "starting workers"
 
     def _facts(self, states: list[RunState]) -> list[Text]:
@@ -179,6 +190,11 @@ class Display:
             pause = max(LOOK_S, 4 * (time.monotonic() - begin))
 
 
+def _kind(reason: str | None) -> str:
+    """`budget` of a reason like `budget: ...`."""
+    return (reason or "").partition(":")[0]
+
+
 def _time_left(states: list[RunState], total: int) -> float | None:
     """Seconds until all have ended, at the pace so far; None before any has made a step."""
     took = [s.ended_at - s.first_step_at for s in states if s.status == "done" and s.ended_at and s.first_step_at]
@@ -204,19 +220,13 @@ def _pace(state: RunState) -> tuple[float, float] | None:
     return (time.time() - state.first_step_at) / done * progress.steps, progress.step / progress.steps
 
 
-def _one_line(text: Text) -> Text:
-    text.no_wrap, text.overflow = True, "ellipsis"
-    return text
-
-
-def _table(states: list[RunState]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", no_wrap=True, overflow="ellipsis", ratio=1)
-    for name in ("step", "tokens", "train loss", "val loss", "tokens/s"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for state in states:
-        table.add_row(*_row(state))
-    return table
+def _table(states: list[RunState], width: int) -> list[str]:
+    """A header and a line a run, whose id is cut where the terminal is narrow."""
+    rows = [COLUMNS, *map(_row, states)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room = width - sum(widths[1:]) - len(GAP) * (len(widths) - 1)
+    widths[0] = max(1, min(widths[0], room))
+    return [aligned(row, widths, [False] + [True] * (len(COLUMNS) - 1)) for row in rows]
 
 
 def _row(state: RunState) -> list[str]:
