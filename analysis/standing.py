@@ -17,8 +17,8 @@ import polars as pl
 
 from analysis import queries
 from analysis.members import sweep_members, tell_statuses
-from analysis.pace import time_left
 from analysis.store import Store
+from muon_core.pace import time_left
 from muon_core.statuses import OPEN, in_order, last_line
 from muon_core.store.ledger import Entry, LedgerReader, is_alive
 from muon_core.store.sweeps import SweepRecord

@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from analysis.pace import time_left
+from muon_core.pace import time_left
 from muon_core.statuses import counts_text, last_line
 from ray_jobs.cli.standing_text import best_text, spent_text
 from ray_jobs.cli.text import GAP, aligned, clock_text, short_count

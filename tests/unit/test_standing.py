@@ -13,9 +13,9 @@ import pytest
 from support.analysis_fixtures import FakeRun, write_run, write_store
 from support.sweeps import MUON
 
-from analysis.pace import time_left
 from analysis.standing import Follower, Standing
 from analysis.store import open_store
+from muon_core.pace import time_left
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import LOCAL, Rate, new_entry, read_entries, write_entry
 
