@@ -41,7 +41,7 @@ class ArmSummary:
     copy_of: str | None
     """The arm that stands for this one in every test: the baseline if it shares runs with it, or one of equal runs."""
     counts: dict[str, int]
-    """Runs by status, `missing` for those nobody has started."""
+    """Runs by status, `planned` for those nobody has started."""
     values: dict[int, float]
     """Seed -> primary metric of its done run, positive and finite."""
     unusable: tuple[int, ...]

@@ -64,7 +64,7 @@ def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
 
 
 def _started(members: pl.DataFrame) -> pl.DataFrame:
-    return members.filter(pl.col("status") != "missing").unique(["arm", "run_id"], maintain_order=True)
+    return members.filter(pl.col("status") != "planned").unique(["arm", "run_id"], maintain_order=True)
 
 
 def _same_draws(started: pl.DataFrame) -> list[dict[str, Any]]:

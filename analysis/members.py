@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import polars as pl
 
-from muon_core.statuses import STATUSES
+from muon_core.statuses import MEANINGS, status_told
 from muon_core.store.sweeps import SweepRecord
 
-MISSING = "missing"
-"""Status of a run that the sweep lists and nobody has started."""
-ALL_STATUSES = (*STATUSES, MISSING)
+ALL_STATUSES = tuple(word for word in MEANINGS if word != "left out")
+"""What a run may be called by whoever knows the store alone."""
 
 
-def sweep_members(record: SweepRecord, runs: pl.DataFrame) -> pl.DataFrame:
+def sweep_members(record: SweepRecord, runs: pl.DataFrame, alive: Collection[str] = ()) -> pl.DataFrame:
     """`block`, `role`, `arm` and every column of `runs` for each run the sweep lists, in its order.
 
-    A run nobody has started has status `missing` and nulls. `arm` is what the sweep calls the arm in that block.
+    A run nobody has started has nulls. `status` is what `muon_core.statuses` tells of it, `arm` what the sweep calls
+    the arm in that block.
+
+    Args:
+        alive: run_id of those that somebody trains now.
     """
     known = runs.drop("block", "role", strict=False).unique("run_id", maintain_order=True)
     names = record.arm_names()
@@ -25,4 +30,11 @@ def sweep_members(record: SweepRecord, runs: pl.DataFrame) -> pl.DataFrame:
         orient="row",
     )
     joined = planned.join(known.drop("arm"), on="run_id", how="left", maintain_order="left")
-    return joined.with_columns(pl.col("status").fill_null(MISSING))
+    return tell_statuses(joined, alive)
+
+
+def tell_statuses(runs: pl.DataFrame, alive: Collection[str]) -> pl.DataFrame:
+    """`runs` with `status`, as the store records it or null, put as `muon_core.statuses` tells it."""
+    stored = zip(runs["run_id"], runs["status"], strict=True)
+    told = [status_told(status, alive=run_id in alive) for run_id, status in stored]
+    return runs.with_columns(status=pl.Series(told, dtype=pl.String))

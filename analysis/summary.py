@@ -18,6 +18,8 @@ from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.statistics import Goal, spread_ratio
 from analysis.store import Store
+from muon_core.statuses import FINISHED
+from muon_core.store.ledger import read_alive
 
 MAX_SPREAD_RATIO = 3  # at three seeds chance alone exceeds it for one pair of arms in five
 
@@ -57,7 +59,10 @@ def members_of(view: Store) -> pl.DataFrame:
         raise ValueError(
             f"a summary is of one sweep; use .sweep(name), one of: {', '.join(view.sweep_names()) or 'none yet'}"
         )
-    return sweep_members(view.record, view.runs.collect())
+    runs = view.runs.collect()
+    finished = set(runs.filter(pl.col("status").is_in(FINISHED))["run_id"])
+    alive = read_alive(view.storage, {run.run_id for run in view.record.runs} - finished)
+    return sweep_members(view.record, runs, alive)
 
 
 def summarize_members(view: Store, members: pl.DataFrame) -> Summary:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from analysis.arms import ArmSummary
 from analysis.statistics import PairedComparison
 from analysis.summary import Summary
+from muon_core.statuses import counts_text
 
 SHORT_UNITS = {"nats per token": "nats"}
 DASH = "–"
-_LOST = ("diverged", "failed", "stopped", "running", "missing")
 
 
 def sentence(arm: ArmSummary, summary: Summary) -> str:
@@ -61,20 +61,10 @@ def seconds_text(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def counts_text(counts: dict[str, int]) -> str:
-    """`10 done, 1 failed, 1 missing`."""
-    ordered = sorted(counts.items(), key=_status_order)
-    return ", ".join(f"{count} {status}" for status, count in ordered if count) or "no runs"
-
-
 def _with_interval(value: float, interval: tuple[float, float] | None, decimals: int) -> str:
     if interval is None:
         return signed(value, decimals)
     return f"{signed(value, decimals)} [{signed(interval[0], decimals)}, {signed(interval[1], decimals)}]"
-
-
-def _status_order(item: tuple[str, int]) -> int:
-    return ("done", *_LOST).index(item[0])
 
 
 def _finding(arm: ArmSummary, summary: Summary) -> str:
@@ -151,7 +141,7 @@ def _lost(arm: ArmSummary, summary: Summary) -> str:
     """The runs that are not in the numbers; where they did not go missing at random, what that does to the verdict."""
     base = _baseline(summary)
     is_compared = arm.verdict == "not resolved" and arm.comparison is not None
-    lost = {status: count for status, count in arm.counts.items() if status in _LOST and count}
+    lost = {status: count for status, count in arm.counts.items() if status != "done" and count}
     own = [counts_text(lost)] if lost else []
     own += [f"{count} {how}" for how, count in arm.casualties.items() if how not in lost]
     clauses = [f"of {arm.planned} {_plural('seed', arm.planned)} {', '.join(own)}"] if own else []

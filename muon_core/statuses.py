@@ -1,10 +1,54 @@
-"""Words for how runs end. They stand apart from the tables, for whoever plans a sweep loads no Parquet."""
+"""Words for where runs stand. They stand apart from the tables, for whoever plans a sweep loads no Parquet.
+
+The store records how attempts ended, in the words of STATUSES. Plans, `muon status`, panels and answers tell more than
+that: whether a run that has not ended is trained at this moment, and that one was never begun. Theirs are the words of
+MEANINGS, in its order.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 STATUSES = ("running", "done", "diverged", "failed", "stopped")
 FINISHED = ("done", "diverged")
 """Statuses of a run that nobody goes on with: one that diverged has given its result too."""
+
+MEANINGS = {
+    "running": "a process trains it now",
+    "done": "it trained to its last step",
+    "diverged": "its loss or gradient was no longer finite, which is a result too",
+    "failed": "an error ended it; only --retry failed begins it again",
+    "stopped": "it was asked to stop and saved itself; the same sweep goes on with it",
+    "interrupted": "its process went without a word; the same sweep goes on with it",
+    "left out": "this call did not start it: the budget, or a wish to stop",
+    "planned": "a sweep lists it, and nobody has begun it",
+}
+OPEN = ("running", "stopped", "interrupted", "left out", "planned")
+"""What a run is called that has not come to its end: the same sweep begins it, or goes on with it."""
+
+
+def status_told(recorded: str | None, *, alive: bool) -> str:
+    """What a run is called that the store records as `recorded` (None: not at all).
+
+    Args:
+        alive: whether somebody trains it at this moment.
+    """
+    if alive and recorded not in FINISHED:
+        return "running"
+    if recorded is None:
+        return "planned"
+    return "interrupted" if recorded == "running" else recorded
+
+
+def in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    """Those of `counts` that are not 0, in the order of MEANINGS."""
+    words = [*MEANINGS, *(word for word in counts if word not in MEANINGS)]
+    return {word: counts[word] for word in words if counts.get(word)}
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`2 running, 10 done, 1 failed`."""
+    return ", ".join(f"{count} {word}" for word, count in in_order(counts).items()) or "no runs"
 
 
 def last_line(error: str | None) -> str:

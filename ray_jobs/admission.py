@@ -75,6 +75,11 @@ class Admission:
         self._under_way: dict[str, _UnderWay] = {}
         self._trained_s = self._guessed_s = 0.0
         self._is_draining = False
+        self.closed: tuple[str, bool] | None = None
+
+    def close(self, reason: str, at_once: bool) -> None:
+        """No further run may start, for `reason`; with `at_once` those under way save themselves."""
+        self.closed = reason, at_once
 
     @property
     def spent_usd(self) -> float:
@@ -89,6 +94,8 @@ class Admission:
     def refuse(self, run_id: str, rate: Rate) -> str | None:
         """Why `run_id` may not start, at `rate`; None if it may."""
         self.rate = rate
+        if self.closed:
+            return self.closed[0]
         if reason := self.breaker.refuse(run_id):
             return reason
         limits = self.limits
@@ -114,6 +121,8 @@ class Admission:
 
     def stop(self, progress: Progress) -> str | None:
         """Why the run that reports must save itself now; None if it may go on."""
+        if self.closed and self.closed[1]:
+            return self.closed[0]
         run = self._under_way.get(progress.run_id)
         if run is None:
             return None

@@ -18,10 +18,12 @@ def unfinished_alive(storage: Storage, statuses: dict[str, str], runs: Collectio
     return read_alive(storage, [run for run in runs if statuses.get(run) not in FINISHED])
 
 
-def wait_for_others(storage: Storage, runs: Collection[str], say: Callable[[str], None]) -> set[str]:
+def wait_for_others(
+    storage: Storage, runs: Collection[str], say: Callable[[str], None], until: Callable[[], object] = lambda: None
+) -> set[str]:
     """Wait while other processes train any of `runs`; returns which of them had to be waited for.
 
-    `say` is given a line now and then.
+    `say` is given a line now and then. The wait ends too when `until` is true.
     """
     from muon_core.store.reader import read_statuses  # loads Parquet, which a plan need not
 
@@ -29,13 +31,20 @@ def wait_for_others(storage: Storage, runs: Collection[str], say: Callable[[str]
     said, spoke = "", 0.0
     while alive := unfinished_alive(storage, read_statuses(storage), runs):
         waited |= alive.keys()
+        if until():
+            break
         who = ", ".join(sorted({f"process {entry.pid} on {entry.host}" for entry in alive.values()}))
         count = f"{len(alive)} run{'' if len(alive) == 1 else 's'}"
         if who != said or time.monotonic() - spoke > SAY_S:
             said, spoke = who, time.monotonic()
             say(f"waiting for {count} that {who} trains: {describe(next(iter(alive.values())))}")
-        time.sleep(LOOK_S if storage.is_local else LOOK_AWAY_S)
+        time.sleep(look_every(storage))
     return waited
+
+
+def look_every(storage: Storage) -> float:
+    """Seconds between two looks at what others do."""
+    return LOOK_S if storage.is_local else LOOK_AWAY_S
 
 
 def describe(entry: Entry) -> str:

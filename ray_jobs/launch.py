@@ -25,6 +25,7 @@ from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
+from ray_jobs.admission import Admission
 from ray_jobs.connection import RayLost, check_alive, connected
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
@@ -82,7 +83,7 @@ def run_connected(
         actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
         queue = actor.remote(terms.admission, terms.retries)
         settings = SlotSettings(name, storage.url, scratch, resources, terms.retries, terms.prices)
-        with _Watcher(queue, watch) as watcher:
+        with _Watcher(queue, watch, terms.admission) as watcher:
             try:
                 errors = _tune(runs, terms.again, settings, slots)
             except KeyboardInterrupt:
@@ -193,10 +194,12 @@ class _Watcher:
 
     It is the first to see that the sweep cannot go on, because its Ray died or the store failed, while the block would
     wait for Ray for ever, or train run after run in vain: then the block is interrupted, and `error` says why.
+    The queue has a copy of `admission`: who closes this one closes that.
     """
 
-    def __init__(self, queue: Any, watch: Watch) -> None:
-        self._queue, self._watch = queue, watch
+    def __init__(self, queue: Any, watch: Watch, admission: Admission) -> None:
+        self._queue, self._watch, self._admission = queue, watch, admission
+        self._closed: tuple[str, bool] | None = None
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._look_now_and_then, daemon=True)
         self.error: RayLost | StoreError | None = None
@@ -228,6 +231,9 @@ class _Watcher:
 
     def _ask(self) -> tuple[list[RunState], StoreError | None]:
         """What the queue knows, however long a busy machine takes to start it. Raises RayLost or RayError."""
+        if (closed := self._admission.closed) and closed != self._closed:
+            self._closed = closed
+            self._queue.close_admission.remote(*closed)
         answer = self._queue.look.remote()
         while True:
             check_alive()

@@ -255,6 +255,10 @@ class RunQueue:
         for slot in dead:
             remove_placement_group(self._held.pop(slot)[1])
 
+    async def close_admission(self, reason: str, at_once: bool) -> None:
+        """Start no further run, for `reason`; with `at_once` those under way save themselves."""
+        self._admission.close(reason, at_once)
+
     async def stop(self) -> None:
         """Ask every run to end at its next report."""
         self._stopping = True

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muon_core.config.run import RunConfig
+from muon_core.statuses import status_told
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
 from ray_jobs.breaker import Breaker
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.money import Money
+from ray_jobs.stop_requests import StopRequest, StopWatch, SweepStopped
 from ray_jobs.terms import Terms
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 
 if TYPE_CHECKING:
+    from analysis.standing import Follower
     from ray_jobs.run_queue import RunState
 
+BEFORE_THE_END = ("held", "left out", "stopped")  # states in which a sweep leaves runs that it was stopped in
 RESUMABLE = ("running", "stopped", None)  # what a run is recorded as that another process left before its end
 
 
@@ -52,30 +57,42 @@ def train_all(
     Others may come while this one trains: their runs are left to them in passing, and looked at here. Returns which
     runs were kept from starting, or from going on, and why. `say` is given a line now and then.
 
-    Raises: as `run_on_ray` and `run_here` do.
+    Raises: SweepStopped if somebody asked for its end before that of all runs; as `run_on_ray` and `run_here` do.
     """
     begin, trained = time.monotonic(), 0
     unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
     admission, again = costs.admission(breaker), planned.finished
     kept: dict[str, str] = {}
-    while True:
-        terms = Terms(again, planned.spec.retries, costs.prices, admission)
-        states = _train([run.config for run in todo], storage, planned, terms, place) if todo else []
-        left = {state.run_id for state in states if state.status == "held"}
-        kept |= {
-            state.run_id: state.error
-            for state in states
-            if state.error and (state.status == "left out" or is_unpaid(state.error))
-        }
-        trained += sum(state.status not in ("held", "left out") for state in states)
-        if any(map(is_unpaid, kept.values())) or not wait:
-            break
-        left |= wait_for_others(storage, [run.run_id for run in unsettled], say)
-        statuses = read_statuses(storage) if left else {}
-        todo = [run for run in unsettled if run.run_id in left and statuses.get(run.run_id) in RESUMABLE]
-        again = set()
-        if not todo:
-            break
+    told = {run.run_id: status for run, status in zip(planned.runs, planned.statuses, strict=True)}
+
+    def heed(request: StopRequest) -> None:
+        how = "save themselves at once" if request.now else "go to their end first"
+        admission.close(f"stop: {request} asked for it; runs under way {how}", request.now)
+
+    with StopWatch(storage, planned.spec.name, heed) as stops:
+        while True:
+            terms = Terms(again, planned.spec.retries, costs.prices, admission)
+            states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []
+            left = {state.run_id for state in states if state.status == "held"}
+            kept |= {
+                state.run_id: state.error
+                for state in states
+                if state.error and (state.status == "left out" or is_unpaid(state.error))
+            }
+            trained += sum(state.status not in ("held", "left out") for state in states)
+            if stops.request and any(state.status in BEFORE_THE_END for state in states):
+                raise SweepStopped(stops.request)
+            if any(map(is_unpaid, kept.values())) or not wait:
+                break
+            left |= wait_for_others(storage, [run.run_id for run in unsettled], say, lambda: stops.request)
+            if stops.request and left:
+                raise SweepStopped(stops.request)
+            statuses = read_statuses(storage) if left else {}
+            told = {run: status_told(statuses.get(run), alive=False) for run in told}
+            todo = [run for run in unsettled if run.run_id in left and statuses.get(run.run_id) in RESUMABLE]
+            again = set()
+            if not todo:
+                break
     if trained:
         say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
     return kept
@@ -86,14 +103,35 @@ def is_unpaid(reason: str) -> bool:
     return reason.startswith("budget:")
 
 
-def _train(configs: Sequence[RunConfig], storage: Storage, planned: Plan, terms: Terms, place: Place) -> list[RunState]:
-    """Train them; how each ended is in the store."""
+def _train(
+    configs: Sequence[RunConfig],
+    storage: Storage,
+    planned: Plan,
+    terms: Terms,
+    place: Place,
+    told: Mapping[str, str],
+) -> list[RunState]:
+    """Train them; how each ended is in the store. `told` is where all runs of the sweep stand, by id."""
     resources = planned.spec.resources
     if place.address:
         os.environ["RAY_ADDRESS"] = place.address  # Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display  # Ray and torch load only when something is trained
 
-    with Display(len(configs), on_ray=not place.in_process) as display:
+    def follow() -> Follower:
+        from analysis.standing import Follower
+        from analysis.store import open_store
+
+        return Follower(open_store(storage).sweep(planned.spec.name))
+
+    here = {config.run_id for config in configs}
+    others = Counter(status for run, status in told.items() if run not in here)
+    with Display(
+        len(configs),
+        on_ray=not place.in_process,
+        others=others,
+        follow=follow,
+        stopping=lambda: terms.admission.closed[0] if terms.admission.closed else None,
+    ) as display:
         if place.in_process:
             from ray_jobs.in_process import run_here
 

@@ -1,4 +1,4 @@
-"""What running a sweep file would do now: which runs are new, what is done, what the seeds can resolve."""
+"""What running a sweep file would do now: which runs are to come, what is done, what the seeds can resolve."""
 
 from __future__ import annotations
 
@@ -6,25 +6,15 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-from muon_core.statuses import FINISHED
+from muon_core.statuses import FINISHED, in_order, status_told
 from search_spaces.arm_names import arm_names
 from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import Resources, SweepSpec
 from search_spaces.student_t import detectable_shift, t_quantile
-
-Status = Literal["new", "done", "diverged", "failed", "interrupted", "running"]
-STATUS: dict[str, Status] = {
-    "done": "done",
-    "diverged": "diverged",
-    "failed": "failed",
-    "stopped": "interrupted",
-    "running": "interrupted",
-}
-"""A run's status in the results store, as a plan tells it, unless somebody trains it at this moment."""
 
 # Between-seed sd of a paired difference in final val_loss, nats per token, where none is given. Measured, Muon - AdamW.
 _TINY_SD = (0.029, "measured: muon against adamw, tiny preset on English prose, 200 steps, 8 seeds")
@@ -57,8 +47,8 @@ class Plan:
 
     spec: SweepSpec
     runs: tuple[PlannedRun, ...]
-    statuses: tuple[Status, ...]
-    """One for each run."""
+    statuses: tuple[str, ...]
+    """One for each run, in the words of `muon_core.statuses`."""
     to_run: tuple[PlannedRun, ...]
     """What `muon sweep run` would start, in order."""
     elsewhere: tuple[PlannedRun, ...]
@@ -79,9 +69,9 @@ class Plan:
         return sum(len(run.members) - 1 for run in self.runs)
 
     @property
-    def counts(self) -> dict[Status, int]:
+    def counts(self) -> dict[str, int]:
         """Runs by status, those that occur."""
-        return dict(Counter(self.statuses))
+        return in_order(Counter(self.statuses))
 
     @property
     def finished(self) -> set[str]:
@@ -164,8 +154,8 @@ def plan(
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
-    statuses = tuple(_status(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
-    waiting = {"new", "interrupted", *retry}
+    statuses = tuple(status_told(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
+    waiting = {"planned", "interrupted", "stopped", *retry}
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
@@ -181,12 +171,6 @@ def _guess(resources: Resources) -> float:
     """FLOP/s of what one run occupies, where none was measured."""
     each = ASSUMED_GPU * resources.gpus_per_worker or ASSUMED_CPU * resources.cpus_per_worker
     return resources.workers * each
-
-
-def _status(recorded: str | None, *, alive: bool) -> Status:
-    if alive and recorded not in FINISHED:
-        return "running"
-    return STATUS[recorded] if recorded else "new"
 
 
 def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:

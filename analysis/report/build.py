@@ -20,7 +20,8 @@ from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.verdicts import arm_texts, counts_text, sentence
+from analysis.verdicts import arm_texts, sentence
+from muon_core.statuses import counts_text
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
 

@@ -7,14 +7,15 @@
     packs/table=<table>/<digest>.parquet, .json                          finals of many runs copied into one, and whose
     ledger/<run>/<id>.json                                               who trains an attempt, see `ledger.py`
     sweeps/<sweep>/<id>.json                                             what was asked
+    stops/<sweep>/<id>.json                                              a wish that who runs the sweep ends it
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
     logs/<run>/<start>.r<rank>.<lo>-<hi>.txt                             bytes [lo, hi) of what a rank printed
     schema/<version>.json                                                marks what release may read it
     clock/<nonce>                                                        written and removed to learn the store's time
 
-An id is `<n>.<nonce>`: attempts of a run, and records of a sweep, are numbered from 1, and the nonce keeps two apart
-that took one number at the same time. `seq` numbers the rows that a run emits, over all its tables, from 0. A start is
-a time (UTC, to the microsecond) and a nonce: what a process prints is kept from before its attempt has an id.
+An id is `<n>.<nonce>`: attempts of a run, and records and stops of a sweep, are numbered from 1, and the nonce keeps
+two apart that took one number at the same time. `seq` numbers the rows that a run emits, over all its tables, from 0. A
+start is a time (UTC, to the microsecond) and a nonce: what a process prints is kept from before its attempt has an id.
 
 A name holds all that decides whether an object is read: whose rows it has, which of them, and the digest of a content
 that others may write too. So a listing is enough to choose by (`muon_core.store.lineage` does), and there is no index
@@ -43,6 +44,7 @@ _FINAL = re.compile(rf"final/table=([^/]+)/run=([^/]+)/({_ID})\.(\d{{12}})-[0-9a
 _PACK = re.compile(r"packs/table=([^/]+)/([0-9a-f]{16})\.json")
 _DIGEST = re.compile(r"[-/]([0-9a-f]{16})\.parquet$")
 _SWEEP = re.compile(rf"sweeps/([^/]+)/({_ID})\.json")
+_STOP = re.compile(rf"stops/([^/]+)/({_ID})\.json")
 _START_FORMAT = "%Y%m%dT%H%M%S%f"
 _LOG = re.compile(r"logs/([^/]+)/(\d{8}T\d{12}\.[0-9a-f]+)\.r(\d{5})\.(\d{12})-(\d{12})\.txt")
 _CHECKPOINT = re.compile(rf"checkpoints/([^/]+)/([^/]+)/(\d{{9}})\.({_ID})\.(\d{{12}})\.([0-9a-f]{{16}})\.pt")
@@ -186,6 +188,16 @@ def digest_in(name: str) -> str | None:
 def sweep_key(sweep: str, record: str) -> str:
     """Key of a sweep record."""
     return f"sweeps/{sweep}/{record}.json"
+
+
+def stop_key(sweep: str, request: str) -> str:
+    """Key of a wish that a sweep ends."""
+    return f"stops/{sweep}/{request}.json"
+
+
+def parse_stops(keys: Iterable[str]) -> dict[str, str]:
+    """Wishes that a sweep ends among `keys`, as key -> id, in order."""
+    return {match[0]: match[2] for match in map(_STOP.fullmatch, sorted(keys)) if match}
 
 
 def parse_checkpoint(key: str) -> Checkpoint | None:

@@ -127,14 +127,35 @@ def read_entries(storage: Storage, run_id: str | None = None) -> list[Entry]:
 
 def read_alive(storage: Storage, runs: Collection[str]) -> dict[str, Entry]:
     """Those of `runs` that somebody trains now, each with the entry that says so. Raises as `read_entries`."""
-    few = len(runs) <= FEW
-    listed = [item for run in runs for item in _list(storage, run)] if few else _list(storage)
-    newest = {item.key.split("/")[1]: item for item in listed}  # sorted, so that the last of a run stays
-    wanted, since = set(runs), time.time() - CLOCKS_S
-    fresh = [item for run, item in newest.items() if run in wanted and item.modified > since]
+    newest = {_run(item): item for item in _list_of(storage, runs)}  # sorted, so that the last of a run stays
+    since = time.time() - CLOCKS_S
+    fresh = [item for item in newest.values() if item.modified > since]
     going = [entry for entry in _read(storage, fresh) if entry.status == "running"]
     now = _now(storage) if going else 0.0
     return {entry.run_id: entry for entry in going if is_alive(entry, now)}
+
+
+class LedgerReader:
+    """Reads the entries of some runs again and again: only those are fetched that were written since the last time."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._known: dict[Listed, Entry] = {}
+        self._ahead_s: float | None = None
+
+    def read(self, runs: Collection[str]) -> list[Entry]:
+        """Entries of `runs`, in the order of runs and attempts. Raises as `read_entries`."""
+        listed = _list_of(self._storage, runs)
+        unknown = [item for item in listed if item not in self._known]
+        found = dict(zip(unknown, _read(self._storage, unknown), strict=True))
+        self._known = {item: found.get(item) or self._known[item] for item in listed}
+        return list(self._known.values())
+
+    def now(self) -> float:
+        """The store's time, seconds since 1970: asked for once, for that takes a probe where one may be written."""
+        if self._ahead_s is None:
+            self._ahead_s = _now(self._storage) - time.time()
+        return time.time() + self._ahead_s
 
 
 def _now(storage: Storage) -> float:
@@ -143,6 +164,17 @@ def _now(storage: Storage) -> float:
         return store_time(storage)
     except StoreError:
         return time.time()
+
+
+def _run(item: Listed) -> str:
+    return item.key.split("/")[1]
+
+
+def _list_of(storage: Storage, runs: Collection[str]) -> list[Listed]:
+    if len(runs) <= FEW:
+        return [item for run in runs for item in _list(storage, run)]
+    wanted = set(runs)
+    return [item for item in _list(storage) if _run(item) in wanted]
 
 
 def _list(storage: Storage, run_id: str | None = None) -> list[Listed]:

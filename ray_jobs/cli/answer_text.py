@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from analysis.summary import Summary
-from analysis.verdicts import arm_texts, counts_text, sentence
+from analysis.verdicts import arm_texts, sentence
+from muon_core.statuses import counts_text
 from ray_jobs.cli.text import GAP, aligned, terminal_width
 
 _WORDS = ("arm", "role", "verdict")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from muon_core.statuses import counts_text
 from ray_jobs.cli.text import table_lines
 from ray_jobs.money import Money
 from search_spaces.plan import Plan, Power
@@ -64,10 +65,10 @@ def _rows(plan: Plan, arms: int) -> list[tuple[str, ...]]:
     """A header, then one row an arm."""
     rows: list[tuple[str, ...]] = [("blocks", "role", "arm", "seeds", "status")]
     for arm in range(arms):  # the arms of a seed follow each other, so every `arms`-th run is of one arm
-        runs, counts = plan.runs[arm::arms], Counter(plan.statuses[arm::arms])
+        runs = plan.runs[arm::arms]
         blocks, roles = (" + ".join(dict.fromkeys(names)) for names in zip(*runs[0].members, strict=True))
         seeds = " ".join(str(run.config.seed) for run in runs)
-        status = ", ".join(f"{count} {status}" for status, count in counts.items())
+        status = counts_text(Counter(plan.statuses[arm::arms]))
         rows.append((blocks, roles, plan.names[runs[0].arm_id], seeds, status))
     return rows
 

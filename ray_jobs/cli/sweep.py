@@ -1,4 +1,4 @@
-"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`."""
+"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`, `stop` in `sweep_stop.py`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import click
 from click.core import ParameterSource
 
 from muon_core.failures import divergence
-from muon_core.statuses import FINISHED, last_line
+from muon_core.statuses import FINISHED, counts_text, last_line
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.breaker import sweep_breaker
-from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
+from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep_records import list_command, show_command
+from ray_jobs.cli.sweep_stop import stop_command
 from ray_jobs.machine import misfit
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
@@ -46,7 +47,7 @@ ONLY = click.option(
 
 @click.group("sweep", cls=Group)
 def command() -> None:
-    """Plan and run a sweep file; list the sweeps of the store, and get the file of one back.
+    """Plan, run and stop a sweep; list the sweeps of the store, and get the file of one back.
 
     A sweep file names one question, the seeds, and blocks of runs; `search_spaces/demo.yaml` explains the format. A run
     belongs to the store: what is done is not trained again, by whichever sweep it was asked for.
@@ -60,6 +61,7 @@ def command() -> None:
 
 command.add_command(list_command)
 command.add_command(show_command)
+command.add_command(stop_command)
 
 
 @command.command()
@@ -100,12 +102,17 @@ def plan(
 
 def _after(planned: Plan, spec: str, only: str | None, retry: tuple[str, ...]) -> str:
     """What to type after having seen the plan."""
-    run = f"muon sweep run {shlex.quote(spec)}" + (f" --only {shlex.quote(only)}" if only else "")
-    again = next_command(f"{run} --retry failed")
     if planned.to_run:
-        return next_command(" ".join([run, *(f"--retry {status}" for status in retry)]))
+        return _run_command(spec, only, retry)
+    again = _run_command(spec, only, ["failed"])
     show = next_command(f"muon report {planned.spec.name} -o report")
     return f"{show}, or to train the failed runs again {again}" if planned.counts.get("failed") else show
+
+
+def _run_command(spec: str, only: str | None, retry: Sequence[str]) -> str:
+    """What trains the sweep."""
+    run = f"muon sweep run {shlex.quote(spec)}" + (f" --only {shlex.quote(only)}" if only else "")
+    return next_command(" ".join([run, *(f"--retry {status}" for status in retry)]))
 
 
 @command.command()
@@ -151,9 +158,10 @@ def run(
 
     Exit codes: 0 done; 2 invalid input; 3 finished, but with failed runs, with runs that `breaker` or `stop`
     left out, or without independent seeds; 6 stopped by the budget; 7 cannot reach Ray or the store; 130
-    interrupted.
+    interrupted, or stopped by `muon sweep stop`.
     """
     from muon_core.store.sweeps import write_sweep
+    from ray_jobs.stop_requests import SweepStopped
     from ray_jobs.sweep_run import Place, is_unpaid, prepare_data, train_all
 
     sweep = load_spec(spec)
@@ -191,7 +199,11 @@ def run(
     if todo and not address:
         prepare_data([run.config for run in todo], _say)
     place = Place(address, shared_folder=shared_folder, in_process=in_process)
-    left_out |= train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)
+    try:
+        left_out |= train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)
+    except SweepStopped as stopped:
+        click.echo(f"{sweep.name}: {stopped}\nnext: {_run_command(spec, only, retry)}", err=True)
+        return EXIT_INTERRUPTED
     is_answer = _print_answer(sweep.name, storage)
     for reason, count in Counter(reason for reason in left_out.values() if not is_unpaid(reason)).items():
         click.echo(f"left out: {count} run{'' if count == 1 else 's'}: {reason}", err=True)
@@ -261,9 +273,8 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
 
 
 def _headline(planned: Plan) -> str:
-    counts = ", ".join(f"{count} {status}" for status, count in planned.counts.items() if count)
     others = f", {len(planned.elsewhere)} trained by another process" if planned.elsewhere else ""
-    return f"{len(planned.runs)} runs ({counts}), {len(planned.to_run)} to train{others}"
+    return f"{len(planned.runs)} runs ({counts_text(planned.counts)}), {len(planned.to_run)} to train{others}"
 
 
 def _print_answer(name: str, storage: Storage) -> bool:

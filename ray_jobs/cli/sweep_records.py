@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from muon_core.statuses import counts_text, in_order, status_told
 from muon_core.store.keys import parse_sweeps
 from muon_core.store.storage import Storage
 from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.text import cut, table_lines, terminal_width
+from ray_jobs.elsewhere import unfinished_alive
 from search_spaces.spec import SweepSpec
 from search_spaces.write_yaml import as_sweep_yaml
 
@@ -29,7 +31,7 @@ HEADER = ("sweep", "runs", "status", "recorded (UTC)", "question")
 def list_command(store: str, as_json: bool) -> None:
     """List the sweeps of the store: their runs by status, and when each was last changed.
 
-    `missing` is a run that nobody has started. --json gives a list of objects with sweep, question, imported,
+    `planned` is a run that nobody has started. --json gives a list of objects with sweep, question, imported,
     recorded_at, runs and statuses.
 
     \b
@@ -98,17 +100,17 @@ def _is_imported(record: SweepRecord) -> bool:
 
 def _sweeps(storage: Storage) -> list[dict[str, Any]]:
     """What `--json` shows of each sweep, by name."""
-    from analysis.members import MISSING
     from muon_core.store.reader import read_statuses
     from muon_core.store.sweeps import read_record
 
     written = {item.key: item.modified for item in storage.stat("sweeps/")}
     statuses = read_statuses(storage)
+    records = [read_record(storage, key) for key in parse_sweeps(written).values()]
+    alive = unfinished_alive(storage, statuses, {run.run_id for record in records for run in record.runs})
     found = []
-    for name, key in parse_sweeps(written).items():
-        record = read_record(storage, key)
+    for (name, key), record in zip(parse_sweeps(written).items(), records, strict=True):
         runs = {run.run_id for run in record.runs}
-        counts = Counter(statuses.get(run, MISSING) for run in runs)
+        counts = Counter(status_told(statuses.get(run), alive=run in alive) for run in runs)
         found.append(
             {
                 "sweep": name,
@@ -116,14 +118,19 @@ def _sweeps(storage: Storage) -> list[dict[str, Any]]:
                 "imported": _is_imported(record),
                 "recorded_at": datetime.fromtimestamp(written[key], UTC).isoformat(timespec="seconds"),
                 "runs": len(runs),
-                "statuses": dict(sorted(counts.items())),
+                "statuses": in_order(counts),
             }
         )
     return found
 
 
 def _cells(sweep: dict[str, Any]) -> tuple[str, ...]:
-    statuses = ", ".join(f"{count} {status}" for status, count in sweep["statuses"].items())
     recorded = datetime.fromisoformat(sweep["recorded_at"])
     question = "(imported)" if sweep["imported"] else sweep["question"]
-    return sweep["sweep"], str(sweep["runs"]), statuses, f"{recorded:%Y-%m-%d %H:%M}", " ".join(question.split())
+    return (
+        sweep["sweep"],
+        str(sweep["runs"]),
+        counts_text(sweep["statuses"]),
+        f"{recorded:%Y-%m-%d %H:%M}",
+        " ".join(question.split()),
+    )

@@ -100,3 +100,10 @@ def short_count(number: int) -> str:
             break
         scaled /= 1000
     return f"{scaled:.{max(0, 3 - len(str(int(scaled))))}f}{unit}" if unit else str(number)
+
+
+def clock_text(seconds: float) -> str:
+    """`3:05`, or `2:03:05` from an hour on."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -319,9 +319,7 @@ def test_a_sweep_whose_ray_dies_says_so_and_its_run_is_continued(
         launch.run_connected([config], Folder(tmp_path), Resources(), ONE_RETRY, slots=1, watch=kill)
     assert time.monotonic() - begin < 120
     assert open_store(tmp_path).runs.collect()["status"].to_list() in (["running"], ["stopped"])
-    wait_for_others(
-        Folder(tmp_path), [config.run_id], print
-    )  # a worker that saves its run outlives its Ray
+    wait_for_others(Folder(tmp_path), [config.run_id], print)  # a worker that saves its run outlives its Ray
     (state,) = run_here([config], Folder(tmp_path), Resources())
     assert state.status == "done"
     assert rows(tmp_path, "train", [config.run_id])["step"].to_list() == list(range(1, LONG + 1))

@@ -224,7 +224,7 @@ def test_a_sweep_without_failures_ends_with_0_and_says_what_is_next(
     assert err.splitlines()[-1].startswith(f"next: muon sweep run {spec}")
     code, _, err = sweep(capsys, *run)
     assert code == 0, err
-    assert "2 runs (1 done, 1 new), 1 to train" in err
+    assert "2 runs (1 done, 1 planned), 1 to train" in err
     assert err.splitlines()[-1].startswith("next: muon report test -o report")
 
 

@@ -1,4 +1,4 @@
-"""A small results store with known numbers, written object by object with pyarrow, by none of our writers."""
+"""A small results store with known numbers, object by object with pyarrow, by none of our writers but the ledger's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from muon_core.store.folder import Folder
 from muon_core.store.keys import ROOT, Attempt, final_key, live_key, sweep_key
+from muon_core.store.ledger import LOCAL, new_entry, write_entry
 from muon_core.tables import LAYERS, PROJECTIONS, RUNS, TABLES, TRAIN, VAL
 
 STEPS = tuple(range(0, 201, 20))
@@ -33,11 +34,12 @@ class FakeRun:
     optimizer: str
     seed: int
     val: dict[int, float]
-    status: str | None = "done"  # None: it has no end record, so it is running
+    status: str | None = "done"  # None: it has no end record and this process trains it, so it is running
     role: str = "candidate"
     block: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     with_layers: bool = True
+    entry: dict[str, Any] = field(default_factory=dict)  # what the ledger says of a running one
 
     @property
     def run_id(self) -> str:
@@ -113,7 +115,9 @@ def write_run(storage: Folder, run: FakeRun) -> None:
     if run.with_layers:
         layers = [cell for row in common for cell in layer_rows(row, run)]
         put_final(storage, LAYERS, attempt, len(val), layers)
-    if run.status:
+    if run.status is None:
+        write_entry(storage, replace(new_entry(run.run_id, attempt.id, LOCAL), **run.entry))
+    else:
         final = run.val.get(max(run.val, default=0))
         end = start_record(run) | {"status": run.status, "final_val_loss": final, "wall_s": 20.0, "ended_at": _TIME}
         put_final(storage, RUNS, attempt, 3, [end | {"started_at": _TIME}])

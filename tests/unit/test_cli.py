@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -373,30 +374,41 @@ def test_status_shows_every_run_of_a_sweep(muon: Muon, tmp_path: Path) -> None:
     shown = muon("status", "demo")
     assert shown.code == 0
     header, *rows = [line.split() for line in shown.out.splitlines()]
-    assert header == ["status", "run", "step", "val", "loss", "wall", "s", "attempts", "trouble"]
+    assert header == ["status", "run", "step", "val", "loss", "wall", "s", "attempts", "trained", "by", "trouble"]
     assert [row[:2] for row in rows] == [
         ["done", "muon-s1-0badcafe"],
         ["running", "adamw-s1-0badcafe"],
         ["failed", "orthonoise-s1-0badcafe"],
-        ["missing", "orthonoise-s9000-0badcafe"],
+        ["planned", "orthonoise-s9000-0badcafe"],
     ]
     assert rows[0][2:] == ["200/200", "3.5000", "20", "1"]
-    assert rows[1][2:] == ["40/200", "4.2500", "1"]  # from its rows: it has no end record yet
+    assert rows[1][2:5] == ["40/200", "4.2500", "1"]  # from its rows: it has no end record yet
+    assert rows[1][5:9] == [str(os.getpid()), "on", socket.gethostname() + ",", "seen"]
+    assert rows[1][10:] == ["s", "ago"]
+    assert int(rows[1][9]) < 60
     assert len(rows[2][-1]) == 80 - len("RuntimeError: ")
     assert rows[2][-1].endswith("…")
     assert rows[3][2:] == []
-    assert shown.err == ("1 done, 1 failed, 1 missing, 1 running\nnext: muon status orthonoise-s1-0badcafe\n")
+    assert shown.err.splitlines() == [
+        "demo: 1 running, 1 done, 1 failed, 1 planned; ETA 0:36; 0 USD spent",
+        "best so far: muon, val_loss 3.5000 (1 of 1 runs done)",
+        f"last failure: orthonoise-s1-0badcafe: RuntimeError: {'x' * 200}",
+        "next: muon status demo --watch",
+    ]
 
 
 def test_status_json_holds_what_the_table_shows_and_the_traceback(muon: Muon, tmp_path: Path) -> None:
     write_store(tmp_path / "results", fake_runs(), unstarted=1)
     shown = muon("status", "demo", "--json")
     assert shown.err == ""
-    done, running, failed, missing = json.loads(shown.out)
+    done, running, failed, planned = json.loads(shown.out)
     assert (done["step"], done["steps"], done["val_loss"], done["wall_s"]) == (200, 200, 3.5, 20.0)
     assert (running["status"], running["step"], running["val_loss"], running["wall_s"]) == ("running", 40, 4.25, None)
     assert failed["error"].startswith("Traceback")
-    assert (missing["status"], missing["steps"], missing["step"]) == ("missing", None, None)
+    assert (planned["status"], planned["steps"], planned["step"]) == ("planned", None, None)
+    assert (running["host"], running["pid"]) == (socket.gethostname(), os.getpid())
+    assert 0 <= running["silent_s"] < 60
+    assert (done["silent_s"], planned["host"]) == (None, None)
 
 
 def test_status_of_one_run_and_of_the_whole_store(muon: Muon, tmp_path: Path) -> None:
@@ -404,7 +416,7 @@ def test_status_of_one_run_and_of_the_whole_store(muon: Muon, tmp_path: Path) ->
     (one,) = json.loads(muon("status", "muon-s1-0badcafe", "--json").out)
     assert (one["run_id"], one["status"]) == ("muon-s1-0badcafe", "done")
     everything = json.loads(muon("status", "--json").out)
-    assert [run["status"] for run in everything] == ["running", "done", "failed"]  # by name; missing ones have no row
+    assert [run["status"] for run in everything] == ["running", "done", "failed"]  # by name; planned ones have no row
     assert muon("status", "orthonoise-s1-0badcafe").out.endswith(f"RuntimeError: {'x' * 200}\n")
 
 
@@ -423,9 +435,10 @@ def test_status_takes_the_beginning_of_a_run(muon: Muon, tmp_path: Path) -> None
 def test_status_says_what_is_next_on_the_same_store(muon: Muon, tmp_path: Path) -> None:
     write_store(tmp_path / "my runs", [run for run in fake_runs() if run.status != "failed"])
     onwards = {
-        (): "muon runs ls",
-        ("demo",): "muon report demo -o report",
-        ("adamw",): "muon runs show adamw-s1-0badcafe",
+        (): "muon status --watch",
+        ("demo",): "muon status demo --watch",
+        ("adamw",): "muon status adamw --watch",
+        ("muon",): "muon runs show muon-s1-0badcafe",
     }
     for arguments, command in onwards.items():
         shown = muon("status", *arguments, "--store", "my runs")
@@ -438,7 +451,10 @@ def test_status_shows_a_run_that_two_blocks_share_once(muon: Muon, tmp_path: Pat
     record = json.loads(storage.get("sweeps/demo/00001.aa.json"))
     record["runs"] += [run | {"block": "other"} for run in record["runs"]]
     storage.put("sweeps/demo/00002.aa.json", json.dumps(record).encode())
-    assert muon("status", "demo").err == "1 done\nnext: muon runs show muon-s1-0badcafe\n"
+    assert muon("status", "demo").err == (
+        "demo: 1 done; 0 USD spent\nbest so far: muon: muon, val_loss 3.5000 (1 of 1 runs done)\n"
+        "next: muon runs show muon-s1-0badcafe\n"
+    )
 
 
 def test_version_names_what_decides_a_result(muon: Muon) -> None:
@@ -734,8 +750,10 @@ def test_display_on_a_terminal_is_a_panel_of_at_most_15_lines() -> None:
     ]
     console = Console(file=text, width=120, height=50, force_terminal=True, color_system=None)
     display = Display(50, console)
+    display.update(runs)
     with console.capture() as captured:
-        console.print(display._panel(runs))
+        console.print(display._panel())
     panel = captured.get().splitlines()
     assert len(panel) <= 15
-    assert panel[0].startswith("running 40  to come 10  ETA ")
+    assert re.match(r"training  0:00  ETA \d+:\d\d:\d\d  40 running, 10 planned$", panel[0])
+    assert panel[-1] == "and 32 more"

@@ -110,7 +110,7 @@ def test_the_record_of_a_sweep_lists_the_runs_that_were_not_chosen(muon: Muon, t
     write_store(tmp_path / "results", [fake], sweep="other")
     done = muon("sweep", "run", "hunt.yaml", "--only", "optimizer = 'adamw' and seed = 1")
     assert done.code == 0, done.err
-    assert "10 runs (1 done, 9 new), 0 to train" in done.err
+    assert "10 runs (1 done, 9 planned), 0 to train" in done.err
     record = read_sweep(Folder(tmp_path / "results"), "hunt")
     assert record is not None
     assert {run.run_id for run in record.runs} == {run["run_id"] for run in runs}

@@ -75,7 +75,7 @@ def view_of(folder: Path, runs: list[FakeRun], **options: object) -> Store:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:
-    """A report of four arms with a diverged, a failed and a missing run."""
+    """A report of four arms with a diverged, a failed and a run to come."""
     folder = tmp_path_factory.mktemp("demo")
     view = view_of(folder / "store", demo_runs(), unstarted=1)
     return view, write_report(view, folder / "report").page
@@ -109,7 +109,7 @@ def test_the_page_says_the_verdicts_and_counts(demo: tuple[Store, Path]) -> None
     text, summary = path.read_text(), summarize(view)
     for arm in summary.arms:
         assert f"<li>{sentence(arm, summary)}</li>" in text
-    assert "10 done, 1 diverged, 1 failed, 1 missing." in text
+    assert "10 done, 1 diverged, 1 failed, 1 planned." in text
     assert "Does Muon reach a lower validation loss than AdamW?" in text
     for warning in summary.warnings:
         assert f"<li>{warning}</li>" in text
@@ -121,7 +121,7 @@ def test_the_page_lists_every_run_with_the_last_line_of_its_error(demo: tuple[St
         assert run.run_id in cells
     assert "RuntimeError: <disk> full" in cells
     assert "non-finite loss at step 71" in cells
-    assert cells[cells.index("isotropic-s9000-0badcafe") + 3] == "missing"
+    assert cells[cells.index("isotropic-s9000-0badcafe") + 3] == "planned"
 
 
 def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) -> None:

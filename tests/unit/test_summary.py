@@ -53,7 +53,7 @@ def test_every_planned_run_is_counted(tmp_path: Path) -> None:
         "done": 1,
         "diverged": 1,
         "failed": 1,
-        "missing": 2,
+        "planned": 2,
     }
     assert (isotropic.planned, isotropic.values, sum(summary.counts.values())) == (5, {42: 3.905}, 14)
 
@@ -97,7 +97,7 @@ def test_an_arm_nobody_started_has_no_data(tmp_path: Path) -> None:
     assert arm(summary, "lion").verdict == "no data"
     assert said(summary, "lion") == (
         "lion: no run is done with a positive, finite val_loss, so nothing is known; "
-        "of 1 seed 1 missing, not in these numbers."
+        "of 1 seed 1 planned, not in these numbers."
     )
 
 
