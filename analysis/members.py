@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import polars as pl
 
-from muon_core.statuses import STATUSES
+from muon_core.statuses import STATUSES, STOPPED_EARLY
 from muon_core.store.sweeps import SweepRecord
 
 MISSING = "missing"
 """Status of a run that the sweep lists and nobody has started."""
-ALL_STATUSES = (*STATUSES, MISSING)
+EARLY = "stopped early"
+"""Status of a run that was ended for doing worse than others."""
+ALL_STATUSES = (*STATUSES, EARLY, MISSING)
 
 
 def sweep_members(record: SweepRecord, runs: pl.DataFrame) -> pl.DataFrame:
     """`block`, `role`, `arm` and every column of `runs` for each run the sweep lists, in its order.
 
-    A run nobody has started has status `missing` and nulls. `arm` is what the sweep calls the arm in that block.
+    A run nobody has started has status `missing` and nulls, one that early stopping ended `stopped early`. `arm` is
+    what the sweep calls the arm in that block.
     """
     known = runs.drop("block", "role", strict=False).unique("run_id", maintain_order=True)
     names = record.arm_names()
@@ -25,4 +28,6 @@ def sweep_members(record: SweepRecord, runs: pl.DataFrame) -> pl.DataFrame:
         orient="row",
     )
     joined = planned.join(known.drop("arm"), on="run_id", how="left", maintain_order="left")
-    return joined.with_columns(pl.col("status").fill_null(MISSING))
+    is_early = (pl.col("status") == "stopped") & pl.col("error").str.starts_with(STOPPED_EARLY)
+    status = pl.when(is_early).then(pl.lit(EARLY)).otherwise(pl.col("status").fill_null(MISSING))
+    return joined.with_columns(status=status)

@@ -12,7 +12,7 @@ from analysis.summary import Summary
 
 SHORT_UNITS = {"nats per token": "nats"}
 DASH = "–"
-_LOST = ("diverged", "failed", "stopped", "running", "missing")
+_LOST = ("diverged", "failed", "stopped early", "stopped", "running", "missing")
 
 
 def sentence(arm: ArmSummary, summary: Summary) -> str:

@@ -77,14 +77,14 @@ class _Reporter:
         self._states, self._watch, self._signals, self._admission = states, watch, signals, admission
         self._watched = 0.0
 
-    def __call__(self, progress: Progress) -> bool:
+    def __call__(self, progress: Progress) -> bool | str:
         state = self._states[-1]
         state.advance(progress)
         state.reason = self._admission.stop(progress)
         if time.monotonic() - self._watched > WATCH_EVERY_S:
             self._watch(self._states)
             self._watched = time.monotonic()
-        return not self._signals and state.reason is None
+        return state.reason or not self._signals
 
 
 def _train(

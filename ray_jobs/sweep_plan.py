@@ -38,8 +38,10 @@ def plan_sweep(
         retry, sd: as `search_spaces.plan.plan` has them.
     Raises: ValueError for an invalid sweep or condition, StoreError for a store that cannot be read.
     """
-    statuses, past, before = _look_up(storage, sweep.name)
-    compare = functools.partial(make_plan, sweep, statuses, past=past, listed_before=before, retry=retry, sd=sd)
+    statuses, early, past, before = _look_up(storage, sweep.name)
+    compare = functools.partial(
+        make_plan, sweep, statuses, stopped_early=early, past=past, listed_before=before, retry=retry, sd=sd
+    )
     planned = compare()
     if alive := unfinished_alive(storage, statuses, [run.run_id for run in planned.runs]):
         planned = compare(alive=alive)
@@ -50,18 +52,24 @@ def plan_sweep(
     return narrow(planned, only)
 
 
-def _look_up(storage: Storage, name: str) -> tuple[dict[str, str], list[Speed], set[str]]:
-    """Statuses of the runs in `storage`, how fast the newest were, and the runs that the sweep `name` listed before."""
+def _look_up(storage: Storage, name: str) -> tuple[dict[str, str], set[str], list[Speed], set[str]]:
+    """What `storage` knows: statuses of its runs, which of them were stopped early, how fast the newest were, and the
+    runs that the sweep `name` listed before."""
     if not storage.list("attempts/"):
-        return {}, [], set()  # without loading what reads Parquet
-    from muon_core.store.reader import read_known
+        return {}, set(), [], set()  # without loading what reads Parquet
+    from muon_core.store.reader import read_known, stopped_early
     from muon_core.store.sweeps import read_sweep
 
     statuses, ends = read_known(storage)
     columns = ["status", "wall_s", "steps", "config_json", "ended_at"]
     newest = ends.select(columns).sort_by([("ended_at", "descending")])[:JUDGED_RUNS]
     record = read_sweep(storage, name)
-    return statuses, speeds(newest.to_pylist()), {run.run_id for run in record.runs} if record else set()
+    return (
+        statuses,
+        stopped_early(ends),
+        speeds(newest.to_pylist()),
+        {run.run_id for run in record.runs} if record else set(),
+    )
 
 
 def sweep_record(planned: Plan) -> SweepRecord:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muon_core.config.run import RunConfig
-from muon_core.store.reader import read_statuses
+from muon_core.store.reader import read_known, stopped_early
 from muon_core.store.storage import Storage
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.money import Money
-from ray_jobs.terms import Terms
+from ray_jobs.terms import Comparison, Terms
+from search_spaces.early_stopping import compared
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 
@@ -54,10 +55,10 @@ def train_all(
     """
     begin, trained = time.monotonic(), 0
     unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
-    admission, again = costs.admission(), planned.finished
+    admission, again, comparison = costs.admission(), planned.finished, _comparison(planned)
     unpaid: list[str] = []
     while True:
-        terms = Terms(again, planned.spec.retries.infrastructure, costs.prices, admission)
+        terms = Terms(again, planned.spec.retries.infrastructure, costs.prices, admission, comparison)
         states = _train([run.config for run in todo], storage, planned, terms, place) if todo else []
         left = {state.run_id for state in states if state.status == "held"}
         unpaid = [state.error for state in states if state.error and state.error.startswith("budget:")]
@@ -65,14 +66,31 @@ def train_all(
         if unpaid or not wait:
             break
         left |= wait_for_others(storage, [run.run_id for run in unsettled], say)
-        statuses = read_statuses(storage) if left else {}
-        todo = [run for run in unsettled if run.run_id in left and statuses.get(run.run_id) in RESUMABLE]
+        todo = _resumable(unsettled, left, storage, comparison) if left else []
         again = set()
         if not todo:
             break
     if trained:
         say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
     return unpaid[0] if unpaid else None
+
+
+def _comparison(planned: Plan) -> Comparison | None:
+    """Which runs of the plan are compared early."""
+    spec = planned.spec
+    if spec.early_stopping is None:
+        return None
+    return Comparison(spec.early_stopping, compared(planned.runs), spec.metrics.primary, spec.metrics.goal)
+
+
+def _resumable(
+    runs: Sequence[PlannedRun], left: Collection[str], storage: Storage, comparison: Comparison | None
+) -> list[PlannedRun]:
+    """Those of `runs` that another process had and `left` before their end, to be gone on with here."""
+    statuses, ends = read_known(storage)
+    early = stopped_early(ends) if comparison else set()
+    wanted = set(left) - early
+    return [run for run in runs if run.run_id in wanted and statuses.get(run.run_id) in RESUMABLE]
 
 
 def _train(configs: Sequence[RunConfig], storage: Storage, planned: Plan, terms: Terms, place: Place) -> list[RunState]:

@@ -16,7 +16,7 @@ from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import Resources, SweepSpec
 from search_spaces.student_t import detectable_shift, t_quantile
 
-Status = Literal["new", "done", "diverged", "failed", "interrupted", "running"]
+Status = Literal["new", "done", "diverged", "failed", "interrupted", "stopped early", "running"]
 STATUS: dict[str, Status] = {
     "done": "done",
     "diverged": "diverged",
@@ -147,6 +147,7 @@ def plan(
     done: Mapping[str, str],
     *,
     alive: Collection[str] = (),
+    stopped_early: Collection[str] = (),
     past: Sequence[Speed] = (),
     listed_before: Collection[str] = (),
     retry: Collection[str] = (),
@@ -157,6 +158,7 @@ def plan(
     Args:
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
         alive: run_id of those that another process trains now.
+        stopped_early: run_id of those that early stopping ended; a spec without it goes on with them.
         past: how fast runs in the store were.
         listed_before: run_id of those that the newest record of this sweep lists.
         retry: statuses of runs that have ended and are to be run again: failed, diverged.
@@ -164,7 +166,10 @@ def plan(
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
-    statuses = tuple(_status(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
+    early = stopped_early if spec.early_stopping else ()
+    statuses = tuple(
+        _status(done.get(run.run_id), alive=run.run_id in alive, early=run.run_id in early) for run in runs
+    )
     waiting = {"new", "interrupted", *retry}
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
@@ -183,9 +188,11 @@ def _guess(resources: Resources) -> float:
     return resources.workers * each
 
 
-def _status(recorded: str | None, *, alive: bool) -> Status:
+def _status(recorded: str | None, *, alive: bool, early: bool) -> Status:
     if alive and recorded not in FINISHED:
         return "running"
+    if early:
+        return "stopped early"
     return STATUS[recorded] if recorded else "new"
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from muon_core.statuses import is_stopped_early
 from muon_core.store.keys import (
     Attempt,
     ObjectSlice,
@@ -262,6 +263,12 @@ def read_known(storage: Storage) -> tuple[dict[str, str], pa.Table]:
         log.warning("run %s counts as not ended: %s", run, problem)
     statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
     return {head.run: statuses.get(head.run, "running") for head in heads}, ends
+
+
+def stopped_early(ends: pa.Table) -> set[str]:
+    """Ids of the runs among these end records that early stopping ended."""
+    rows = zip(*(ends[name].to_pylist() for name in ("run_id", "status", "error")), strict=True)
+    return {run for run, status, error in rows if is_stopped_early(status, error)}
 
 
 def read_start(storage: Storage, attempt: Attempt) -> dict[str, Any]:

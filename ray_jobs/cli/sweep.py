@@ -20,6 +20,7 @@ from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.cli.sweep_records import list_command, show_command
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
+from search_spaces.errors import Problems
 from search_spaces.plan import Plan
 from search_spaces.spec import SweepSpec, load_spec
 
@@ -197,9 +198,16 @@ def _raise_budget(spec: str) -> str:
 
 
 def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
-    """Raises UsageError if a cluster is asked for too, not only named by RAY_ADDRESS; ValueError for more workers."""
+    """Raises UsageError if a cluster is asked for too, not only named by RAY_ADDRESS; ValueError for what takes Ray."""
     if context.get_parameter_source("address") == ParameterSource.COMMANDLINE:
         raise click.UsageError("--in-process trains without Ray; leave --address out.")
+    if sweep.early_stopping:
+        problems = Problems(sweep.source)
+        problems.add(
+            ("early_stopping",),
+            "goes through Ray Tune, which --in-process does without, so all runs would be complete; drop one of them",
+        )
+        raise problems.error()
     from ray_jobs.in_process import check_resources
 
     check_resources(sweep.resources)
@@ -207,11 +215,13 @@ def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
 
 def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
     """Say what failed, now or before, and what to do next; returns the exit code."""
-    from muon_core.store.reader import read_statuses
+    from muon_core.store.reader import read_known, stopped_early
 
-    statuses = read_statuses(storage)
+    statuses, ends = read_known(storage)
+    ended = stopped_early(ends) if planned.spec.early_stopping else set()
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
-    left = [run for run in planned.runs if statuses.get(run.run_id) not in (*FINISHED, "failed")]
+    ended |= {run_id for run_id, status in statuses.items() if status in (*FINISHED, "failed")}
+    left = [run for run in planned.runs if run.run_id not in ended]
     for run_id, error in _errors(storage, failed[:SHOWN_FAILURES]):
         click.echo(f"failed: {run_id}: {last_line(error)}", err=True)
     if failed:
