@@ -1,4 +1,4 @@
-"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`."""
+"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`, `confirm` in `confirm.py`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from muon_core.statuses import FINISHED, last_line
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
+from ray_jobs.cli.confirm import confirm_command
 from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
@@ -42,7 +43,7 @@ ONLY = click.option(
 
 @click.group("sweep", cls=Group)
 def command() -> None:
-    """Plan and run a sweep file; list the sweeps of the store, and get the file of one back.
+    """Plan and run a sweep file; list the sweeps of the store, get the file of one back, or one to confirm it.
 
     A sweep file names one question, the seeds, and blocks of runs; `search_spaces/demo.yaml` explains the format. A run
     belongs to the store: what is done is not trained again, by whichever sweep it was asked for.
@@ -56,6 +57,7 @@ def command() -> None:
 
 command.add_command(list_command)
 command.add_command(show_command)
+command.add_command(confirm_command)
 
 
 @command.command()
