@@ -10,6 +10,9 @@ import pytest
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
 from muon_core.statuses import is_stopped_early
+from muon_core.store.folder import Folder
+from ray_jobs.cli.plan_text import render_plan
+from ray_jobs.money import money
 from ray_jobs.run_queue import RunQueue
 from ray_jobs.terms import Comparison
 from search_spaces.early_stopping import EarlyStopping, compared
@@ -120,6 +123,9 @@ def test_a_plan_leaves_what_was_stopped_early_until_the_file_no_longer_asks_for_
     assert [run.run_id for run in planned.to_run] == [runs[3]]
     whole = plan(rates(("early_stopping: {scheduler: asha, grace_steps: 10}\n", "")), statuses, stopped_early=[runs[1]])
     assert [run.run_id for run in whole.to_run] == [runs[1], runs[3]]
+    for told, is_early in ((planned, True), (whole, False)):
+        (time,) = [line for line in render_plan(told, money(told, Folder("no"))).splitlines() if line[:6] == "time: "]
+        assert time.endswith("; less, for candidates may end early") == is_early
 
 
 # ---- the queue
