@@ -1,9 +1,9 @@
 """The rows of a sweep's answer: the runs of each arm, compared with the baseline's seed by seed.
 
-A run that diverged or failed does not miss at random: its loss would have been bad. Means over the rest are of
-survivors, and an arm that loses every second seed would look better for it. So where the arm or the baseline has such
-casualties the numbers are shown, but no verdict is drawn from them. Arms that list the same runs again are tested once,
-and a copy of the baseline is not tested at all: else Holm would pay for tests that are none.
+A run that diverged, failed or was stopped early does not miss at random: its loss would have been bad. Means over the
+rest are of survivors, and an arm that loses every second seed would look better for it. So where the arm or the
+baseline has such casualties the numbers are shown, but no verdict is drawn from them. Arms that list the same runs
+again are tested once, and a copy of the baseline is not tested at all: else Holm would pay for tests that are none.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from analysis.statistics import (
     holm,
     seeds_to_resolve,
 )
+from muon_core.statuses import EARLY
 
 ALPHA = 0.05  # of the Holm-adjusted p, to match the 95 % intervals
 Verdict = Literal["baseline", "lower", "higher", "not resolved", "no data", "invalid"]
@@ -72,7 +73,7 @@ class ArmSummary:
     @property
     def casualties(self) -> dict[str, int]:
         """Runs that ended without a usable value, by how. They do not miss at random: those left are survivors."""
-        ended = {status: self.counts[status] for status in ("diverged", "failed")}
+        ended = {status: self.counts[status] for status in ("diverged", "failed", EARLY)}
         ended["done without a positive, finite value"] = len(self.unusable)
         return {how: count for how, count in ended.items() if count}
 

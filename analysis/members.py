@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import polars as pl
 
-from muon_core.statuses import MEANINGS, status_told
+from muon_core.statuses import MEANINGS, record_told, status_told
 from muon_core.store.sweeps import SweepRecord
 
 ALL_STATUSES = tuple(word for word in MEANINGS if word != "left out")
@@ -35,6 +35,6 @@ def sweep_members(record: SweepRecord, runs: pl.DataFrame, alive: Collection[str
 
 def tell_statuses(runs: pl.DataFrame, alive: Collection[str]) -> pl.DataFrame:
     """`runs` with `status`, as the store records it or null, put as `muon_core.statuses` tells it."""
-    stored = zip(runs["run_id"], runs["status"], strict=True)
-    told = [status_told(status, alive=run_id in alive) for run_id, status in stored]
+    stored = zip(runs["run_id"], runs["status"], runs["error"], strict=True)
+    told = [status_told(record_told(status, error), alive=run_id in alive) for run_id, status, error in stored]
     return runs.with_columns(status=pl.Series(told, dtype=pl.String))

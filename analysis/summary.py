@@ -18,7 +18,7 @@ from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.statistics import Goal, spread_ratio
 from analysis.store import Store
-from muon_core.statuses import FINISHED
+from muon_core.statuses import EARLY, FINISHED
 from muon_core.store.ledger import read_alive
 
 MAX_SPREAD_RATIO = 3  # at three seeds chance alone exceeds it for one pair of arms in five
@@ -87,8 +87,13 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         arms=arms,
         counts={status: once.count(status) for status in ALL_STATUSES},
         errors=tuple(text for texts in errors.values() for text in texts),
-        warnings=(*_notes(arms), *integrity_warnings(members, view.val)),
+        warnings=(*_early_notes(once.count(EARLY)), *_notes(arms), *integrity_warnings(members, view.val)),
     )
+
+
+def _early_notes(runs: int) -> list[str]:
+    verb, still = ("run was", "is") if runs == 1 else ("runs were", "are")
+    return [f"{runs} {verb} stopped early and {still} in no mean"] if runs else []
 
 
 def _notes(arms: Sequence[ArmSummary]) -> list[str]:

@@ -22,3 +22,5 @@ class Progress:
     elapsed_s: float
     attempt: str | None = None
     """Id of the attempt in the results store."""
+    val_accuracy: float | None = None
+    """Share of next tokens predicted exactly, at the newest evaluation."""

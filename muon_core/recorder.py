@@ -241,6 +241,7 @@ class Recorder:
             tokens_per_s=self.config.tokens_per_step / self._step_time if self._step_time else None,
             elapsed_s=self._elapsed,
             attempt=self.attempt,
+            val_accuracy=self.final.val_accuracy if self.final else None,
         )
 
     def end(self, status: str, error: str | None = None, failure: Kind | None = None) -> None:

@@ -13,18 +13,27 @@ STATUSES = ("running", "done", "diverged", "failed", "stopped")
 FINISHED = ("done", "diverged")
 """Statuses of a run that nobody goes on with: one that diverged has given its result too."""
 
+EARLY = "stopped early"
 MEANINGS = {
     "running": "a process trains it now",
     "done": "it trained to its last step",
     "diverged": "its loss or gradient was no longer finite, which is a result too",
     "failed": "an error ended it; only --retry failed begins it again",
+    EARLY: "early stopping ended it for doing worse than others",
     "stopped": "it was asked to stop and saved itself; the same sweep goes on with it",
     "interrupted": "its process went without a word; the same sweep goes on with it",
-    "left out": "this call did not start it: the budget, or a wish to stop",
+    "left out": "this call did not start it: the budget, the breaker, or a wish to stop",
     "planned": "a sweep lists it, and nobody has begun it",
 }
 OPEN = ("running", "stopped", "interrupted", "left out", "planned")
 """What a run is called that has not come to its end: the same sweep begins it, or goes on with it."""
+STOPPED_EARLY = "early stopping:"
+"""How the column `error` begins of a run that early stopping ended: it is `stopped`, and not to be continued."""
+
+
+def record_told(status: str | None, error: str | None) -> str | None:
+    """`status` of a run's record, put as EARLY where `error` says so."""
+    return EARLY if status == "stopped" and (error or "").startswith(STOPPED_EARLY) else status
 
 
 def status_told(recorded: str | None, *, alive: bool) -> str:

@@ -46,8 +46,9 @@ class Stopped(Exception):
     """Whoever watches the run asked for its end."""
 
 
-Report = Callable[[Progress], bool]
-"""Called on rank 0 before the first evaluation, after it, and after every step; False ends the run as `stopped`."""
+Report = Callable[[Progress], bool | str]
+"""Called on rank 0 before the first evaluation, after it, and after every step. False ends the run as `stopped`; so
+does a text, which is recorded as the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,8 @@ def _train(
         recorder.end("done")
     except Diverged as reason:
         recorder.end("diverged", str(reason))
-    except Stopped:
-        recorder.end("stopped", "asked to stop")
+    except Stopped as reason:
+        recorder.end("stopped", str(reason))
     except KeyboardInterrupt:
         recorder.end("stopped", "interrupted")
         raise
@@ -182,10 +183,11 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
     """Evaluate, then step until the end; every rank walks the same path."""
     tracking, steps, seconds = config.tracking, config.steps, state.stopwatch.seconds
     main = distributed.rank() == 0
-    go_on = not main or report(recorder.progress())
+    answer = not main or report(recorder.progress())
     if state.step == 0:  # a run that is taken up again has this evaluation already
         recorder.evaluation(_evaluate(config, state, recorder))
-        go_on = not main or report(recorder.progress())
+        answer = not main or report(recorder.progress())
+    go_on = answer is True
     while state.step < steps and distributed.agree(go_on, state.device):
         begin, tracking_s = time.perf_counter(), seconds["tracking"]
         last = state.step + 1 == steps
@@ -198,10 +200,11 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
             recorder.health(state.optimizers.health)
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
-        go_on = not main or (report(recorder.progress()) and not recorder.overtaken)
+        answer = not main or report(recorder.progress())
+        go_on = answer is True and not recorder.overtaken
         saver.after_step(state, recorder, stopping=not go_on)
     if state.step < steps:
-        raise Stopped
+        raise Stopped(answer if isinstance(answer, str) else "asked to stop")
 
 
 def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *, track: bool) -> tuple[float, float]:

@@ -83,14 +83,14 @@ class _Reporter:
         """Whether a signal has come."""
         return bool(self._signals)
 
-    def __call__(self, progress: Progress) -> bool:
+    def __call__(self, progress: Progress) -> bool | str:
         state = self._states[-1]
         state.advance(progress)
         state.reason = self._admission.stop(progress)
         if time.monotonic() - self._watched > WATCH_EVERY_S:
             self._watch(self._states)
             self._watched = time.monotonic()
-        return not self._signals and state.reason is None
+        return state.reason or not self._signals
 
 
 def _train(

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -85,7 +85,7 @@ def run_connected(
         settings = SlotSettings(name, storage.url, scratch, resources, terms.retries, terms.prices)
         with _Watcher(queue, watch, terms.admission) as watcher:
             try:
-                errors = _tune(runs, terms.again, settings, slots)
+                errors = _tune(runs, terms, settings, slots, queue)
             except KeyboardInterrupt:
                 if isinstance(watcher.error, RayLost):
                     raise watcher.error from None
@@ -97,9 +97,17 @@ def run_connected(
     return _account_for(runs, states, errors, storage)
 
 
-def _tune(runs: Sequence[RunConfig], again: Collection[str], settings: SlotSettings, slots: int) -> list[str]:
-    """One trial a run, in order; returns the errors of slots that broke."""
-    tasks = [{"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in again} for run in runs]
+def _tune(runs: Sequence[RunConfig], terms: Terms, settings: SlotSettings, slots: int, queue: Any) -> list[str]:
+    """One trial a run, in order, unless some are compared early; returns the errors of slots that broke."""
+    scheduler = None
+    if terms.comparison:
+        from ray_jobs.early_stopping import EarlyStopping, in_drawn_order  # not every sweep has schedulers to load
+
+        runs = in_drawn_order(runs, terms.comparison)
+        scheduler = EarlyStopping(terms.comparison, runs[-1].steps, queue.end_early.remote)
+    tasks = [
+        {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in terms.again} for run in runs
+    ]  # fmt: skip
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
         tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
@@ -109,6 +117,7 @@ def _tune(runs: Sequence[RunConfig], again: Collection[str], settings: SlotSetti
         },
         tune_config=tune.TuneConfig(
             max_concurrent_trials=slots,
+            scheduler=scheduler,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["run"]["run_id"],
             trial_dirname_creator=lambda trial: trial.config["run"]["run_id"],

@@ -131,6 +131,7 @@ class RunQueue:
         self._admission = admission or Admission()
         self._retries = retries or Retries()
         self._places: dict[str, _Place] = {}
+        self._to_end: dict[str, str] = {}
         self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
         self._stopping = False
@@ -181,16 +182,16 @@ class RunQueue:
             failure = run.failures[-1] if run.failures else None
             return Task(place.turn, place.config, run.starts, run.attempt, failure, over, again)
 
-    async def report(self, slot: str, turn: int, progress: Progress) -> bool:
-        """Hear of progress; False asks the run to stop."""
+    async def report(self, slot: str, turn: int, progress: Progress) -> bool | str:
+        """Hear of progress; False, or why, asks the run to stop."""
         place = self._places[slot]
         if turn != place.turn or place.run is None or self._stopping:
             return False
         async with place.changed:
             place.run.advance(progress)
-            place.run.reason = self._admission.stop(progress)
+            place.run.reason = self._to_end.get(place.run.run_id) or self._admission.stop(progress)
             place.changed.notify_all()
-            return place.run.reason is None
+            return place.run.reason or True
 
     async def fail(self, slot: str, turn: int, start: int, failure: Kind, error: str) -> None:
         """An exception ended start number `start` of a run, on one rank or on several: it is tried again, or failed."""
@@ -225,6 +226,10 @@ class RunQueue:
                 self._admission.end(place.run.run_id, status, error)
                 place.run.end(status, place.run.reason if status == "stopped" and place.run.reason else error)
             place.changed.notify_all()
+
+    async def end_early(self, run_id: str, reason: str) -> None:
+        """Have one run save itself and stop at its next report."""
+        self._to_end[run_id] = reason
 
     async def wait(self, slot: str, turn: int, val_loss: float | None, timeout_s: float) -> RunState:
         """The run's state, as soon as it ended or has another `val_loss`, at the latest after `timeout_s`."""

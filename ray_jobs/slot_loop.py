@@ -52,15 +52,17 @@ def _next_task(queue: Any, slot: str, rate: Rate) -> Task | None:
 
 def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate: Rate) -> None:
     """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
-    last_report = 0.0
+    last_report, evaluated = 0.0, None
 
-    def report(progress: Progress) -> bool:
-        nonlocal last_report
-        if time.monotonic() - last_report < REPORT_EVERY_S and 1 < progress.step < progress.steps:
+    def report(progress: Progress) -> bool | str:
+        nonlocal last_report, evaluated
+        has_news = progress.val_loss != evaluated or not 1 < progress.step < progress.steps
+        if time.monotonic() - last_report < REPORT_EVERY_S and not has_news:
             return True
-        last_report = time.monotonic()
+        last_report, evaluated = time.monotonic(), progress.val_loss
         try:
-            return bool(ray.get(queue.report.remote(slot, task.turn, progress)))
+            answer: bool | str = ray.get(queue.report.remote(slot, task.turn, progress))
+            return answer
         except RayError:  # the sweep is gone, which is no fault of this run: it saves itself, to be continued
             return False
 

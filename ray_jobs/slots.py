@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
 from muon_core.failures import gravest
+from muon_core.progress import Progress
 from ray_jobs.retrying import Hang
 from ray_jobs.slot_settings import SlotSettings
 from search_spaces.spec import Resources
@@ -31,6 +32,7 @@ POLL_S = 2.0  # how often a waiting trial looks after its worker group
 LEAVE_S = 3.0  # for workers to leave their loop; what they computed is stored
 HANG_LOOK_S = 5.0  # how often a slot asks whether its run hangs
 HEALTH_CHECK_S = 0.5  # how often Ray Train looks whether a worker ended or died
+STEPS_DONE = "steps_done"  # in a trial's results, beside the metrics of an evaluation
 COLLECTIVE_TIMEOUT_S = 1800  # gloo and NCCL: longer than any evaluation or checkpoint of one rank
 
 
@@ -120,17 +122,24 @@ class Slot(tune.Trainable):
         while True:
             state = ray.get(self._queue.wait.remote(self._slot, self._turn, self._val_loss, POLL_S))
             if state.ended_at is not None:
-                return {"done": True, "status": state.status}
+                return {"done": True, "status": state.status} | _evaluation(state.progress)
             if not self._group.is_alive():
                 raise RuntimeError(f"the worker group of slot {self._slot} is gone: {self._error}")
             if state.progress and state.progress.val_loss != self._val_loss:
                 self._val_loss = state.progress.val_loss
-                return {"val_loss": self._val_loss, "steps_done": state.progress.step}
+                return _evaluation(state.progress)
 
     def cleanup(self) -> None:
         """Let the workers leave their loop."""
         ray.get(self._queue.close.remote(self._slot))
         self._group.join(timeout=LEAVE_S)
+
+
+def _evaluation(progress: Progress | None) -> dict[str, Any]:
+    """The newest evaluation, and how many steps the run has made."""
+    if progress is None or progress.val_loss is None:
+        return {}
+    return {"val_loss": progress.val_loss, "val_accuracy": progress.val_accuracy, STEPS_DONE: progress.step}
 
 
 def _resources_per_worker(resources: Resources) -> dict[str, float]:

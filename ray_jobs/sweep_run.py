@@ -17,7 +17,8 @@ from ray_jobs.breaker import Breaker
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.money import Money
 from ray_jobs.stop_requests import StopRequest, StopWatch, SweepStopped
-from ray_jobs.terms import Terms
+from ray_jobs.terms import Comparison, Terms
+from search_spaces.early_stopping import compared
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
 
@@ -61,7 +62,7 @@ def train_all(
     """
     begin, trained = time.monotonic(), 0
     unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
-    admission, again = costs.admission(breaker), planned.finished
+    admission, again, comparison = costs.admission(breaker), planned.finished, _comparison(planned)
     kept: dict[str, str] = {}
     told = {run.run_id: status for run, status in zip(planned.runs, planned.statuses, strict=True)}
 
@@ -71,7 +72,7 @@ def train_all(
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
         while True:
-            terms = Terms(again, planned.spec.retries, costs.prices, admission)
+            terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison)
             states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []
             left = {state.run_id for state in states if state.status == "held"}
             kept |= {
@@ -101,6 +102,14 @@ def train_all(
 def is_unpaid(reason: str) -> bool:
     """Whether it is the budget that kept a run from starting or going on."""
     return reason.startswith("budget:")
+
+
+def _comparison(planned: Plan) -> Comparison | None:
+    """Which runs of the plan are compared early."""
+    spec = planned.spec
+    if spec.early_stopping is None:
+        return None
+    return Comparison(spec.early_stopping, compared(planned.runs), spec.metrics.primary, spec.metrics.goal)
 
 
 def _train(

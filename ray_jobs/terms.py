@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ray_jobs.admission import Admission
 from ray_jobs.prices import Prices, load_prices
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.limits import Retries
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Which runs are compared before their end, and how."""
+
+    rule: EarlyStopping
+    runs: Collection[str]
+    """Their ids; the other runs of a sweep go to their end."""
+    metric: str = "val_loss"
+    """What they are compared by, and which way is better."""
+    goal: Literal["min", "max"] = "min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +36,5 @@ class Terms:
     """What machines cost, for the ledger; by default the table of MUON_PRICES or ours."""
     admission: Admission = field(default_factory=Admission)
     """Which runs may start, and go on."""
+    comparison: Comparison | None = None
+    """Which runs end early for doing worse than others; None: none. Takes Ray."""

@@ -13,6 +13,7 @@ from muon_core.config.identity import Identity
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import DataConfig, RunConfig
 from search_spaces.cells import Cell, block_cells, check_constants, check_size
+from search_spaces.early_stopping import check_early_stopping
 from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
 from search_spaces.given import place
@@ -66,6 +67,7 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
         raise problems.error()
     locate = functools.cache(locate_corpus)
     configs = [_configs(spec, index, cells[index], locate, problems) for index in range(len(spec.blocks))]
+    check_early_stopping(spec, configs, problems)
     arms = _merge(spec, configs, problems)
     if problems:
         raise problems.error()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from muon_core.statuses import FINISHED, in_order, status_told
+from muon_core.statuses import EARLY, FINISHED, in_order, status_told
 from search_spaces.arm_names import arm_names
 from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
@@ -156,6 +156,8 @@ def plan(
     runs = tuple(expand(spec))
     statuses = tuple(status_told(done.get(run.run_id), alive=run.run_id in alive) for run in runs)
     waiting = {"planned", "interrupted", "stopped", *retry}
+    if spec.early_stopping is None:
+        waiting.add(EARLY)
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them

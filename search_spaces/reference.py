@@ -12,6 +12,7 @@ from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
 from muon_core.config.run import RunConfig
 from search_spaces.blocks import Block
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.explain import as_yaml
 from search_spaces.fields import (
     Field,
@@ -94,6 +95,7 @@ _PARTS: dict[str, type[Config]] = {
     "retries": Retries,
     "breaker": Breaker,
     "stop": Stop,
+    "early_stopping": EarlyStopping,
 }
 
 

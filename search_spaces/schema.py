@@ -15,6 +15,7 @@ from typing import Any
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
 from search_spaces.blocks import Block
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.fields import (
     UNSTATED,
     Field,
@@ -58,6 +59,7 @@ def json_schema() -> Schema:
         "retries": _object(Retries),
         "breaker": _object(Breaker),
         "stop": _object(Stop),
+        "early_stopping": _object(EarlyStopping),
     }
     sweep = _object(
         SweepSpec,

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from muon_core.config.base import Config
 from search_spaces.blocks import Block, check_blocks
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.errors import Source
 from search_spaces.explain import misplaced
 from search_spaces.extends import with_base
@@ -113,6 +114,8 @@ class SweepSpec(Config):
         default_factory=list, examples=[[{"when": "nonfinite", "action": "fail"}]]
     )
     """What a run that diverged does to the sweep; without an entry for how it did, it is a result like others."""
+    early_stopping: EarlyStopping | None = Field(None, examples=[{"scheduler": "asha", "grace_steps": 100}])
+    """Which candidates end before their last step; null: none."""
     _source: Source = PrivateAttr(default_factory=Source)
 
     @property

@@ -11,13 +11,19 @@ from pydantic_core import ErrorDetails
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
 from search_spaces.blocks import Block
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, explain, suggest
 from search_spaces.limits import Breaker, Budget, Retries
 from search_spaces.parameters import GROUPS, parameters, takes_list
 from search_spaces.strict_yaml import KeyPath
 
-_PARTS: dict[str, type[Config]] = {"budget": Budget, "retries": Retries, "breaker": Breaker}
+_PARTS: dict[str, type[Config]] = {
+    "budget": Budget,
+    "retries": Retries,
+    "breaker": Breaker,
+    "early_stopping": EarlyStopping,
+}
 _NAMES = {name for optimizer in OPTIMIZERS for name in parameters(optimizer)} - {"seed"}
 
 

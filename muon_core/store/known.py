@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from muon_core.statuses import record_told
 from muon_core.store.keys import Attempt, parse_attempts, parse_ends
 from muon_core.store.storage import Storage
 from muon_core.user_cache import user_cache
@@ -41,7 +42,7 @@ class Known:
     """The runs of a store."""
 
     statuses: dict[str, str]
-    """How each run's newest attempt ended, `running` while it has not."""
+    """As `muon_core.store.reader.read_statuses` has them."""
     newest: list[End]
     """The newest ends, with their configs."""
 
@@ -72,11 +73,11 @@ def _read(storage: Storage, heads: list[Attempt]) -> Iterable[tuple[str, End]]:
     from muon_core.store.reader import read_ends_of, relisting
 
     rows = relisting(lambda: read_ends_of(cached(storage), heads))
-    columns = [rows[name].to_pylist() for name in ("run_id", "status")]
+    columns = [rows[name].to_pylist() for name in ("run_id", "status", "error")]
     columns.append(rows["ended_at"].cast("int64").to_pylist())  # as numbers: to read a time, Arrow loads pandas
     columns += [rows[name].to_pylist() for name in ("wall_s", "steps", "config_json")]
-    for run, status, ended_at, *others in zip(*columns, strict=True):
-        yield run, End(status, ended_at or 0, *others)
+    for run, status, error, ended_at, *others in zip(*columns, strict=True):
+        yield run, End(record_told(status, error) or status, ended_at or 0, *others)
 
 
 def _recall(memory: Path) -> dict[str, End]:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from muon_core.statuses import record_told
 from muon_core.store.keys import (
     Attempt,
     ObjectSlice,
@@ -246,13 +247,14 @@ def get_pack(storage: Storage, pack: Pack) -> bytes | None:
 
 
 def read_statuses(storage: Storage) -> dict[str, str]:
-    """Status of every run in the store: how its newest attempt ended, `running` while it has not.
+    """Status of every run in the store: how its newest attempt ended, `running` while it has not, or `stopped early`.
 
     An end record that cannot be read is named in a warning and counts as none.
     """
     heads = [max(tries.values()) for tries in read_attempts(storage).values()]
     ends = relisting(lambda: read_ends_of(storage, heads))
-    statuses = dict(zip(ends["run_id"].to_pylist(), ends["status"].to_pylist(), strict=True))
+    columns = zip(*(ends[name].to_pylist() for name in ("run_id", "status", "error")), strict=True)
+    statuses = {run: record_told(status, error) or status for run, status, error in columns}
     return {head.run: statuses.get(head.run, "running") for head in heads}
 
 

@@ -43,7 +43,8 @@ def _work(plan: Plan) -> str:
 def _time(plan: Plan) -> str:
     minutes = plan.seconds / 60
     lasts = f"{minutes:.2g} minutes" if minutes < 99.5 else f"{minutes / 60:.3g} hours"
-    return f"time: about {lasts}, one run after the other ({plan.estimate.source})"
+    less = "; less, for candidates may end early" if plan.spec.early_stopping else ""
+    return f"time: about {lasts}, one run after the other ({plan.estimate.source}){less}"
 
 
 def _unlisted(plan: Plan) -> list[str]:

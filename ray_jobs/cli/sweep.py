@@ -13,11 +13,12 @@ import click
 from click.core import ParameterSource
 
 from muon_core.failures import divergence
-from muon_core.statuses import FINISHED, counts_text, last_line
+from muon_core.statuses import EARLY, FINISHED, counts_text, last_line
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
 from ray_jobs.breaker import sweep_breaker
+from ray_jobs.cli.confirm import confirm_command
 from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
@@ -26,6 +27,7 @@ from ray_jobs.cli.sweep_stop import stop_command
 from ray_jobs.machine import misfit
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
+from search_spaces.errors import Problems
 from search_spaces.plan import Plan
 from search_spaces.spec import SweepSpec, load_spec
 
@@ -47,7 +49,7 @@ ONLY = click.option(
 
 @click.group("sweep", cls=Group)
 def command() -> None:
-    """Plan, run and stop a sweep; list the sweeps of the store, and get the file of one back.
+    """Plan, run and stop a sweep; list the sweeps of the store, get the file of one back, or one to confirm it.
 
     A sweep file names one question, the seeds, and blocks of runs; `search_spaces/demo.yaml` explains the format. A run
     belongs to the store: what is done is not trained again, by whichever sweep it was asked for.
@@ -62,6 +64,7 @@ def command() -> None:
 command.add_command(list_command)
 command.add_command(show_command)
 command.add_command(stop_command)
+command.add_command(confirm_command)
 
 
 @command.command()
@@ -223,9 +226,16 @@ def _raise_budget(spec: str) -> str:
 
 
 def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
-    """Raises UsageError if a cluster is asked for too, not only named by RAY_ADDRESS; ValueError for more workers."""
+    """Raises UsageError if a cluster is asked for too, not only named by RAY_ADDRESS; ValueError for what takes Ray."""
     if context.get_parameter_source("address") == ParameterSource.COMMANDLINE:
         raise click.UsageError("--in-process trains without Ray; leave --address out.")
+    if sweep.early_stopping:
+        problems = Problems(sweep.source)
+        problems.add(
+            ("early_stopping",),
+            "goes through Ray Tune, which --in-process does without, so all runs would be complete; drop one of them",
+        )
+        raise problems.error()
     from ray_jobs.in_process import check_resources
 
     check_resources(sweep.resources)
@@ -238,7 +248,8 @@ def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
     statuses = read_statuses(storage)
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
     refused = _refused(planned, storage, statuses)
-    left = [run for run in planned.runs if statuses.get(run.run_id) not in (*FINISHED, "failed")]
+    ended = (*FINISHED, "failed", *([EARLY] if planned.spec.early_stopping else []))
+    left = [run for run in planned.runs if statuses.get(run.run_id) not in ended]
     for run_id, error in _errors(storage, failed[:SHOWN_FAILURES]):
         click.echo(f"failed: {run_id}: {last_line(error)}", err=True)
     for run_id, error in refused[:SHOWN_FAILURES]:

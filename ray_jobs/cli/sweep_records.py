@@ -72,16 +72,16 @@ def show_command(name: str, store: str, as_json: bool) -> None:
     assert record is not None
     if as_json:
         fields = record.model_dump(mode="json", include={"sweep", "question", "runs"})
-        spec = None if _is_imported(record) else record.spec
-        click.echo(json.dumps(fields | {"imported": _is_imported(record), "spec": spec}, indent=2))
+        spec = None if is_imported(record) else record.spec
+        click.echo(json.dumps(fields | {"imported": is_imported(record), "spec": spec}, indent=2))
         return
-    if _is_imported(record):
+    if is_imported(record):
         raise ValueError(f"sweep {name!r} was imported, it has no file; `muon status {name}` lists its runs")
-    click.echo(as_sweep_yaml(_spec(record)), nl=False)
+    click.echo(as_sweep_yaml(sweep_spec(record)), nl=False)
     click.echo(f"next: {next_command(f'muon status {name}')}", err=True)
 
 
-def _spec(record: SweepRecord) -> SweepSpec:
+def sweep_spec(record: SweepRecord) -> SweepSpec:
     """The sweep file. Raises ValueError if this release no longer takes it."""
     try:
         return SweepSpec.model_validate(record.spec)
@@ -94,7 +94,7 @@ def _spec(record: SweepRecord) -> SweepSpec:
         ) from error
 
 
-def _is_imported(record: SweepRecord) -> bool:
+def is_imported(record: SweepRecord) -> bool:
     return bool(record.spec.get("imported"))
 
 
@@ -115,7 +115,7 @@ def _sweeps(storage: Storage) -> list[dict[str, Any]]:
             {
                 "sweep": name,
                 "question": record.question,
-                "imported": _is_imported(record),
+                "imported": is_imported(record),
                 "recorded_at": datetime.fromtimestamp(written[key], UTC).isoformat(timespec="seconds"),
                 "runs": len(runs),
                 "statuses": in_order(counts),

@@ -34,7 +34,8 @@ from ray_jobs.cli.main import main
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
-from ray_jobs.terms import Terms
+from ray_jobs.terms import Comparison, Terms
+from search_spaces.early_stopping import EarlyStopping
 from search_spaces.expand import expand
 from search_spaces.limits import Retries
 from search_spaces.spec import Resources, load_spec
@@ -197,6 +198,45 @@ def test_nothing_of_a_sweep_listens_beyond_loopback_but_the_rendezvous(story: St
     """Torch's rendezvous store offers no choice of address."""
     assert len(story.killer.exposed) <= 1
     assert all(WORKER in command for command in story.killer.exposed)
+
+
+def test_a_run_that_is_stopped_early_saves_itself_and_leaves_its_workers_warm(
+    one_ray: None, small: dict[str, Any], tmp_path: Path
+) -> None:
+    """ASHA among three, after the baseline, which is the worst: with one slot the first of them goes to its end."""
+    from ray_jobs import launch
+    from ray_jobs.early_stopping import in_drawn_order
+
+    rule = EarlyStopping(scheduler="asha", grace_steps=20)
+    steps = 300
+    fields = small | {"steps": steps, "tracking": {"eval_every": 10, "track_every": steps}}
+
+    def runs_of(seed: int) -> tuple[list[RunConfig], Comparison]:
+        rates = [1e-5, 0.02, 1e-4, 1.5e-4]
+        configs = [
+            RunConfig.model_validate(
+                fields | {"seed": seed, "optimizer": {"name": "muon", "lr": lr, "embedding_lr": lr}}
+            )
+            for lr in rates
+        ]
+        comparison = Comparison(rule, {config.run_id for config in configs[1:]})
+        return in_drawn_order(configs, comparison), comparison
+
+    stories = (runs_of(seed) for seed in range(100))
+    runs, comparison = next(story for story in stories if story[0][1].optimizer.lr == 0.02)
+    states = launch.run_connected(runs, Folder(tmp_path), Resources(), Terms(comparison=comparison), slots=1)
+    assert [state.status for state in states] == ["done", "done", "stopped", "stopped"]
+    assert len({state.slot for state in states}) == 1
+    assert [state.starts for state in states] == [1, 1, 1, 1]
+    ends = open_store(tmp_path).runs.sort("started_at").select("run_id", "steps", "error").collect()
+    assert ends["run_id"].to_list() == [run.run_id for run in runs]
+    assert ends["steps"].to_list()[:2] == [steps, steps]
+    assert all(20 <= made < steps for made in ends["steps"].to_list()[2:])
+    assert [error and error.partition(":")[0] for error in ends["error"]] == [None, None, *["early stopping"] * 2]
+    config = runs[2]  # it has a checkpoint, and goes on from there with the rows of a run that was never stopped
+    (again,) = run_here([config], Folder(tmp_path), Resources())
+    assert again.status == "done"
+    assert rows(tmp_path, "train", [config.run_id])["step"].to_list() == list(range(1, steps + 1))
 
 
 # ---- a sweep of the command
