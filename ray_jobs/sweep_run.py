@@ -67,8 +67,8 @@ def train_all(
     told = {run.run_id: status for run, status in zip(planned.runs, planned.statuses, strict=True)}
 
     def heed(request: StopRequest) -> None:
-        how = "save themselves at once" if request.now else "go to their end first"
-        admission.close(f"stop: {request} asked for it; runs under way {how}", request.now)
+        when = "at once" if request.now else "after the runs under way"
+        admission.close(f"stop: {request} asked for it, {when}", request.now)
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
         while True:

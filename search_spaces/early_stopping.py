@@ -26,7 +26,7 @@ class EarlyStopping(Config):
     scheduler: Literal["asha", "median"] = Field(examples=["asha"])
     """`asha`: after `grace_steps` and each `reduction_factor` times as many, a run goes on if it is among the best 1 /
     `reduction_factor` of those that came as far; `median`: at every evaluation since `grace_steps` it does unless its
-    best value is worse than the median of the others' means."""
+    best value is worse than the median of the others' means, of three others at least."""
     grace_steps: int = Field(gt=0, examples=[100])
     """Steps that every run makes; at least `tracking.eval_every`, less than `steps`."""
     reduction_factor: float = Field(FACTOR, gt=1)

@@ -90,7 +90,7 @@ def test_ls_lists_sweeps_with_their_runs_by_status(muon: Muon, store: Folder) ->
     header, *rows = [line.split("  ") for line in listed.out.splitlines()]
     assert header[0] == "sweep"
     assert [row[0] for row in rows] == ["demo", "hunt", "old"]
-    assert "10 done, 1 failed, 1 planned" in listed.out
+    assert "10 done, 1 diverged, 1 failed, 1 planned" in listed.out
     assert rows[2][-1] == "(imported)"
     told = {sweep["sweep"]: sweep for sweep in json.loads(muon("sweep", "ls", "--json").out)}
     assert told["demo"]["statuses"] == {"diverged": 1, "done": 10, "failed": 1, "planned": 1}
