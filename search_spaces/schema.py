@@ -67,6 +67,7 @@ def json_schema() -> Schema:
         blocks={"type": "array", "minItems": 1, "items": _ref("block")},
         gates={"type": "array", "items": _ref("gate")},
         budget=_or_null(_ref("budget")),
+        early_stopping=_or_null(_ref("early_stopping")),
         stop={"type": "array", "items": _ref("stop")},
         **{name: _ref(name) for name in ("constants", "metrics", "resources", "retries", "breaker")},
     )

@@ -9,7 +9,7 @@ import pytest
 
 from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
-from muon_core.statuses import is_stopped_early
+from muon_core.statuses import EARLY, record_told
 from muon_core.store.folder import Folder
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.money import money
@@ -117,11 +117,11 @@ def test_optimizers_are_compared_early_by_who_insists() -> None:
 
 def test_a_plan_leaves_what_was_stopped_early_until_the_file_no_longer_asks_for_it() -> None:
     runs = [run.run_id for run in expand(rates())]
-    statuses = dict.fromkeys(runs, "done") | {runs[1]: "stopped", runs[3]: "stopped"}
-    planned = plan(rates(), statuses, stopped_early=[runs[1]])
-    assert planned.counts == {"done": 6, "stopped early": 1, "interrupted": 1}
+    statuses = dict.fromkeys(runs, "done") | {runs[1]: EARLY, runs[3]: "stopped"}
+    planned = plan(rates(), statuses)
+    assert planned.counts == {"done": 6, "stopped early": 1, "stopped": 1}
     assert [run.run_id for run in planned.to_run] == [runs[3]]
-    whole = plan(rates(("early_stopping: {scheduler: asha, grace_steps: 10}\n", "")), statuses, stopped_early=[runs[1]])
+    whole = plan(rates(("early_stopping: {scheduler: asha, grace_steps: 10}\n", "")), statuses)
     assert [run.run_id for run in whole.to_run] == [runs[1], runs[3]]
     for told, is_early in ((planned, True), (whole, False)):
         (time,) = [line for line in render_plan(told, money(told, Folder("no"))).splitlines() if line[:6] == "time: "]
@@ -143,7 +143,7 @@ def test_a_run_asked_to_end_early_hears_why_and_the_next_of_its_slot_goes_on() -
         assert await queue.report("slot", turn, Progress("a", 2, 10, 1.0, 3.0, 20, 1.0, 1.0)) == reason
         await queue.finish("slot", turn, "stopped", reason)
         (state,) = await queue.runs()
-        assert is_stopped_early(state.status, state.error)
+        assert record_told(state.status, state.error) == EARLY
         turn = await queue.submit("slot", "b", "B")
         await queue.next("slot")
         assert await queue.report("slot", turn, Progress("b", 1, 10, 1.0, 3.0, 10, 1.0, 1.0)) is True
@@ -226,7 +226,7 @@ def test_asha_ends_who_is_not_among_the_best_third_of_those_that_came_as_far(sto
         "early stopping: val_loss 2.5 after 10 of 90 steps is not among the best 1/3 of the runs that came as "
         "far (asha)"
     )
-    assert is_stopped_early("stopped", told.ended["c"])
+    assert record_told("stopped", told.ended["c"]) == EARLY
     told.evaluate("c", 20, 9.0)  # while it saves itself
     told.evaluate("c", 21, 9.0, done=True)
     told.evaluate("d", 10, 1.0)
