@@ -219,9 +219,14 @@ def is_alive(entry: Entry, now: float) -> bool:
 def close_entry(
     storage: Storage, entry: Entry, status: str, *, failure: str | None = None, error: str | None = None
 ) -> None:
-    """Write how an attempt ended, for one whose process cannot; an entry that tells an end stays as it is."""
-    if entry.status == "running":
-        write_entry(storage, replace(entry, status=status, failure=failure, error=shorten(error)))
+    """Write how an attempt ended, for one whose process cannot; an entry that tells an end stays as it is.
+
+    That it was lost, nobody knows how, tells none: it is what a worker writes that was left alone by another.
+    """
+    is_open = entry.status == "running" or (entry.status, entry.failure) == ("lost", "infrastructure")
+    closed = replace(entry, status=status, failure=failure, error=shorten(error))
+    if is_open and closed != entry:
+        write_entry(storage, closed)
 
 
 def shorten(error: str | None) -> str | None:

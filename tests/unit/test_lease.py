@@ -79,9 +79,15 @@ def test_what_ended_an_attempt_without_a_word_is_kept_where_it_is_known(storage:
     for number in (1, 2):
         write_entry(storage, new_entry("r", f"{number:05d}.aa", LOCAL))  # alive, as this process is
     close_entry(storage, read_entries(storage)[0], "failed", failure="program")
-    claim(storage, "r", LOCAL, after="00002.aa", failure="hang").end("failed", failure="out_of_memory")
+    claim(storage, "r", LOCAL, after="00002.aa", failure="hang").end("lost", failure="infrastructure")
+    third = read_entries(storage)[-1].attempt  # whose own process only saw that it was left alone
+    claim(storage, "r", LOCAL, after=third, failure="out_of_memory").end("lost", failure="infrastructure")
+    close_entry(storage, read_entries(storage)[-1], "failed", failure="infrastructure", error="too often")
+    close_entry(storage, read_entries(storage)[-1], "lost", failure="infrastructure")  # which says no more
     told = [(entry.status, entry.failure) for entry in read_entries(storage)]
-    assert told == [("failed", "program"), ("lost", "hang"), ("failed", "out_of_memory")]
+    assert told == [
+        ("failed", "program"), ("lost", "hang"), ("lost", "out_of_memory"), ("failed", "infrastructure")
+    ]  # fmt: skip
 
 
 def test_a_pid_that_was_given_out_again_is_no_sign_of_life(storage: Folder) -> None:
