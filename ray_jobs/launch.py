@@ -209,6 +209,8 @@ class _Watcher:
     def __init__(self, queue: Any, watch: Watch, admission: Admission) -> None:
         self._queue, self._watch, self._admission = queue, watch, admission
         self._closed: tuple[str, bool] | None = None
+        self._states: dict[str, RunState] = {}
+        self._num_ended = 0
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._look_now_and_then, daemon=True)
         self.error: RayLost | StoreError | None = None
@@ -227,25 +229,31 @@ class _Watcher:
             is_last = self._left.wait(WATCH_EVERY_S)
             halted: RayLost | StoreError | None
             try:
-                states, halted = self._ask()
+                halted = self._ask()
             except RayLost as error:
                 halted = error
             except RayError as error:
                 halted = RayLost(type(error).__name__)
             else:
-                self._watch(states)
+                self._watch(list(self._states.values()))
             if halted and not self.error and not is_last:
                 self.error = halted
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    def _ask(self) -> tuple[list[RunState], StoreError | None]:
-        """What the queue knows, however long a busy machine takes to start it. Raises RayLost or RayError."""
+    def _ask(self) -> StoreError | None:
+        """Learn what the queue knows, however long a busy machine takes to start it; returns what halted the runs.
+
+        Raises RayLost or RayError.
+        """
         if (closed := self._admission.closed) and closed != self._closed:
             self._closed = closed
             self._queue.close_admission.remote(*closed)
-        answer = self._queue.look.remote()
-        while True:
+        answer = self._queue.look.remote(self._num_ended)
+        check_alive()
+        while not ray.wait([answer], timeout=WATCH_EVERY_S)[0]:
             check_alive()
-            if ray.wait([answer], timeout=WATCH_EVERY_S)[0]:
-                known: tuple[list[RunState], StoreError | None] = ray.get(answer)
-                return known
+        ended, going, halted = ray.get(answer)
+        self._num_ended += len(ended)
+        self._states |= {state.run_id: state for state in (*ended, *going)}
+        error: StoreError | None = halted
+        return error

@@ -60,7 +60,11 @@ class RunState:
     failures: list[Kind] = field(default_factory=list)
     """What ended each start, but the one under way."""
     submitted_at: float = field(default_factory=time.time)
+    began_at: float | None = None
+    """When it reported first, ready to train."""
     first_step_at: float | None = None
+    trained_at: float | None = None
+    """When it reported its last step; what follows is kept and recorded."""
     ended_at: float | None = None
     progress: Progress | None = None
     error: str | None = None
@@ -84,8 +88,12 @@ class RunState:
 
     def advance(self, progress: Progress) -> None:
         """The run reported."""
+        now = time.time()
+        self.began_at = self.began_at or now
         if progress.step > 0 and self.first_step_at is None:
-            self.first_step_at = time.time()
+            self.first_step_at = now
+        if progress.step == progress.steps:
+            self.trained_at = now
         if self.began_at_step is None:
             self.began_at_step = progress.step
         if progress.step > self.began_at_step:
@@ -134,6 +142,7 @@ class RunQueue:
         self._to_end: dict[str, str] = {}
         self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
+        self._ended: list[RunState] = []
         self._stopping = False
         self._halted: StoreError | None = None
 
@@ -173,7 +182,7 @@ class RunQueue:
                 over = exhausted(self._retries, run.failures)
                 if over or (reason := self._admission.refuse(run.run_id, rate)) is None:
                     break
-                run.end("left out", reason)
+                self._end(run, "left out", reason)
                 place.changed.notify_all()
             self._admission.start(run.run_id)
             run.start()
@@ -224,8 +233,12 @@ class RunQueue:
         async with place.changed:
             if turn == place.turn and place.run is not None and place.run.ended_at is None:
                 self._admission.end(place.run.run_id, status, error)
-                place.run.end(status, place.run.reason if status == "stopped" and place.run.reason else error)
+                self._end(place.run, status, place.run.reason if status == "stopped" and place.run.reason else error)
             place.changed.notify_all()
+
+    def _end(self, run: RunState, status: str, error: str | None) -> None:
+        run.end(status, error)
+        self._ended.append(run)
 
     async def end_early(self, run_id: str, reason: str) -> None:
         """Have one run save itself and stop at its next report."""
@@ -277,6 +290,9 @@ class RunQueue:
         """All runs handed out so far."""
         return list(self._runs.values())
 
-    async def look(self) -> tuple[list[RunState], StoreError | None]:
-        """The same, and what halted them."""
-        return list(self._runs.values()), self._halted
+    async def look(self, seen: int = 0) -> tuple[list[RunState], list[RunState], StoreError | None]:
+        """The runs that ended after the first `seen`, those that have not, and what halted them.
+
+        What ended does not change: who looks twice a second need not be told of thousands each time.
+        """
+        return self._ended[seen:], [run for run in self._runs.values() if run.ended_at is None], self._halted

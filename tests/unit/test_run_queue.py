@@ -139,9 +139,11 @@ def test_a_store_that_failed_halts_every_slot() -> None:
         for slot in ("a", "b"):
             await queue.next(slot)
         await queue.halt("a", turns[0], StoreError("full"))
-        states, error = await queue.look()
-        assert (states[0].status, states[0].error) == ("stopped", "full")
+        ended, going, error = await queue.look()
+        assert [(run.run_id, run.status, run.error) for run in ended] == [("a", "stopped", "full")]
+        assert [run.run_id for run in going] == ["b"]
         assert str(error) == "full"
+        assert (await queue.look(1))[0] == []  # what was told once is not told again
         assert not await queue.report("b", turns[1], progress(3))
 
     asyncio.run(story())
