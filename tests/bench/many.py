@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=2_000, help="one-step runs to train; 0 trains none")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as folder:  # noqa: S108  # Ray's sockets need short names
+    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp") as folder:  # Ray's sockets need short names
         planned = plan(Path(folder))
         trained = train(Path(folder), options.runs) if options.runs else []
     told = [f"{what} {spent.cpu_s:.2f} s CPU, {spent.wall_s:.2f} s (goal {goal:g})" for what, spent, goal in planned]
