@@ -45,10 +45,14 @@ def share(value: T) -> T:
     return box[0]
 
 
-def lost_peer(error: BaseException) -> bool:
-    """Whether `error` is how this rank learns that another rank is gone, and so no fault of the run's own."""
-    if world_size() == 1:
-        return False
-    text = str(error)
-    # gloo raises plain RuntimeErrors; NCCL and the store raise DistError
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in text)
+class LostPeers(RuntimeError):
+    """Other workers are gone, and the process group with them."""
+
+
+def check_whole(workers: int) -> None:
+    """Raises LostPeers unless there are still so many `workers`.
+
+    When one dies, Ray takes the process group away from the others, whenever that is; one by itself would compute on.
+    """
+    if world_size() != workers:
+        raise LostPeers(f"of {workers} workers this one is left")

@@ -32,11 +32,13 @@ _TYPES: dict[str, Kind] = {
     "WorkerGroupStartupTimeoutError": "infrastructure",
     "WorkerHealthCheckFailedError": "infrastructure",
     "WorkerHealthCheckTimeoutError": "infrastructure",
+    "LostPeers": "infrastructure",
     "DistError": "infrastructure",  # NCCL, and the store where workers meet
 }
 # For want of memory some of torch's parts raise plain RuntimeErrors, and Ray's monitor kills actors.
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|running low on memory", re.IGNORECASE)
-_NO_CONNECTION = re.compile(r"\bgloo\b")  # which raises plain RuntimeErrors
+# How a worker learns that another is gone: gloo raises plain RuntimeErrors, and Ray takes the process group away.
+_NO_CONNECTION = re.compile(r"\bgloo\b|process group has not been initialized")
 _GRAVEST: tuple[Kind, ...] = ("preemption", "hang", "out_of_memory", "infrastructure", "program")
 
 
@@ -49,7 +51,7 @@ def classify(error: BaseException) -> Kind:
     known = next(kinds, None)
     if known in (None, "infrastructure") and isinstance(error, Exception) and _NO_MEMORY.search(_said(error)):
         return "out_of_memory"
-    if known is None and isinstance(error, RuntimeError) and _NO_CONNECTION.search(str(error)):
+    if known is None and isinstance(error, RuntimeError | ValueError) and _NO_CONNECTION.search(str(error)):
         return "infrastructure"
     return known or "program"
 

@@ -140,8 +140,9 @@ def _train(
         recorder.end("stopped", str(error))
         raise
     except Exception as error:
-        if not distributed.lost_peer(error):  # a worker that died says nothing about this run: it is tried again
-            _record_failure(recorder, config, storage, attempt, classify(error))
+        kind = classify(error)
+        if kind != "infrastructure":  # a worker that died says nothing about this run: it is tried again
+            _record_failure(recorder, config, storage, attempt, kind)
         raise
     finally:
         saver.close()
@@ -182,7 +183,7 @@ def _record_failure(
 def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver, report: Report) -> None:
     """Evaluate, then step until the end; every rank walks the same path."""
     tracking, steps, seconds = config.tracking, config.steps, state.stopwatch.seconds
-    main = distributed.rank() == 0
+    main, workers = distributed.rank() == 0, distributed.world_size()
     answer = not main or report(recorder.progress())
     if state.step == 0:  # a run that is taken up again has this evaluation already
         recorder.evaluation(_evaluate(config, state, recorder))
@@ -202,6 +203,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
             recorder.evaluation(_evaluate(config, state, recorder))
         answer = not main or report(recorder.progress())
         go_on = answer is True and not recorder.overtaken
+        distributed.check_whole(workers)  # before this step is saved
         saver.after_step(state, recorder, stopping=not go_on)
     if state.step < steps:
         raise Stopped(answer if isinstance(answer, str) else "asked to stop")

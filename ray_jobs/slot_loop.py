@@ -86,9 +86,8 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
     except Exception as error:
         if isinstance(error, OUT_OF_USE):
             ray.get(queue.halt.remote(slot, task.turn, error))
-        elif not distributed.lost_peer(error):
-            told = classify(error), traceback.format_exc()
-            ray.get(queue.fail.remote(slot, task.turn, task.starts, *told))
+        elif (kind := classify(error)) != "infrastructure":  # of which the slot hears by the worker that died
+            ray.get(queue.fail.remote(slot, task.turn, task.starts, kind, traceback.format_exc()))
         raise
     if distributed.rank() == 0:
         ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error))

@@ -9,9 +9,9 @@ import torch.distributed as dist
 from support.ranks import run_ranks
 
 from analysis.store import open_store
-from muon_core import distributed
 from muon_core import train as train_module
 from muon_core.config.run import RunConfig
+from muon_core.failures import classify
 from muon_core.progress import Progress
 from muon_core.store.folder import Folder
 from muon_core.store.writer import RunWriter
@@ -36,7 +36,7 @@ def worker(rank: int, config: str, store: str, breaks_on: int, stop_at: int) -> 
     try:
         train(RunConfig.model_validate_json(config), Folder(store), report=lambda progress: progress.step != stop_at)
     except RuntimeError as error:
-        assert distributed.lost_peer(error) == (rank != breaks_on), error  # noqa: PT017
+        assert (classify(error) == "infrastructure") == (rank != breaks_on), error  # noqa: PT017
         os._exit(0)  # as a worker group does: no more collectives after an error
 
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from ray import exceptions as ray_errors
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 
+from muon_core.distributed import LostPeers, check_whole
 from muon_core.failures import classify, divergence, gravest, headline, signature
 
 OF_A_DEAD_WORKER = (
@@ -38,6 +39,7 @@ def died(message: str = OF_A_DEAD_WORKER, *, preempted: bool = False) -> ray_err
         (died(preempted=True), "preemption"),
         (ray_errors.NodeDiedError("gone"), "infrastructure"),
         (ray_errors.WorkerCrashedError(), "infrastructure"),
+        (LostPeers("of 2 workers this one is left"), "infrastructure"),
         (dist.DistBackendError("NCCL error: remote process exited"), "infrastructure"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), "infrastructure"),
     ],
@@ -45,6 +47,15 @@ def died(message: str = OF_A_DEAD_WORKER, *, preempted: bool = False) -> ray_err
 )  # fmt: skip
 def test_the_kind_of_a_failure_is_told_by_its_error(error: Exception, kind: str) -> None:
     assert classify(error) == kind
+
+
+def test_a_worker_whose_process_group_was_taken_away_knows_that_it_is_alone() -> None:
+    check_whole(1)
+    with pytest.raises(LostPeers):
+        check_whole(2)
+    with pytest.raises(ValueError, match="process group") as without:
+        dist.all_reduce(torch.zeros(1))
+    assert classify(without.value) == "infrastructure"
 
 
 def test_of_a_group_what_the_others_failed_by_is_the_kind() -> None:
