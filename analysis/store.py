@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from analysis.scan import from_arrow, polars_schema, scan_rows
 from muon_core.store.cache import cached
 from muon_core.store.damage import check_objects
 from muon_core.store.keys import ObjectSlice, parse_sweeps
-from muon_core.store.ledger import Entry, is_alive, read_entries
+from muon_core.store.ledger import Entry, LedgerReader, is_alive, read_entries
 from muon_core.store.lineage import Problems
 from muon_core.store.open import open_storage
 from muon_core.store.reader import (
@@ -222,8 +221,11 @@ class Store:
         return from_arrow(rows).lazy()
 
     def _attempts(self) -> pl.LazyFrame:
-        wants, now = self._wanted(), time.time()
-        rows = [_attempt_row(entry, now) for entry in read_entries(self.storage, self.only) if wants(entry.run_id)]
+        wants = self._wanted()
+        entries = [entry for entry in read_entries(self.storage, self.only) if wants(entry.run_id)]
+        is_running = any(entry.status == "running" for entry in entries)
+        now = LedgerReader(self.storage).now() if is_running else 0.0
+        rows = [_attempt_row(entry, now) for entry in entries]
         return from_arrow(pa.Table.from_pylist(rows, schema=ATTEMPTS.schema)).lazy()
 
     def _run_rows(self) -> tuple[pa.Table, Problems]:

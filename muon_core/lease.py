@@ -39,6 +39,9 @@ from muon_core.store.storage import Storage, StoreError, store_time
 
 log = logging.getLogger(__name__)
 BEAT_S, BEAT_AWAY_S = 3.0, 15.0  # between two signs of life, in a folder and on a server, where each costs a request
+_given_up: set[str] = (
+    set()
+)  # attempts of this process whose entries could not be written or removed: nobody trains them
 SETTLE_S = 2.0  # for one that came at the same moment to see this one's entry
 
 
@@ -77,8 +80,10 @@ class Lease:
             return
         self._stop()
         ended = replace(self._now(), status=status, failure=failure, error=shorten(error))
-        with contextlib.suppress(StoreError):
+        try:
             write_entry(self._storage, ended)
+        except StoreError:
+            _given_up.add(self.attempt)
 
     def withdraw(self) -> None:
         """Give the run back as if it had never been asked for: there was nothing to train."""
@@ -119,15 +124,18 @@ def claim(
     if holder := _alive(storage, before, after):
         raise HeldElsewhere(holder[-1])
     mine = new_entry(run_id, next_id([*tries, *(entry.attempt for entry in before)]), rate)
-    write_entry(storage, mine)
     try:
+        write_entry(storage, mine)
         if rival := _rival(storage, mine, after):
             raise HeldElsewhere(rival)
     except BaseException:
-        storage.delete([mine.key])
+        _given_up.add(mine.attempt)
+        with contextlib.suppress(StoreError):
+            storage.delete([mine.key])
         raise
-    for entry in before:
-        close_entry(storage, entry, "lost", failure=failure if entry.attempt == after else "infrastructure")
+    with contextlib.suppress(StoreError):  # who is dead is seen without it, too
+        for entry in before:
+            close_entry(storage, entry, "lost", failure=failure if entry.attempt == after else "infrastructure")
     return Lease(storage, mine)
 
 
@@ -146,7 +154,7 @@ def _others(storage: Storage, mine: Entry, after: str | None) -> list[Entry]:
 
 
 def _alive(storage: Storage, entries: list[Entry], after: str | None) -> list[Entry]:
-    going = [entry for entry in entries if entry.status == "running" and entry.attempt != after]
+    going = [entry for entry in entries if entry.status == "running" and entry.attempt not in {after, *_given_up}]
     if not going:
         return []
     now = store_time(storage)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from muon_core.progress import Progress
-from muon_core.statuses import FINISHED
 from muon_core.store.ledger import LOCAL, Rate
 from ray_jobs.breaker import Breaker
 
@@ -39,6 +38,8 @@ class _UnderWay:
     rate: Rate
     since: float
     expected_s: float
+    first_step: int | None = None
+    """Where it took the run up; None until it reports."""
 
     def seconds(self) -> float:
         return time.monotonic() - self.since
@@ -81,6 +82,12 @@ class Admission:
         """No further run may start, for `reason`; with `at_once` those under way save themselves."""
         self.closed = reason, at_once
 
+    def learn(self, other: Admission) -> None:
+        """Take over the count of `other`, a copy of this one that was kept in another process."""
+        closed = self.closed
+        self.__dict__.update(other.__dict__)
+        self.closed = self.closed or closed
+
     @property
     def spent_usd(self) -> float:
         """What the sweep has cost so far."""
@@ -116,7 +123,7 @@ class Admission:
 
     def start(self, run_id: str) -> None:
         """`run_id` begins to train."""
-        self._settle(run_id)
+        self.settle(run_id)
         self._under_way[run_id] = _UnderWay(self.rate, time.monotonic(), self._expected(run_id))
 
     def stop(self, progress: Progress) -> str | None:
@@ -126,8 +133,9 @@ class Admission:
         run = self._under_way.get(progress.run_id)
         if run is None:
             return None
-        if progress.step and progress.steps:
-            run.expected_s = run.seconds() * progress.steps / progress.step
+        run.first_step = progress.step if run.first_step is None else run.first_step
+        if (done := progress.step - run.first_step) > 0:
+            run.expected_s = run.seconds() * (progress.steps - run.first_step) / done
         limits = self.limits
         if limits.per_run_usd is not None:
             cost = self._spent.get(progress.run_id, 0.0) + run.usd()
@@ -141,17 +149,16 @@ class Admission:
                 return f"budget: the next run does not fit into budget.usd, {limits.usd:g}"
         return None
 
-    def end(self, run_id: str, status: str, error: str | None = None) -> None:
-        """`run_id` ended. By one that went from its start to its end others are judged."""
+    def end(self, run_id: str, status: str, error: str | None = None, *, whole: bool = False) -> None:
+        """`run_id` ended. By one that was trained `whole`, from its first step to its last, others are judged."""
         self.breaker.note(run_id, status, error)
-        trained = status in FINISHED
-        if (run := self._under_way.get(run_id)) and trained and (guess := self.expected_s.get(run_id)):
+        if (run := self._under_way.get(run_id)) and whole and (guess := self.expected_s.get(run_id)):
             self._trained_s += run.seconds()
             self._guessed_s += guess
-        self._settle(run_id)
+        self.settle(run_id)
 
-    def _settle(self, run_id: str) -> None:
-        """Book what the run has cost."""
+    def settle(self, run_id: str) -> None:
+        """Book what the run has cost: it is not under way, and may be tried again."""
         if run := self._under_way.pop(run_id, None):
             self._spent[run_id] = self._spent.get(run_id, 0.0) + run.usd()
 

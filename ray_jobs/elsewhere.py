@@ -19,17 +19,23 @@ def unfinished_alive(storage: Storage, statuses: dict[str, str], runs: Collectio
 
 
 def wait_for_others(
-    storage: Storage, runs: Collection[str], say: Callable[[str], None], until: Callable[[], object] = lambda: None
+    storage: Storage,
+    runs: Collection[str],
+    say: Callable[[str], None],
+    until: Callable[[], object] = lambda: None,
+    *,
+    again: bool = False,
 ) -> set[str]:
     """Wait while other processes train any of `runs`; returns which of them had to be waited for.
 
-    `say` is given a line now and then. The wait ends too when `until` is true.
+    `say` is given a line now and then. The wait ends too when `until` is true. Of runs that are finished those that
+    somebody trains once more are waited for `again` only.
     """
     from muon_core.store.reader import read_statuses  # loads Parquet, which a plan need not
 
     waited: set[str] = set()
     said, spoke = "", 0.0
-    while alive := unfinished_alive(storage, read_statuses(storage), runs):
+    while alive := (read_alive(storage, runs) if again else unfinished_alive(storage, read_statuses(storage), runs)):
         waited |= alive.keys()
         if until():
             break

@@ -64,7 +64,7 @@ def run_here(
                 admission.start(run.run_id)
                 reporter = _Reporter(states, watch, signals, admission)
                 _train(run, storage, state, device, rate, reporter, terms)
-                admission.end(run.run_id, state.status, state.error)
+                admission.end(run.run_id, state.status, state.error, whole=state.is_whole(state.status))
             watch(states)
             if signals:
                 raise KeyboardInterrupt

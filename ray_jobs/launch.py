@@ -94,17 +94,18 @@ def run_connected(
                     raise watcher.error from None
                 raise
         states: list[RunState] = ray.get(queue.runs.remote())
+        terms.admission.learn(ray.get(queue.admission.remote()))
     return _account_for(runs, states, errors, storage)
 
 
 def _tune(runs: Sequence[RunConfig], terms: Terms, settings: SlotSettings, slots: int, queue: Any) -> list[str]:
     """One trial a run, in order, unless some are compared early; returns the errors of slots that broke."""
     scheduler = None
-    if terms.comparison:
+    if terms.comparison and (compared := [run for run in runs if run.run_id in terms.comparison.runs]):
         from ray_jobs.early_stopping import EarlyStopping, in_drawn_order  # not every sweep has schedulers to load
 
         runs = in_drawn_order(runs, terms.comparison)
-        scheduler = EarlyStopping(terms.comparison, runs[-1].steps, queue.end_early.remote)
+        scheduler = EarlyStopping(terms.comparison, compared[0].steps, queue.end_early.remote)
     tasks = [
         {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in terms.again} for run in runs
     ]  # fmt: skip

@@ -45,7 +45,7 @@ class Money:
     def admission(self, breaker: Breaker | None = None) -> Admission:
         """Keeps a call of the sweep within the budget, and what `breaker` refuses from starting."""
         estimate = self.plan.estimate
-        expected_s = {run.run_id: estimate.seconds[run.arm_id] for run in self.plan.to_run}
+        expected_s = {run.run_id: estimate.seconds[run.arm_id] for run in (*self.plan.to_run, *self.plan.elsewhere)}
         return Admission(self.limits, self.spent, expected_s, estimate.is_measured, breaker or Breaker())
 
     def refusal(self) -> str | None:

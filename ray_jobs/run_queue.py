@@ -61,7 +61,7 @@ class RunState:
     """What ended each start, but the one under way."""
     submitted_at: float = field(default_factory=time.time)
     began_at: float | None = None
-    """When it reported first, ready to train."""
+    """When this start reported first, ready to train."""
     first_step_at: float | None = None
     trained_at: float | None = None
     """When it reported its last step; what follows is kept and recorded."""
@@ -84,7 +84,7 @@ class RunState:
         """Workers were handed the run, maybe not for the first time."""
         self.starts += 1
         self.status = "running"
-        self.began_at_step = self.stepped_at = None
+        self.began_at_step = self.began_at = self.stepped_at = None
 
     def advance(self, progress: Progress) -> None:
         """The run reported."""
@@ -99,6 +99,10 @@ class RunState:
         if progress.step > self.began_at_step:
             self.stepped_at = time.monotonic()
         self.progress = progress
+
+    def is_whole(self, status: str) -> bool:
+        """Whether one start went from the first step to the last, for a run that ends by `status`."""
+        return status == "done" and self.starts == 1 and self.began_at_step == 0
 
     def fail(self, failure: Kind) -> None:
         """The start under way ended by `failure`; what is told of one that has ended already changes nothing."""
@@ -179,6 +183,7 @@ class RunQueue:
                     return None
                 run = place.run
                 run.fail("infrastructure")
+                self._admission.settle(run.run_id)
                 over = exhausted(self._retries, run.failures)
                 if over or (reason := self._admission.refuse(run.run_id, rate)) is None:
                     break
@@ -232,7 +237,7 @@ class RunQueue:
         place = self._places[slot]
         async with place.changed:
             if turn == place.turn and place.run is not None and place.run.ended_at is None:
-                self._admission.end(place.run.run_id, status, error)
+                self._admission.end(place.run.run_id, status, error, whole=place.run.is_whole(status))
                 self._end(place.run, status, place.run.reason if status == "stopped" and place.run.reason else error)
             place.changed.notify_all()
 
@@ -276,6 +281,10 @@ class RunQueue:
     async def close_admission(self, reason: str, at_once: bool) -> None:
         """Start no further run, for `reason`; with `at_once` those under way save themselves."""
         self._admission.close(reason, at_once)
+
+    async def admission(self) -> Admission:
+        """What was spent, and how long runs took."""
+        return self._admission
 
     async def stop(self) -> None:
         """Ask every run to end at its next report."""

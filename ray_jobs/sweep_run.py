@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muon_core.config.run import RunConfig
-from muon_core.statuses import status_told
+from muon_core.statuses import record_told, status_told
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage
 from ray_jobs.breaker import Breaker
@@ -42,6 +42,16 @@ class Place:
     """Without Ray."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Runs of a call that came to no good end, by id."""
+
+    kept: dict[str, str]
+    """Why they did not start, or not go on."""
+    failed: dict[str, str | None]
+    """What they died of, whether the store could be told of it or not."""
+
+
 def train_all(
     planned: Plan,
     todo: Sequence[PlannedRun],
@@ -52,18 +62,20 @@ def train_all(
     say: Callable[[str], None],
     *,
     wait: bool,
-) -> dict[str, str]:
+) -> Ended:
     """Train `todo` and, with `wait`, what other processes had begun and left, until all runs have an end.
 
-    Others may come while this one trains: their runs are left to them in passing, and looked at here. Returns which
-    runs were kept from starting, or from going on, and why. `say` is given a line now and then.
+    Others may come while this one trains: their runs are left to them in passing, and looked at here. `say` is given a line now and then.
 
     Raises: SweepStopped if somebody asked for its end before that of all runs; as `run_on_ray` and `run_here` do.
     """
     begin, trained = time.monotonic(), 0
-    unsettled = [run for run in planned.runs if run in planned.elsewhere or run in todo]
+    elsewhere = {run.run_id for run in planned.elsewhere}
+    wanted = elsewhere | {run.run_id for run in todo}
+    unsettled = [run for run in planned.runs if run.run_id in wanted]
     admission, again, comparison = costs.admission(breaker), planned.finished, _comparison(planned)
     kept: dict[str, str] = {}
+    failed: dict[str, str | None] = {}
     told = {run.run_id: status for run, status in zip(planned.runs, planned.statuses, strict=True)}
 
     def heed(request: StopRequest) -> None:
@@ -74,14 +86,16 @@ def train_all(
         while True:
             terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison)
             states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []
-            left = {state.run_id for state in states if state.status == "held"}
+            left = {state.run_id for state in states if state.status == "held"} | elsewhere
+            elsewhere = set()
+            failed |= {state.run_id: state.error for state in states if state.status == "failed"}
             kept |= {
                 state.run_id: state.error
                 for state in states
                 if state.error and (state.status == "left out" or is_unpaid(state.error))
             }
             trained += sum(state.status not in ("held", "left out") for state in states)
-            if stops.request and any(state.status in BEFORE_THE_END for state in states):
+            if stops.request and any(record_told(state.status, state.error) in BEFORE_THE_END for state in states):
                 raise SweepStopped(stops.request)
             if any(map(is_unpaid, kept.values())) or not wait:
                 break
@@ -96,7 +110,7 @@ def train_all(
                 break
     if trained:
         say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
-    return kept
+    return Ended(kept, failed)
 
 
 def is_unpaid(reason: str) -> bool:

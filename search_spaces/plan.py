@@ -162,7 +162,7 @@ def plan(
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
     odd = (*doubts([run.config for run in runs[:arms]]), *gate_doubts(spec))  # seeds change nothing about them
-    takes = estimate({run.arm_id: run.config for run in to_run}, past, _guess(spec.resources))
+    takes = estimate({run.arm_id: run.config for run in (*to_run, *elsewhere)}, past, _guess(spec.resources))
     listed = {run.run_id for run in runs} if listed_before else set()
     unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))
     resolves = power(spec, arms - 1, sd)

@@ -12,6 +12,7 @@ the books of one that died. Objects are whole or not at all, so a reader meets a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -147,8 +148,8 @@ class LedgerReader:
         """Entries of `runs`, in the order of runs and attempts. Raises as `read_entries`."""
         listed = _list_of(self._storage, runs)
         unknown = [item for item in listed if item not in self._known]
-        found = dict(zip(unknown, _read(self._storage, unknown), strict=True))
-        self._known = {item: found.get(item) or self._known[item] for item in listed}
+        entries = self._known | _fetch(self._storage, unknown)
+        self._known = {item: entries[item] for item in listed if item in entries}
         return list(self._known.values())
 
     def now(self) -> float:
@@ -183,15 +184,27 @@ def _list(storage: Storage, run_id: str | None = None) -> list[Listed]:
 
 
 def _read(storage: Storage, listed: list[Listed]) -> list[Entry]:
-    found = storage.get_many(item.key for item in listed)
-    return [_decode(data, item.modified, storage.uri(item.key)) for item, data in zip(listed, found, strict=True)]
+    return list(_fetch(storage, listed).values())
+
+
+def _fetch(storage: Storage, listed: list[Listed]) -> dict[Listed, Entry]:
+    """Entries that are still there: one is taken back if there was nothing to train, or another process came first."""
+    try:
+        found = dict(zip(listed, storage.get_many(item.key for item in listed), strict=True))
+    except FileNotFoundError:
+        found = {}
+        for item in listed:
+            with contextlib.suppress(FileNotFoundError):
+                found[item] = storage.get(item.key)
+    return {item: _decode(data, item.modified, storage.uri(item.key)) for item, data in found.items()}
 
 
 def _decode(data: bytes, seen_at: float, uri: str) -> Entry:
     try:
         values: dict[str, Any] = json.loads(data)
         rate = Rate(**_known(Rate, values.pop("rate")))
-        return Entry(**_known(Entry, values) | {"rate": rate, "seen_at": seen_at})
+        seen = {"seen_at": seen_at} if values["status"] == "running" else {}  # an entry may be closed days later
+        return Entry(**_known(Entry, values) | {"rate": rate} | seen)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(
             f"{uri} is no entry of the ledger ({error!r}); restore it from a backup, or delete it"

@@ -18,7 +18,7 @@ from ray_jobs.cli.options import STORE, Group
 from ray_jobs.stop_signals import interrupting, never_alarmed
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 6 stopped by the budget, 7 Ray or the
-# store is out of reach
+# store is out of reach, 130 interrupted
 EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_BUDGET, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 6, 7, 130
 LOG_LEVELS = ("debug", "info", "warning", "error")
 

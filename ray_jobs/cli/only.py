@@ -30,7 +30,10 @@ def narrow(planned: Plan, condition: str) -> Plan:
             f"--only {condition!r} chooses none of the {len(planned.runs)} runs; "
             "`muon sweep plan --json` shows what they have"
         )
-    return replace(planned, to_run=tuple(run for run in planned.to_run if run.run_id in chosen))
+    to_run, elsewhere = (
+        tuple(run for run in runs if run.run_id in chosen) for runs in (planned.to_run, planned.elsewhere)
+    )
+    return replace(planned, to_run=to_run, elsewhere=elsewhere)
 
 
 def _table(planned: Plan) -> pl.DataFrame:

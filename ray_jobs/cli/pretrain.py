@@ -114,7 +114,7 @@ def _assigned(texts: tuple[str, ...]) -> dict[str, Any]:
 
 def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: int, again: bool) -> int:
     check_writable(storage)
-    wait_for_others(storage, [run.run_id], lambda line: click.echo(line, err=True))
+    wait_for_others(storage, [run.run_id], lambda line: click.echo(line, err=True), again=again)
     status = read_statuses(storage).get(run.run_id)
     if status in FINISHED and not again:
         click.echo(f"{run.run_id} is {status} already; --again trains it once more", err=True)

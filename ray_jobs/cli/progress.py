@@ -216,9 +216,9 @@ def _time_left(states: list[RunState], total: int) -> float | None:
 def _pace(state: RunState) -> tuple[float, float] | None:
     """Seconds that all steps of a run under way take, and the share that is done; None before its first step."""
     progress = state.progress
-    if progress is None or state.first_step_at is None or (done := progress.step - (state.began_at_step or 0)) <= 0:
+    if progress is None or state.began_at is None or (done := progress.step - (state.began_at_step or 0)) <= 0:
         return None
-    return (time.time() - state.first_step_at) / done * progress.steps, progress.step / progress.steps
+    return (time.time() - state.began_at) / done * progress.steps, progress.step / progress.steps
 
 
 def _table(states: list[RunState], width: int) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from click.core import ParameterSource
@@ -203,17 +203,18 @@ def run(
         prepare_data([run.config for run in todo], _say)
     place = Place(address, shared_folder=shared_folder, in_process=in_process)
     try:
-        left_out |= train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)
+        ended = train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)
     except SweepStopped as stopped:
         click.echo(f"{sweep.name}: {stopped}\nnext: {_run_command(spec, only, retry)}", err=True)
         return EXIT_INTERRUPTED
+    left_out |= ended.kept
     is_answer = _print_answer(sweep.name, storage)
     for reason, count in Counter(reason for reason in left_out.values() if not is_unpaid(reason)).items():
         click.echo(f"left out: {count} run{'' if count == 1 else 's'}: {reason}", err=True)
     if unpaid := next(filter(is_unpaid, left_out.values()), None):
         click.echo(f"{unpaid}\nnext: {_raise_budget(spec)}", err=True)
         return EXIT_BUDGET
-    return _conclude(planned, storage, spec) or (0 if is_answer else EXIT_FAILED_RUNS)
+    return _conclude(planned, storage, spec, ended.failed) or (0 if is_answer else EXIT_FAILED_RUNS)
 
 
 def _say(line: str) -> None:
@@ -241,7 +242,7 @@ def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
     check_resources(sweep.resources)
 
 
-def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
+def _conclude(planned: Plan, storage: Storage, spec: str, failed_now: Mapping[str, str | None]) -> int:
     """Say what failed, now or before, and what to do next; returns the exit code."""
     from muon_core.store.reader import read_statuses
 
@@ -250,7 +251,9 @@ def _conclude(planned: Plan, storage: Storage, spec: str) -> int:
     refused = _refused(planned, storage, statuses)
     ended = (*FINISHED, "failed", *([EARLY] if planned.spec.early_stopping else []))
     left = [run for run in planned.runs if statuses.get(run.run_id) not in ended]
-    for run_id, error in _errors(storage, failed[:SHOWN_FAILURES]):
+    unrecorded = {run_id: error for run_id, error in failed_now.items() if run_id not in failed}
+    failed += unrecorded
+    for run_id, error in [*_errors(storage, failed[:SHOWN_FAILURES]), *unrecorded.items()][:SHOWN_FAILURES]:
         click.echo(f"failed: {run_id}: {last_line(error)}", err=True)
     for run_id, error in refused[:SHOWN_FAILURES]:
         click.echo(f"failed: {run_id}: diverged, which `stop` counts as failed: {error}", err=True)
