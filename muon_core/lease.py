@@ -39,9 +39,8 @@ from muon_core.store.storage import Storage, StoreError, store_time
 
 log = logging.getLogger(__name__)
 BEAT_S, BEAT_AWAY_S = 3.0, 15.0  # between two signs of life, in a folder and on a server, where each costs a request
-_given_up: set[str] = (
-    set()
-)  # attempts of this process whose entries could not be written or removed: nobody trains them
+# attempts of this process whose entries could not be written or removed
+_given_up: set[str] = set()
 SETTLE_S = 2.0  # for one that came at the same moment to see this one's entry
 
 

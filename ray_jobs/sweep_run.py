@@ -65,7 +65,8 @@ def train_all(
 ) -> Ended:
     """Train `todo` and, with `wait`, what other processes had begun and left, until all runs have an end.
 
-    Others may come while this one trains: their runs are left to them in passing, and looked at here. `say` is given a line now and then.
+    Others may come while this one trains: their runs are left to them in passing, and looked at here. `say` is given
+    a line now and then.
 
     Raises: SweepStopped if somebody asked for its end before that of all runs; as `run_on_ray` and `run_here` do.
     """

@@ -55,7 +55,7 @@ def test_what_runs_take_is_learned_from_those_that_trained(clock: Clock) -> None
     assert admission.refuse("a", DOLLAR_A_SECOND) is None
     admission.start("a")
     clock.now = 8.0
-    admission.end("a", "done")
+    admission.end("a", "done", whole=True)
     assert "about 16 for this one" in (admission.refuse("b", DOLLAR_A_SECOND) or "")
 
 
@@ -63,6 +63,7 @@ def test_a_run_that_takes_longer_than_expected_saves_itself_when_the_money_is_go
     admission = Admission(Limits(usd=10), {}, {"a": 5.0}, is_measured=True)
     assert admission.refuse("a", DOLLAR_A_SECOND) is None
     admission.start("a")
+    assert admission.stop(progress("a", 0)) is None
     clock.now = 6.0
     assert admission.stop(progress("a", 1)) is None
     assert admission.committed_usd == pytest.approx(54.0)  # nine steps are left
@@ -74,6 +75,7 @@ def test_a_run_that_gets_to_its_end_with_the_last_of_the_money_is_let_go_on(cloc
     admission = Admission(Limits(usd=10), {}, {"a": 10.0}, is_measured=True)
     assert admission.refuse("a", DOLLAR_A_SECOND) is None
     admission.start("a")
+    assert admission.stop(progress("a", 0, 100)) is None
     clock.now = 9.5
     assert admission.stop(progress("a", 96, 100)) is None
 
@@ -113,3 +115,38 @@ def test_what_costs_nothing_runs_on_a_budget_that_is_spent(clock: Clock) -> None
 
 def admission_refusal(limits: Limits, rate: Rate) -> str | None:
     return Admission(limits).refuse("a", rate)
+
+
+def test_a_resumed_run_is_judged_by_the_steps_it_did_itself(clock: Clock) -> None:
+    admission = Admission(Limits(usd=100), {}, {"a": 50.0}, is_measured=True)
+    assert admission.refuse("a", DOLLAR_A_SECOND) is None
+    admission.start("a")
+    assert admission.stop(progress("a", 90, 100)) is None
+    clock.now = 5.0
+    assert admission.stop(progress("a", 91, 100)) is None
+    assert admission.committed_usd == pytest.approx(45.0)  # nine steps of five seconds
+    admission.end("a", "done")
+    assert admission.refuse("b", DOLLAR_A_SECOND) is None
+
+
+def test_a_start_that_died_is_paid_for_once_and_is_not_under_way(clock: Clock) -> None:
+    admission = Admission(Limits(usd=10), {}, {"a": 6.0}, is_measured=True)
+    assert admission.refuse("a", DOLLAR_A_SECOND) is None
+    admission.start("a")
+    clock.now = 1.0
+    admission.settle("a")
+    assert (admission.spent_usd, admission.committed_usd) == (1.0, 0.0)
+    assert admission.refuse("a", DOLLAR_A_SECOND) is None  # 1 is spent and it may take 6
+
+
+def test_what_another_process_counted_is_taken_over_but_not_that_it_was_open(clock: Clock) -> None:
+    here, there = Admission(Limits(usd=10)), Admission(Limits(usd=10))
+    here.close("stop: asked for", at_once=False)
+    there.start("a")
+    there.rate = DOLLAR_A_SECOND
+    there.start("a")
+    clock.now = 4.0
+    there.end("a", "done")
+    here.learn(there)
+    assert here.spent_usd == 4.0
+    assert here.refuse("b", DOLLAR_A_SECOND) == "stop: asked for"

@@ -746,7 +746,8 @@ def test_display_off_a_terminal_is_a_line_an_event() -> None:
 def test_display_on_a_terminal_is_a_panel_of_at_most_15_lines() -> None:
     text = io.StringIO()
     runs = [
-        RunState(f"muon-s{n}-0badcafe", "a", "running", 1, first_step_at=1.0, progress=told(5, 6.1)) for n in range(40)
+        RunState(f"muon-s{n}-0badcafe", "a", "running", 1, began_at=1.0, first_step_at=1.0, progress=told(5, 6.1))
+        for n in range(40)
     ]
     console = Console(file=text, width=120, height=50, force_terminal=True, color_system=None)
     display = Display(50, console)

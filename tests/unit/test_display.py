@@ -43,7 +43,7 @@ def test_the_panel_tells_its_phase() -> None:
     assert shown(display, console) == ["starting Ray  0:00  2 done, 3 planned"]
     display.update([state(1, "running")])
     assert shown(display, console)[0] == "starting workers  0:00  1 running, 2 done, 2 planned"
-    display.update([state(1, "running", progress=at(1), first_step_at=time.time() - 1)])
+    display.update([state(1, "running", progress=at(1), began_at=time.time() - 1, first_step_at=time.time() - 1)])
     assert shown(display, console)[0].startswith("training  0:00  ETA ")
     display.update([state(n, "done") for n in (1, 2, 3)])
     assert shown(display, console) == ["ending  0:00  5 done"]
@@ -53,7 +53,7 @@ def test_the_panel_tells_its_phase() -> None:
 def test_the_panel_is_at_most_15_lines_and_none_is_wider_than_the_terminal(width: int, height: int) -> None:
     console = terminal(width, height)
     display = Display(900, console, others={"done": 100, "diverged": 10})
-    running = [state(n, "running", progress=at(50), first_step_at=time.time() - 50.0) for n in range(60)]
+    running = [state(n, "running", progress=at(50), began_at=time.time() - 50.0) for n in range(60)]
     failed = [state(n, "failed", error="Traceback\nValueError: " + "long " * 40) for n in range(60, 90)]
     display.update([*running, *failed])
     display._standing = standing(12.5, 3.25)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from muon_core.progress import Progress
 from muon_core.store import ledger
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import LOCAL, Rate, close_entry, is_alive, new_entry, read_alive, read_entries, write_entry
+from muon_core.store.storage import StoreUnavailable
 
 
 @pytest.fixture
@@ -179,3 +180,33 @@ def test_fields_of_a_later_release_are_passed_over_and_a_damaged_entry_is_named(
     path.write_text("{")
     with pytest.raises(ValueError, match=r"r/00001.*is no entry of the ledger"):
         read_entries(storage)
+
+
+def test_an_entry_that_was_taken_back_meanwhile_is_passed_over(
+    storage: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(storage, "r", LOCAL).end("done")
+    going = claim(storage, "r2", LOCAL)
+    get_many = Folder.get_many
+
+    def taken_back(self: Folder, keys: Iterable[str]) -> list[bytes]:
+        wanted = list(keys)
+        going.withdraw()
+        return get_many(self, wanted)
+
+    monkeypatch.setattr(Folder, "get_many", taken_back)
+    assert [entry.run_id for entry in read_entries(storage)] == ["r"]
+
+
+def test_an_entry_this_process_could_not_close_is_no_rival(storage: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = claim(storage, "r", LOCAL)
+    with monkeypatch.context() as away:
+        away.setattr(Folder, "put", _refuse)
+        held.end("stopped")
+    assert read_entries(storage)[0].status == "running"
+    claim(storage, "r", LOCAL).end("done")
+    assert [entry.status for entry in read_entries(storage)] == ["lost", "done"]
+
+
+def _refuse(*_: object) -> None:
+    raise StoreUnavailable("away")
