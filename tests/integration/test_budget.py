@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.sweeps import sweep_file
 
 from analysis.store import open_store
 from ray_jobs.cli.main import main
-from tests.support.sweeps import sweep_file
 
 pytestmark = pytest.mark.slow
 

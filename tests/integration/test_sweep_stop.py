@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sweeps import MUON, muon, sweep_file
 
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import read_entries
 from muon_core.store.reader import read_statuses
-from tests.support.sweeps import MUON, muon, sweep_file
 
 BLOCKS = [{"name": "base", "role": "baseline", "optimizer": "muon"}]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.sweeps import MUON, muon, sweep_file
 
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import read_entries
-from tests.support.sweeps import MUON, muon, sweep_file
 
 pytestmark = pytest.mark.slow
 
