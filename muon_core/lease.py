@@ -49,7 +49,7 @@ class HeldElsewhere(Exception):
 
     def __init__(self, holder: Entry) -> None:
         self.holder = holder
-        super().__init__(f"process {holder.pid} on {holder.host} trains it")
+        super().__init__(f"{holder.who} trains it")
 
 
 class Lease:

@@ -1,6 +1,7 @@
 """Which runs of a sweep may start, and which under way must save themselves, because the money is for no more.
 
 The breaker (`breaker.py`) is asked first: what it keeps from starting costs nothing.
+
 Before a run starts, what is spent, what the runs under way will still take and what the new one will must fit into the
 budget. How long runs take is learned from those that trained; before any did, from an estimate. Should it have been
 wrong, the runs under way save themselves when the money is gone: none is lost, and a greater budget continues them.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection
 
 from muon_core.statuses import FINISHED
+from muon_core.store.known import read_known
 from muon_core.store.ledger import Entry, read_alive
 from muon_core.store.storage import Storage
 
@@ -31,21 +32,27 @@ def wait_for_others(
     `say` is given a line now and then. The wait ends too when `until` is true. Of runs that are finished those that
     somebody trains once more are waited for `again` only.
     """
-    from muon_core.store.reader import read_statuses  # loads Parquet, which a plan need not
-
     waited: set[str] = set()
     said, spoke = "", 0.0
-    while alive := (read_alive(storage, runs) if again else unfinished_alive(storage, read_statuses(storage), runs)):
+    while alive := _alive(storage, runs, finished_too=again):
         waited |= alive.keys()
         if until():
             break
-        who = ", ".join(sorted({f"process {entry.pid} on {entry.host}" for entry in alive.values()}))
+        who = ", ".join(sorted({entry.who for entry in alive.values()}))
         count = f"{len(alive)} run{'' if len(alive) == 1 else 's'}"
         if who != said or time.monotonic() - spoke > SAY_S:
             said, spoke = who, time.monotonic()
             say(f"waiting for {count} that {who} trains: {describe(next(iter(alive.values())))}")
         time.sleep(look_every(storage))
     return waited
+
+
+def _alive(storage: Storage, runs: Collection[str], *, finished_too: bool) -> dict[str, Entry]:
+    alive = read_alive(storage, runs)
+    if not alive or finished_too:
+        return alive
+    statuses = read_known(storage).statuses  # of a whole store, which is not asked for nothing
+    return {run: entry for run, entry in alive.items() if statuses.get(run) not in FINISHED}
 
 
 def look_every(storage: Storage) -> float:

@@ -41,10 +41,9 @@ def run_here(
     *,
     watch: Watch = lambda states: None,
 ) -> list[RunState]:
-    """Train `runs` in order and return their states; every one is recorded in the store.
+    """Train `runs` in order and return their states; how each ended is in the store, if it began.
 
-    `watch` is called in this thread, between two steps. `again` has the ids of runs to train from the first step
-    although they are finished.
+    `watch` is called in this thread, between two steps.
 
     Raises: ValueError for more than one worker, or a GPU that is not there; KeyboardInterrupt after the run at which
         Ctrl-C or SIGTERM came was stopped; StoreUnavailable or StoreUnwritable if the store failed under a run.

@@ -46,7 +46,7 @@ def plan_sweep(
         planned = compare(alive=alive)
     if only is None:
         return planned
-    from ray_jobs.cli.only import narrow  # which loads polars
+    from ray_jobs.only import narrow  # which loads polars
 
     return narrow(planned, only)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from muon_core.config.run import RunConfig
 from muon_core.statuses import record_told, status_told
-from muon_core.store.reader import read_statuses
+from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.breaker import Breaker
 from ray_jobs.elsewhere import wait_for_others
@@ -101,14 +101,14 @@ def train_all(
             if any(map(is_unpaid, kept.values())) or not wait:
                 break
             left |= wait_for_others(storage, [run.run_id for run in unsettled], say, lambda: stops.request)
-            if stops.request and left:
-                raise SweepStopped(stops.request)
-            statuses = read_statuses(storage) if left else {}
+            statuses = read_known(storage).statuses if left else {}
             told = {run: status_told(statuses.get(run), alive=False) for run in told}
             todo = [run for run in unsettled if run.run_id in left and statuses.get(run.run_id) in RESUMABLE]
             again = set()
             if not todo:
                 break
+            if stops.request:
+                raise SweepStopped(stops.request)
     if trained:
         say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
     return Ended(kept, failed)

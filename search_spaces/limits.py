@@ -18,7 +18,7 @@ class Budget(Config):
     per_run_usd: float | None = Field(None, gt=0, examples=[8])
     """By one run, all its attempts together; null: no limit. One of the two is given at least."""
     on_exceed: Literal["drain", "stop"] = "drain"
-    """What follows where the next run would exceed a limit: `drain` starts no further run, those under way go on while
+    """What follows where the next run would exceed a limit: `drain` does not start it, those under way go on while
     the money lasts; `stop` has those under way save themselves at once, too. A greater budget continues them."""
 
     @model_validator(mode="after")

@@ -92,6 +92,11 @@ class Entry:
         return int(self.attempt[:5])
 
     @property
+    def who(self) -> str:
+        """Who trains it, for people to read."""
+        return f"process {self.pid} on {self.host}"
+
+    @property
     def key(self) -> str:
         """Where it lies."""
         return f"ledger/{self.run_id}/{self.attempt}.json"
@@ -274,6 +279,6 @@ def _runs_here(entry: Entry) -> bool:
         os.kill(entry.pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # it is there, and another user's
+        pass
     return True

@@ -11,8 +11,8 @@ from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
 from muon_core.statuses import FINISHED, last_line
 from muon_core.store.keys import next_start
+from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
-from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError, check_writable
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
@@ -115,7 +115,7 @@ def _assigned(texts: tuple[str, ...]) -> dict[str, Any]:
 def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: int, again: bool) -> int:
     check_writable(storage)
     wait_for_others(storage, [run.run_id], lambda line: click.echo(line, err=True), again=again)
-    status = read_statuses(storage).get(run.run_id)
+    status = read_known(storage).statuses.get(run.run_id)
     if status in FINISHED and not again:
         click.echo(f"{run.run_id} is {status} already; --again trains it once more", err=True)
         click.echo(f"next: {next_command(f'muon status {run.run_id}')}", err=True)

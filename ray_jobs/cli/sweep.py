@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from muon_core.failures import divergence
 from muon_core.statuses import EARLY, FINISHED, counts_text, last_line
+from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
 from ray_jobs.address import check_address, check_store, probe
@@ -31,7 +32,7 @@ from search_spaces.errors import Problems
 from search_spaces.plan import Plan
 from search_spaces.spec import SweepSpec, load_spec
 
-SHOWN_FAILURES = 5  # the others are in `muon status`
+SHOWN_FAILURES = 5  # the others are in `muon failures`
 RETRY = click.option(
     "--retry",
     multiple=True,
@@ -244,16 +245,15 @@ def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
 
 def _conclude(planned: Plan, storage: Storage, spec: str, failed_now: Mapping[str, str | None]) -> int:
     """Say what failed, now or before, and what to do next; returns the exit code."""
-    from muon_core.store.reader import read_statuses
-
-    statuses = read_statuses(storage)
+    statuses = read_known(storage).statuses
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
     refused = _refused(planned, storage, statuses)
     ended = (*FINISHED, "failed", *([EARLY] if planned.spec.early_stopping else []))
     left = [run for run in planned.runs if statuses.get(run.run_id) not in ended]
+    recorded = _errors(storage, failed[:SHOWN_FAILURES])
     unrecorded = {run_id: error for run_id, error in failed_now.items() if run_id not in failed}
     failed += unrecorded
-    for run_id, error in [*_errors(storage, failed[:SHOWN_FAILURES]), *unrecorded.items()][:SHOWN_FAILURES]:
+    for run_id, error in [*recorded, *unrecorded.items()][:SHOWN_FAILURES]:
         click.echo(f"failed: {run_id}: {last_line(error)}", err=True)
     for run_id, error in refused[:SHOWN_FAILURES]:
         click.echo(f"failed: {run_id}: diverged, which `stop` counts as failed: {error}", err=True)

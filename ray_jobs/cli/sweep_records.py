@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from muon_core.statuses import counts_text, in_order, status_told
 from muon_core.store.keys import parse_sweeps
+from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.cli.options import json_option, next_command, store_option
 from ray_jobs.cli.text import cut, table_lines, terminal_width
@@ -100,11 +101,10 @@ def is_imported(record: SweepRecord) -> bool:
 
 def _sweeps(storage: Storage) -> list[dict[str, Any]]:
     """What `--json` shows of each sweep, by name."""
-    from muon_core.store.reader import read_statuses
     from muon_core.store.sweeps import read_record
 
     written = {item.key: item.modified for item in storage.stat("sweeps/")}
-    statuses = read_statuses(storage)
+    statuses = read_known(storage).statuses
     records = [read_record(storage, key) for key in parse_sweeps(written).values()]
     alive = unfinished_alive(storage, statuses, {run.run_id for record in records for run in record.runs})
     found = []

@@ -42,7 +42,7 @@ def stop_command(name: str, now: bool, store: str) -> None:
         click.echo(f"nobody trains a run of {name} now, so there is nothing to stop\nnext: {status}", err=True)
         return
     request_stop(view.storage, name, now=now)
-    who = ", ".join(sorted({f"process {entry.pid} on {entry.host}" for entry in alive.values()}))
+    who = ", ".join(sorted({entry.who for entry in alive.values()}))
     how = "saved at once" if now else "trained to the end first"
     click.echo(f"asked to stop {name}; what is under way is {how}: {len(alive)} at {who}", err=True)
     click.echo(f"next: {next_command(f'muon status {name} --watch')}", err=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 from support.sweeps import MUON, muon, sweep_file
 
 from muon_core.store.folder import Folder
-from muon_core.store.ledger import read_entries
+from muon_core.store.ledger import LOCAL, close_entry, new_entry, read_entries, write_entry
+from muon_core.store.reader import read_statuses
+from ray_jobs.breaker import Breaker
+from ray_jobs.money import money
+from ray_jobs.sweep_plan import plan_sweep
+from ray_jobs.sweep_run import Place, train_all
+from search_spaces.expand import expand
+from search_spaces.spec import load_spec
 
 pytestmark = pytest.mark.slow
 
@@ -61,3 +69,18 @@ def test_a_killed_invocation_leaves_its_run_to_the_one_that_waits(small: dict[st
     assert "2/2" in answer
     statuses = sorted(entry.status for entry in read_entries(Folder(store)))
     assert statuses == ["done", "done", "lost"]
+
+
+def test_a_run_whose_process_is_gone_before_this_one_waits_is_taken_over(small: dict[str, Any], tmp_path: Path) -> None:
+    storage = Folder(tmp_path / "store")
+    spec = load_spec(sweep_file(tmp_path, small, BLOCKS, seeds=[1]))
+    (run,) = expand(spec)
+    theirs = replace(new_entry(run.run_id, "00001.aa", LOCAL), machine="elsewhere")
+    write_entry(storage, theirs)
+    planned = plan_sweep(spec, storage)
+    assert [run.run_id for run in planned.elsewhere] == [run.run_id]
+    close_entry(storage, theirs, "lost")
+    here = Place(in_process=True)
+    ended = train_all(planned, [], storage, money(planned, storage), Breaker(), here, print, wait=True)
+    assert (ended.kept, ended.failed) == ({}, {})
+    assert read_statuses(storage) == {run.run_id: "done"}

@@ -10,7 +10,7 @@ from test_cli import Muon
 
 from muon_core.store.folder import Folder
 from muon_core.store.sweeps import read_sweep
-from ray_jobs.cli.only import narrow
+from ray_jobs.only import narrow
 from search_spaces.plan import Plan, plan
 from search_spaces.spec import parse_spec
 
