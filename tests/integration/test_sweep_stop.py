@@ -38,7 +38,7 @@ def test_a_sweep_is_stopped_by_another_process_and_continued_by_the_same_command
     tmp_path: Path, small: dict[str, Any], at_once: bool
 ) -> None:
     """The first run lasts for ten seconds, in which the request is heard; the others are left."""
-    spec = sweep_file(tmp_path, small | {"steps": 1500}, BLOCKS, seeds=[1, 2, 3])
+    spec = sweep_file(tmp_path, small | {"steps": 400}, BLOCKS, seeds=[1, 2, 3])
     store = tmp_path / "store"
     running = start(spec, store, "--in-process")
     wait_for_a_step(store)
