@@ -72,6 +72,7 @@ def train(
     after: str | None = None,
     failure: Kind = "infrastructure",
     rate: Rate = LOCAL,
+    claimed: Callable[[str], None] = lambda attempt: None,
 ) -> Outcome:
     """Train `config` to its end and write its rows to `storage` (None: nowhere). All ranks call it alike.
 
@@ -84,11 +85,14 @@ def train(
         after: id of an attempt that is known to be over, though its process could not say so.
         failure: what ended that attempt.
         rate: what the machines cost, for the ledger.
+        claimed: told on rank 0, before anything is loaded, the id of the attempt that begins.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
     lease, holder = _claim(config, storage, after, failure, rate) if storage else (None, None)
     if holder:
         return Outcome(config.run_id, "held", 0, None, holder)
+    if lease:
+        claimed(lease.attempt)
     stopwatch = Stopwatch()
     recorder = Recorder(config, storage if distributed.rank() == 0 else None, stopwatch, lease)  # others write nothing
     try:

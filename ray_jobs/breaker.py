@@ -64,13 +64,13 @@ class Breaker:
         return self._drained or self._refused.get(self.arms.get(run_id, ""))
 
 
-def sweep_breaker(planned: Plan, storage: Storage, retry: Collection[str]) -> Breaker:
-    """The breaker of a call of a sweep; runs whose status is in `retry` count anew."""
-    spec = planned.spec
+def sweep_breaker(planned: Plan, storage: Storage) -> Breaker:
+    """The breaker of a call of a sweep; runs that it trains again count anew."""
+    spec, again = planned.spec, {run.run_id for run in planned.to_run}
     counted = {
         run.run_id
         for run, status in zip(planned.runs, planned.statuses, strict=True)
-        if status in ("failed", "diverged") and status not in retry
+        if status in ("failed", "diverged") and run.run_id not in again
     }
     arms = {run.run_id: run.arm_id for run in planned.runs}
     drain_on = {rule.when for rule in spec.stop if rule.action == "drain"}

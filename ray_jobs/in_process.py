@@ -10,15 +10,18 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
 from muon_core.config.run import RunConfig
 from muon_core.failures import classify
 from muon_core.progress import Progress
+from muon_core.recorder import start_record
 from muon_core.store.keys import next_start
 from muon_core.store.ledger import Rate
 from muon_core.store.storage import OUT_OF_USE, Storage
+from muon_core.store.writer import record_failure
 from muon_core.train import train
 from ray_jobs.admission import Admission
 from ray_jobs.retrying import exhausted
@@ -106,17 +109,27 @@ def _train(
         forget_previous_run()
         state.start()
         # What a start has begun the next one goes on with.
-        resume = run.run_id not in terms.again or state.attempt is not None
+        resume = run.run_id not in terms.again or state.is_begun
         try:
             with run_output(storage, run.run_id, next_start()):
-                outcome = train(run, storage, report=report, device=device, resume=resume, rate=rate)
+                outcome = train(
+                    run,
+                    storage,
+                    report=report,
+                    device=device,
+                    resume=resume,
+                    rate=rate,
+                    claimed=partial(setattr, state, "attempt"),
+                )
         except OUT_OF_USE as error:
             state.end("stopped", str(error))
             raise
         except Exception as error:
-            state.fail(classify(error))
+            kind, text = classify(error), traceback.format_exc()
+            state.fail(kind)
             if report.is_stopping or exhausted(terms.retries, state.failures):
-                state.end("failed", traceback.format_exc())
+                state.end("failed", text)
+                record_failure(storage, run.run_id, start_record(run), text, state.attempt, kind)
         else:
             state.end(outcome.status, state.reason if outcome.status == "stopped" and state.reason else outcome.error)
 

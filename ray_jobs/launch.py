@@ -19,8 +19,10 @@ import ray_jobs.ray_settings  # noqa: F401  before ray
 import ray
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.callback import Callback
 
 from muon_core.config.run import RunConfig
+from muon_core.statuses import FINISHED
 from muon_core.store.reader import read_statuses
 from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
@@ -36,6 +38,7 @@ from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
+ENDED = (*FINISHED, "failed")
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
 
@@ -130,9 +133,19 @@ def _tune(runs: Sequence[RunConfig], terms: Terms, settings: SlotSettings, slots
             # The death of a slot's own process; that of a worker inside it is the queue's to count.
             failure_config=tune.FailureConfig(max_failures=settings.retries.infrastructure),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the store holds what is worth keeping
+            callbacks=[_Forget()],
         ),
     )
     return [str(error) for error in tuner.fit().errors]
+
+
+class _Forget(Callback):
+    """Drops what Tune computed of the results of a trial that ended: 30 kB each, and a sweep may have thousands."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+        trial.run_metadata.last_result.clear()
 
 
 def _slots(resources: Resources, runs: int, *, private: bool) -> int:
@@ -173,18 +186,18 @@ def _is_one_machine(resources: Resources) -> bool:
 def _account_for(
     runs: Sequence[RunConfig], states: list[RunState], errors: list[str], storage: Storage
 ) -> list[RunState]:
-    """Every run has an end in the store: those whose slot broke are recorded as failed."""
+    """Every run has an end in the store: those whose slot broke are failed, and those are recorded that are not yet."""
     known = {state.run_id: state for state in states}
     recorded = read_statuses(storage)
     reason = errors[0].strip().splitlines()[-1] if errors else "its slot ended without a result"
     for run in runs:
         state = known.setdefault(run.run_id, RunState(run.run_id, slot=""))
-        if state.ended_at is None and recorded.get(run.run_id) not in ("done", "diverged", "failed"):
+        if (state.ended_at is None or state.status == "failed") and recorded.get(run.run_id) not in ENDED:
             from muon_core.recorder import start_record  # loads torch, which a sweep that ends well needs not here
 
-            attempt = state.progress.attempt if state.progress else None
-            record_failure(storage, run.run_id, start_record(run), reason, attempt, "infrastructure")
-            state.status, state.error = "failed", reason
+            state.status, state.error = "failed", state.error or reason
+            failure = state.failures[-1] if state.failures else "infrastructure"
+            record_failure(storage, run.run_id, start_record(run), state.error, state.attempt, failure)
     return [known[run.run_id] for run in runs]
 
 

@@ -16,6 +16,7 @@ SETTINGS = {
     # A sweep's own display and tables replace what Tune would print and write.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_THRESHOLD_S": "3600",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # the store says where a sweep stands; of thousands of trials this takes a while
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: runs record that they were stopped
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it Ray warns

@@ -37,7 +37,7 @@ class Task:
     starts: int
     """How often the workers were handed this run, from 1: a second time means that it failed."""
     attempt: str | None = None
-    """Id of the newest attempt the workers reported, in the results store."""
+    """Id of the newest attempt that the workers claimed the run with, in the results store."""
     failure: Kind | None = None
     """What ended the start before this one."""
     over: str | None = None
@@ -74,11 +74,13 @@ class RunState:
     """Where this start took it up; None until it reports."""
     stepped_at: float | None = None
     """When this start reported a step last, by a clock that nobody sets; None before its first."""
+    attempt: str | None = None
+    """Id of the newest attempt that claimed it, in the results store."""
 
     @property
-    def attempt(self) -> str | None:
-        """Id of the newest attempt that reported, in the results store."""
-        return self.progress.attempt if self.progress else None
+    def is_begun(self) -> bool:
+        """Whether an attempt got as far as to report."""
+        return self.progress is not None
 
     def start(self) -> None:
         """Workers were handed the run, maybe not for the first time."""
@@ -128,6 +130,8 @@ class _Place:
     config: str | None = None
     again: bool = False
     run: RunState | None = None
+    is_starting: bool = False
+    """Whether workers are being started that have not asked for a run yet."""
     closed: bool = False
 
 
@@ -181,6 +185,7 @@ class RunQueue:
                 )
                 if place.closed or place.run is None or place.config is None:
                     return None
+                place.is_starting = False
                 run = place.run
                 run.fail("infrastructure")
                 self._admission.settle(run.run_id)
@@ -192,9 +197,15 @@ class RunQueue:
             self._admission.start(run.run_id)
             run.start()
             # Workers that take over from dead ones go on with the attempt that these began.
-            again = place.again and run.attempt is None
+            again = place.again and not run.is_begun
             failure = run.failures[-1] if run.failures else None
             return Task(place.turn, place.config, run.starts, run.attempt, failure, over, again)
+
+    async def claim(self, slot: str, turn: int, attempt: str) -> None:
+        """Workers hold the run's lease by `attempt`: should they die, that is over, whatever the ledger says of it."""
+        place = self._places[slot]
+        if turn == place.turn and place.run is not None:
+            place.run.attempt = attempt
 
     async def report(self, slot: str, turn: int, progress: Progress) -> bool | str:
         """Hear of progress; False, or why, asks the run to stop."""
@@ -218,10 +229,20 @@ class RunQueue:
             await self.finish(slot, turn, "failed", error)
 
     async def lose(self, slot: str, failure: Kind) -> None:
-        """The slot's workers ended, by `failure` if they have not said themselves by what."""
-        run = self._places.setdefault(slot, _Place()).run
-        if run is not None and run.ended_at is None:
-            run.fail(failure)
+        """The slot's workers ended, by `failure` if they have not said themselves by what.
+
+        Those that never came as far as to ask for the run count as a start of it, for others would do no better.
+        """
+        place = self._places.setdefault(slot, _Place())
+        run, never_asked = place.run, place.is_starting
+        place.is_starting = False
+        if run is None or run.ended_at is not None:
+            return
+        if never_asked:
+            run.start()
+        run.fail(failure)
+        if never_asked and (over := exhausted(self._retries, run.failures)):
+            await self.finish(slot, place.turn, "failed", f"{over}; it did not come as far as to begin")
 
     async def hang(self, slot: str) -> str | None:
         """Why the slot's run hangs; None if it does not."""
@@ -266,7 +287,8 @@ class RunQueue:
         return run
 
     async def hold(self, slot: str, actor_id: str, group: PlacementGroup) -> None:
-        """Remember what `slot` keeps for its workers: Ray gives it back when a slot closes, not when it dies."""
+        """`slot` starts workers. What it keeps for them Ray gives back when it closes, not when it dies."""
+        self._places.setdefault(slot, _Place()).is_starting = True
         self._held[slot] = (actor_id, group)
 
     async def free_the_dead(self) -> None:

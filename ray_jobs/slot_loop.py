@@ -82,6 +82,7 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
                 after=task.attempt,
                 failure=task.failure or "infrastructure",
                 rate=rate,
+                claimed=lambda attempt: queue.claim.remote(slot, task.turn, attempt),
             )
     except Exception as error:
         if isinstance(error, OUT_OF_USE):

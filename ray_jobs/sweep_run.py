@@ -84,7 +84,11 @@ def train_all(
         admission.close(f"stop: {request} asked for it, {when}", request.now)
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
+        if todo and not place.address:
+            _prepare_data([run.config for run in todo], say)
         while True:
+            if stops.request:
+                raise SweepStopped(stops.request)
             terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison)
             states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []
             left = {state.run_id for state in states if state.status == "held"} | elsewhere
@@ -95,7 +99,7 @@ def train_all(
                 for state in states
                 if state.error and (state.status == "left out" or is_unpaid(state.error))
             }
-            trained += sum(state.status not in ("held", "left out") for state in states)
+            trained += sum(state.began_at is not None for state in states)  # not what turned out to be finished
             if stops.request and any(record_told(state.status, state.error) in BEFORE_THE_END for state in states):
                 raise SweepStopped(stops.request)
             if any(map(is_unpaid, kept.values())) or not wait:
@@ -107,8 +111,6 @@ def train_all(
             again = set()
             if not todo:
                 break
-            if stops.request:
-                raise SweepStopped(stops.request)
     if trained:
         say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
     return Ended(kept, failed)
@@ -173,7 +175,7 @@ def _train(
         )
 
 
-def prepare_data(configs: Sequence[RunConfig], say: Callable[[str], None]) -> None:
+def _prepare_data(configs: Sequence[RunConfig], say: Callable[[str], None]) -> None:
     """Tokenize what the runs read, once, before workers would each do it; bad data is an error before Ray starts."""
     from muon_core.data.shards import prepare
 

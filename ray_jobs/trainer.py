@@ -17,6 +17,7 @@ from ray.train import FailureConfig, Result
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
@@ -48,7 +49,9 @@ class _Telling(DefaultFailurePolicy):
         self._lose = lose
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        self._lose(training_failed_error)
+        cause = getattr(training_failed_error, "controller_failure", None)
+        if not isinstance(cause, WorkerGroupStartupTimeoutError):  # no node had room for them: they wait on
+            self._lose(training_failed_error)
         return super().make_decision(training_failed_error)
 
 

@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -29,7 +30,15 @@ from muon_core.store.keys import ROOT, Attempt, check_name, final_key, live_key,
 from muon_core.store.ledger import close_entry, read_entries
 from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import Row, digest, encode
-from muon_core.store.reader import list_keys, list_series_keys, mark_version, read_attempts, read_start, relisting
+from muon_core.store.reader import (
+    list_keys,
+    list_series_keys,
+    mark_version,
+    read_attempts,
+    read_end,
+    read_start,
+    relisting,
+)
 from muon_core.store.storage import READER_GRACE_S, Storage, StoreError, StoreUnavailable, patiently
 from muon_core.tables import RUNS, SERIES
 
@@ -291,17 +300,33 @@ def record_failure(
 
     Args:
         failure: its kind, for the ledger.
-        attempt: id of the attempt that failed, None if it got no further than to be started for the first time. Any
-            other may be at work somewhere else, and is left alone.
+        attempt: id of the attempt that failed, whether it had begun to write or only claimed the run; None if it got
+            no further than to be started. Any other may be at work somewhere else, and is left alone.
     """
     mark_version(storage)
     attempts = read_attempts(storage, run_id).get(run_id, {})
-    if not attempts:
-        RunWriter(storage, run_id, start).end(status="failed", error=error)
-    elif attempt == max(attempts):
+    newest = max(attempts, default="")
+    if attempt and attempt == newest:
         row = read_start(storage, attempts[attempt]) | {"ended_at": datetime.now(UTC), "status": "failed"}
         held = _rows_held(storage, run_id, attempts.values())
         write_end_record(storage, attempts[attempt], row | {"error": error}, held)
+    elif not attempts or _may_follow(storage, run_id, attempt, newest):
+        point = head_point(storage, run_id)
+        writer = RunWriter(storage, run_id, start, parent=point.attempt, resume_seq=point.seq, attempt=attempt)
+        writer.end(status="failed", error=error)
+    else:
+        return
+    with suppress(StoreError):  # a damaged entry may be what the run failed by
         for entry in read_entries(storage, run_id):
             if entry.attempt == attempt:
                 close_entry(storage, entry, "failed", failure=failure, error=error)
+
+
+def _may_follow(storage: Storage, run_id: str, attempt: str | None, newest: str) -> bool:
+    """Whether `attempt`, which wrote nothing, may be recorded after `newest`: that has ended, but has no result.
+
+    Of an attempt that holds the run's lease it is known that the one before is over, too.
+    """
+    end = read_end(storage, run_id)
+    status = end["status"] if end else "running"
+    return status not in FINISHED and (status != "running" if attempt is None else attempt > newest)

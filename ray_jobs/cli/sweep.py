@@ -166,7 +166,7 @@ def run(
     """
     from muon_core.store.sweeps import write_sweep
     from ray_jobs.stop_requests import SweepStopped
-    from ray_jobs.sweep_run import Place, is_unpaid, prepare_data, train_all
+    from ray_jobs.sweep_run import Place, is_unpaid, train_all
 
     sweep = load_spec(spec)
     storage = open_storage(store)
@@ -183,7 +183,7 @@ def run(
     check_writable(storage)
     planned = plan_sweep(sweep, storage, only=only, retry=retry)
     costs = money(planned, storage, max_usd)
-    breaker = sweep_breaker(planned, storage, retry)
+    breaker = sweep_breaker(planned, storage)
     left_out = {run.run_id: reason for run in planned.to_run if (reason := breaker.refuse(run.run_id))}
     todo = [run for run in planned.to_run if run.run_id not in left_out][:limit]
     if todo and address and not yes:
@@ -200,8 +200,6 @@ def run(
     if todo and not address and (refusal := costs.refusal()):
         click.echo(f"{refusal}\nnext: {_raise_budget(spec)}", err=True)
         return EXIT_BUDGET
-    if todo and not address:
-        prepare_data([run.config for run in todo], _say)
     place = Place(address, shared_folder=shared_folder, in_process=in_process)
     try:
         ended = train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)

@@ -33,15 +33,26 @@ def stop_command(name: str, now: bool, store: str) -> None:
     muon sweep stop demo --now
     """
     from analysis.store import open_store
+    from muon_core.statuses import FINISHED
+    from muon_core.store.known import read_known
     from ray_jobs.stop_requests import request_stop
 
     view = open_store(store).sweep(name)
     assert view.record is not None
     status = next_command(f"muon status {name}")
-    if not (alive := _alive(view.storage, {run.run_id for run in view.record.runs})):
+    runs = {run.run_id for run in view.record.runs}
+    alive, statuses = _alive(view.storage, runs), read_known(view.storage).statuses
+    if not alive and {statuses.get(run) for run in runs} <= {*FINISHED}:
         click.echo(f"nobody trains a run of {name} now, so there is nothing to stop\nnext: {status}", err=True)
         return
     request_stop(view.storage, name, now=now)
+    if not alive:
+        click.echo(
+            f"asked to stop {name}, of which nobody trains a run now: a call that is starting hears of it, "
+            f"a later one does not\nnext: {status}",
+            err=True,
+        )
+        return
     who = ", ".join(sorted({entry.who for entry in alive.values()}))
     how = "saved at once" if now else "trained to the end first"
     click.echo(f"asked to stop {name}; what is under way is {how}: {len(alive)} at {who}", err=True)

@@ -49,7 +49,9 @@ def measure(*arguments: str, store: Path) -> Spent:
 
 def _once(arguments: tuple[str, ...], store: Path) -> Spent:
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    environment = os.environ | {"MUON_STORE": str(store)}
+    # Where pip installs a package it compiles it, too; this one may lie in a checkout.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(store.parent / "compiled")}
+    environment = os.environ | compiled | {"MUON_STORE": str(store)}
     subprocess.run([MUON, *arguments], env=environment, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

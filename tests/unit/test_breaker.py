@@ -1,6 +1,7 @@
 """Arms whose runs die alike start no more, others do; how a run diverged may end its sweep."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from muon_core.store.folder import Folder
@@ -77,11 +78,14 @@ def test_of_earlier_calls_what_is_still_failed_counts_until_it_is_asked_for_agai
     def refused(text: str, retry: Collection[str] = ()) -> list[str]:
         """Of what is left to do, as the reasons begin."""
         planned = plan(parse_spec(text), read_statuses(storage), retry=retry)
-        breaker = sweep_breaker(planned, storage, retry)
+        breaker = sweep_breaker(planned, storage)
         return [(breaker.refuse(run.run_id) or "").partition(":")[0] for run in (base[2], other[2])]
 
     assert refused(SPEC) == ["stop", "stop"]
     assert refused(SPEC, ["diverged"]) == ["", "breaker"]
     assert refused(SPEC, ["diverged", "failed"]) == ["", ""]
+    again = plan(parse_spec(SPEC), read_statuses(storage), retry=["diverged", "failed"])
+    narrowed = replace(again, to_run=tuple(run for run in again.to_run if run.block == "base"))
+    assert sweep_breaker(narrowed, storage).refuse(other[2].run_id)  # of that arm none is trained again
     assert refused(SPEC.replace("drain", "fail")) == ["", "breaker"]
     assert refused(SPEC.replace("drain", "fail").replace("same_error: 2", "same_error: 3")) == ["", ""]

@@ -191,6 +191,45 @@ def test_workers_that_ask_again_without_a_word_have_lost_one_of_them() -> None:
     asyncio.run(story())
 
 
+def test_workers_that_die_before_they_ask_for_the_run_use_up_its_retries() -> None:
+    """Else others would be started for ever that can no better."""
+
+    async def story() -> None:
+        queue = RunQueue(retries=Retries(infrastructure=1))
+        await queue.submit("slot", "r", "{}")
+        for _ in range(2):
+            assert [run.status for run in await queue.runs()] != ["failed"]
+            await queue.hold("slot", "actor", None)  # type: ignore[arg-type]
+            await queue.lose("slot", "infrastructure")
+        (run,) = await queue.runs()
+        assert (run.status, run.error) == (
+            "failed",
+            "a worker died 2 times in this run; `retries.infrastructure` allows 1; it did not come as far as to begin",
+        )
+        await queue.submit("slot", "s", "{}")  # for which workers that start may be better ones
+        await queue.hold("slot", "actor", None)  # type: ignore[arg-type]
+        task = await queue.next("slot")
+        assert task is not None
+        assert (task.starts, task.failure) == (1, None)
+
+    asyncio.run(story())
+
+
+def test_an_attempt_is_known_since_its_claim_but_a_run_asked_for_again_begins_when_it_reports() -> None:
+    async def story() -> None:
+        queue = RunQueue()
+        turn = await queue.submit("slot", "r", "{}", again=True)
+        await queue.next("slot")
+        await queue.claim("slot", turn, "00002.aa")
+        await queue.claim("slot", turn - 1, "00009.ff")  # of an older run
+        await queue.lose("slot", "infrastructure")
+        task = await queue.next("slot")
+        assert task is not None
+        assert (task.attempt, task.again) == ("00002.aa", True)
+
+    asyncio.run(story())
+
+
 def test_an_exception_ends_a_run_unless_it_may_be_tried_again() -> None:
     """All ranks tell of it; the one that comes late tells of a start that nobody is at any more."""
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from muon_core.lease import claim
 from muon_core.store.final import finalize
 from muon_core.store.folder import Folder
 from muon_core.store.keys import ROOT
+from muon_core.store.ledger import LOCAL, read_entries
 from muon_core.store.lineage import visible_slices
 from muon_core.store.parquet import decode
 from muon_core.store.reader import read_statuses
@@ -147,6 +149,29 @@ def test_record_failure_records_a_run_that_never_started_and_leaves_an_ended_one
     writer.end(status="done")
     record_failure(folder, "ended", START, "too late", writer.attempt.id)
     assert read_statuses(folder) == {"new": "failed", "ended": "done"}
+
+
+def test_record_failure_records_an_attempt_that_only_claimed_a_run_left_before_its_end(folder: Folder) -> None:
+    """It loaded the checkpoint and died of that: the rows before stay, and the run is not resumable for ever."""
+    writer = RunWriter(folder, "r", START)
+    emit_vals(writer, range(3))
+    writer.end(status="stopped")
+    lease = claim(folder, "r", LOCAL)
+    lease.end("lost", failure="infrastructure")
+    record_failure(folder, "r", START, "worker died 4 times", lease.attempt, "infrastructure")
+    assert read_statuses(folder) == {"r": "failed"}
+    assert [row["step"] for row in visible_rows(folder, VAL)] == [0, 1, 2]
+    (entry,) = read_entries(folder, "r")
+    assert (entry.status, entry.error) == ("failed", "worker died 4 times")
+
+
+def test_record_failure_records_one_that_never_came_as_far_but_hides_no_result(folder: Folder) -> None:
+    RunWriter(folder, "stopped", START).end(status="stopped")
+    RunWriter(folder, "done", START).end(status="done")
+    for run in ("stopped", "done"):
+        record_failure(folder, run, START, "its workers could not start")
+    record_failure(folder, "done", START, "begun again, it died at once", "00002.aaaaaaaa")
+    assert read_statuses(folder) == {"stopped": "failed", "done": "done"}
 
 
 def test_record_failure_leaves_an_attempt_alone_that_is_not_the_callers(folder: Folder) -> None:
