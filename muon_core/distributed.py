@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TypeVar
 
 import torch
@@ -43,6 +44,21 @@ def share(value: T) -> T:
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def check_alike(what: str, value: str, remedy: str) -> None:
+    """Raises ValueError on every rank, with the names of two nodes, unless `value` is the same on all of them."""
+    if world_size() == 1:
+        return
+    found: list[tuple[str, str]] = [("", "")] * world_size()
+    dist.all_gather_object(found, (value, socket.gethostname()))
+    main, main_host = found[0]
+    for other, (its, host) in enumerate(found):
+        if its != main:
+            raise ValueError(
+                f"workers differ in {what}: {main} on {main_host} (worker 0), "
+                f"{its} on {host} (worker {other}); {remedy}"
+            )
 
 
 class LostPeers(RuntimeError):

@@ -49,6 +49,10 @@ class TrainState:
 def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch) -> TrainState:
     """Model, optimizers and data at step 0."""
     data = load_data(config.data, config.model.vocab_size)
+    distributed.check_alike(
+        "their tokens (data_hash)", data.data_hash, f"corpus {config.data.corpus!r} is not the same text on both nodes"
+    )
+    distributed.check_alike("their torch", torch.__version__, "install the same release on both nodes")
     model = Transformer(config.model)
     init_weights(model, config.stream_seed("init"))
     model.to(device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -20,16 +21,19 @@ from search_spaces.spec import Resources
 
 
 @contextlib.contextmanager
-def connected(address: str | None, resources: Resources) -> Iterator[None]:
+def connected(
+    address: str | None, resources: Resources, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
     """A Ray to run on, quiet; on leaving, what this process started is shut down.
 
+    Args:
+        environment: what its workers have beside their own.
     Raises: ConnectionError if the cluster cannot be joined or the own one does not start.
     """
-    environment = worker_environment(resources.threads_per_worker)
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": environment},
+        "runtime_env": {"env_vars": worker_environment(resources.threads_per_worker) | environment},
     }
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures

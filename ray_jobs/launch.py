@@ -31,6 +31,7 @@ from ray_jobs.admission import Admission
 from ray_jobs.connection import RayLost, check_alive, connected
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
+from ray_jobs.same_store import marked, store_environment
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.slots import Slot
 from ray_jobs.terms import Terms
@@ -63,7 +64,7 @@ def run_on_ray(
         KeyboardInterrupt after all runs were stopped, at Ctrl-C, SIGTERM or the end of the terminal; RayLost if the Ray
         died, and StoreError if the store failed: the runs are there to be continued.
     """
-    with connected(address, resources):
+    with connected(address, resources, store_environment(storage)):
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
         slots = _slots(resources, len(runs), private=address is None)
@@ -81,11 +82,11 @@ def run_connected(
 ) -> list[RunState]:
     """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
     terms = terms or Terms()
-    with ray_folder() as scratch:
-        name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
+    name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
+    with ray_folder() as scratch, marked(storage, name) as mark:
         actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
         queue = actor.remote(terms.admission, terms.retries)
-        settings = SlotSettings(name, storage.url, scratch, resources, terms.retries, terms.prices)
+        settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
         with _Watcher(queue, watch, terms.admission) as watcher:
             try:
                 errors = _tune(runs, terms, settings, slots, queue)

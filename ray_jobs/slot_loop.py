@@ -24,6 +24,7 @@ from muon_core.store.writer import record_failure
 from muon_core.train import train
 from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import Task
+from ray_jobs.same_store import check_mark
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.workers import forget_previous_run
 
@@ -36,10 +37,11 @@ def slot_loop(config: dict[str, Any]) -> None:
     slot: str = config["slot"]
     torch.set_num_threads(settings.resources.threads_per_worker)
     queue = settings.find_queue()
-    rate = settings.prices.rate_here(settings.resources)
+    rate, is_first = settings.prices.rate_here(settings.resources), True
     while task := _next_task(queue, slot, rate):
         forget_previous_run()
-        _train_task(task, queue, slot, settings, rate)
+        _train_task(task, queue, slot, settings, rate, check=is_first)
+        is_first = False
 
 
 def _next_task(queue: Any, slot: str, rate: Rate) -> Task | None:
@@ -50,8 +52,11 @@ def _next_task(queue: Any, slot: str, rate: Rate) -> Task | None:
     return box[0]
 
 
-def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate: Rate) -> None:
-    """One run to its end. Raises after an unexpected error, so that fresh processes take the next run."""
+def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate: Rate, *, check: bool) -> None:
+    """One run to its end, after a `check` that the store is the sweep's.
+
+    Raises after an unexpected error, so that fresh processes take the next run.
+    """
     last_report, evaluated = 0.0, None
 
     def report(progress: Progress) -> bool | str:
@@ -72,6 +77,8 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
         return
     try:
         config, storage = RunConfig.model_validate_json(task.config), open_storage(settings.store)
+        if check:
+            check_mark(storage, settings.mark)
         with run_output(storage, config.run_id, task.log, rank=distributed.rank(), whole_process=True):
             outcome = train(
                 config,

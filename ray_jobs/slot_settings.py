@@ -20,6 +20,8 @@ class SlotSettings:
     """Name of the run queue's actor, and of its namespace."""
     store: str
     """URL of the results store."""
+    mark: str
+    """Key of the mark in the store that this sweep left there."""
     scratch: str
     """A folder for what Ray itself keeps."""
     resources: Resources

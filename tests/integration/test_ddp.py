@@ -1,6 +1,7 @@
 """Two gloo workers under DDP against one process: the same rows bit for bit, and errors that name the culprit."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from muon_core.config.run import RunConfig
 from muon_core.failures import classify
 from muon_core.progress import Progress
 from muon_core.store.folder import Folder
+from muon_core.store.reader import read_statuses
 from muon_core.store.writer import RunWriter
 from muon_core.train import train
 
@@ -54,6 +56,24 @@ def assert_same_rows(a: Path, b: Path) -> None:
         )
         assert left.height > 0
         assert left.equals(right), table
+
+
+def on_texts_of_their_own(rank: int, config: str, folder: str) -> None:
+    """One of two ranks for which the corpus is another text."""
+    corpus = Path(folder, str(rank))
+    run = RunConfig.model_validate_json(config)
+    with pytest.raises(ValueError, match=r"^workers differ in their tokens \(data_hash\): \w+ on \S+ \(worker 0\)"):
+        train(run.replace(data=run.data.replace(corpus=str(corpus))), Folder(Path(folder, "store")))
+
+
+def test_workers_whose_text_differs_refuse_to_train(tmp_path: Path, run_config: RunConfig, corpus: Path) -> None:
+    """As on nodes with other releases of what they read; the mean of their gradients would be of two questions."""
+    for rank in (0, 1):
+        shutil.copytree(corpus, tmp_path / str(rank))
+    changed = next(path for path in sorted((tmp_path / "1").rglob("*")) if path.is_file())
+    changed.write_text(changed.read_text() + "one line more\n")
+    run_ranks(2, tmp_path / "rendezvous", on_texts_of_their_own, run_config.model_dump_json(), str(tmp_path))
+    assert set(read_statuses(Folder(tmp_path / "store")).values()) == {"failed"}
 
 
 @pytest.mark.parametrize("name", ["muon", "orthonoise"])

@@ -1,0 +1,48 @@
+"""Workers of a cluster write where the sweep reads: they are told how to open its store, and prove that it is the same.
+
+The URL of a store leaves open which server it is on: endpoint and region come from each machine's own settings. So the
+settings of whoever starts a sweep travel with it, and it leaves a mark in its store, for which every worker looks
+before its first run. Credentials stay where they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from muon_core.store.storage import Storage, StoreError, StoreUnwritable
+
+
+def store_environment(storage: Storage) -> dict[str, str]:
+    """Environment by which another machine finds the server of `storage`; no secrets."""
+    if storage.is_local:
+        return {}
+    from muon_core.store.s3.connection import connect
+
+    connection = connect()
+    endpoint = {} if connection.is_aws else {"AWS_ENDPOINT_URL_S3": connection.endpoint}
+    return endpoint | {"AWS_DEFAULT_REGION": str(connection.client.meta.region_name)}
+
+
+@contextlib.contextmanager
+def marked(storage: Storage, name: str) -> Iterator[str]:
+    """Leave a mark in `storage` while the block is entered; yields its key."""
+    key = f"marks/{name}"
+    storage.put(key, socket.gethostname().encode())
+    try:
+        yield key
+    finally:
+        with contextlib.suppress(StoreError):
+            storage.delete([key])
+
+
+def check_mark(storage: Storage, key: str) -> None:
+    """Raises StoreUnwritable if `storage` has no mark `key`: it is another one than that of who left it."""
+    try:
+        storage.get(key)
+    except FileNotFoundError:
+        raise StoreUnwritable(
+            f"{socket.gethostname()} finds another store at {storage.place} than the process that started the sweep; "
+            "give all nodes the same folder, or the same S3 endpoint in AWS_ENDPOINT_URL_S3"
+        ) from None
