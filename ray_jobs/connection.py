@@ -33,7 +33,7 @@ def connected(
     options: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": worker_environment(resources.threads_per_worker) | environment},
+        "runtime_env": {"env_vars": {**worker_environment(resources.threads_per_worker), **environment}},
     }
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
