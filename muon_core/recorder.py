@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
@@ -244,8 +244,17 @@ class Recorder:
             val_accuracy=self.final.val_accuracy if self.final else None,
         )
 
-    def end(self, status: str, error: str | None = None, failure: Kind | None = None) -> None:
-        """Close the run's record: every row, then how it ended. `error` says why, where it is not `done`."""
+    def end(
+        self,
+        status: str,
+        error: str | None = None,
+        failure: Kind | None = None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Close the run's record: every row, then how it ended. `error` says why, where it is not `done`.
+
+        `settle` is called before it says so: it waits for what else must be stored by then.
+        """
         self.status, self.error, self.failure = status, error, failure
         if self._storage is None:
             return
@@ -253,16 +262,17 @@ class Recorder:
             self.start([], {}, head_point(self._storage, self.config.run_id))
         with self._unless_overtaken():
             if self._writer:
-                self._end(self._writer, status, error)
+                self._end(self._writer, status, error, settle)
         if self.overtaken:  # the run is another attempt's now, and so is its record
             self.status, self.error, self.failure = "stopped", self.overtaken, None
 
-    def _end(self, writer: RunWriter, status: str, error: str | None) -> None:
+    def _end(self, writer: RunWriter, status: str, error: str | None, settle: Callable[[], None]) -> None:
         if not self._matrices:
             writer.end(status=status, error=error)  # how far the attempts before came is in their own records
             return
         device = self._matrices[0].parameter.device
         writer.end(
+            settle=settle,
             status=status,
             error=error,
             steps=self.step,

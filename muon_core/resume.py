@@ -61,13 +61,12 @@ class Saver:
                 self.settle()
 
     def finish(self, state: TrainState, recorder: Recorder) -> None:
-        """Save the weights of a run that reached its last step."""
+        """Begin to save the weights of a run that reached its last step; `settle` waits until they are."""
         if self._storage is None or distributed.rank() != 0:
             return
         with recorder.stopwatch.timed("checkpoint"):
             if self._config.checkpoint.model and (point := recorder.barrier()):
                 self._submit(checkpoint.MODEL, state.step, point, {"model": state.model.state_dict()})
-            self.settle()
 
     def settle(self) -> None:
         """Wait for the checkpoint under way; raises what went wrong with it."""

@@ -132,7 +132,7 @@ def _train(
         attempt = distributed.share(recorder.attempt)
         _loop(config, state, recorder, saver, report)
         saver.finish(state, recorder)
-        recorder.end("done")
+        recorder.end("done", settle=saver.settle)
     except Diverged as reason:
         recorder.end("diverged", str(reason))
     except Stopped as reason:

@@ -8,6 +8,7 @@ a text it is validated on.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import sysconfig
@@ -21,6 +22,7 @@ from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
 from muon_core.user_cache import user_cache
 
+LIBRARY = "stdlib"
 END_OF_TEXT = "<|endoftext|>"
 SPLIT_RULE = "validation where the first 8 bytes of sha256('validation:' + path) are below validation_share * 2^64"
 
@@ -53,6 +55,15 @@ def corpus_sha256(corpus: str, cache: Path | None = None) -> str:
 
     The cache remembers the hash under names, sizes and times of the files, so that asking again reads no text.
     """
+    return _library_sha256(cache) if corpus == LIBRARY else _sha256(corpus, cache)
+
+
+@functools.cache  # it does not change under a process, which may train one run after another on it
+def _library_sha256(cache: Path | None) -> str:
+    return _sha256(LIBRARY, cache)
+
+
+def _sha256(corpus: str, cache: Path | None) -> str:
     files = _files(corpus)
     stamp, is_trusted = _stamp(files)
     memory, key = Folder(cache or default_cache()), f"corpora/{stamp}"
@@ -87,7 +98,7 @@ def default_cache() -> Path:
 
 def _files(corpus: str) -> dict[str, str]:
     """Relative path -> file, sorted."""
-    if corpus == "stdlib":
+    if corpus == LIBRARY:
         root = Path(sysconfig.get_paths()["stdlib"])
         files = {name: path for name, path in _walk(root, _is_no_library).items() if name.endswith(".py")}
         missing = f"{root} holds no Python source"

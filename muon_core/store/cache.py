@@ -81,6 +81,9 @@ class Cached:
     def stat(self, prefix: str) -> builtins.list[Listed]:
         return self._storage.stat(prefix)
 
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        self._storage.put_many(objects)
+
     def delete(self, keys: Iterable[str]) -> None:
         self._storage.delete(keys)
 

@@ -39,8 +39,8 @@ def finalize(storage: Storage, run_id: str, *, num_rows: int | None = None, head
     rows = {name: read_rows(storage, objects[name], SERIES[name], lossless=True) for name in names}
     if num_rows is not None:
         _check_complete(run_id, storage.url, rows, num_rows)
-    for name in todo:
-        _write_final(storage, SERIES[name], run_id, newest, max(item.end for item in objects[name]), rows[name])
+    ends = {name: max(item.end for item in objects[name]) for name in todo}
+    storage.put_many(dict(_final(SERIES[name], run_id, newest, ends[name], rows[name]) for name in todo))
     return len(todo)
 
 
@@ -55,10 +55,11 @@ def _check_complete(run: str, url: str, rows: dict[str, pa.Table], num_rows: int
         )
 
 
-def _write_final(storage: Storage, table: Table, run: str, head: str, hi: int, rows: pa.Table) -> None:
+def _final(table: Table, run: str, head: str, hi: int, rows: pa.Table) -> tuple[str, bytes]:
+    """(key, content)."""
     # Two processes may write it at once, perhaps with different encoders: every reader chooses the same of such twins.
     data = encode(sort_for_reading(rows, table), table, final=True)
-    storage.put(final_key(table.name, run, head, hi, digest(data)), data)
+    return final_key(table.name, run, head, hi, digest(data)), data
 
 
 def is_final(items: list[ObjectSlice], head: str) -> bool:

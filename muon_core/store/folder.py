@@ -13,13 +13,15 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from muon_core.store.storage import Listed, StoreError, StoreUnwritable
 
+SYNCS_AT_ONCE = 8
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
@@ -72,6 +74,10 @@ class Folder:
             return sorted(Listed(path[start:], size, modified) for path, size, modified in _files(self.root / prefix))
         except OSError as error:
             raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
+
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        with ThreadPoolExecutor(max(1, min(SYNCS_AT_ONCE, len(objects)))) as pool:  # each waits for the disk
+            list(pool.map(self.put, objects, objects.values()))
 
     def delete(self, keys: Iterable[str]) -> None:
         try:

@@ -14,7 +14,7 @@ import builtins
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -78,6 +78,9 @@ class Storage(Protocol):
 
     def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
         """Bytes of several objects, in the order of `keys`. Raises FileNotFoundError if one is missing."""
+
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        """Write several objects, in no order; raises as `put` does, others may be there then."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects; missing ones are no error."""

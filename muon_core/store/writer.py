@@ -166,10 +166,12 @@ class RunWriter:
         tries = self._ask(lambda: read_attempts(self._storage, self.attempt.run))
         return max(tries.get(self.attempt.run, ""), default="") > self.attempt.id
 
-    def end(self, **end: Any) -> None:
+    def end(self, *, settle: Callable[[], None] = lambda: None, **end: Any) -> None:
         """Flush, write the run's final tables, then its end record: `end` holds `status` and the outcome's columns.
 
-        Raises as `flush` does; it may be called again then, to record another end.
+        Args:
+            settle: called before the end record: waits for what else must be stored by then.
+        Raises as `flush` and `settle` do; it may be called again then, to record another end.
         """
         self.barrier()
         run, head = self.attempt.run, self.attempt.id
@@ -177,6 +179,7 @@ class RunWriter:
         if end["status"] in FINISHED:
             self._ask(lambda: relisting(lambda: finalize(self._storage, run, num_rows=self.seq, head=head)))
             self._fence()  # finalize passes over a run that was taken over meanwhile
+        settle()
         started_at = datetime.fromisoformat(self._start["started_at"])
         row = self._start | {"ended_at": datetime.now(UTC), "started_at": started_at} | end
         self._ask(lambda: write_end_record(self._storage, self.attempt, row, self.seq))
@@ -215,9 +218,7 @@ class RunWriter:
                 segment.dirty = True
         if time.monotonic() - self._fenced_at > FENCE_EVERY_S:
             self._fence()
-        for table, segment, _ in batch:
-            if segment.dirty:
-                self._write(table, segment, hi)
+        self._write({table: segment for table, segment, _ in batch if segment.dirty}, hi)
         self._remove_replaced()
 
     def _remove_replaced(self) -> None:
@@ -230,19 +231,24 @@ class RunWriter:
         else:
             self._replaced = [(at, key) for at, key in self._replaced if key not in expired]
 
-    def _write(self, table: str, segment: _Segment, hi: int) -> None:
-        segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]
-        data = encode(segment.parts[0], SERIES[table])
-        key = live_key(table, self.attempt.run, self.attempt.id, segment.lo, hi)
+    def _write(self, segments: dict[str, _Segment], hi: int) -> None:
+        """Write each table's segment, up to row `hi`."""
+        run, id_ = self.attempt.run, self.attempt.id
+        keys = {table: live_key(table, run, id_, segment.lo, hi) for table, segment in segments.items()}
+        objects = {}
+        for table, segment in segments.items():
+            segment.parts = [pa.concat_tables(segment.parts).combine_chunks()]
+            objects[keys[table]] = encode(segment.parts[0], SERIES[table])
         # Repeated after an answer that got lost, it changes nothing: this name is this attempt's, and so are its bytes.
-        self._ask(lambda: self._storage.put(key, data))
-        if segment.written:
-            self._replaced.append((time.monotonic(), segment.written))
-        # Only now: if the put failed, the segment is still dirty, and the next commit writes these rows with its own.
-        segment.dirty, segment.written, segment.hi = False, key, hi
-        segment.sealed = len(data) > SEAL_BYTES
-        if segment.sealed:
-            segment.parts = []
+        self._ask(lambda: self._storage.put_many(objects))
+        # Only now: if a put failed, the segments are still dirty, and the next commit writes these rows with its own.
+        for table, segment in segments.items():
+            if segment.written:
+                self._replaced.append((time.monotonic(), segment.written))
+            segment.dirty, segment.written, segment.hi = False, keys[table], hi
+            segment.sealed = len(objects[keys[table]]) > SEAL_BYTES
+            if segment.sealed:
+                segment.parts = []
 
     def _fence(self) -> None:
         if self.superseded():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -100,6 +100,10 @@ class Bucket:
                 for page in lists.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig=size)
                 for item in page.get("Contents", [])
             )
+
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        with ThreadPoolExecutor(max(1, min(CONCURRENCY, len(objects)))) as pool:
+            list(pool.map(self.put, objects, objects.values()))
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._prefix + key for key in keys]
