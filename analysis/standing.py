@@ -21,7 +21,7 @@ from analysis.store import Store
 from muon_core.pace import time_left
 from muon_core.statuses import OPEN, in_order, last_line
 from muon_core.store.ledger import Entry, LedgerReader, is_alive
-from muon_core.store.sweeps import SweepRecord
+from muon_core.store.sweeps import Metric, SweepRecord
 
 REREAD = 15  # looks after which end records are read again although the ledger shows no change
 
@@ -78,6 +78,8 @@ class Standing:
     best: BestArm | None
     failure: str | None
     """The run that failed last, and why."""
+    to_choose: int = 0
+    """Cells that its search has still to choose, whose runs are not among these yet."""
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,14 +88,15 @@ class Standing:
 
     @property
     def is_over(self) -> bool:
-        """Whether all have come to their end."""
-        return not any(run.status in OPEN for run in self.runs)
+        """Whether all have come to their end, and none is to be chosen."""
+        return not self.to_choose and not any(run.status in OPEN for run in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
         return {
             "sweep": self.sweep,
             "counts": self.counts,
+            "to_choose": self.to_choose,
             "left_s": self.left_s,
             "usd": self.usd,
             "committed_usd": self.committed_usd,
@@ -120,7 +123,8 @@ class Follower:
 
     def look(self) -> Standing:
         """How they stand now. Raises as `open_store(...).runs` and `read_entries`."""
-        if self._seen is None:
+        grew = self._read_record()
+        if self._seen is None or grew:
             self._read_ends()
         entries = self._ledger.read(self._runs())
         now = self._ledger.now() if any(entry.status == "running" for entry in entries) else 0.0
@@ -136,20 +140,30 @@ class Follower:
         rows = runs.unique("run_id", keep="first", maintain_order=True).to_dicts()
         told = tuple(_describe(row, newest.get(row["run_id"]), now) for row in rows)
         left = _left(told, alive)
+        to_choose = record.to_choose if record else 0
         prices = [entry.usd for entry in entries]
         return Standing(
             sweep=record.sweep if record else None,
             runs=told,
-            left_s=_until_the_end(told, left),
+            left_s=_until_the_end(told, left, to_choose),
             usd=None if None in prices else sum(usd for usd in prices if usd is not None),
             committed_usd=sum((alive[run].rate.usd_per_hour or 0.0) * s / 3600 for run, s in left.items() if s),
             best=self._best,
             failure=_last_failure(rows),
+            to_choose=to_choose,
         )
 
     def _runs(self) -> Collection[str]:
         record = self._store.record
         return dict.fromkeys(run.run_id for run in record.runs) if record else self._stored["run_id"].to_list()
+
+    def _read_record(self) -> bool:
+        """Whether a search has chosen since the last look: then the sweep lists more runs."""
+        record = self._store.record
+        if record is None or not record.to_choose:
+            return False
+        self._store = self._store.sweep(record.sweep)
+        return self._store.record != record
 
     def _read_ends(self) -> None:
         self._stored = self._with_steps(self._store.runs.collect())
@@ -208,7 +222,7 @@ def _left(runs: Sequence[RunStanding], alive: Mapping[str, Entry]) -> dict[str, 
     return found
 
 
-def _until_the_end(runs: Sequence[RunStanding], left: Mapping[str, float | None]) -> float | None:
+def _until_the_end(runs: Sequence[RunStanding], left: Mapping[str, float | None], to_choose: int) -> float | None:
     """Seconds until all have ended: those to come take as long as those of their arm did, or as all did."""
     by_arm: dict[str | None, list[float]] = {}
     for run in runs:
@@ -227,6 +241,7 @@ def _until_the_end(runs: Sequence[RunStanding], left: Mapping[str, float | None]
 
     under_way = [expected(run) if left[run.run_id] is None else left[run.run_id] for run in runs if run.run_id in left]
     to_come = [expected(run) for run in runs if run.status in OPEN and run.run_id not in left]
+    to_come += [usual] * to_choose
     return time_left([seconds for seconds in under_way if seconds is not None], to_come)
 
 
@@ -239,17 +254,12 @@ def _last_failure(runs: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _best_arm(view: Store, record: SweepRecord, runs: pl.DataFrame) -> BestArm | None:
     """The arm with the best mean of the primary metric over its done runs, which may still be few."""
-    metric, at, goal = record.metrics.primary, record.metrics.at, record.metrics.goal
+    metric, goal = record.metrics.primary, record.metrics.goal
     members = sweep_members(record, runs).unique(["arm", "run_id"], maintain_order=True)
     done = members.filter(pl.col("status") == "done")
     if done.is_empty():
         return None
-    if (metric, at) == ("val_loss", "final"):  # the end record has it, which spares the rows
-        values = done.with_columns(value=pl.col("final_val_loss"))
-    else:
-        series = view.table(queries.metric_table(metric)).filter(pl.col("run_id").is_in(done["run_id"].to_list()))
-        per_run = queries.value_per_run(series, metric, at=at, goal=goal).collect()
-        values = done.join(per_run.select("run_id", "value"), on="run_id", how="left", maintain_order="left")
+    values = done.with_columns(value=pl.Series(value_of_each(view, record.metrics, done), dtype=pl.Float64))
     finite = values.filter(pl.col("value").is_finite())
     means = finite.group_by("arm", maintain_order=True).agg(value=pl.col("value").mean(), runs=pl.len())
     if means.is_empty():
@@ -257,3 +267,13 @@ def _best_arm(view: Store, record: SweepRecord, runs: pl.DataFrame) -> BestArm |
     best = means.sort("value", descending=goal == "max", maintain_order=True).row(0, named=True)
     planned = members.filter(arm=best["arm"]).height
     return BestArm(best["arm"], metric, best["value"], best["runs"], planned)
+
+
+def value_of_each(view: Store, metrics: Metric, done: pl.DataFrame) -> list[float | None]:
+    """What each run of `done`, rows of the `runs` table, has of the metric that its sweep is decided by."""
+    if (metrics.primary, metrics.at) == ("val_loss", "final"):  # the end record has it, which spares the rows
+        return done["final_val_loss"].to_list()
+    series = view.table(queries.metric_table(metrics.primary)).filter(pl.col("run_id").is_in(done["run_id"].to_list()))
+    per_run = queries.value_per_run(series, metrics.primary, at=metrics.at, goal=metrics.goal).collect()
+    values = dict(per_run.select("run_id", "value").iter_rows())
+    return [values.get(run_id) for run_id in done["run_id"]]

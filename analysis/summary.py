@@ -87,8 +87,17 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         arms=arms,
         counts={status: once.count(status) for status in ALL_STATUSES},
         errors=tuple(text for texts in errors.values() for text in texts),
-        warnings=(*_early_notes(once.count(EARLY)), *_notes(arms), *integrity_warnings(members, view.val)),
+        warnings=(
+            *_search_notes(record.to_choose),
+            *_early_notes(once.count(EARLY)),
+            *_notes(arms),
+            *integrity_warnings(members, view.val),
+        ),
     )
+
+
+def _search_notes(to_choose: int) -> list[str]:
+    return [f"the search goes on: {to_choose} of its cells are to be chosen yet"] if to_choose else []
 
 
 def _early_notes(runs: int) -> list[str]:

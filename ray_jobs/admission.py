@@ -61,6 +61,7 @@ class Admission:
         limits: the budget.
         spent: what each run of the sweep has cost before this call, USD.
         expected_s: what each run is expected to take from its start to its end, seconds.
+        usual_s: the same of a run that is chosen only later.
         is_measured: whether that is from runs like them, and not a guess which only tells their proportions.
         breaker: keeps runs from starting by how others ended.
     """
@@ -68,6 +69,7 @@ class Admission:
     limits: Limits = Limits()
     spent: Mapping[str, float] = field(default_factory=dict)
     expected_s: Mapping[str, float] = field(default_factory=dict)
+    usual_s: float = 0.0
     is_measured: bool = False
     breaker: Breaker = field(default_factory=Breaker)
 
@@ -153,7 +155,7 @@ class Admission:
     def end(self, run_id: str, status: str, error: str | None = None, *, whole: bool = False) -> None:
         """`run_id` ended. By one that was trained `whole`, from its first step to its last, others are judged."""
         self.breaker.note(run_id, status, error)
-        if (run := self._under_way.get(run_id)) and whole and (guess := self.expected_s.get(run_id)):
+        if (run := self._under_way.get(run_id)) and whole and (guess := self.expected_s.get(run_id, self.usual_s)):
             self._trained_s += run.seconds()
             self._guessed_s += guess
         self.settle(run_id)
@@ -166,4 +168,4 @@ class Admission:
     def _expected(self, run_id: str) -> float:
         """Seconds a run will take: the estimate, put right by those that trained; 0 while there is only a guess."""
         factor = self._trained_s / self._guessed_s if self._guessed_s else float(self.is_measured)
-        return self.expected_s.get(run_id, 0.0) * factor
+        return self.expected_s.get(run_id, self.usual_s) * factor

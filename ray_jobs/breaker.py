@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 from muon_core.failures import divergence, headline, signature
 from muon_core.store.storage import Storage
+from search_spaces.chosen import chosen_runs
 from search_spaces.plan import Plan
+
+SEARCHED = "search"  # the arm of all cells of a search
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Breaker:
     """Hears how runs end and says which may not start; the default lets all start.
 
     Args:
-        arms: run_id to arm_id.
+        arms: run_id to arm_id; what it does not list was chosen by a search, whose cells are one arm.
         same_error: how many runs of an arm may die alike; None: any number.
         drain_on: ways to diverge, each of which ends the sweep.
         before: how runs ended in earlier calls.
@@ -50,8 +53,8 @@ class Breaker:
         """`run_id` ended so."""
         if status == "diverged" and divergence(error) in self.drain_on:
             self._drained = f"stop: {run_id} diverged ({error}), and `stop` drains the sweep then"
-        arm = self.arms.get(run_id)
-        if status != "failed" or arm is None or self.same_error is None:
+        arm = self.arms.get(run_id, SEARCHED)
+        if status != "failed" or self.same_error is None:
             return
         deaths = self._deaths[arm]
         deaths[signature(error)] += 1
@@ -61,7 +64,7 @@ class Breaker:
 
     def refuse(self, run_id: str) -> str | None:
         """Why `run_id` may not start; None if it may."""
-        return self._drained or self._refused.get(self.arms.get(run_id, ""))
+        return self._drained or self._refused.get(self.arms.get(run_id, SEARCHED))
 
 
 def sweep_breaker(planned: Plan, storage: Storage) -> Breaker:
@@ -72,7 +75,9 @@ def sweep_breaker(planned: Plan, storage: Storage) -> Breaker:
         for run, status in zip(planned.runs, planned.statuses, strict=True)
         if status in ("failed", "diverged") and run.run_id not in again
     }
-    arms = {run.run_id: run.arm_id for run in planned.runs}
+    arms = {run.run_id: run.arm_id for run in planned.runs} | dict.fromkeys(
+        (run.run_id for run in chosen_runs(spec, planned.runs)), SEARCHED
+    )
     drain_on = {rule.when for rule in spec.stop if rule.action == "drain"}
     return Breaker(arms, spec.breaker.same_error, drain_on, _read_ends(storage, counted) if counted else {})
 

@@ -27,6 +27,7 @@ from ray_jobs.admission import Admission
 from ray_jobs.retrying import exhausted
 from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import RunState, Watch
+from ray_jobs.searching import Search
 from ray_jobs.stop_signals import stop_signals
 from ray_jobs.terms import Terms
 from ray_jobs.workers import forget_previous_run
@@ -44,7 +45,8 @@ def run_here(
     *,
     watch: Watch = lambda states: None,
 ) -> list[RunState]:
-    """Train `runs` in order and return their states; how each ended is in the store, if it began.
+    """Train `runs` in order, then what `terms.search` chooses, and return their states; how each ended is in the
+    store, if it began.
 
     `watch` is called in this thread, between two steps.
 
@@ -57,7 +59,7 @@ def run_here(
     terms = terms or Terms()
     admission, rate = terms.admission, terms.prices.rate_here(resources)
     with _threads(resources.threads_per_worker), stop_signals() as signals:
-        for run in runs:
+        for run in _in_turn(runs, terms.search):
             state = RunState(run.run_id, HERE)
             states.append(state)
             if reason := admission.refuse(run.run_id, rate):
@@ -67,10 +69,19 @@ def run_here(
                 reporter = _Reporter(states, watch, signals, admission)
                 _train(run, storage, state, device, rate, reporter, terms)
                 admission.end(run.run_id, state.status, state.error, whole=state.is_whole(state.status))
+            if terms.search:
+                terms.search.note(state.status)
             watch(states)
             if signals:
                 raise KeyboardInterrupt
     return states
+
+
+def _in_turn(runs: Sequence[RunConfig], search: Search | None) -> Iterator[RunConfig]:
+    """`runs`, then those that `search` chooses when the one before has ended."""
+    yield from runs
+    while search and (chosen := search.next()):
+        yield chosen.config
 
 
 class _Reporter:

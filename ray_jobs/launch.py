@@ -1,4 +1,4 @@
-"""Runs a list of runs on Ray: one Tune trial each, on warm slots; returns how each ended.
+"""Runs a list of runs on Ray, and what a search adds: one Tune trial each, on warm slots; returns how each ended.
 
 Tune decides which run comes when and starts what died; the run queue knows where each run stands; the store knows how
 it ended. Without a cluster to join, the Ray is this call's own: it listens on loopback and ends with the call.
@@ -53,7 +53,8 @@ def run_on_ray(
     address: str | None = None,
     shared_folder: bool = False,
 ) -> list[RunState]:
-    """Train `runs`, as many at a time as fit, and return their states; every one is recorded in the store.
+    """Train `runs` and what `terms.search` chooses, as many at a time as fit, and return their states; every one is
+    recorded in the store.
 
     `watch` is called from a thread of its own. `run_here` does the same without Ray, one run at a time.
 
@@ -67,7 +68,8 @@ def run_on_ray(
     with connected(address, resources, store_environment(storage)):
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
-        slots = _slots(resources, len(runs), private=address is None)
+        total = len(runs) + (terms.to_choose if terms else 0)
+        slots = _slots(resources, total, private=address is None)
         return run_connected(runs, storage, resources, terms, slots=slots, watch=watch)
 
 
@@ -89,7 +91,7 @@ def run_connected(
         settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
         with _Watcher(queue, watch, terms.admission) as watcher:
             try:
-                errors = _tune(runs, terms, settings, slots, queue)
+                trained, errors = _tune(runs, terms, settings, slots, queue)
             except KeyboardInterrupt:
                 if isinstance(watcher.error, RayLost):
                     raise watcher.error from None
@@ -99,29 +101,41 @@ def run_connected(
                 raise
         states: list[RunState] = ray.get(queue.runs.remote())
         terms.admission.learn(ray.get(queue.admission.remote()))
-    return _account_for(runs, states, errors, storage)
+    return _account_for(trained, states, errors, storage)
 
 
-def _tune(runs: Sequence[RunConfig], terms: Terms, settings: SlotSettings, slots: int, queue: Any) -> list[str]:
-    """One trial a run, in order, unless some are compared early; returns the errors of slots that broke."""
-    scheduler = None
+def _tune(
+    runs: Sequence[RunConfig], terms: Terms, settings: SlotSettings, slots: int, queue: Any
+) -> tuple[Sequence[RunConfig], list[str]]:
+    """One trial a run, in order, unless some are compared early; returns all runs and the errors of slots that broke.
+
+    Raises what kept a search from choosing, once the runs under way have ended.
+    """
+    scheduler = searcher = None
     if terms.comparison and (compared := [run for run in runs if run.run_id in terms.comparison.runs]):
         from ray_jobs.early_stopping import EarlyStopping, in_drawn_order  # not every sweep has schedulers to load
 
         runs = in_drawn_order(runs, terms.comparison)
         scheduler = EarlyStopping(terms.comparison, compared[0].steps, queue.end_early.remote)
-    tasks = [
-        {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in terms.again} for run in runs
-    ]  # fmt: skip
+
+    def task(run: RunConfig) -> dict[str, Any]:
+        return {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in terms.again}
+
+    space: dict[str, Any] = {"settings": settings}
+    if terms.search:
+        from ray_jobs.tune_searcher import CellSearcher
+
+        searcher = CellSearcher(runs, terms.search, task)
+    else:
+        space["run"] = tune.grid_search([*map(task, runs)])
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
         tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
-        param_space={
-            "run": tune.grid_search(tasks),
-            "settings": settings,
-        },
+        param_space=space,
         tune_config=tune.TuneConfig(
+            num_samples=-1 if searcher else 1,  # the searcher says when there is no other
             max_concurrent_trials=slots,
+            search_alg=searcher,
             scheduler=scheduler,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.config["run"]["run_id"],
@@ -137,7 +151,10 @@ def _tune(runs: Sequence[RunConfig], terms: Terms, settings: SlotSettings, slots
             callbacks=[_Forget()],
         ),
     )
-    return [str(error) for error in tuner.fit().errors]
+    errors = [str(error) for error in tuner.fit().errors]
+    if searcher and searcher.error:
+        raise searcher.error
+    return [*runs, *(searcher.chosen if searcher else ())], errors
 
 
 class _Forget(Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from muon_core.store.ledger import Rate, read_entries
@@ -45,13 +46,15 @@ class Money:
     def admission(self, breaker: Breaker | None = None) -> Admission:
         """Keeps a call of the sweep within the budget, and what `breaker` refuses from starting."""
         estimate = self.plan.estimate
-        expected_s = {run.run_id: estimate.seconds[run.arm_id] for run in (*self.plan.to_run, *self.plan.elsewhere)}
-        return Admission(self.limits, self.spent, expected_s, estimate.is_measured, breaker or Breaker())
+        expected_s = {run.run_id: estimate.seconds[run.arm_id] for run in (*self.plan.coming, *self.plan.elsewhere)}
+        unchosen = [estimate.seconds[run.arm_id] for run in self.plan.to_choose]
+        usual_s = fmean(unchosen) if unchosen else 0.0
+        return Admission(self.limits, self.spent, expected_s, usual_s, estimate.is_measured, breaker or Breaker())
 
     def refusal(self) -> str | None:
         """Why not a single run may start; None if one may."""
         admission = self.admission()
-        reasons = [admission.refuse(run.run_id, self.rate) for run in self.plan.to_run]
+        reasons = [admission.refuse(run.run_id, self.rate) for run in self.plan.coming]
         return reasons[0] if reasons and all(reasons) else None
 
     def describe(self) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +18,14 @@ from search_spaces.plan import Plan
 def narrow(planned: Plan, condition: str) -> Plan:
     """`planned`, which starts only the runs for which `condition` holds in one of their blocks.
 
+    A search goes on if it holds for cells whatever their values, judged by those drawn in their place.
+
     Raises ValueError with one line for what is no condition, names a column there is not, or chooses no run.
     """
-    table = _table(planned)
+    listed = {run.run_id for run in planned.runs}
+    drawn = [run for run in planned.to_choose if run.run_id not in listed]
+    runs = [*zip(planned.runs, planned.statuses, strict=True), *((run, "planned") for run in drawn)]
+    table = _table(runs, planned.names)
     named = [name for name in table.columns if not name.startswith("optimizer.")]  # which are there without it, too
     try:
         chosen = set(matching(table, condition, named)["run_id"])
@@ -33,15 +39,16 @@ def narrow(planned: Plan, condition: str) -> Plan:
     to_run, elsewhere = (
         tuple(run for run in runs if run.run_id in chosen) for runs in (planned.to_run, planned.elsewhere)
     )
-    return replace(planned, to_run=to_run, elsewhere=elsewhere)
+    goes_on = all(run.run_id in chosen for run in drawn)
+    return replace(planned, to_run=to_run, elsewhere=elsewhere, to_choose=planned.to_choose if goes_on else ())
 
 
-def _table(planned: Plan) -> pl.DataFrame:
+def _table(runs: Iterable[tuple[PlannedRun, str]], arms: Mapping[str, str]) -> pl.DataFrame:
     """A row for each run in each of its blocks; parameters are named as in a sweep file, null where a run has none."""
     rows = []
-    for run, status in zip(planned.runs, planned.statuses, strict=True):
+    for run, status in runs:
         known = {
-            "arm": planned.names[run.config.arm_id],
+            "arm": arms.get(run.arm_id, run.config.arm_label),
             "arm_id": run.config.arm_id,
             "optimizer": run.config.optimizer.name,
             "seed": run.config.seed,

@@ -6,16 +6,21 @@ A plan loads neither torch nor, where the store is empty, what reads Parquet.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.elsewhere import unfinished_alive
+from search_spaces.chosen import continued
+from search_spaces.errors import Problems
 from search_spaces.estimate import speeds
+from search_spaces.expand import PlannedRun
 from search_spaces.parameters import corpus_path
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
+from search_spaces.searching import search_block, to_choose
 from search_spaces.spec import SweepSpec
 
 if TYPE_CHECKING:
@@ -40,6 +45,8 @@ def plan_sweep(
     known = read_known(storage)
     past = speeds(known.newest)
     before = _listed_before(storage, sweep.name)
+    sweep = with_what_was_chosen(sweep, storage)
+    _check_installed(sweep)
     compare = functools.partial(make_plan, sweep, known.statuses, past=past, listed_before=before, retry=retry, sd=sd)
     planned = compare()
     if alive := unfinished_alive(storage, known.statuses, [run.run_id for run in planned.runs]):
@@ -61,27 +68,50 @@ def _listed_before(storage: Storage, name: str) -> set[str]:
     return {run.run_id for run in record.runs} if record else set()
 
 
+def with_what_was_chosen(sweep: SweepSpec, storage: Storage) -> SweepSpec:
+    """`sweep`, whose search goes on from what any call of it has chosen; a sweep without a search is as it was.
+
+    Two calls may choose at the same moment, and neither record has then what the other chose, so all are read.
+    """
+    if search_block(sweep) is None or not storage.list(f"sweeps/{sweep.name}/"):
+        return sweep
+    from muon_core.store.cache import cached  # loads Parquet
+    from muon_core.store.sweeps import read_records
+
+    records = read_records(cached(storage), sweep.name)
+    return continued(sweep, [(record.spec, {run.run_id for run in record.runs}) for record in records])
+
+
+def _check_installed(sweep: SweepSpec) -> None:
+    """Raises SpecError where there are cells to choose, and nothing to choose them with."""
+    found = search_block(sweep)
+    if found and to_choose(sweep) and not find_spec("optuna"):
+        problems = Problems(sweep.source)
+        at = ("blocks", sweep.blocks.index(found[0]), "sample", "searcher")
+        problems.add(at, 'sample.searcher needs Optuna, which is not installed; pip install "muon-jobs[search]"')
+        raise problems.error()
+
+
 def sweep_record(planned: Plan) -> SweepRecord:
     """What the store keeps of a sweep: the question, the file as read, and its runs with the names of their arms."""
+    return record_of(planned.spec, planned.runs, planned.names)
+
+
+def record_of(spec: SweepSpec, runs: Sequence[PlannedRun], names: Mapping[str, str]) -> SweepRecord:
+    """The same of a sweep that is not planned anew; `names` has what each arm is called, by arm_id."""
     from muon_core.store.sweeps import Metric, SweepRecord, SweepRun
 
-    spec = planned.spec
     return SweepRecord(
         sweep=spec.name,
         question=spec.question,
         spec=_portable(spec),
         metrics=Metric.model_validate(spec.metrics.model_dump()),
         runs=tuple(
-            SweepRun(
-                run_id=run.run_id,
-                block=block,
-                role=role,
-                arm=planned.names[run.arm_id],
-                seed=run.config.seed,
-            )
-            for run in planned.runs
+            SweepRun(run_id=run.run_id, block=block, role=role, arm=names[run.arm_id], seed=run.config.seed)
+            for run in runs
             for block, role in run.members
         ),
+        to_choose=to_choose(spec),
     )
 
 

@@ -16,6 +16,7 @@ from muon_core.store.storage import Storage
 from ray_jobs.breaker import Breaker
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.money import Money
+from ray_jobs.searching import Search
 from ray_jobs.stop_requests import StopRequest, StopWatch, SweepStopped
 from ray_jobs.terms import Comparison, Terms
 from search_spaces.early_stopping import compared
@@ -62,8 +63,10 @@ def train_all(
     say: Callable[[str], None],
     *,
     wait: bool,
+    search: Search | None = None,
 ) -> Ended:
-    """Train `todo` and, with `wait`, what other processes had begun and left, until all runs have an end.
+    """Train `todo`, what `search` chooses and, with `wait`, what other processes had begun and left, until all runs
+    have an end.
 
     Others may come while this one trains: their runs are left to them in passing, and looked at here. `say` is given
     a line now and then.
@@ -82,14 +85,19 @@ def train_all(
     def heed(request: StopRequest) -> None:
         when = "at once" if request.now else "after the runs under way"
         admission.close(f"stop: {request} asked for it, {when}", request.now)
+        if search:
+            search.stop()
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
-        if todo and not place.address:
-            _prepare_data([run.config for run in todo], say)
+        coming = (*todo, *(planned.to_choose if search else ()))
+        if coming and not place.address:
+            _prepare_data([run.config for run in coming], say)
         while True:
             if stops.request:
                 raise SweepStopped(stops.request)
-            terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison)
+            terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison, search)
+            if not todo and search and (first := search.next()):
+                todo = [first]  # before Ray starts, for there may be none
             states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []
             left = {state.run_id for state in states if state.status == "held"} | elsewhere
             elsewhere = set()
@@ -100,10 +108,16 @@ def train_all(
                 if state.error and (state.status == "left out" or is_unpaid(state.error))
             }
             trained += sum(state.began_at is not None for state in states)  # not what turned out to be finished
-            if stops.request and any(record_told(state.status, state.error) in BEFORE_THE_END for state in states):
+            is_cut = any(record_told(state.status, state.error) in BEFORE_THE_END for state in states)
+            if stops.request and (is_cut or (search and search.missing)):
                 raise SweepStopped(stops.request)
             if any(map(is_unpaid, kept.values())) or not wait:
                 break
+            if search:
+                newer = {run.run_id: run for run in search.runs if run.run_id not in told}
+                unsettled += newer.values()
+                told |= dict.fromkeys(newer, "planned")
+                left |= newer.keys() - {state.run_id for state in states}  # chosen by another call
             left |= wait_for_others(storage, [run.run_id for run in unsettled], say, lambda: stops.request)
             statuses = read_known(storage).statuses if left else {}
             told = {run: status_told(statuses.get(run), alive=False) for run in told}
@@ -150,9 +164,10 @@ def _train(
         return Follower(open_store(storage).sweep(planned.spec.name))
 
     here = {config.run_id for config in configs}
+    total = len(configs) + terms.to_choose
     others = Counter(status for run, status in told.items() if run not in here)
     with Display(
-        len(configs),
+        total,
         on_ray=not place.in_process,
         others=others,
         follow=follow,

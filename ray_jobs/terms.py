@@ -8,6 +8,7 @@ from typing import Literal
 
 from ray_jobs.admission import Admission
 from ray_jobs.prices import Prices, load_prices
+from ray_jobs.searching import Search
 from search_spaces.early_stopping import EarlyStopping
 from search_spaces.limits import Retries
 
@@ -38,3 +39,10 @@ class Terms:
     """Which runs may start, and go on."""
     comparison: Comparison | None = None
     """Which runs end early for doing worse than others; None: none. Takes Ray."""
+    search: Search | None = None
+    """Chooses further runs when there is a place for them; None: there are no others."""
+
+    @property
+    def to_choose(self) -> int:
+        """How many runs may still come, beside those that are given."""
+        return self.search.left if self.search else 0

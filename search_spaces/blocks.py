@@ -28,7 +28,8 @@ class Block(Config):
     zip: dict[str, Axis] = Field(default_factory=dict, examples=[{"lr": [0.01, 0.02], "momentum": [0.9, 0.95]}])
     """Parameters that vary together: lists of one length, walked side by side; crossed with `grid`."""
     sample: Sample | None = Field(None, examples=[{"n": 16, "lr": "loguniform(1e-3, 1e-1)"}])
-    """Cells drawn at random, crossed with `grid` and `zip`; not for the baseline, which is one cell."""
+    """Cells drawn at random, crossed with `grid` and `zip`, or chosen one by one; not for the baseline, which is one
+    cell."""
     skip: list[Annotated[dict[str, Any], Field(min_length=1)]] = Field(default_factory=list, examples=[[{"lr": 0.02}]])
     """Cells to leave out: each entry names values along the axes, and every cell that has all of them goes."""
 

@@ -12,7 +12,7 @@ from search_spaces.errors import Problems
 from search_spaces.explain import as_yaml
 from search_spaces.given import Given, collect
 from search_spaces.parameters import GROUPS, FieldPath, parameters, resolve
-from search_spaces.sampling import draw
+from search_spaces.sampling import Row, draw
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
 
@@ -79,7 +79,7 @@ def block_cells(spec: SweepSpec, index: int, problems: Problems) -> list[Cell]:
     grid = _collect(block.grid, (*at, "grid"), problems, block.optimizer)
     zipped = _collect(block.zip, (*at, "zip"), problems, block.optimizer)
     drawn = _drawn(block, (*at, "sample"), problems)
-    axes = {"grid": grid, "zip": zipped, "sample": drawn[0]}
+    axes = {"grid": grid, "zip": zipped, "sample": next(iter(drawn), {})}
     for (first, taken), (_, later) in itertools.combinations(axes.items(), 2):
         for axis in (axis for path, axis in later.items() if path in taken):
             problems.add(axis.at, f"'{axis.name}' is an axis of `{first}` already; keep one of them")
@@ -94,18 +94,28 @@ def _joined(parts: Iterable[Cell]) -> Cell:
 
 
 def _drawn(block: Block, at: KeyPath, problems: Problems) -> list[Cell]:
-    """The rows of the block's sample; an empty one without a sample, or where its parameters are not known."""
+    """The cells of the block's sample, of a search those chosen; an empty one where there is none, or a bad name."""
     if not block.sample:
         return [{}]
     named = _collect(block.sample.distributions, at, problems, block.optimizer)
     if len(named) < len(block.sample.distributions):
         return [{}]  # noted already
     try:
-        rows = draw(block.sample.n, block.sample.seed, {".".join(path): given.value for path, given in named.items()})
+        rows = block.sample.chosen if block.sample.searcher else random_rows(block)
     except ValueError as error:
         problems.add(at, f"sample {error}")
         return [{}]
-    return [{path: Given(given.name, row[".".join(path)], given.at) for path, given in named.items()} for row in rows]
+    return [{path: Given(given.name, row[given.name], given.at) for path, given in named.items()} for row in rows]
+
+
+def random_rows(block: Block) -> list[Row]:
+    """The `n` cells that the sample of `block` draws at random. Raises ValueError where there are not so many."""
+    assert block.sample
+    paths = {name: ".".join(resolve(name, block.optimizer)) for name in block.sample.distributions}
+    rows = draw(
+        block.sample.n, block.sample.seed, {paths[name]: text for name, text in block.sample.distributions.items()}
+    )
+    return [{name: row[path] for name, path in paths.items()} for row in rows]
 
 
 def _values(axis: Given) -> list[Given]:
@@ -114,6 +124,8 @@ def _values(axis: Given) -> list[Given]:
 
 def _without_skipped(block: Block, cells: list[Cell], at: KeyPath, problems: Problems) -> list[Cell]:
     """`cells`, which hold the axes of `block` alone, without those that an entry of `skip` describes."""
+    if not cells:
+        return cells  # of a search that has chosen none
     kept = cells
     for number, entry in enumerate(block.skip):
         place: KeyPath = (*at, "skip", number)

@@ -18,6 +18,7 @@ from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
 from search_spaces.given import place
 from search_spaces.parameters import build, invalid, locate_corpus
+from search_spaces.searching import check_search
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
 
@@ -59,6 +60,7 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
     """
     problems = Problems(spec.source)
     check_constants(spec, problems)
+    check_search(spec, problems)
     fits = check_size(spec, problems)
     cells = [block_cells(spec, index, problems) for index in range(len(spec.blocks))] if fits else []
     if fits:

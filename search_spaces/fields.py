@@ -65,7 +65,8 @@ def _simplified(schema: dict[str, Any]) -> dict[str, Any]:
     """A schema as one would write it by hand: `X or null` is X whose type is also null, a pair is a list of two."""
     kinds = schema.get("anyOf", [])
     if len(kinds) == 2 and kinds[1] == {"type": "null"}:
-        return kinds[0] if "$ref" in kinds[0] else {**kinds[0], "type": [kinds[0]["type"], "null"]}
+        one = {"enum": [kinds[0]["const"], None]} if "const" in kinds[0] else kinds[0]
+        return one if "$ref" in one else {**one, "type": [kinds[0]["type"], "null"]}
     items = schema.get("prefixItems", [])
     if items and all(item == items[0] for item in items):
         return {name: value for name, value in schema.items() if name != "prefixItems"} | {"items": items[0]}

@@ -10,9 +10,11 @@ from typing import Any
 
 from muon_core.statuses import EARLY, FINISHED, in_order, status_told
 from search_spaces.arm_names import arm_names
+from search_spaces.chosen import chosen_runs, stand_ins
 from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
 from search_spaces.expand import PlannedRun, expand
+from search_spaces.searching import search_block
 from search_spaces.spec import Resources, SweepSpec
 from search_spaces.student_t import detectable_shift, t_quantile
 
@@ -42,6 +44,18 @@ class Power:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """How far the search of a sweep is."""
+
+    block: str
+    cells: int
+    """That it will have chosen in the end."""
+    chosen: int
+    counts: dict[str, int]
+    """The runs of those chosen, by status."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A sweep's runs with what the results store knows of them."""
 
@@ -59,9 +73,26 @@ class Plan:
     doubts: tuple[str, ...]
     """What is odd about it, a sentence each."""
     estimate: Estimate
-    """How long `to_run` will take."""
+    """How long what is coming will take."""
     unlisted: tuple[str, ...]
     """Finished runs that an earlier version of the sweep listed, and this one does not."""
+    to_choose: tuple[PlannedRun, ...]
+    """A run, drawn at random, in the place of each that `muon sweep run` would choose only when others have ended."""
+
+    @property
+    def coming(self) -> tuple[PlannedRun, ...]:
+        """What `muon sweep run` would train, with stand-ins for what it would choose: time and money are theirs."""
+        return self.to_run + self.to_choose
+
+    @property
+    def search(self) -> Search | None:
+        """How far its search is; None for a sweep without one."""
+        found = search_block(self.spec)
+        if found is None:
+            return None
+        chosen = {run.run_id for run in chosen_runs(self.spec, self.runs)}
+        counts = Counter(status for run, status in zip(self.runs, self.statuses, strict=True) if run.run_id in chosen)
+        return Search(found[0].name, found[1].n, len(found[1].chosen), in_order(counts))
 
     @property
     def duplicates(self) -> int:
@@ -80,18 +111,18 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """FLOPs of `to_run`."""
-        return sum(self.estimate.flops[run.arm_id] for run in self.to_run)
+        """FLOPs of what is coming."""
+        return sum(self.estimate.flops[run.arm_id] for run in self.coming)
 
     @property
     def seconds(self) -> float:
-        """What `to_run` is expected to take, one run after the other."""
-        return sum(self.estimate.seconds[run.arm_id] for run in self.to_run)
+        """What is coming is expected to take, one run after the other."""
+        return sum(self.estimate.seconds[run.arm_id] for run in self.coming)
 
     @property
     def tokens(self) -> int:
-        """Training tokens of `to_run`."""
-        return sum(run.config.steps * run.config.tokens_per_step for run in self.to_run)
+        """Training tokens of what is coming."""
+        return sum(run.config.steps * run.config.tokens_per_step for run in self.coming)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `--json`."""
@@ -118,6 +149,8 @@ class Plan:
             "counts": self.counts,
             "duplicates": self.duplicates,
             "to_run": [run.run_id for run in self.to_run],
+            "to_choose": len(self.to_choose),
+            "search": asdict(self.search) if self.search else None,
             "elsewhere": [run.run_id for run in self.elsewhere],
             "unlisted": list(self.unlisted),
             "training_tokens": self.tokens,
@@ -160,13 +193,16 @@ def plan(
         waiting.add(EARLY)
     to_run = tuple(run for run, status in zip(runs, statuses, strict=True) if status in waiting)
     elsewhere = tuple(run for run, status in zip(runs, statuses, strict=True) if status == "running")
+    unchosen = stand_ins(spec, runs)
     arms = len(runs) // len(spec.seeds)  # the baseline is one of them
-    odd = (*doubts([run.config for run in runs[:arms]]), *gate_doubts(spec))  # seeds change nothing about them
-    takes = estimate({run.arm_id: run.config for run in (*to_run, *elsewhere)}, past, _guess(spec.resources))
+    once = (*runs[:arms], *unchosen)  # seeds change nothing about what is odd
+    odd = (*doubts([run.config for run in once]), *gate_doubts(spec))
+    asked = {run.arm_id: run.config for run in (*to_run, *elsewhere, *unchosen)}
+    takes = estimate(asked, past, _guess(spec.resources))
     listed = {run.run_id for run in runs} if listed_before else set()
     unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))
-    resolves = power(spec, arms - 1, sd)
-    return Plan(spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted)
+    resolves = power(spec, len(once) - 1, sd)
+    return Plan(spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted, unchosen)
 
 
 def _guess(resources: Resources) -> float:

@@ -1,8 +1,8 @@
-"""Cells drawn at random: `sample: {n: 16, lr: "loguniform(1e-3, 1e-1)"}`.
+"""Cells drawn at random, or chosen by a searcher: `sample: {n: 16, lr: "loguniform(1e-3, 1e-1)"}`.
 
-Each parameter has a stream of numbers of its own, which follows from the seed and its name. So the order in which a
-file lists them does not matter, another parameter leaves their values alone, and a larger `n` only adds cells: those
-that were drawn before keep their values, and so their runs.
+Of what is drawn at random, each parameter has a stream of numbers of its own, which follows from the seed and its name.
+So the order in which a file lists them does not matter, another parameter leaves their values alone, and a larger `n`
+only adds cells: those that were drawn before keep their values, and so their runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -25,16 +25,17 @@ DIGITS = 4  # significant ones of a drawn number: enough to tune by, few enough 
 TRIES = 100  # rows drawn for each one wanted: all combinations of a few choices turn up well within
 
 
-def _rounded(value: float, low: float, high: float) -> float:
+def rounded(value: float, low: float, high: float) -> float:
+    """`value` as a cell has it: short, and between `low` and `high`."""
     return min(max(float(f"{value:.{DIGITS}g}"), low), high)
 
 
 def _uniform(share: float, low: float, high: float) -> float:
-    return _rounded(low + (high - low) * share, low, high)
+    return rounded(low + (high - low) * share, low, high)
 
 
 def _loguniform(share: float, low: float, high: float) -> float:
-    return _rounded(math.exp(math.log(low) + (math.log(high) - math.log(low)) * share), low, high)
+    return rounded(math.exp(math.log(low) + (math.log(high) - math.log(low)) * share), low, high)
 
 
 def _randint(share: float, low: int, high: int) -> int:
@@ -45,12 +46,24 @@ def _choice(share: float, *values: Any) -> Any:
     return values[int(len(values) * share)]
 
 
-def _are_numbers(values: list[Any]) -> bool:
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _is_range(values: list[Any]) -> bool:
-    return len(values) == 2 and _are_numbers(values) and bool(values[0] < values[1])
+    return len(values) == 2 and all(map(_is_number, values)) and bool(values[0] < values[1])
+
+
+def _is_between(value: Any, low: float, high: float) -> bool:
+    return _is_number(value) and bool(low <= value <= high)
+
+
+def _is_whole_between(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _is_among(value: Any, *values: Any) -> bool:
+    return any(type(value) is type(other) and value == other for other in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +72,29 @@ class _Kind:
     """From a share in [0, 1) and the arguments to a value."""
     takes: Callable[[list[Any]], bool]
     """Whether these are its arguments."""
+    holds: Callable[..., bool]
+    """Whether a value, given before the arguments, is one that it can have."""
     usage: str
 
 
 _KINDS = {
-    "uniform": _Kind(_uniform, _is_range, "two numbers, the lower first: uniform(0, 0.1)"),
+    "uniform": _Kind(_uniform, _is_range, _is_between, "two numbers, the lower first: uniform(0, 0.1)"),
     "loguniform": _Kind(
         _loguniform,
         lambda values: _is_range(values) and values[0] > 0,
+        _is_between,
         "two positive numbers, the lower first: loguniform(1e-3, 1e-1)",
     ),
     "randint": _Kind(
         _randint,
         lambda values: _is_range(values) and all(isinstance(value, int) for value in values),
+        _is_whole_between,
         "two whole numbers, the lower first, either of which may be drawn: randint(1, 8)",
     ),
     "choice": _Kind(
         _choice,
         lambda values: len(values) > 1 and len({*map(hashable, values)}) == len(values),
+        _is_among,
         "two or more values, each once: choice(0.9, 0.95)",
     ),
 }
@@ -85,8 +103,8 @@ _EXAMPLES = "uniform(0, 0.1), loguniform(1e-3, 1e-1), randint(1, 8) or choice(0.
 PATTERN = rf"^\s*({'|'.join(_KINDS)})\(.*\)\s*$"
 
 
-def _parse(text: str) -> tuple[_Kind, list[Any]]:
-    """The kind of distribution and its arguments. Raises ValueError."""
+def read_distribution(text: str) -> tuple[str, list[Any]]:
+    """The name of a distribution and its arguments. Raises ValueError."""
     found = re.fullmatch(r"\s*(\w+)\s*\((.*)\)\s*", text)
     if not found:
         raise ValueError(f"must be a distribution, got {text!r}; write {_EXAMPLES}")
@@ -100,7 +118,7 @@ def _parse(text: str) -> tuple[_Kind, list[Any]]:
         values = []
     if not kind.takes(values):
         raise ValueError(f"{name} takes {kind.usage}; got {text.strip()}")
-    return kind, values
+    return name, values
 
 
 def _distribution(value: Any) -> Any:
@@ -111,23 +129,33 @@ def _distribution(value: Any) -> Any:
         raise ValueError(
             f"must be a distribution, got {as_yaml(value)}; write {_EXAMPLES}; one value for all goes under set"
         )
-    _parse(value)
+    read_distribution(value)
     return value
 
 
+Row = dict[str, Any]
+"""What a cell of a sample sets: parameter, named as in the file, to value."""
+
+
 class Sample(Config):
-    """Cells drawn at random, crossed with `grid` and `zip` like one more axis. Beside `n` and `seed` it holds
-    parameters, each with what its values are drawn from: `uniform(low, high)`, `loguniform(low, high)`, `randint(low,
-    high)` (both ends may be drawn) or `choice(value, ...)`. Numbers are rounded to 4 significant digits; no two cells
-    are alike. A larger `n` only adds cells."""
+    """Cells drawn at random, crossed with `grid` and `zip` like one more axis, or chosen by a searcher. Beside the
+    fields below it holds parameters, each with what its values are drawn from: `uniform(low, high)`, `loguniform(low,
+    high)`, `randint(low, high)` (both ends may be drawn) or `choice(value, ...)`. Numbers are rounded to 4 significant
+    digits; no two cells are alike. A larger `n` only adds cells."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Annotated[str, BeforeValidator(_distribution)]] = Field(init=False)
 
     n: int = Field(gt=0, examples=[16])
     """Cells to draw."""
+    searcher: Literal["optuna"] | None = Field(None, examples=["optuna"])
+    """`optuna` chooses each cell by the results of those before (by Optuna's TPE, after a few at random), in a sweep of
+    one seed, and in a block without `grid` and `zip`; takes `pip install "muon-jobs[search]"`. null: all are drawn at
+    random."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the draws; runs have the sweep's seeds all the same."""
+    chosen: list[Row] = Field(default_factory=list, examples=[[{"lr": 0.02}]])
+    """Of a searcher: cells to try first. The store adds those that it chose, so `muon sweep show` has them here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -142,6 +170,28 @@ class Sample(Config):
         if not self.distributions:
             raise ValueError('draws no parameter; add one, such as `lr: "loguniform(1e-3, 1e-1)"`')
         return self
+
+    @model_validator(mode="after")
+    def _chose_from_what_there_is(self) -> Sample:
+        if self.chosen and not self.searcher:
+            misplaced(("chosen",), "is for cells that a searcher goes on from; add searcher: optuna, or remove it")
+        if len(self.chosen) > self.n:
+            misplaced(("chosen",), f"has {len(self.chosen)} cells, and n is {self.n}; raise n, or remove some")
+        for index, row in enumerate(self.chosen):
+            if row.keys() != self.distributions.keys():
+                names = ", ".join(self.distributions)
+                misplaced(("chosen", index), f"must give {names} and nothing else, got {as_yaml(row)}")
+            if foreign := [name for name in row if not self.holds({name: row[name]})]:
+                text = f"is {as_yaml(row[foreign[0]])}, which {self.distributions[foreign[0]]} cannot give"
+                misplaced(("chosen", index, foreign[0]), f"{text}; change one of them")
+            if row in self.chosen[:index]:
+                misplaced(("chosen", index), f"is {as_yaml(row)} a second time; list each cell once")
+        return self
+
+    def holds(self, row: Row) -> bool:
+        """Whether the distributions can give the values of `row`, which are of parameters that they have."""
+        given = {name: read_distribution(self.distributions[name]) for name in row}
+        return all(_KINDS[kind].holds(row[name], *values) for name, (kind, values) in given.items())
 
     @property
     def distributions(self) -> dict[str, str]:
@@ -165,7 +215,7 @@ def draw(n: int, seed: int, distributions: Mapping[str, str]) -> list[dict[str, 
 
 
 def _stream(seed: str, text: str) -> Iterator[Any]:
-    kind, values = _parse(text)
+    name, values = read_distribution(text)
     source = random.Random(seed)  # noqa: S311  (no secret; `random()` of a text is the same in every Python)
     while True:
-        yield kind.draw(source.random(), *values)
+        yield _KINDS[name].draw(source.random(), *values)

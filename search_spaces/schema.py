@@ -84,7 +84,8 @@ def json_schema() -> Schema:
 def _complete() -> Schema:
     """What is there in a file as a whole, but may be missing from one that extends another."""
     baseline = {"properties": {"role": {"const": "baseline"}}, "required": ["role"]}
-    drawn = {"required": ["n"], "minProperties": 2, "if": {"required": ["seed"]}, "then": {"minProperties": 3}}
+    nothing = {"propertyNames": {"enum": [*Sample.model_fields]}}
+    drawn = {"if": {"type": "object"}, "then": {"required": ["n"], "not": nothing}}
     block = {"required": ["name", "optimizer"], "properties": {"sample": drawn}}
     limits = [{"properties": {name: {"type": "number"}}, "required": [name]} for name in ("usd", "per_run_usd")]
     return {
@@ -204,7 +205,7 @@ def _under(optimizer: str) -> Schema:
     names = _ref(f"{optimizer}.names")
     values = {"allOf": [_ref("run"), _ref(optimizer), names]}
     axes = {"allOf": [_ref("run.axes"), _ref(f"{optimizer}.axes"), names]}
-    drawn = {"propertyNames": {"enum": ["n", *parameters(optimizer)]}}
+    drawn = {"propertyNames": {"enum": [*{*Sample.model_fields, *parameters(optimizer)}]}}
     return {
         "if": {"properties": {"optimizer": {"const": optimizer}}, "required": ["optimizer"]},
         "then": {"properties": {"set": values, "grid": axes, "zip": axes, "sample": drawn, "skip": {"items": values}}},

@@ -97,7 +97,8 @@ def _unknown(path: KeyPath, value: Any, schema: type[Config]) -> str:
 
 def _example(path: KeyPath, schema: type[Config]) -> str:
     """`name: value` of the field at `path`, as one may write it; empty for what is no field."""
-    if not isinstance(path[-1], str) or (len(path) > 1 and path[-2] in ("set", "grid", "zip", "constants")):
+    of_parameters = (len(path) > 1 and path[-2] in ("set", "grid", "zip", "constants")) or "chosen" in path[:-1]
+    if not isinstance(path[-1], str) or of_parameters:
         return ""
     field = _model_at(path[:-1], schema).model_fields.get(path[-1])
     examples = field.examples if field else None  # what a sample draws is no field

@@ -55,6 +55,8 @@ class SweepRecord(_Part):
     """The sweep file as it was read; of imported runs `{"imported": true}`."""
     metrics: Metric = Metric()
     runs: tuple[SweepRun, ...] = ()
+    to_choose: int = 0
+    """Cells that its search has still to choose: their runs are not listed yet."""
 
     def arm_names(self) -> dict[tuple[str, str], str]:
         """(block, arm) -> what the arm is called in that block: an arm that several blocks list is a row in each."""
@@ -89,19 +91,29 @@ def read_sweep(storage: Storage, name: str) -> SweepRecord | None:
     return read_record(storage, key) if key else None
 
 
+def read_records(storage: Storage, name: str) -> list[SweepRecord]:
+    """All records of a sweep, the newest last. Raises as `read_record`."""
+    keys = sorted(key for key in list_keys(storage, f"sweeps/{name}/") if parse_sweeps([key]))
+    return [_decode(storage.uri(key), data) for key, data in zip(keys, storage.get_many(keys), strict=True)]
+
+
 def read_record(storage: Storage, key: str) -> SweepRecord:
     """The sweep record at `key`. Raises ValueError if it is damaged, StoreError if a newer release wrote it."""
+    return _decode(storage.uri(key), storage.get(key))
+
+
+def _decode(uri: str, data: bytes) -> SweepRecord:
     remedy = "delete it and run the sweep again"
     try:
-        fields = json.loads(storage.get(key))
+        fields = json.loads(data)
     except ValueError as error:
-        raise ValueError(f"{storage.uri(key)} is not JSON ({error}); {remedy}") from error
+        raise ValueError(f"{uri} is not JSON ({error}); {remedy}") from error
     schema = fields.pop("schema", 1) if isinstance(fields, dict) else 1
     if schema > SCHEMA:
-        raise newer_schema(storage.uri(key), schema, SCHEMA)
+        raise newer_schema(uri, schema, SCHEMA)
     try:
         return SweepRecord.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise ValueError(f"{storage.uri(key)} is no sweep record ({where}: {first['msg']}); {remedy}") from error
+        raise ValueError(f"{uri} is no sweep record ({where}: {first['msg']}); {remedy}") from error

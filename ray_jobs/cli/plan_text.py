@@ -23,19 +23,31 @@ def render_plan(plan: Plan, money: Money) -> str:
             "",
             *table_lines(_rows(plan, arms)),
             "",
-            f"to run: {_count(len(plan.to_run), 'run')}{_work(plan)}",
-            *([_time(plan), *money.describe()] if plan.to_run else []),
+            *_search(plan),
+            f"to run: {_count(len(plan.coming), 'run')}{_unchosen(plan)}{_work(plan)}",
+            *([_time(plan), *money.describe()] if plan.coming else []),
             *_elsewhere(plan),
             *_unlisted(plan),
-            f"power: {_describe_power(plan.power)}",
+            f"power: {_describe_power(plan.power, 'confirm the best' if plan.search else 'add seeds')}",
             *(f"odd: {doubt}" for doubt in plan.doubts),
         ]
     )
 
 
+def _search(plan: Plan) -> list[str]:
+    if not (search := plan.search):
+        return []
+    so_far = f"{search.chosen} chosen so far" + (f": {counts_text(search.counts)}" if search.chosen else "")
+    return [f"search: {_count(search.cells, 'cell')} of block {search.block}, chosen as results come; {so_far}"]
+
+
+def _unchosen(plan: Plan) -> str:
+    return f", {len(plan.to_choose)} of them to be chosen" if plan.to_choose else ""
+
+
 def _work(plan: Plan) -> str:
     """What the runs that are to be trained take."""
-    if not plan.to_run:
+    if not plan.coming:
         return ""
     return f", {plan.tokens:,} training tokens, {plan.flops:.1e} FLOPs"
 
@@ -74,14 +86,15 @@ def _rows(plan: Plan, arms: int) -> list[tuple[str, ...]]:
     return rows
 
 
-def _describe_power(power: Power) -> str:
+def _describe_power(power: Power, remedy: str = "add seeds") -> str:
+    """What the seeds can tell; `remedy` is what helps where there is one."""
     if power.sd is None:
         return f"unknown: standard deviation between seeds {power.sd_source}"
     if not power.comparisons:
         return "nothing is compared with the baseline; add a block"
     assumed = f"sd of paired differences {power.sd:g}, {power.sd_source}"
     if power.resolvable is None or power.detectable is None:
-        return f"one seed gives no interval and resolves nothing; add seeds ({assumed})"
+        return f"one seed gives no interval and resolves nothing; {remedy} ({assumed})"
     adjusted = f", adjusted for {power.comparisons} arms (Holm)" if power.comparisons > 1 else ""
     return (
         f"{power.seeds} seeds resolve a measured difference of {power.resolvable:.2g} and find a true one of "

@@ -20,6 +20,8 @@ EAGER = ("running", "failed", "interrupted")
 def summary_lines(standing: Standing) -> list[str]:
     """A line on all its runs; for a sweep, if there is one, the best arm; and the last failure."""
     facts = [f"{standing.sweep}: {counts_text(standing.counts)}" if standing.sweep else counts_text(standing.counts)]
+    if standing.to_choose:
+        facts.append(f"{standing.to_choose} to be chosen")
     if standing.left_s is not None:
         facts.append(f"ETA {clock_text(standing.left_s)}")
     if standing.sweep:

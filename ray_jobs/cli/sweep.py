@@ -95,7 +95,7 @@ def plan(
     storage = open_storage(store)
     planned = plan_sweep(sweep, storage, only=only, retry=retry, sd=sd)
     costs = money(planned, storage)
-    if planned.to_run and not os.environ.get("RAY_ADDRESS") and (needs := misfit(sweep.resources)):
+    if planned.coming and not os.environ.get("RAY_ADDRESS") and (needs := misfit(sweep.resources)):
         planned = dataclasses.replace(planned, doubts=(*planned.doubts, needs))
     if as_json:
         click.echo(json.dumps(planned.to_json() | costs.to_json(), indent=2))
@@ -106,7 +106,7 @@ def plan(
 
 def _after(planned: Plan, spec: str, only: str | None, retry: tuple[str, ...]) -> str:
     """What to type after having seen the plan."""
-    if planned.to_run:
+    if planned.coming:
         return _run_command(spec, only, retry)
     again = _run_command(spec, only, ["failed"])
     show = next_command(f"muon report {planned.spec.name} -o report")
@@ -165,6 +165,7 @@ def run(
     interrupted, or stopped by `muon sweep stop`.
     """
     from muon_core.store.sweeps import write_sweep
+    from ray_jobs.searching import Search
     from ray_jobs.stop_requests import SweepStopped
     from ray_jobs.sweep_run import Place, is_unpaid, train_all
 
@@ -186,26 +187,32 @@ def run(
     breaker = sweep_breaker(planned, storage)
     left_out = {run.run_id: reason for run in planned.to_run if (reason := breaker.refuse(run.run_id))}
     todo = [run for run in planned.to_run if run.run_id not in left_out][:limit]
-    if todo and address and not yes:
-        click.confirm(f"train {len(todo)} runs on the cluster at {address}?", abort=True, err=True)
-    if todo and address:
+    to_choose = planned.to_choose[: limit - len(todo) if limit else None]
+    coming = (*todo, *to_choose)
+    if coming and address and not yes:
+        click.confirm(f"train {len(coming)} runs on the cluster at {address}?", abort=True, err=True)
+    if coming and address:
         probe(address)
-    if todo and not (address or in_process) and (needs := misfit(sweep.resources)):
+    if coming and not (address or in_process) and (needs := misfit(sweep.resources)):
         raise ValueError(needs)
 
     write_sweep(storage, sweep_record(planned))
     click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
     for doubt in planned.doubts:
         click.echo(f"odd: {doubt}", err=True)
-    if todo and not address and (refusal := costs.refusal()):
+    if coming and not address and (refusal := costs.refusal()):
         click.echo(f"{refusal}\nnext: {_raise_budget(spec)}", err=True)
         return EXIT_BUDGET
     place = Place(address, shared_folder=shared_folder, in_process=in_process)
+    search = Search(planned.spec, storage, len(to_choose)) if to_choose else None
     try:
-        ended = train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None)
+        ended = train_all(planned, todo, storage, costs, breaker, place, _say, wait=limit is None, search=search)
     except SweepStopped as stopped:
         click.echo(f"{sweep.name}: {stopped}\nnext: {_run_command(spec, only, retry)}", err=True)
         return EXIT_INTERRUPTED
+    if search:
+        planned = plan_sweep(sweep, storage)
+        write_sweep(storage, sweep_record(planned))  # with what other calls chose meanwhile
     left_out |= ended.kept
     is_answer = _print_answer(sweep.name, storage)
     for reason, count in Counter(reason for reason in left_out.values() if not is_unpaid(reason)).items():
@@ -261,7 +268,12 @@ def _conclude(planned: Plan, storage: Storage, spec: str, failed_now: Mapping[st
         count = len(failed) + len(refused)
         click.echo(f"{count} of {len(planned.runs)} runs failed\nnext: {name}, then {again}", err=True)
         return EXIT_FAILED_RUNS
-    todo = f"muon sweep run {shlex.quote(spec)}" if left else f"muon report {planned.spec.name} -o report"
+    if left or planned.to_choose:
+        todo = f"muon sweep run {shlex.quote(spec)}"
+    elif planned.search:
+        todo = f"muon sweep confirm {planned.spec.name} --top 1 --fresh-seeds 3"
+    else:
+        todo = f"muon report {planned.spec.name} -o report"
     click.echo(f"next: {next_command(todo)}", err=True)
     return 0
 
@@ -286,7 +298,8 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
 
 def _headline(planned: Plan) -> str:
     others = f", {len(planned.elsewhere)} trained by another process" if planned.elsewhere else ""
-    return f"{len(planned.runs)} runs ({counts_text(planned.counts)}), {len(planned.to_run)} to train{others}"
+    chosen = f", {len(planned.to_choose)} to be chosen" if planned.to_choose else ""
+    return f"{len(planned.runs)} runs ({counts_text(planned.counts)}), {len(planned.to_run)} to train{chosen}{others}"
 
 
 def _print_answer(name: str, storage: Storage) -> bool:

@@ -1,0 +1,160 @@
+"""A search by the command, without Ray: limited, killed, stopped and continued, two at once, and with failing runs."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from support.sweeps import MUON, muon, sweep_file
+
+from analysis.store import open_store
+from muon_core.store.folder import Folder
+from muon_core.store.ledger import read_entries
+from muon_core.store.sweeps import SweepRecord, read_sweep
+
+pytestmark = pytest.mark.slow
+
+SAMPLE = {"n": 7, "searcher": "optuna", "lr": "loguniform(1e-3, 1)"}
+BASE = {"name": "base", "role": "baseline", "optimizer": "muon"}
+
+
+def search_file(folder: Path, small: dict[str, Any], sample: dict[str, Any] | None = None, **fields: Any) -> Path:
+    block = {"name": "rates", "optimizer": "muon", "sample": SAMPLE | (sample or {})}
+    return sweep_file(folder, small, [BASE, block], seeds=[1], **fields)
+
+
+def run(spec: Path, store: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    return muon("sweep", "run", str(spec), "--in-process", *options, store=store)
+
+
+def start(spec: Path, store: Path) -> "subprocess.Popen[str]":
+    command = [MUON, "sweep", "run", str(spec), "--in-process"]
+    environment = os.environ | {"MUON_STORE": str(store)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def record(store: Path) -> SweepRecord:
+    found = read_sweep(Folder(store), "test")
+    assert found
+    return found
+
+
+def attempts(store: Path) -> dict[str, int]:
+    """Of each run."""
+    return dict(open_store(store).runs.select("run_id", "attempts").collect().iter_rows())
+
+
+def test_a_search_is_limited_killed_and_continued_by_the_same_command(small: dict[str, Any], tmp_path: Path) -> None:
+    spec, store = search_file(tmp_path, small | {"steps": 60}), tmp_path / "store"
+    limited = run(spec, store, "--limit", "3")
+    assert limited.returncode == 0, limited.stderr
+    assert "trained 3 runs" in limited.stderr
+    assert "the search goes on: 5 of its cells are to be chosen yet" in limited.stdout
+    before = open_store(store).runs.collect()
+    assert len(before) == 3
+
+    process = start(spec, store)
+    while len(attempts(store)) < 5:  # the baseline and four cells, of which one is under way
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert muon("status", "test", store=store).returncode == 0
+    plan = muon("sweep", "plan", str(spec), store=store).stdout
+    assert "search: 7 cells of block rates, chosen as results come; 4 chosen so far: 3 done, 1 interrupted" in plan
+    assert "to run: 4 runs, 3 of them to be chosen" in plan
+
+    last = run(spec, store)
+    assert last.returncode == 0, last.stderr
+    assert "next: muon sweep confirm test --top 1 --fresh-seeds 3" in last.stderr
+    found = open_store(store).runs.collect()
+    assert found["status"].to_list() == ["done"] * 8
+    assert sorted(attempts(store).values()) == [1] * 7 + [2]  # the one that was killed
+    assert found.filter(pl.col("run_id").is_in(before["run_id"].to_list())).equals(before)
+    listed = record(store)
+    assert len({run.run_id for run in listed.runs if run.block == "rates"}) == 7
+    assert listed.to_choose == 0
+    again = run(spec, store)
+    assert "8 runs (8 done), 0 to train\n" in again.stderr
+    assert attempts(store) == dict(found.select("run_id", "attempts").iter_rows())
+
+
+def test_two_calls_at_once_train_each_cell_once_and_both_end_with_the_answer(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    spec, store = search_file(tmp_path, small | {"steps": 40}), tmp_path / "store"
+    processes = [start(spec, store) for _ in range(2)]
+    answers = [process.communicate(timeout=280) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    entries = read_entries(Folder(store))
+    assert [entry.status for entry in entries] == ["done"] * len(entries)
+    assert len({entry.run_id for entry in entries}) == len(entries) == 8
+    listed = record(store)
+    assert {run.run_id for run in listed.runs} == {entry.run_id for entry in entries}
+    assert listed.to_choose == 0
+
+
+def test_cells_that_fail_alike_end_the_search_and_those_that_diverge_do_not(
+    small: dict[str, Any], tmp_path: Path
+) -> None:
+    huge = {"model.d_ff": "choice(1000000000000, 1000000000001, 1000000000002, 1000000000003)", "n": 8}
+    spec, store = search_file(tmp_path, small, huge, breaker={"same_error": 2}), tmp_path / "store"
+    failed = run(spec, store)
+    assert failed.returncode == 3, failed.stderr
+    assert "left out: 1 run: breaker: 2 runs of this arm died alike" in failed.stderr
+    listed = record(store)
+    assert (len(listed.runs), listed.to_choose) == (4, 5)  # the baseline, two that failed, and one left out
+    statuses = open_store(store).runs.collect()["status"].to_list()
+    assert sorted(statuses) == ["done", "failed", "failed"]
+
+    (tmp_path / "high").mkdir()
+    spec, store = search_file(tmp_path / "high", small, {"lr": "loguniform(1e30, 1e36)", "n": 3}), tmp_path / "high"
+    diverged = run(spec, store)
+    assert diverged.returncode == 0, diverged.stderr
+    statuses = open_store(store).runs.collect()["status"].to_list()
+    assert sorted(statuses) == ["diverged"] * 3 + ["done"]
+
+
+def test_a_search_is_stopped_from_elsewhere_and_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
+    spec, store = search_file(tmp_path, small | {"steps": 150}), tmp_path / "store"
+    process = start(spec, store)
+    while len(read_entries(Folder(store))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    stopped = muon("sweep", "stop", "test", store=store)
+    assert stopped.returncode == 0, stopped.stderr
+    _, chatter = process.communicate(timeout=250)
+    assert process.returncode == 130, chatter
+    assert "(muon sweep stop)" in chatter
+    done = len(read_entries(Folder(store)))
+    assert record(store).to_choose >= 8 - done
+    assert len(record(store).runs) == done  # it chose no cell that it could not begin
+    more = run(spec, store, "--limit", "1")
+    assert "trained 1 runs" in more.stderr
+
+
+def test_a_budget_that_is_spent_ends_the_search(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("date: 2026-01-31\nsource: ours\nnodes:\n  local: {usd_per_hour: 3600, cpus: 1}\n")
+    monkeypatch.setenv("MUON_PRICES", str(prices))
+    spec, store = search_file(tmp_path, small | {"steps": 20}), tmp_path / "store"
+    assert run(spec, store, "--limit", "2").returncode == 0
+    spent = sum(entry.usd or 0.0 for entry in read_entries(Folder(store)))
+    short = run(spec, store, "--max-usd", f"{1.7 * spent}")  # for one more, and no second
+    assert short.returncode == 6, short.stderr
+    assert "budget:" in short.stderr
+    done = open_store(store).runs.filter(status="done").collect()
+    assert len(done) < 8
+    listed = record(store)
+    assert len(listed.runs) <= len(done) + 1  # at most the one for which the money was short is chosen beside them
+    assert listed.to_choose == 8 - len(listed.runs)
+    nothing = run(spec, store, "--max-usd", f"{spent / 2}")
+    assert nothing.returncode == 6
+    assert record(store) == listed
+    assert run(spec, store, "--max-usd", f"{1000 * spent}").returncode == 0
+    assert record(store).to_choose == 0
