@@ -28,12 +28,15 @@ from analysis.store import open_store
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from muon_core.store.run_log import LogReader
+from muon_core.store.sweeps import read_sweep, write_sweep
 from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.in_process import run_here
 from ray_jobs.run_queue import RunState
+from ray_jobs.searching import Search
+from ray_jobs.sweep_plan import plan_sweep, sweep_record
 from ray_jobs.terms import Comparison, Terms
 from search_spaces.early_stopping import EarlyStopping
 from search_spaces.expand import expand
@@ -237,6 +240,38 @@ def test_a_run_that_is_stopped_early_saves_itself_and_leaves_its_workers_warm(
     (again,) = run_here([config], Folder(tmp_path), Resources())
     assert again.status == "done"
     assert rows(tmp_path, "train", [config.run_id])["step"].to_list() == list(range(1, steps + 1))
+
+
+def test_a_search_chooses_for_warm_slots_and_goes_on_where_it_was(
+    one_ray: None, small: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two calls, the first limited: none trains what the other did, and the last of the second knew of all before."""
+    from ray_jobs import launch
+
+    sample = {"n": 7, "searcher": "optuna", "lr": "loguniform(1e-3, 1)"}
+    blocks = [
+        {"name": "base", "role": "baseline", "optimizer": "muon"},
+        {"name": "rates", "optimizer": "muon", "sample": sample},
+    ]
+    spec, storage = load_spec(sweep_file(tmp_path, small, blocks, seeds=[1])), Folder(tmp_path / "store")
+
+    def call(at_most: int, slots: int) -> list[RunState]:
+        planned = plan_sweep(spec, storage)
+        write_sweep(storage, sweep_record(planned))
+        terms = Terms(search=Search(planned.spec, storage, at_most))
+        return launch.run_connected([run.config for run in planned.to_run], storage, Resources(), terms, slots=slots)
+
+    calls = [call(3, slots=1), call(100, slots=2)]
+    states = [state for each in calls for state in each]
+    assert [len(each) for each in calls] == [4, 4]
+    assert {(state.status, state.starts) for state in states} == {("done", 1)}
+    assert len({state.run_id for state in states}) == 8
+    assert [len({state.slot for state in each}) for each in calls] == [1, 2]
+    record = read_sweep(storage, "test")
+    assert record
+    assert {run.run_id for run in record.runs} == {state.run_id for state in states}
+    assert record.to_choose == 0
+    assert call(100, slots=1) == []
 
 
 # ---- a sweep of the command

@@ -574,3 +574,32 @@ def test_planning_a_search_loads_neither_optuna_nor_ray(tmp_path: Path) -> None:
     begin(Folder(tmp_path / "results"), rates(), 3).next()
     unwanted = {"optuna", "sqlalchemy", "torch", "ray", "altair", "polars"}
     test_cli.test_commands_that_train_nothing_import_nothing_heavy(["sweep", "plan", "rates.yaml"], unwanted, tmp_path)
+
+
+def test_tune_is_given_the_runs_there_are_and_then_those_chosen_until_one_cannot_begin(storage: Folder) -> None:
+    from ray.tune.search import Searcher
+
+    from ray_jobs.tune_searcher import CellSearcher
+
+    base = expand(rates())[0]
+    searcher = CellSearcher([base.config], begin(storage, rates()), lambda run: {"run_id": run.run_id})
+    assert searcher.suggest("a") == {"run": {"run_id": base.run_id}}
+    chosen = searcher.suggest("b")
+    assert chosen == {"run": {"run_id": searcher.chosen[0].run_id}}
+    searcher.on_trial_complete("a", {"status": "done"})
+    assert searcher.suggest("c") not in (chosen, Searcher.FINISHED)
+    searcher.on_trial_complete("b", {"status": "left out"})
+    assert searcher.suggest("d") == Searcher.FINISHED
+    assert searcher.error is None
+
+
+def test_a_store_that_fails_ends_the_search_and_is_told_when_the_runs_under_way_have_ended(storage: Folder) -> None:
+    from ray.tune.search import Searcher
+
+    from ray_jobs.tune_searcher import CellSearcher
+
+    searcher = CellSearcher([], begin(storage, rates()), lambda run: {"run_id": run.run_id})
+    (key, _) = storage.list("sweeps/rates/")[-1]
+    storage.put(key, b"{")
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert "is not JSON" in str(searcher.error)
