@@ -15,6 +15,7 @@ import ray
 
 from ray_jobs.address import check_loopback
 from ray_jobs.ray_folder import OBJECT_STORE, complaint, object_folder, ray_folder, watched
+from ray_jobs.ray_signals import leave_signals
 from ray_jobs.slots import worker_environment
 from ray_jobs.stop_signals import deferred
 from search_spaces.spec import Resources
@@ -37,7 +38,8 @@ def connected(
     }
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
-    with contextlib.ExitStack() as stack:
+    leave_signals()
+    with _ended_whole() as stack:
         folder = None
         if address is None:
             check_loopback()
@@ -45,13 +47,21 @@ def connected(
             stack.enter_context(watched(folder))
             options |= {"include_dashboard": False, "_temp_dir": folder}
             options |= {"object_store_memory": OBJECT_STORE, "_plasma_directory": object_folder(folder)}
-        try:
-            with deferred():  # a signal in the midst of it would end this process in C++
-                _start(address, folder, options)
-            yield
-        finally:
-            with deferred():
-                ray.shutdown()
+        stack.callback(ray.shutdown)
+        with deferred():  # a signal in the midst of it would end this process in C++
+            _start(address, folder, options)
+        yield
+
+
+@contextlib.contextmanager
+def _ended_whole() -> Iterator[contextlib.ExitStack]:
+    """A stack of what no signal interrupts while it ends."""
+    stack = contextlib.ExitStack()
+    try:
+        yield stack
+    finally:
+        with deferred():
+            stack.close()
 
 
 def _start(address: str | None, folder: str | None, options: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ it ended. Without a cluster to join, the Ray is this call's own: it listens on l
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.same_store import marked, store_environment
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.slots import Slot
+from ray_jobs.stop_signals import interrupt_main
 from ray_jobs.terms import Terms
 from search_spaces.spec import Resources
 
@@ -270,7 +270,7 @@ class _Watcher:
                 self._watch(list(self._states.values()))
             if halted and not self.error and not is_last:
                 self.error = halted
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                interrupt_main()
 
     def _ask(self) -> StoreError | None:
         """Learn what the queue knows, however long a busy machine takes to start it; returns what halted the runs.

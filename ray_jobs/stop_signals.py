@@ -2,7 +2,8 @@
 
 Clusters, `timeout`, containers and spot notices send SIGTERM, a terminal that closes SIGHUP: all mean what Ctrl-C does.
 Where a run trains in this process they are a wish that it follows at its next step; elsewhere they interrupt, except
-while something runs that must not be.
+while something runs that must not be. Some send one wish twice, to a process and to its group, as `timeout` and shells
+do; so what comes right after another of its kind is no second one.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import os
 import signal
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_WISH_S = 1.0  # within which two of a kind are one
+_heard: dict[int, float] = {}
+"""When each signal was heard last, by a clock that nobody sets."""
 
 
 @contextmanager
@@ -34,48 +39,43 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
-    """Each of them interrupts, as Ctrl-C does by itself."""
+def interrupting(then: signal.Handlers | None = None) -> Iterator[None]:
+    """Each of them interrupts, as Ctrl-C does by itself; afterwards they do what they did before, or `then`."""
 
     def interrupt(_: int, __: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled(interrupt):
+    with _handled(interrupt, then):
         yield
+
+
+def interrupt_main() -> None:
+    """Interrupt the main thread from another, which has found out what it cannot know."""
+    _heard.clear()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 @contextmanager
 def deferred() -> Iterator[None]:
     """None interrupts before the block is left, which ends with KeyboardInterrupt if one came."""
     received: list[int] = []
-    try:
-        with _handled(lambda number, _: received.append(number)):
-            yield
-    except SystemExit as left:  # `ray.init` has SIGTERM call sys.exit
-        if left.code != signal.SIGTERM:
-            raise
-        raise KeyboardInterrupt from None
+    with _handled(lambda number, _: received.append(number)):
+        yield
     if received:
         raise KeyboardInterrupt
 
 
-def never_alarmed() -> None:
-    """Have this process, and the threads and processes it starts from now on, never hear SIGALRM.
-
-    While Ray connects, it writes a trace at SIGTERM, passes the signal on to whoever heard it before, and has itself
-    aborted by an alarm three seconds later, however orderly the end it gets.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-
-
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+def _handled(handler: Callable[[int, FrameType | None], Any], then: signal.Handlers | None = None) -> Iterator[None]:
     """Have signals to stop call `handler`, but for those that whoever started this process had it ignore (nohup)."""
     if threading.current_thread() is not threading.main_thread():  # which alone hears signals
         yield
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
+        before, _heard[number] = _heard.get(number), time.monotonic()
+        if before is not None and _heard[number] - before < ONE_WISH_S:
+            return
         if number == signal.SIGHUP:
             _leave_terminal()
         handler(number, frame)
@@ -86,7 +86,7 @@ def _handled(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            signal.signal(number, earlier if then is None else then)
 
 
 def _leave_terminal() -> None:

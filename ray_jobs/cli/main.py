@@ -1,136 +1,35 @@
-"""The `muon` command: exit codes, one-line errors, and the list of commands, each loaded when it is called."""
+"""The program `muon`: hears signals before it loads anything, to its last moment, and knows the exit codes."""
 
 from __future__ import annotations
 
-import errno
-import importlib
-import io
-import logging
 import os
-import re
+import signal
 import sys
-from typing import NoReturn
 
-import click
-
-from muon_core.store.storage import StoreError, StoreUnavailable
-from ray_jobs.cli.options import STORE, Group
-from ray_jobs.stop_signals import interrupting, never_alarmed
+from ray_jobs.stop_signals import interrupting
 
 # 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 6 stopped by the budget, 7 Ray or the
 # store is out of reach, 130 interrupted
 EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_BUDGET, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 6, 7, 130
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
-# name -> (module, help); the help stands here so that `muon --help` imports none of them
-COMMANDS = {
-    "pretrain": ("ray_jobs.cli.pretrain", "Train one run, in this process or on N workers."),
-    "sweep": ("ray_jobs.cli.sweep", "Plan and run a sweep file: seeds x optimizers x parameters."),
-    "status": ("ray_jobs.cli.status", "Show how far runs are, and why one failed."),
-    "logs": ("ray_jobs.cli.logs", "Show what a run printed, also while it trains."),
-    "failures": ("ray_jobs.cli.failures", "Show what runs died of, each way once, and what that cost."),
-    "runs": ("ray_jobs.cli.runs", "List runs, show one, or compare two."),
-    "query": ("ray_jobs.cli.query", "Answer a question to the tables, asked in SQL."),
-    "report": ("ray_jobs.cli.report", "Write a sweep's answer as one HTML page with its data beside it."),
-    "cost": ("ray_jobs.cli.cost", "Show what runs took and cost, and what of it was in vain."),
-    "import": ("ray_jobs.cli.import_", "Bring JSONL and metrics.json of older projects into the store."),
-    "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
-    "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),
-    "version": ("ray_jobs.cli.version", "Print the versions that decide a result."),
-}
-
-
-class _Lazy(Group):
-    """Commands are imported when called: torch, ray and altair take seconds that `--help` must not cost."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
-        return command
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except BaseException as error:
-            if "polars" not in sys.modules:
-                raise
-            from analysis.read_errors import explain
-
-            if explained := explain(error, ctx.meta.get(STORE, "")):
-                # Polars quotes the server's answer, which may name an access key: not even a debug log shows it.
-                raise explained from (None if isinstance(error, OSError) else error)
-            raise
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
-    if asked and (command := cli.get_command(context, "version")):
-        context.invoke(command)
-        context.exit()
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_versions, help="Same as `muon version`."
-)
-def cli() -> None:
-    """Compare optimizers honestly: sweeps on Ray, results in Parquet, answers with intervals.
-
-    \b
-    muon sweep plan search_spaces/demo.yaml   # what would run, and what it could detect
-    muon sweep run search_spaces/demo.yaml    # run it; the same command continues it
-    muon report demo -o report                # the answer as a page
-
-    Results go to the folder in MUON_STORE (default: results); MUON_LOG_LEVEL=debug adds tracebacks to errors.
-    """
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: an expected error becomes a line on stderr and an exit code, never a traceback.
 
-    A sweep or config file with several errors gives a line for each, so that it is corrected in one go.
+    A program whose command has come to its end is not interrupted any more: it ends with the code of that.
     """
-    if arguments is None:
-        _speak_utf8()
-        never_alarmed()
+    is_program = arguments is None
     try:
-        _set_log_level()
-        _print_anything()
-        _check_names(sys.argv[1:] if arguments is None else arguments)
-        with interrupting():
-            code = cli.main(arguments, prog_name="muon", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as asked:
-        asked.show()
-        sys.exit(EXIT_USAGE)
-    except click.UsageError as error:
-        _fail(EXIT_USAGE, f"{error.format_message()}{_see(error)}")
-    except click.Abort as abort:
-        if isinstance(abort.__cause__, KeyboardInterrupt):
-            _fail(EXIT_INTERRUPTED, "interrupted; what is finished is kept, the same command continues")
-        _fail(EXIT_USAGE, "not confirmed, nothing was started; --yes skips the question")
-    except StoreUnavailable as error:
-        _fail(EXIT_UNREACHABLE, str(error))
-    except StoreError as error:
-        _fail(EXIT_USAGE, str(error))
-    except PermissionError as error:
-        _fail(EXIT_USAGE, f"{error}; check the permissions")
-    except ConnectionError as error:
-        _fail(EXIT_UNREACHABLE, f"cannot reach Ray: {error}")
-    except ValueError as error:  # by convention the user's input; our own invariants are assertions
-        _fail(EXIT_USAGE, *getattr(error, "lines", [str(error)]))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _drop_unwritten()
-        _fail(EXIT_INTERNAL, f"cannot write: {error.strerror}; free space, or write elsewhere")
-    sys.exit(code if isinstance(code, int) else 0)
+        with interrupting(then=signal.SIG_IGN if is_program else None):
+            if is_program:
+                _speak_utf8()
+            from ray_jobs.cli.commands import call  # takes a moment, in which a signal may come
+
+            code = call(arguments)
+    except KeyboardInterrupt:
+        print("muon: interrupted; what is finished is kept, the same command continues", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
 
 
 def _speak_utf8() -> None:
@@ -141,44 +40,3 @@ def _speak_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{sys.stdout.encoding}:replace"}
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # this program
-
-
-def _check_names(arguments: list[str]) -> None:
-    """Raises ValueError for bytes that are no UTF-8, which no table or process of Ray could be told."""
-    for name in (*arguments, os.environ.get("MUON_STORE", ""), os.getcwd()):
-        if re.search("[\ud800-\udfff]", name):
-            raise ValueError(f"{name!r} is not UTF-8; rename the file or folder")
-
-
-def _set_log_level() -> None:
-    level = os.environ.get("MUON_LOG_LEVEL") or "warning"
-    if level.lower() not in LOG_LEVELS:
-        raise ValueError(f"MUON_LOG_LEVEL is {level!r}; set it to {', '.join(LOG_LEVELS[:-1])} or {LOG_LEVELS[-1]}")
-    logging.basicConfig(level=level.upper(), format="%(message)s")
-
-
-def _print_anything() -> None:
-    """Letters that the terminal's encoding lacks become question marks, not errors."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def _drop_unwritten() -> None:
-    """What could not be written to stdout is given up: Python would try again at exit, and end with 120."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _see(error: click.UsageError) -> str:
-    return f" See `{error.ctx.command_path} --help`." if error.ctx else ""
-
-
-def _fail(code: int, *lines: str) -> NoReturn:
-    """End with `code`; each of `lines` is one line on stderr, whatever it quotes."""
-    logging.getLogger(__name__).debug("the error was raised here", exc_info=True)
-    for line in lines:
-        click.echo(f"muon: {' '.join(line.split())}", err=True)
-    sys.exit(code)

@@ -320,6 +320,29 @@ def interrupt(command: list[str], store: Path, run_id: str, number: int) -> tupl
     return process.returncode, stderr
 
 
+def test_a_signal_while_ray_starts_ends_a_sweep_in_one_line(tmp_path: Path, small: dict[str, Any]) -> None:
+    """It comes while C++ connects to the Ray, to the process and to all its group, as shells and `timeout` send it."""
+    spec = sweep_file(tmp_path, small, BLOCKS[:1])
+    command = [MUON, "sweep", "run", str(spec), "--store", str(tmp_path / "store")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    connecting = f"muon-{process.pid}-*/r/session_2*/logs/python-core-driver*.log"
+    while not list(Path(tempfile.gettempdir()).glob(connecting)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in family)
+    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 130, stderr
+    *_, opening, blank, last = stderr.splitlines()
+    assert opening.startswith("starting Ray"), stderr
+    assert (blank, last) == ("", "muon: interrupted; what is finished is kept, the same command continues")
+    assert psutil.wait_procs(family, timeout=15)[1] == []
+    assert list(Path(tempfile.gettempdir()).glob(f"muon-{process.pid}-*")) == []
+    assert statuses(tmp_path / "store") == {}  # nothing began
+
+
 def test_a_sweep_is_interrupted_beside_another_ray_continued_and_answered_with_the_rows_of_runs_in_this_process(
     tmp_path: Path,
     small: dict[str, Any],

@@ -17,18 +17,30 @@ SOON_S = 60
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 COMMAND = """
 import sys, time
-from ray_jobs.cli import main as cli
+from ray_jobs.cli import commands
+from ray_jobs.cli.main import main
 import click
 
 @click.command()
 def command():
     {body}
 
-cli.COMMANDS["wait"] = ("__main__", "")
+commands.COMMANDS["wait"] = ("__main__", "")
 sys.argv[1:] = ["wait"]
-cli.main()
+main()
 """
 WAIT = 'print("ready", flush=True); time.sleep(60)'
+TWICE = """
+    import os
+    print("ready", flush=True)
+    try:
+        os.kill(os.getpid(), {number})
+        time.sleep(60)
+    finally:
+        time.sleep({pause})
+        os.kill(os.getpid(), {number})
+        print("saved", flush=True)
+"""
 DEFERRED = """
     from ray_jobs.stop_signals import deferred
     with deferred():
@@ -39,11 +51,20 @@ DEFERRED = """
 """
 
 
+INTERRUPTED = "muon: interrupted; what is finished is kept, the same command continues\n"
+
+
 @contextmanager
-def started(body: str, hangup: signal.Handlers = signal.SIG_DFL) -> Iterator[subprocess.Popen[str]]:
-    """A command that is ready, in a process that heeds SIGHUP whatever these tests were started under."""
+def started(
+    body: str, hangup: signal.Handlers = signal.SIG_DFL, script: str = COMMAND, path: str = ""
+) -> Iterator[subprocess.Popen[str]]:
+    """A command that is ready, in a process that heeds SIGHUP whatever these tests were started under.
+
+    It looks for modules in `path` first.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", script.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])},
         preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
     )  # fmt: skip
     with process:
@@ -60,9 +81,7 @@ def test_each_interrupts_a_command_in_one_line(number: int) -> None:
     with started(WAIT) as process:
         process.send_signal(number)
         _, stderr = process.communicate(timeout=SOON_S)
-    assert (process.returncode, stderr.lstrip()) == (  # the terminal's own ^C has no line end
-        130, "muon: interrupted; what is finished is kept, the same command continues\n"
-    )  # fmt: skip
+    assert (process.returncode, stderr.lstrip()) == (130, INTERRUPTED)  # the terminal's own ^C has no line end
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -73,11 +92,34 @@ def test_none_breaks_into_what_must_end_first(number: int) -> None:
     assert (process.returncode, stdout, stderr.strip().count("\n")) == (130, "whole\n", 0)
 
 
-def test_an_alarm_does_not_end_a_command() -> None:
-    """Ray's libraries set one when they meet SIGTERM."""
-    with started("import signal; print('ready', flush=True); signal.alarm(1); time.sleep(2); print('on')") as process:
+@pytest.mark.parametrize("number", STOPS)
+def test_each_interrupts_a_command_that_still_loads(number: int, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text(f"import time; {WAIT}")
+    load = "from ray_jobs.cli.main import main; main()"
+    with started("", script=load, path=str(tmp_path)) as process:
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=SOON_S)
+    assert (process.returncode, stderr) == (130, INTERRUPTED)
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("code", [0, 3])
+def test_none_changes_how_a_command_ended(number: int, code: int) -> None:
+    with started(
+        f"import atexit; atexit.register(lambda: [{WAIT.replace(';', ',').replace('60', '1')}]); return {code}"
+    ) as process:
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=SOON_S)
+    assert (process.returncode, stderr) == (code, "")
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize(("pause", "printed"), [(0, "saved\n"), (1.1, "")], ids=["at once", "later"])
+def test_what_the_first_began_goes_on_when_it_comes_twice_at_once(number: int, pause: float, printed: str) -> None:
+    """As from `timeout`, which sends one to a process and to its group; one that comes later is a wish of its own."""
+    with started(TWICE.format(number=int(number), pause=pause)) as process:
         stdout, stderr = process.communicate(timeout=SOON_S)
-    assert (process.returncode, stdout, stderr) == (0, "on\n", "")
+    assert (process.returncode, stdout, stderr.lstrip()) == (130, printed, INTERRUPTED)
 
 
 def test_what_was_ignored_when_the_command_began_stays_so() -> None:

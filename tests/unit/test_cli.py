@@ -22,7 +22,8 @@ from muon_core.config.run import RunConfig
 from muon_core.progress import Progress
 from muon_core.store.storage import StoreUnavailable
 from muon_core.train import Outcome
-from ray_jobs.cli.main import COMMANDS, main
+from ray_jobs.cli.commands import COMMANDS
+from ray_jobs.cli.main import main
 from ray_jobs.cli.progress import Display
 from ray_jobs.cli.run_progress import RunProgress
 from ray_jobs.run_queue import RunState

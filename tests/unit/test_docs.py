@@ -21,7 +21,8 @@ from muon_core.store.folder import Folder
 from muon_core.store.keys import LogPart, next_start
 from muon_core.store.sweeps import SweepRecord, SweepRun, write_sweep
 from muon_core.train import train
-from ray_jobs.cli.main import cli, main
+from ray_jobs.cli.commands import cli
+from ray_jobs.cli.main import main
 from search_spaces import reference
 from search_spaces.expand import expand
 from search_spaces.parameters import GROUPS

@@ -11,7 +11,8 @@ from muon_core.store import folder as folder_module
 from muon_core.store.folder import Folder
 from muon_core.store.open import open_storage
 from muon_core.store.storage import StoreError, check_writable
-from ray_jobs.cli.main import cli, main
+from ray_jobs.cli.commands import cli
+from ray_jobs.cli.main import main
 
 
 def test_put_then_get_and_list_gives_the_same_bytes(tmp_path: Path) -> None:
