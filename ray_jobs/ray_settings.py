@@ -1,4 +1,4 @@
-"""Environment that Ray reads when it is imported; import this module before `ray`.
+"""Imports Ray, whole and in the environment that it reads then; import this module before any that does.
 
 Without a cluster to join (`RAY_ADDRESS`), Ray is private to the call: it listens on loopback only, and asks for a token
 that no file holds.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import secrets
+
+from ray_jobs.stop_signals import deferred
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -38,3 +40,6 @@ if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault(_name, _value)
     if os.environ["RAY_AUTH_MODE"] == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+with deferred():  # what is left of a Ray that is half imported fails once more at exit
+    import ray  # noqa: F401

@@ -18,7 +18,6 @@ from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.money import Money
 from ray_jobs.searching import Search
 from ray_jobs.stop_requests import StopRequest, StopWatch, SweepStopped
-from ray_jobs.stop_signals import deferred
 from ray_jobs.terms import Comparison, Terms
 from search_spaces.early_stopping import compared
 from search_spaces.expand import PlannedRun
@@ -178,8 +177,7 @@ def _train(
             from ray_jobs.in_process import run_here
 
             return run_here(configs, storage, resources, terms, watch=display.update)
-        with deferred():  # half loaded, Ray would complain at the end of this process
-            from ray_jobs.launch import run_on_ray
+        from ray_jobs.launch import run_on_ray
 
         return run_on_ray(
             configs,

@@ -188,10 +188,7 @@ def _on_ray(run: RunConfig, storage: Storage, ngpus: int, workers: int) -> tuple
     """Train on a private Ray of this machine; returns what `_in_process` does."""
     os.environ.pop("RAY_ADDRESS", None)  # it means a cluster, and Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display
-    from ray_jobs.stop_signals import deferred
-
-    with deferred():  # half loaded, Ray would complain at the end of this process
-        from ray_jobs.launch import run_on_ray
+    from ray_jobs.launch import run_on_ray
     from search_spaces.spec import Resources
 
     resources = Resources(workers=workers, gpus_per_worker=1 if ngpus else 0)

@@ -41,6 +41,16 @@ TWICE = """
         os.kill(os.getpid(), {number})
         print("saved", flush=True)
 """
+LOADS_RAY = """
+    import os
+    class Signalling:
+        def find_spec(self, name, *_):
+            if name == "ray.client_builder":  # what follows the import of Ray's worker, which has work to do at exit
+                os.kill(os.getpid(), {number})
+    sys.meta_path.insert(0, Signalling())
+    print("ready", flush=True)
+    import ray_jobs.launch
+"""
 DEFERRED = """
     from ray_jobs.stop_signals import deferred
     with deferred():
@@ -49,8 +59,6 @@ DEFERRED = """
         print("whole", flush=True)
     print("never", flush=True)
 """
-
-
 INTERRUPTED = "muon: interrupted; what is finished is kept, the same command continues\n"
 
 
@@ -100,6 +108,13 @@ def test_each_interrupts_a_command_that_still_loads(number: int, tmp_path: Path)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=SOON_S)
     assert (process.returncode, stderr) == (130, INTERRUPTED)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_each_interrupts_a_command_that_loads_ray(number: int) -> None:
+    with started(LOADS_RAY.format(number=int(number))) as process:
+        _, stderr = process.communicate(timeout=SOON_S)
+    assert (process.returncode, stderr.lstrip()) == (130, INTERRUPTED)
 
 
 @pytest.mark.parametrize("number", STOPS)
