@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ONE_WISH_S = 1.0  # within which two of a kind are one
+ONE_WISH_S = 2.0  # within which two of a kind are one, also on a machine that is very busy
 _heard: dict[int, float] = {}
 """When each signal was heard last, by a clock that nobody sets."""
 

@@ -34,6 +34,8 @@ LONG_FILES = (
     "test_store_faults.py",
     "test_store_kill.py",
     "test_optimizers.py",
+    "test_search_runs.py",
+    "test_sweep_stop.py",
     "test_cli.py",
     "test_report.py",
 )

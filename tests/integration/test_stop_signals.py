@@ -129,7 +129,7 @@ def test_none_changes_how_a_command_ended(number: int, code: int) -> None:
 
 
 @pytest.mark.parametrize("number", STOPS)
-@pytest.mark.parametrize(("pause", "printed"), [(0, "saved\n"), (1.1, "")], ids=["at once", "later"])
+@pytest.mark.parametrize(("pause", "printed"), [(0, "saved\n"), (2.1, "")], ids=["at once", "later"])
 def test_what_the_first_began_goes_on_when_it_comes_twice_at_once(number: int, pause: float, printed: str) -> None:
     """As from `timeout`, which sends one to a process and to its group; one that comes later is a wish of its own."""
     with started(TWICE.format(number=int(number), pause=pause)) as process:
