@@ -12,6 +12,8 @@ from collections.abc import Mapping
 STATUSES = ("running", "done", "diverged", "failed", "stopped")
 FINISHED = ("done", "diverged")
 """Statuses of a run that nobody goes on with: one that diverged has given its result too."""
+ENDED = (*FINISHED, "failed")
+"""Statuses of a run that is not begun again unless somebody asks for it."""
 
 EARLY = "stopped early"
 MEANINGS = {

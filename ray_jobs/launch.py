@@ -21,8 +21,8 @@ from ray.exceptions import RayError
 from ray.tune.callback import Callback
 
 from muon_core.config.run import RunConfig
-from muon_core.statuses import FINISHED
-from muon_core.store.reader import read_statuses
+from muon_core.statuses import ENDED
+from muon_core.store.known import read_known
 from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
@@ -39,7 +39,6 @@ from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
-ENDED = (*FINISHED, "failed")
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
 
@@ -206,7 +205,7 @@ def _account_for(
 ) -> list[RunState]:
     """Every run has an end in the store: those whose slot broke are failed, and those are recorded that are not yet."""
     known = {state.run_id: state for state in states}
-    recorded = read_statuses(storage)
+    recorded = read_known(storage).statuses
     reason = errors[0].strip().splitlines()[-1] if errors else "its slot ended without a result"
     for run in runs:
         state = known.setdefault(run.run_id, RunState(run.run_id, slot=""))

@@ -14,12 +14,11 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from muon_core.store.storage import Listed, StoreError, StoreUnwritable
+from muon_core.store.storage import Listed, StoreError, StoreUnwritable, put_side_by_side
 
 SYNCS_AT_ONCE = 8
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
@@ -76,8 +75,7 @@ class Folder:
             raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
-        with ThreadPoolExecutor(max(1, min(SYNCS_AT_ONCE, len(objects)))) as pool:  # each waits for the disk
-            list(pool.map(self.put, objects, objects.values()))
+        put_side_by_side(self.put, objects, SYNCS_AT_ONCE)
 
     def delete(self, keys: Iterable[str]) -> None:
         try:

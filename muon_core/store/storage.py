@@ -15,6 +15,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -93,6 +94,12 @@ class Storage(Protocol):
 
     def polars_options(self) -> dict[str, Any]:
         """Keyword arguments that let `pl.scan_parquet` open a `uri`."""
+
+
+def put_side_by_side(put: Callable[[str, bytes], None], objects: Mapping[str, bytes], at_once: int) -> None:
+    """`put` each of `objects`, so many at a time, since each waits for a disk or a server. Raises as `put` does."""
+    with ThreadPoolExecutor(max(1, min(at_once, len(objects)))) as pool:
+        list(pool.map(put, objects, objects.values()))
 
 
 def patiently(request: Callable[[], T], patience_s: float) -> T:

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from muon_core.failures import divergence
-from muon_core.statuses import EARLY, FINISHED, counts_text, last_line
+from muon_core.statuses import EARLY, ENDED, counts_text, last_line
 from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
@@ -253,7 +253,7 @@ def _conclude(planned: Plan, storage: Storage, spec: str, failed_now: Mapping[st
     statuses = read_known(storage).statuses
     failed = [run.run_id for run in planned.runs if statuses.get(run.run_id) == "failed"]
     refused = _refused(planned, storage, statuses)
-    ended = (*FINISHED, "failed", *([EARLY] if planned.spec.early_stopping else []))
+    ended = (*ENDED, *([EARLY] if planned.spec.early_stopping else []))
     left = [run for run in planned.runs if statuses.get(run.run_id) not in ended]
     recorded = _errors(storage, failed[:SHOWN_FAILURES])
     unrecorded = {run_id: error for run_id, error in failed_now.items() if run_id not in failed}

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
 from muon_core.store.s3.errors import translated_errors
-from muon_core.store.storage import Listed, StoreError
+from muon_core.store.storage import Listed, StoreError, put_side_by_side
 
 GET_TRIES = 4
 LIST_PAGE = 1_000  # keys, the most one answer names
@@ -102,8 +102,7 @@ class Bucket:
             )
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
-        with ThreadPoolExecutor(max(1, min(CONCURRENCY, len(objects)))) as pool:
-            list(pool.map(self.put, objects, objects.values()))
+        put_side_by_side(self.put, objects, CONCURRENCY)
 
     def delete(self, keys: Iterable[str]) -> None:
         names = [self._prefix + key for key in keys]
