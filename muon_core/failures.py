@@ -19,10 +19,12 @@ Kind = Literal["program", "out_of_memory", "infrastructure", "preemption", "hang
 died, or the connection between workers was lost. `preemption`: whoever lent the node took it back. `hang`: it made no
 progress for too long. A run that diverged has not failed: it is a result."""
 
+PREEMPTED = "preempted: "  # begins what is said of a run that saved itself because its node is taken back
 _TYPES: dict[str, Kind] = {
     "OutOfMemoryError": "out_of_memory",  # torch's and Ray's
     "MemoryError": "out_of_memory",
-    "PreemptionError": "preemption",
+    "PreemptionError": "preemption",  # Ray Train's
+    "Preempted": "preemption",
     "Hang": "hang",
     "RayActorError": "infrastructure",
     "NodeDiedError": "infrastructure",

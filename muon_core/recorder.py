@@ -78,7 +78,7 @@ class Recorder:
         self.status = "running"
         self.error: str | None = None
         self.failure: Kind | None = None
-        """What ended it, if it failed."""
+        """What ended it, if it failed or its node was taken back."""
         self.overtaken: str | None = None
         """Why nobody reads this attempt's rows any more: a newer one has taken the run over. It should stop."""
         self.final: Evaluation | None = None

@@ -21,7 +21,7 @@ from torch import Tensor
 from muon_core import distributed, seeds
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
-from muon_core.failures import Kind, classify
+from muon_core.failures import PREEMPTED, Kind, classify
 from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.lease import HeldElsewhere, Lease, claim
 from muon_core.model import HiddenMatrix, next_token_loss
@@ -136,7 +136,7 @@ def _train(
     except Diverged as reason:
         recorder.end("diverged", str(reason))
     except Stopped as reason:
-        recorder.end("stopped", str(reason))
+        recorder.end("stopped", str(reason), "preemption" if str(reason).startswith(PREEMPTED) else None)
     except KeyboardInterrupt:
         recorder.end("stopped", "interrupted")
         raise

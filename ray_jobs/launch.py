@@ -6,10 +6,11 @@ it ended. Without a cluster to join, the Ray is this call's own: it listens on l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
@@ -19,6 +20,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.callback import Callback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from muon_core.config.run import RunConfig
 from muon_core.statuses import ENDED
@@ -27,17 +29,20 @@ from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
 from ray_jobs.admission import Admission
+from ray_jobs.autoscaler import can_grow, what_is_missing, worker_needs
 from ray_jobs.connection import RayLost, check_alive, connected
+from ray_jobs.places import SWEEP, give_back, give_back_of_the_dead, is_waiting
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.same_store import marked, store_environment
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.slots import Slot
-from ray_jobs.stop_signals import interrupt_main
+from ray_jobs.stop_signals import deferred, interrupt_main
 from ray_jobs.terms import Terms
 from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
+TELL_AFTER_S = 20.0  # that no run has workers, which take half of that to start
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
@@ -65,6 +70,8 @@ def run_on_ray(
         died, and StoreError if the store failed: the runs are there to be continued.
     """
     with connected(address, resources, store_environment(storage)):
+        if address:
+            give_back_of_the_dead()
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
         total = len(runs) + (terms.to_choose if terms else 0)
@@ -83,12 +90,15 @@ def run_connected(
 ) -> list[RunState]:
     """The same on the Ray this process is connected to, which stays up, with `slots` runs at a time."""
     terms = terms or Terms()
-    name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
+    name = f"{SWEEP}{os.getpid()}-{os.urandom(4).hex()}"
     with ray_folder() as scratch, marked(storage, name) as mark:
-        actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
+        actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may leave
+        actor = actor.options(name=name, namespace=name, scheduling_strategy=here)
         queue = actor.remote(terms.admission, terms.retries)
+        queue.watch_nodes.remote()
         settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
-        with _Watcher(queue, watch, terms.admission) as watcher:
+        with _left_empty(name, queue), _Watcher(queue, watch, terms.admission, name, resources) as watcher:
             try:
                 trained, errors = _tune(runs, terms, settings, slots, queue)
             except KeyboardInterrupt:
@@ -168,24 +178,25 @@ class _Forget(Callback):
 def _slots(resources: Resources, runs: int, *, private: bool) -> int:
     """Worker groups at a time: what was asked for, else what the cluster holds; never more than runs.
 
-    A cluster that holds none yet starts its workers on demand: there it is as many as the memory of its head drives,
-    and the autoscaler decides how many come.
+    A cluster that holds none yet, or starts nodes on demand, may get more of them: there it is as many as the memory of
+    its head drives, and the autoscaler decides how many come.
 
     Raises: ValueError if one does not fit on a private Ray, which cannot grow.
     """
     total, needs, fits = ray.cluster_resources(), _needs(resources), _fitting(resources)
+    if not private and (fits < 1 or can_grow()):
+        fits = max(1, fits, int(total.get("memory", 0) // SLOT_MEMORY))
     if private and fits < 1:
         needed = " and ".join(f"{need:g} {name}s" for name, need in needs.items())
         held = " and ".join(f"{total.get(name, 0):g} {name}s" for name in needs)
         raise ValueError(f"a run needs {needed}, this machine has {held}; ask for fewer workers or join a cluster")
     asked = None if resources.max_concurrent == "auto" else resources.max_concurrent
-    return min(runs, asked or fits or max(1, int(total.get("memory", 0) // SLOT_MEMORY)))
+    return min(runs, asked or fits)
 
 
 def _needs(resources: Resources) -> dict[str, float]:
     """What one worker group takes."""
-    each = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    return {name: resources.workers * need for name, need in each.items() if need}
+    return {name: resources.workers * need for name, need in worker_needs(resources).items()}
 
 
 def _fitting(resources: Resources) -> int:
@@ -229,6 +240,25 @@ def _stop(queue: Any) -> None:
         time.sleep(0.1)
 
 
+@contextlib.contextmanager
+def _left_empty(name: str, queue: Any) -> Iterator[None]:
+    """However the block ends, the sweep `name` starts no more workers then, and holds nothing on a cluster."""
+    try:
+        yield
+    except RayLost:
+        raise  # there is nobody to ask
+    except BaseException:
+        _leave(name, queue)
+        raise
+    _leave(name, queue)
+
+
+def _leave(name: str, queue: Any) -> None:
+    with deferred(), contextlib.suppress(RayError):
+        ray.get(queue.close_all.remote())
+        give_back(name)
+
+
 class _Watcher:
     """Calls `watch` from a thread until the block is left, and once more then.
 
@@ -237,8 +267,11 @@ class _Watcher:
     The queue has a copy of `admission`: who closes this one closes that.
     """
 
-    def __init__(self, queue: Any, watch: Watch, admission: Admission) -> None:
+    def __init__(self, queue: Any, watch: Watch, admission: Admission, sweep: str, resources: Resources) -> None:
         self._queue, self._watch, self._admission = queue, watch, admission
+        self._sweep, self._resources = sweep, resources
+        self._idle_since = self._asked_at = time.monotonic()
+        self._waits_for: str | None = None
         self._closed: tuple[str, bool] | None = None
         self._states: dict[str, RunState] = {}
         self._num_ended = 0
@@ -266,10 +299,24 @@ class _Watcher:
             except RayError as error:
                 halted = RayLost(type(error).__name__)
             else:
-                self._watch(list(self._states.values()))
+                self._watch(self._told())
             if halted and not self.error and not is_last:
                 self.error = halted
                 interrupt_main()
+
+    def _told(self) -> list[RunState]:
+        """All runs; those that nobody can train say what they wait for."""
+        going = [state for state in self._states.values() if state.ended_at is None]
+        waiting = [state for state in going if state.is_waiting]
+        now = time.monotonic()
+        if not waiting or len(waiting) < len(going):
+            self._idle_since, self._waits_for = now, None
+        elif now - self._idle_since > TELL_AFTER_S and now - self._asked_at > TELL_AFTER_S:
+            self._asked_at = now
+            self._waits_for = what_is_missing(self._resources) if is_waiting(self._sweep) else None
+        for state in waiting:
+            state.waits_for = self._waits_for
+        return list(self._states.values())
 
     def _ask(self) -> StoreError | None:
         """Learn what the queue knows, however long a busy machine takes to start it; returns what halted the runs.

@@ -25,7 +25,6 @@ SETTINGS = {
     "RAY_worker_maximum_startup_concurrency": "8",  # a slot is five light processes; two CPUs would start two at a time
 }
 _PRIVATE = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each worker group, to ask about nodes that are none
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: the node's address is 127.0.0.1
     "RAY_AUTH_MODE": "token",
 }

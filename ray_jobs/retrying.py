@@ -20,6 +20,10 @@ class Hang(Exception):
     """A run makes no progress; its workers are given up."""
 
 
+class Preempted(Exception):
+    """The node of a run's workers is taken back; others take over elsewhere."""
+
+
 def exhausted(retries: Retries, failures: Sequence[Kind]) -> str | None:
     """Why a run that ended by `failures` so far is not tried again; None if it is."""
     for field, words in _COUNTED.items():

@@ -14,17 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from muon_core.failures import Kind
+from muon_core.failures import PREEMPTED, Kind
 from muon_core.progress import Progress
 from muon_core.store.keys import next_start
 from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.storage import StoreError
 from ray_jobs.admission import Admission
-from ray_jobs.retrying import exhausted
+from ray_jobs.retrying import Preempted, exhausted
 from search_spaces.limits import Retries
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
+
+
+NODES_LOOK_S = 2.0  # between two looks for nodes that leave; a spot instance has two minutes from its notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,18 @@ class RunState:
     """When this start reported a step last, by a clock that nobody sets; None before its first."""
     attempt: str | None = None
     """Id of the newest attempt that claimed it, in the results store."""
+    waits_for: str | None = None
+    """What the cluster lacks for it to get workers, if it has been without for a while."""
 
     @property
     def is_begun(self) -> bool:
         """Whether an attempt got as far as to report."""
         return self.progress is not None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no workers are at it."""
+        return len(self.failures) == self.starts
 
     def start(self) -> None:
         """Workers were handed the run, maybe not for the first time."""
@@ -134,6 +144,11 @@ class _Place:
     """Whether workers are being started that have not asked for a run yet."""
     closed: bool = False
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it has a run that has not ended."""
+        return self.run is not None and self.run.ended_at is None
+
 
 class RunQueue:
     """Async actor, one a sweep. Workers call `next`, `report`, `finish`; slots call `submit`, `wait`, `close`.
@@ -151,6 +166,7 @@ class RunQueue:
         self._held: dict[str, tuple[str, PlacementGroup]] = {}
         self._runs: dict[str, RunState] = {}
         self._ended: list[RunState] = []
+        self._leaving: dict[str, str] = {}
         self._stopping = False
         self._halted: StoreError | None = None
 
@@ -161,15 +177,29 @@ class RunQueue:
             place.turn += 1
             place.config, place.again, place.run = config, again, RunState(run_id, slot)
             self._runs[run_id] = place.run
+            if self._admission.closed:
+                self._end(place.run, "left out", self._admission.closed[0])
             place.changed.notify_all()
             return place.turn
 
     async def close(self, slot: str) -> None:
-        """No more runs: the slot's workers leave their loop."""
+        """No more runs: the slot's workers leave their loop, and no others are started."""
         place = self._places.setdefault(slot, _Place())
         async with place.changed:
             place.closed = True
             place.changed.notify_all()
+
+    async def close_all(self) -> None:
+        """The same of every slot: the sweep ends."""
+        for slot in self._places:
+            await self.close(slot)
+
+    async def wants_workers(self, slot: str) -> bool:
+        """Wait until `slot` has a run for workers to train; False when it closes."""
+        place = self._places.setdefault(slot, _Place())
+        async with place.changed:
+            await place.changed.wait_for(lambda: place.closed or place.is_at_work)
+            return not place.closed
 
     async def next(self, slot: str, rate: Rate = LOCAL) -> Task | None:
         """The slot's unfinished run, waiting for one; None when the slot closes. Asked again, it is the same run.
@@ -180,12 +210,12 @@ class RunQueue:
         place = self._places.setdefault(slot, _Place())
         async with place.changed:
             while True:
-                await place.changed.wait_for(
-                    lambda: place.closed or (place.run is not None and place.run.ended_at is None)
-                )
+                await place.changed.wait_for(lambda: place.closed or place.is_at_work)
                 if place.closed or place.run is None or place.config is None:
                     return None
                 place.is_starting = False
+                if preempted := self._preempted(slot):
+                    raise Preempted(preempted)
                 run = place.run
                 run.fail("infrastructure")
                 self._admission.settle(run.run_id)
@@ -214,7 +244,9 @@ class RunQueue:
             return False
         async with place.changed:
             place.run.advance(progress)
-            place.run.reason = self._to_end.get(place.run.run_id) or self._admission.stop(progress)
+            place.run.reason = (
+                self._to_end.get(place.run.run_id) or self._admission.stop(progress) or self._preempted(slot)
+            )
             place.changed.notify_all()
             return place.run.reason or True
 
@@ -228,8 +260,10 @@ class RunQueue:
         if self._stopping or exhausted(self._retries, run.failures):
             await self.finish(slot, turn, "failed", error)
 
-    async def lose(self, slot: str, failure: Kind) -> None:
+    async def lose(self, slot: str, failure: Kind, *, node_is_gone: bool = False) -> None:
         """The slot's workers ended, by `failure` if they have not said themselves by what.
+
+        A node that is gone was taken back without notice, unless the run made no step: it may be what nodes die of.
 
         Those that never came as far as to ask for the run count as a start of it, for others would do no better.
         """
@@ -240,6 +274,8 @@ class RunQueue:
             return
         if never_asked:
             run.start()
+        if node_is_gone and run.stepped_at is not None:
+            failure = "preemption"
         run.fail(failure)
         if never_asked and (over := exhausted(self._retries, run.failures)):
             await self.finish(slot, place.turn, "failed", f"{over}; it did not come as far as to begin")
@@ -253,14 +289,41 @@ class RunQueue:
         hangs = idle_s > limit and len(run.failures) < run.starts
         return f"no step for {idle_s:.0f} s; `retries.hang_after_s` is {limit:g}" if hangs else None
 
-    async def finish(self, slot: str, turn: int, status: str, error: str | None = None) -> None:
-        """A run ended; what comes twice, or of an older run, changes nothing."""
+    async def finish(self, slot: str, turn: int, status: str, error: str | None = None) -> bool:
+        """A run ended; what comes twice, or of an older run, changes nothing.
+
+        False if it is to go on elsewhere: it saved itself because its node is taken back.
+        """
         place = self._places[slot]
         async with place.changed:
-            if turn == place.turn and place.run is not None and place.run.ended_at is None:
-                self._admission.end(place.run.run_id, status, error, whole=place.run.is_whole(status))
-                self._end(place.run, status, place.run.reason if status == "stopped" and place.run.reason else error)
+            run = place.run
+            if turn == place.turn and run is not None and run.ended_at is None:
+                reason = run.reason if status == "stopped" else None
+                if reason and reason.startswith(PREEMPTED) and not self._stopping:
+                    run.fail("preemption")
+                    self._admission.settle(run.run_id)
+                    return False
+                self._admission.end(run.run_id, status, error, whole=run.is_whole(status))
+                self._end(run, status, reason or error)
             place.changed.notify_all()
+        return True
+
+    def _preempted(self, slot: str) -> str | None:
+        """Why the workers of `slot` must leave, if one of their nodes is taken back."""
+        if not self._leaving or slot not in self._held:
+            return None
+        from ray_jobs.places import nodes  # here: what knows a run's state need not load Ray
+
+        going = nodes(self._held[slot][1]) & self._leaving.keys()
+        return f"{PREEMPTED}node {self._leaving[going.pop()]} is taken back" if going else None
+
+    async def watch_nodes(self) -> None:
+        """Look for nodes that are to be taken back, as long as the queue lives."""
+        from ray_jobs.places import leaving
+
+        while True:
+            self._leaving = leaving(self._leaving)
+            await asyncio.sleep(NODES_LOOK_S)
 
     def _end(self, run: RunState, status: str, error: str | None) -> None:
         run.end(status, error)
@@ -286,23 +349,37 @@ class RunQueue:
                 await asyncio.wait_for(place.changed.wait_for(has_news), timeout_s)
         return run
 
-    async def hold(self, slot: str, actor_id: str, group: PlacementGroup) -> None:
-        """`slot` starts workers. What it keeps for them Ray gives back when it closes, not when it dies."""
-        self._places.setdefault(slot, _Place()).is_starting = True
+    async def hold(self, slot: str, actor_id: str, group: PlacementGroup) -> bool:
+        """`slot` starts workers; False if it is to give back what it asked for: it was closed meanwhile.
+
+        What a slot keeps for workers Ray gives back when the sweep ends, not when the slot dies.
+        """
+        place = self._places.setdefault(slot, _Place())
+        if place.closed:
+            return False
+        place.is_starting = True
         self._held[slot] = (actor_id, group)
+        return True
+
+    async def free(self, slot: str) -> None:
+        """Give back what `slot`, which closes, holds."""
+        from ray.util import remove_placement_group
+
+        if held := self._held.pop(slot, None):
+            remove_placement_group(held[1])
 
     async def free_the_dead(self) -> None:
         """Give back what slots that died held: the one that came in their place waits for it."""
-        from ray._private.state import actors  # here: what knows a run's state need not load Ray
-        from ray.util import remove_placement_group
+        from ray._private.state import actors
 
         dead = [slot for slot, (actor_id, _) in self._held.items() if actors(actor_id)["State"] == "DEAD"]
         for slot in dead:
-            remove_placement_group(self._held.pop(slot)[1])
+            await self.free(slot)
 
     async def close_admission(self, reason: str, at_once: bool) -> None:
         """Start no further run, for `reason`; with `at_once` those under way save themselves."""
         self._admission.close(reason, at_once)
+        await self._end_waiting("left out", reason)
 
     async def admission(self) -> Admission:
         """What was spent, and how long runs took."""
@@ -311,6 +388,16 @@ class RunQueue:
     async def stop(self) -> None:
         """Ask every run to end at its next report."""
         self._stopping = True
+        await self._end_waiting("stopped", None)
+
+    async def _end_waiting(self, status: str, reason: str | None) -> None:
+        """End the runs that wait for workers: on a cluster without room they would wait for ever to be asked."""
+        for place in self._places.values():
+            async with place.changed:
+                run = place.run
+                if run is not None and run.ended_at is None and run.is_waiting:
+                    self._end(run, status, reason)
+                place.changed.notify_all()
 
     async def halt(self, slot: str, turn: int, error: StoreError) -> None:
         """The store failed under a run, as it would under each that follows: end them all, to be continued."""

@@ -22,6 +22,7 @@ from muon_core.store.open import open_storage
 from muon_core.store.storage import OUT_OF_USE
 from muon_core.store.writer import record_failure
 from muon_core.train import train
+from ray_jobs.retrying import Preempted
 from ray_jobs.run_output import run_output
 from ray_jobs.run_queue import Task
 from ray_jobs.same_store import check_mark
@@ -97,8 +98,8 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
         elif (kind := classify(error)) != "infrastructure":  # of which the slot hears by the worker that died
             ray.get(queue.fail.remote(slot, task.turn, task.starts, kind, traceback.format_exc()))
         raise
-    if distributed.rank() == 0:
-        ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error))
+    if distributed.rank() == 0 and not ray.get(queue.finish.remote(slot, task.turn, outcome.status, outcome.error)):
+        raise Preempted(outcome.error)
 
 
 def _give_up(task: Task, reason: str, queue: Any, slot: str, settings: SlotSettings) -> None:

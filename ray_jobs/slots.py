@@ -15,15 +15,17 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from muon_core.failures import gravest
 from muon_core.progress import Progress
+from ray_jobs.places import has_lost_a_node, take
 from ray_jobs.retrying import Hang
 from ray_jobs.slot_settings import SlotSettings
 from search_spaces.spec import Resources
@@ -53,7 +55,8 @@ class Slot(tune.Trainable):
         self._queue = self._settings.find_queue()
         ray.get(self._queue.free_the_dead.remote())  # this slot may be here in place of one
         self._error: BaseException | None = None
-        self._looked = time.monotonic()
+        self._looked, self._groups = time.monotonic(), 0
+        self._held: PlacementGroup | None = None
         self._group = threading.Thread(target=self._run_group, daemon=True)
         self._group.start()
         self._submit(config)
@@ -76,7 +79,7 @@ class Slot(tune.Trainable):
         settings = self._settings
         trainer = SlotTrainer(
             _work,
-            hold=self._hold,
+            take=self._take,
             lose=self._lose,
             hang=self._hang,
             train_loop_config={"settings": settings, "slot": self._slot},
@@ -97,15 +100,28 @@ class Slot(tune.Trainable):
         except BaseException as error:
             self._error = error
 
-    def _hold(self, place: PlacementGroup) -> None:
-        ray.get(self._queue.hold.remote(self._slot, ray.get_runtime_context().get_actor_id(), place))
+    def _take(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> PlacementGroup:
+        """Wait for a run that needs workers, then ask for their places. Raises NoMoreRuns."""
+        from ray_jobs.trainer import NoMoreRuns
+
+        group = None
+        with contextlib.suppress(RayError):  # the sweep is gone
+            if ray.get(self._queue.wants_workers.remote(self._slot)):
+                self._groups += 1
+                group = self._held = take(f"{self._settings.queue}/{self._slot}/{self._groups}", bundles, strategy)
+            if group and ray.get(self._queue.hold.remote(self._slot, ray.get_runtime_context().get_actor_id(), group)):
+                return group
+        if group:
+            remove_placement_group(group)
+        raise NoMoreRuns
 
     def _lose(self, error: Exception) -> None:
         """Tell the queue what the workers died of. A sweep that is gone needs to hear nothing."""
         workers = getattr(error, "worker_failures", {}).values()
         failure = gravest(workers or [getattr(error, "controller_failure", error)])
         with contextlib.suppress(RayError):
-            ray.get(self._queue.lose.remote(self._slot, failure))
+            gone = failure == "infrastructure" and self._held is not None and has_lost_a_node(self._held)
+            ray.get(self._queue.lose.remote(self._slot, failure, node_is_gone=gone))
 
     def _hang(self) -> Hang | None:
         """Why the workers are given up, asked of the queue now and then."""
@@ -130,9 +146,10 @@ class Slot(tune.Trainable):
                 return _evaluation(state.progress)
 
     def cleanup(self) -> None:
-        """Let the workers leave their loop."""
+        """Let the workers leave their loop; those that take too long lose their places, which others may wait for."""
         ray.get(self._queue.close.remote(self._slot))
         self._group.join(timeout=LEAVE_S)
+        ray.get(self._queue.free.remote(self._slot))
 
 
 def _evaluation(progress: Progress | None) -> dict[str, Any]:
@@ -154,6 +171,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # with it Ray Train prints each line of a run twice
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process for each worker group; the run queue looks for all
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(HEALTH_CHECK_S)),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": os.environ.get("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600"),
     }

@@ -10,7 +10,7 @@ such reasons; the workers and what they see are Ray Train's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.train import FailureConfig, Result
@@ -24,6 +24,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.placement_group import PlacementGroup
@@ -41,8 +42,12 @@ class _FixedSize(FixedScalingPolicy):
         pass
 
 
+class NoMoreRuns(Exception):
+    """There is nothing for workers to do: none are started."""
+
+
 class _Telling(DefaultFailurePolicy):
-    """Says what the workers died of before others are started."""
+    """Says what the workers died of before others are started, unless there is nothing left for them."""
 
     def __init__(self, config: FailureConfig, lose: Callable[[TrainingFailedError], None]) -> None:
         super().__init__(config)
@@ -50,6 +55,8 @@ class _Telling(DefaultFailurePolicy):
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         cause = getattr(training_failed_error, "controller_failure", None)
+        if isinstance(cause, NoMoreRuns):
+            return FailureDecision.RAISE
         if not isinstance(cause, WorkerGroupStartupTimeoutError):  # no node had room for them: they wait on
             self._lose(training_failed_error)
         return super().make_decision(training_failed_error)
@@ -59,7 +66,8 @@ class SlotTrainer(TorchTrainer):
     """A `TorchTrainer` whose controller runs in the calling thread, which must be one of an actor.
 
     Args:
-        hold: called with each placement group as it is asked for: should this process die, Ray keeps it.
+        take: called when workers are to be started, with what each needs and the strategy; it waits until there is
+            something for them to do, and returns the placement group that it asked for. Raises NoMoreRuns.
         lose: called with what the workers died of, each time they do.
         hang: asked each time the workers are looked after; an exception ends them, and others are started.
     """
@@ -67,25 +75,24 @@ class SlotTrainer(TorchTrainer):
     def __init__(
         self,
         *args: Any,
-        hold: Callable[[PlacementGroup], None],
+        take: Callable[[Sequence[Mapping[str, float]], str], PlacementGroup],
         lose: Callable[[TrainingFailedError], None],
         hang: Callable[[], Exception | None],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._hold, self._lose, self._hang = hold, lose, hang
+        self._take, self._lose, self._hang = take, lose, hang
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, _LEFT_OUT)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
-        hold, hang = self._hold, self._hang
+        take, hang = self._take, self._hang
 
         class Held(WorkerGroup):
-            def _create_placement_group(self, *args: Any) -> Any:
-                handle = super()._create_placement_group(*args)
-                hold(handle.placement_group)
-                return handle
+            def _create_placement_group(self, scaling_config: Any, context: Any) -> DefaultPlacementGroupHandle:
+                bundles = [context.resources_per_worker] * context.num_workers
+                return DefaultPlacementGroupHandle(take(bundles, context.placement_strategy))
 
             def poll_status(self, timeout: float | None = None) -> WorkerGroupPollStatus:
                 if error := hang():

@@ -63,6 +63,7 @@ class Display:
         self._total, self._on_ray, self._others = total, on_ray, others or {}
         self._follow, self._stopping = follow, stopping
         self._asked: str | None = None
+        self._waits_for: str | None = None
         self._console = console or Console(file=sys.stderr)  # as it is now: progress is no output of a run
         self._states: list[RunState] = []
         self._standing: Standing | None = None
@@ -106,6 +107,10 @@ class Display:
             # A panel shows what begins.
             if state.status not in ("waiting", "left out") and (not self._live or state.status != "running"):
                 self._say(_event(state))
+        waits_for = _waits_for(states)
+        if waits_for and waits_for != self._waits_for and not self._live:
+            self._say(waits_for)
+        self._waits_for = waits_for
         self._say_left_out([state for state in changed if state.status == "left out"])
         if not self._live and time.monotonic() - self._spoke > HEARTBEAT_S:
             running = [_where(state) for state in states if state.status == "running"]
@@ -162,7 +167,7 @@ class Display:
         return "training" if any(state.progress for state in states) else "starting workers"
 
     def _facts(self, states: list[RunState]) -> list[Text]:
-        found: list[Text] = []
+        found = [Text(self._waits_for, "yellow")] if self._waits_for else []
         standing = self._standing
         if standing and (standing.usd or standing.committed_usd):
             found.append(Text(spent_text(standing.usd, standing.committed_usd)))
@@ -189,6 +194,11 @@ class Display:
             except Exception as error:
                 log.debug("the panel could not look at the store: %r", error)
             pause = max(LOOK_S, 4 * (time.monotonic() - begin))
+
+
+def _waits_for(states: list[RunState]) -> str | None:
+    """What the runs wait for that have no workers."""
+    return next((state.waits_for for state in states if state.waits_for), None)
 
 
 def _kind(reason: str | None) -> str:

@@ -24,9 +24,12 @@ class Launch:
     module: ModuleType
     patch: pytest.MonkeyPatch
 
-    def slots(self, held: dict[str, float], resources: Resources = GPU, *, private: bool = False) -> int:
-        """Of twenty runs, on a Ray that holds so much."""
+    def slots(
+        self, held: dict[str, float], resources: Resources = GPU, *, private: bool = False, grows: bool = False
+    ) -> int:
+        """Of twenty runs, on a Ray that holds so much, and may get more if it `grows`."""
         self.patch.setattr(self.module.ray, "cluster_resources", lambda: held)
+        self.patch.setattr(self.module, "can_grow", lambda: grows)
         count: int = self.module._slots(resources, 20, private=private)
         return count
 
@@ -54,6 +57,11 @@ def test_slots_of_a_cluster_that_starts_from_nothing_are_what_its_head_can_drive
     launch: Launch, memory: float, count: int
 ) -> None:
     assert launch.slots({"memory": memory * SLOT_MEMORY}) == count
+
+
+def test_slots_of_a_cluster_that_grows_ask_for_more_than_is_up(launch: Launch) -> None:
+    assert launch.slots({"CPU": 4, "GPU": 2, "memory": 8.0 * SLOT_MEMORY}, grows=True) == 8
+    assert launch.slots({"CPU": 40, "GPU": 20, "memory": 4.0 * SLOT_MEMORY}, grows=True) == 10
 
 
 def test_slots_are_what_was_asked_for(launch: Launch) -> None:
@@ -96,6 +104,8 @@ def test_a_folder_serves_a_cluster_only_where_all_runs_reach_it(
         raise Connected
 
     launch.patch.setattr(launch.module, "connected", joined)
+    launch.patch.setattr(launch.module, "give_back_of_the_dead", lambda: None)
+    launch.patch.setattr(launch.module, "can_grow", lambda: False)
     launch.patch.setattr(launch.module.ray, "nodes", lambda: [{"Alive": state} for state in alive])
     launch.patch.setattr(launch.module.ray, "cluster_resources", lambda: {"CPU": cpus})
     launch.patch.setattr(launch.module.ray, "remote", remote)

@@ -1,6 +1,7 @@
 """The queue without Ray: which run a slot's workers get, and what they and the trial hear."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -8,8 +9,11 @@ from muon_core.failures import Kind
 from muon_core.progress import Progress
 from muon_core.store.storage import StoreError
 from ray_jobs import run_queue
+from ray_jobs.retrying import Preempted
 from ray_jobs.run_queue import RunQueue, RunState
 from search_spaces.limits import Retries
+
+PLACES: Any = object()  # a placement group, which the queue only keeps
 
 
 def progress(step: int, val_loss: float | None = None) -> Progress:
@@ -304,5 +308,93 @@ def test_a_run_hangs_when_no_step_comes_after_one_of_this_start(monkeypatch: pyt
                 assert await each.hang("slot") is None  # it is being started again
             await each.finish("slot", turn, "done")
             assert await each.hang("slot") is None
+
+    asyncio.run(story())
+
+
+def test_runs_that_wait_for_workers_end_when_the_sweep_is_to_end() -> None:
+    """On a cluster without room nobody would ever ask for them."""
+
+    async def story() -> None:
+        stopped, closed = RunQueue(), RunQueue()
+        for queue in (stopped, closed):
+            await queue.submit("busy", "a", "{}")
+            await queue.next("busy")
+            await queue.submit("lost its workers", "b", "{}")
+            await queue.next("lost its workers")
+            await queue.lose("lost its workers", "infrastructure")
+            await queue.submit("never had any", "c", "{}")
+        await stopped.stop()
+        await closed.close_admission("stop: asked for", at_once=False)
+        await closed.submit("idle", "d", "{}")
+        told = [[(run.run_id, run.status, run.error) for run in await queue.runs()] for queue in (stopped, closed)]
+        assert told[0] == [("a", "running", None), ("b", "stopped", None), ("c", "stopped", None)]
+        reason = "stop: asked for"
+        assert told[1] == [
+            ("a", "running", None),
+            ("b", "left out", reason),
+            ("c", "left out", reason),
+            ("d", "left out", reason),
+        ]
+
+    asyncio.run(story())
+
+
+def test_workers_are_started_only_for_a_run_and_never_once_the_slot_closes() -> None:
+    async def story() -> None:
+        queue = RunQueue()
+        wanted = asyncio.create_task(queue.wants_workers("slot"))
+        await asyncio.sleep(0)
+        assert not wanted.done()
+        turn = await queue.submit("slot", "r", "{}")
+        assert await wanted
+        await queue.next("slot")
+        await queue.finish("slot", turn, "failed", "boom")
+        wanted = asyncio.create_task(queue.wants_workers("slot"))
+        await asyncio.sleep(0)
+        assert not wanted.done()  # the run failed and there is no other yet
+        await queue.close_all()
+        assert not await wanted
+        assert not await queue.hold("slot", "actor", PLACES)
+
+    asyncio.run(story())
+
+
+def test_a_run_whose_node_is_taken_back_saves_itself_and_goes_on_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_jobs.places.nodes", lambda group: {"n1", "n2"})
+
+    async def story() -> None:
+        queue = RunQueue(retries=Retries(infrastructure=0))
+        turn = await queue.submit("slot", "r", "{}")
+        await queue.hold("slot", "actor", PLACES)
+        await queue.next("slot")
+        assert await queue.report("slot", turn, progress(0)) is True
+        queue._leaving = {"n2": "10.0.0.2", "n9": "10.0.0.9"}
+        reason = await queue.report("slot", turn, progress(3))
+        assert reason == "preempted: node 10.0.0.2 is taken back"
+        assert not await queue.finish("slot", turn, "stopped", reason)
+        with pytest.raises(Preempted, match=r"10\.0\.0\.2"):  # which ends these workers; others are started elsewhere
+            await queue.next("slot")
+        queue._leaving = {}
+        task = await queue.next("slot")
+        assert task is not None
+        assert (task.starts, task.failure, task.over) == (2, "preemption", None)
+        assert await queue.finish("slot", turn, "done")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("steps", "failure"), [(0, "infrastructure"), (1, "preemption")])
+def test_a_node_that_is_gone_was_taken_back_unless_the_run_made_no_step(steps: int, failure: Kind) -> None:
+    async def story() -> None:
+        queue = RunQueue()
+        turn = await queue.submit("slot", "r", "{}")
+        await queue.next("slot")
+        for step in range(steps + 1):
+            await queue.report("slot", turn, progress(step))
+        await queue.lose("slot", "infrastructure", node_is_gone=True)
+        task = await queue.next("slot")
+        assert task is not None
+        assert task.failure == failure
 
     asyncio.run(story())
