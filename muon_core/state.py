@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,9 +47,9 @@ class TrainState:
     updates: dict[str, Tensor] = field(default_factory=dict)
 
 
-def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch) -> TrainState:
-    """Model, optimizers and data at step 0."""
-    data = load_data(config.data, config.model.vocab_size)
+def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, tokens: Path | None = None) -> TrainState:
+    """Model, optimizers and data at step 0; `tokens` is the folder of those that were prepared elsewhere."""
+    data = load_data(config.data, config.model.vocab_size, tokens)
     distributed.check_alike(
         "their tokens (data_hash)", data.data_hash, f"corpus {config.data.corpus!r} is not the same text on both nodes"
     )

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -73,6 +74,7 @@ def train(
     failure: Kind = "infrastructure",
     rate: Rate = LOCAL,
     claimed: Callable[[str], None] = lambda attempt: None,
+    tokens: Path | None = None,
 ) -> Outcome:
     """Train `config` to its end and write its rows to `storage` (None: nowhere). All ranks call it alike.
 
@@ -86,6 +88,7 @@ def train(
         failure: what ended that attempt.
         rate: what the machines cost, for the ledger.
         claimed: told on rank 0, before anything is loaded, the id of the attempt that begins.
+        tokens: folder with the corpus prepared, where that was done elsewhere; None prepares it if needed.
     Raises: whatever goes wrong, after it was recorded as a failed run. A diverged run is a result, not an error.
     """
     lease, holder = _claim(config, storage, after, failure, rate) if storage else (None, None)
@@ -100,7 +103,7 @@ def train(
             if lease:
                 lease.withdraw()
             return _outcome_of(end)
-        _train(config, storage, recorder, report, device or torch.device("cpu"), resume=resume)
+        _train(config, storage, recorder, report, device or torch.device("cpu"), tokens, resume=resume)
     finally:
         if lease and recorder.status == "running":
             lease.end("lost", failure="infrastructure")
@@ -115,6 +118,7 @@ def _train(
     recorder: Recorder,
     report: Report,
     device: torch.device,
+    tokens: Path | None,
     *,
     resume: bool,
 ) -> None:
@@ -123,7 +127,7 @@ def _train(
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
-        state = prepare(config, device, recorder.stopwatch)
+        state = prepare(config, device, recorder.stopwatch, tokens)
         facts = start_facts(config, state)
         # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.
         point = restore(config, state, recorder, storage) if storage and resume else None

@@ -128,7 +128,8 @@ def _tune(
         scheduler = EarlyStopping(terms.comparison, compared[0].steps, queue.end_early.remote)
 
     def task(run: RunConfig) -> dict[str, Any]:
-        return {"run_id": run.run_id, "config": run.model_dump_json(), "again": run.run_id in terms.again}
+        told = {"config": run.model_dump_json(), "again": run.run_id in terms.again, "tokens": terms.tokens_of(run)}
+        return {"run_id": run.run_id} | told
 
     space: dict[str, Any] = {"settings": settings}
     if terms.search:

@@ -47,6 +47,8 @@ class Task:
     """Why it is not to be trained again but to be recorded as failed."""
     again: bool = False
     """Train it from the first step, although it is finished."""
+    tokens: str | None = None
+    """`data_hash` of what the store has for it to train on; None: its node prepares that itself."""
     log: str = field(default_factory=next_start)
     """Names this start of the run in the keys of its log."""
 
@@ -139,6 +141,7 @@ class _Place:
     """How many runs the slot has been given: the newest one's number, by which late news of an older one is known."""
     config: str | None = None
     again: bool = False
+    tokens: str | None = None
     run: RunState | None = None
     is_starting: bool = False
     """Whether workers are being started that have not asked for a run yet."""
@@ -170,12 +173,13 @@ class RunQueue:
         self._stopping = False
         self._halted: StoreError | None = None
 
-    async def submit(self, slot: str, run_id: str, config: str, again: bool = False) -> int:
+    async def submit(self, slot: str, run_id: str, config: str, again: bool = False, tokens: str | None = None) -> int:
         """Give `slot` its next run; returns the turn, by which the run is known from now on."""
         place = self._places.setdefault(slot, _Place())
         async with place.changed:
             place.turn += 1
-            place.config, place.again, place.run = config, again, RunState(run_id, slot)
+            place.config, place.again, place.tokens = config, again, tokens
+            place.run = RunState(run_id, slot)
             self._runs[run_id] = place.run
             if self._admission.closed:
                 self._end(place.run, "left out", self._admission.closed[0])
@@ -229,7 +233,7 @@ class RunQueue:
             # Workers that take over from dead ones go on with the attempt that these began.
             again = place.again and not run.is_begun
             failure = run.failures[-1] if run.failures else None
-            return Task(place.turn, place.config, run.starts, run.attempt, failure, over, again)
+            return Task(place.turn, place.config, run.starts, run.attempt, failure, over, again, place.tokens)
 
     async def claim(self, slot: str, turn: int, attempt: str) -> None:
         """Workers hold the run's lease by `attempt`: should they die, that is over, whatever the ledger says of it."""

@@ -14,6 +14,7 @@ from ray.train.torch import get_device
 
 from muon_core import distributed
 from muon_core.config.run import RunConfig
+from muon_core.data.sharing import fetch
 from muon_core.failures import classify
 from muon_core.progress import Progress
 from muon_core.recorder import start_record
@@ -91,6 +92,7 @@ def _train_task(task: Task, queue: Any, slot: str, settings: SlotSettings, rate:
                 failure=task.failure or "infrastructure",
                 rate=rate,
                 claimed=lambda attempt: queue.claim.remote(slot, task.turn, attempt),
+                tokens=fetch(task.tokens, storage) if task.tokens else None,
             )
     except Exception as error:
         if isinstance(error, OUT_OF_USE):

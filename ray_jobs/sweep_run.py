@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from muon_core.config.run import RunConfig
+from muon_core.config.run import DataConfig, RunConfig
 from muon_core.statuses import record_told, status_told
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
@@ -90,12 +90,11 @@ def train_all(
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
         coming = (*todo, *(planned.to_choose if search else ()))
-        if coming and not place.address:
-            _prepare_data([run.config for run in coming], say)
+        tokens = _prepare_data([run.config for run in coming], storage if place.address else None, say)
         while True:
             if stops.request:
                 raise SweepStopped(stops.request)
-            terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison, search)
+            terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison, tokens, search)
             if not todo and search and (first := search.next()):
                 todo = [first]  # before Ray starts, for there may be none
             states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []
@@ -190,10 +189,21 @@ def _train(
         )
 
 
-def _prepare_data(configs: Sequence[RunConfig], say: Callable[[str], None]) -> None:
-    """Tokenize what the runs read, once, before workers would each do it; bad data is an error before Ray starts."""
-    from muon_core.data.shards import prepare
+def _prepare_data(
+    configs: Sequence[RunConfig], storage: Storage | None, say: Callable[[str], None]
+) -> dict[tuple[DataConfig, int], str]:
+    """Tokenize what the runs read, once, before workers would each do it; bad data is an error before Ray starts.
 
+    Where the workers are on other machines it is put into `storage` for them; returns what was, by data and vocabulary.
+    """
+    from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
+
+    kept = {}
     for data, vocab_size in dict.fromkeys((config.data, config.model.vocab_size) for config in configs):
         say(f"tokens: corpus {data.corpus}, vocabulary {vocab_size}")
-        prepare(data, vocab_size)
+        folder = prepare(data, vocab_size)
+        if storage:
+            from muon_core.data.sharing import publish
+
+            kept[data, vocab_size] = publish(folder, storage)
+    return kept

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from muon_core.config.run import DataConfig, RunConfig
 from ray_jobs.admission import Admission
 from ray_jobs.prices import Prices, load_prices
 from ray_jobs.searching import Search
@@ -39,8 +40,14 @@ class Terms:
     """Which runs may start, and go on."""
     comparison: Comparison | None = None
     """Which runs end early for doing worse than others; None: none. Takes Ray."""
+    tokens: Mapping[tuple[DataConfig, int], str] = field(default_factory=dict)
+    """`data_hash` of what the store has for the nodes to train on, by data and vocabulary; they prepare the others."""
     search: Search | None = None
     """Chooses further runs when there is a place for them; None: there are no others."""
+
+    def tokens_of(self, run: RunConfig) -> str | None:
+        """`data_hash` of what the store has for `run`."""
+        return self.tokens.get((run.data, run.model.vocab_size))
 
     @property
     def to_choose(self) -> int:

@@ -69,9 +69,12 @@ class TokenData:
         return torch.from_numpy(rows.astype(np.int64))
 
 
-def load_data(data: DataConfig, vocab_size: int, cache: Path | None = None) -> TokenData:
-    """Prepare the corpus if needed and open its shards. Raises ValueError and StoreError as `shards.prepare` does."""
-    return TokenData.open(prepare(data, vocab_size, cache), data)
+def load_data(data: DataConfig, vocab_size: int, prepared: Path | None = None) -> TokenData:
+    """Open the shards of `data`, which lie in the folder `prepared`, or are prepared if needed.
+
+    Raises ValueError and StoreError as `shards.prepare` does.
+    """
+    return TokenData.open(prepared or prepare(data, vocab_size), data)
 
 
 @lru_cache(maxsize=4)  # a batch may straddle two epochs, and two runs may take turns in a process

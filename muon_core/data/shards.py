@@ -13,6 +13,7 @@ import io
 import json
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def prepare(data: DataConfig, vocab_size: int, cache: Path | None = None) -> Pat
     root = cache or default_cache()
     digest = data.corpus_sha256 or corpus_sha256(data.corpus, root)
     folder = root / _folder_name(digest, data.validation_share, vocab_size)
-    if not _is_complete(folder):
+    if not is_complete(folder):
         texts = documents(data.corpus)
         if (found := documents_sha256(texts)) != digest:
             raise ValueError(
@@ -87,7 +88,8 @@ def _folder_name(corpus_hash: str, share: float, vocab_size: int) -> str:
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
 
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds all that a prepared one does."""
     return all((folder / name).is_file() for name in (TRAIN, VALIDATION, TOKENIZER, INDEX))
 
 
@@ -106,7 +108,7 @@ def _build(folder: Path, texts: list[Document], corpus_hash: str, share: float, 
     }
     facts = {
         "format": FORMAT,
-        "data_hash": hashlib.sha256(canonical_json(content).encode()).hexdigest(),
+        "data_hash": content_hash(content),
         "corpus_sha256": corpus_hash,
         "documents": {name: len(side) for name, side in sides.items()},
         "vocab_size": vocab_size,
@@ -116,6 +118,11 @@ def _build(folder: Path, texts: list[Document], corpus_hash: str, share: float, 
     aside.put(TOKENIZER, model)
     aside.put(INDEX, json.dumps(facts | content, indent=2).encode())
     _publish(aside.root, folder)
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """The `data_hash` of an index: sha256 over `tokenizer_sha256`, `split` and `shards`."""
+    return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
 def _train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
@@ -158,7 +165,7 @@ def _publish(aside: Path, folder: Path) -> None:
         aside.rename(folder)
     except OSError as error:
         shutil.rmtree(aside)
-        if not _is_complete(folder):  # else another process was first, with the same content
+        if not is_complete(folder):  # else another process was first, with the same content
             raise StoreError(f"{folder} is damaged ({error.strerror}); remove it and start again") from error
 
 

@@ -10,6 +10,7 @@
     stops/<sweep>/<id>.json                                              a wish that who runs the sweep ends it
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
     logs/<run>/<start>.r<rank>.<lo>-<hi>.txt                             bytes [lo, hi) of what a rank printed
+    data/<data_hash>/<file>/<part>                                       tokens that a cluster's nodes fetch
     schema/<version>.json                                                marks what release may read it
     clock/<nonce>                                                        written and removed to learn the store's time
 

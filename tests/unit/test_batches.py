@@ -61,7 +61,7 @@ def test_validation_windows_are_spread_evenly() -> None:
 
 def test_load_data_opens_what_prepare_makes(corpus: Path, tmp_path: Path) -> None:
     data = DataConfig(corpus=str(corpus), seq_len=32, validation_tokens=500, validation_share=0.05)
-    loaded = load_data(data, 512, tmp_path)
+    loaded = load_data(data, 512, prepare(data, 512, tmp_path))
     index = read_index(prepare(data, 512, tmp_path))
     assert len(loaded.train) == index["shards"]["train.npy"]["tokens"]
     assert loaded.data_hash == index["data_hash"]
