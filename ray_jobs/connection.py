@@ -39,6 +39,8 @@ def connected(
     for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the display and the runs' records tell of failures
     leave_signals()
+    # Twenty lines of a node's log for each node that is lost, on the driver's terminal.
+    ray._private.worker.listen_error_messages = lambda worker, stopped: None
     with _ended_whole() as stack:
         folder = None
         if address is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import ray
@@ -46,16 +46,13 @@ def leaving(known: Mapping[str, str]) -> dict[str, str]:
     return {node: known.get(node, node) for node in found}
 
 
-def has_lost_a_node(group: PlacementGroup) -> bool:
-    """Whether a node is gone on which `group` had places.
+def has_lost_a_node(group: PlacementGroup, before: Set[str]) -> bool:
+    """Whether a node is gone on which `group` had places, `before` or when last seen.
 
     Ray hears of a node that is switched off only by its silence, later than the workers elsewhere that were connected
     to it. So a node that does not answer is waited for until Ray gives it up: before, it would be given work again.
     """
-    facts = placement_group_table(group)
-    if facts["state"] == "RESCHEDULING":
-        return True
-    on, deadline = nodes(group), time.monotonic() + GIVEN_UP_S
+    on, deadline = before or nodes(group), time.monotonic() + GIVEN_UP_S
     while True:
         alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
         if on - alive.keys():

@@ -25,7 +25,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from muon_core.failures import gravest
 from muon_core.progress import Progress
-from ray_jobs.places import has_lost_a_node, take
+from ray_jobs.places import has_lost_a_node, nodes, take
 from ray_jobs.retrying import Hang
 from ray_jobs.slot_settings import SlotSettings
 from search_spaces.spec import Resources
@@ -57,6 +57,7 @@ class Slot(tune.Trainable):
         self._error: BaseException | None = None
         self._looked, self._groups = time.monotonic(), 0
         self._held: PlacementGroup | None = None
+        self._nodes: set[str] = set()
         self._group = threading.Thread(target=self._run_group, daemon=True)
         self._group.start()
         self._submit(config)
@@ -108,6 +109,7 @@ class Slot(tune.Trainable):
         with contextlib.suppress(RayError):  # the sweep is gone
             if ray.get(self._queue.wants_workers.remote(self._slot)):
                 self._groups += 1
+                self._nodes = set()
                 group = self._held = take(f"{self._settings.queue}/{self._slot}/{self._groups}", bundles, strategy)
             if group and ray.get(self._queue.hold.remote(self._slot, ray.get_runtime_context().get_actor_id(), group)):
                 return group
@@ -120,11 +122,13 @@ class Slot(tune.Trainable):
         workers = getattr(error, "worker_failures", {}).values()
         failure = gravest(workers or [getattr(error, "controller_failure", error)])
         with contextlib.suppress(RayError):
-            gone = failure == "infrastructure" and self._held is not None and has_lost_a_node(self._held)
+            gone = failure == "infrastructure" and self._held is not None and has_lost_a_node(self._held, self._nodes)
             ray.get(self._queue.lose.remote(self._slot, failure, node_is_gone=gone))
 
     def _hang(self) -> Hang | None:
-        """Why the workers are given up, asked of the queue now and then."""
+        """Why the workers are given up, asked of the queue now and then; it is called while they are at work."""
+        if self._held and not self._nodes:
+            self._nodes = nodes(self._held)
         if time.monotonic() - self._looked < HANG_LOOK_S:
             return None
         self._looked = time.monotonic()
