@@ -1,0 +1,121 @@
+"""The cluster of cluster-local.yaml on hosts of this machine, with its laptop and an S3 server that all of them reach."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cluster.hosts import SYSTEM_PATH, Host, hosts, network
+from servers.s3_servers import BUCKET, S3Server, running
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "cluster-local.yaml"
+COPY = "/root/cluster-local.yaml"  # on the laptop
+STORE = f"s3://{BUCKET}/results"
+CPUS = 2  # of each host, however many this machine has
+PATH = f"/root/.venv/bin:{SYSTEM_PATH}"
+UP_TIMEOUT_S, COMMAND_TIMEOUT_S = 180.0, 300.0
+
+
+def tested(shipped: dict[str, Any], head: str, workers: list[str]) -> dict[str, Any]:
+    """The shipped configuration for these addresses.
+
+    Beside them the user differs, and what hosts have before: an environment, which sees the code where it is copied to,
+    and a number of CPUs.
+    """
+    config = copy.deepcopy(shipped)
+    config["provider"] |= {"head_ip": head, "worker_ips": workers}
+    config["auth"]["ssh_user"] = "root"
+    _replace(config["setup_commands"], "pip install", "grep -q muon ~/.bashrc || sed -i '1i export PYTHONPATH=$HOME/muon' ~/.bashrc")
+    starts = config["worker_start_ray_commands"]
+    _replace(starts, "ray start ", starts[-1].replace("ray start ", f"ray start --num-cpus={CPUS} "))
+    return config
+
+
+def _replace(commands: list[str], holding: str, by: str) -> None:
+    (place,) = [number for number, command in enumerate(commands) if holding in command]
+    commands[place] = by
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Hosts, and what is typed on the laptop."""
+
+    head: Host
+    workers: list[Host]
+    laptop: Host
+    s3: S3Server
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def on_laptop(self, *words: str, timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+        """A command in the folder of the project, waited for."""
+        return subprocess.run(self._laptop(*words), capture_output=True, text=True, timeout=timeout_s)
+
+    def typed(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The same, which must succeed."""
+        done = self.on_laptop(*words)
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        return done
+
+    def up(self) -> None:
+        """As the head of the file says."""
+        self.typed("ray", "up", COPY, "--no-config-cache", "-y")
+
+    def down(self) -> None:
+        self.typed("ray", "down", COPY, "-y")
+
+    def start_sweep(self, spec: Path) -> subprocess.Popen[str]:
+        """Begin a sweep of the file `spec`, or go on with it; returns what follows it to its end."""
+        (self.laptop.home / spec.name).write_bytes(spec.read_bytes())
+        self.typed("ray", "rsync-up", COPY, f"/root/{spec.name}", f"/root/{spec.name}")
+        run = f"muon sweep run ~/{spec.name} --address auto --yes --store {STORE}"
+        command = self._laptop("ray", "exec", COPY, run)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.started.append(process)
+        return process
+
+    def kill_what_it_started(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+    def _laptop(self, *words: str) -> list[str]:
+        settings = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+        return self.laptop.command(*words, folder=str(ROOT), PATH=PATH, **settings)
+
+
+@contextmanager
+def cluster(*workers: str) -> Iterator[Cluster]:
+    """Hosts for a head, these workers and a laptop, all on, with the configuration, and none of them with Ray yet."""
+    visible = sorted({Path(sys.base_prefix), Path(sys.prefix), Path(sys.prefix).resolve(), ROOT})
+    with ExitStack() as stack:
+        net = stack.enter_context(network())
+        s3 = stack.enter_context(running("ministack", net.folder / "s3", host=net.gateway))
+        names = ["head", *workers, "laptop"]
+        head, *others, laptop = stack.enter_context(hosts(net, names, lambda home: install(home, s3), visible))
+        config = tested(yaml.safe_load(SHIPPED.read_text()), head.address, [worker.address for worker in others])
+        (laptop.home / Path(COPY).name).write_text(yaml.safe_dump(config))
+        shutil.copy(net.private_key, laptop.home / ".ssh" / "id_ed25519")
+        made = Cluster(head, others, laptop, s3)
+        stack.callback(made.kill_what_it_started)
+        made.typed("bash", "-c", "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
+        yield made
+
+
+def install(home: Path, s3: S3Server) -> None:
+    """What every machine has: a user's files as the system gives them, the environment, and credentials for S3."""
+    for name in (".bashrc", ".profile"):
+        shutil.copy(Path("/etc/skel", name), home)
+    (home / ".venv").symlink_to(sys.prefix)
+    (home / ".aws").mkdir(mode=0o700)
+    keys = f"aws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n"
+    (home / ".aws" / "credentials").write_text(f"[default]\n{keys}")
+    (home / ".aws" / "config").write_text(f"[default]\nregion = us-east-1\nendpoint_url = {s3.endpoint}\n")
