@@ -3,20 +3,20 @@
 set -e
 hostname "$NAME"
 mount --make-rprivate /
-kept=$DISK/kept  # where VISIBLE is while folders above it are replaced
-number=0
-while read -r path; do
-    number=$((number + 1)); mkdir -p "$kept/$number"; mount --bind "$path" "$kept/$number"
-done <<< "$VISIBLE"
+mapfile -t visible < <(printf '%s' "$VISIBLE")
+for number in "${!visible[@]}"; do  # aside, while folders above them are replaced
+    mkdir -p "$DISK/kept/$number"
+    mount --bind "${visible[number]}" "$DISK/kept/$number"
+done
 mount --rbind "$DISK/root" /root
 mount --rbind "$DISK/tmp" /tmp
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mkdir -p /run/sshd
-number=0
-while read -r path; do
-    number=$((number + 1)); mkdir -p "$path"; mount --bind "$kept/$number" "$path"
-done <<< "$VISIBLE"
+for number in "${!visible[@]}"; do
+    mkdir -p "${visible[number]}"
+    mount --bind "$DISK/kept/$number" "${visible[number]}"
+done
 printf '127.0.0.1 localhost\n%s %s\n' "$ADDRESS" "$NAME" > /run/hosts
 mount --bind /run/hosts /etc/hosts
 ip link set lo up

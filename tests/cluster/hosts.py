@@ -84,7 +84,8 @@ class Host:
     install: Callable[[Path], None]
     visible: Sequence[Path]
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    _init: int = field(default=0, init=False)
+    first_process: int = field(default=0, init=False)
+    """Its id on this machine; with it all others of the host end."""
 
     @property
     def address(self) -> str:
@@ -120,10 +121,10 @@ class Host:
                 env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + UP_TIMEOUT_S
-        self._init = self._first_process(deadline)
+        self.first_process = self._find_first_process(deadline)
         # A machine keeps the address of its card when it is started again; others would look for the old one.
         card = f"02:00:{':'.join(f'{byte:02x}' for byte in ipaddress.ip_address(self.address).packed)}"
-        ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "address", card, "netns", str(self._init))
+        ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "address", card, "netns", str(self.first_process))
         ip("link", "set", self._link, "master", self.network.bridge, "up")
         while self._ssh("true").returncode:
             if time.monotonic() > deadline or self._process.poll() is not None:
@@ -131,21 +132,21 @@ class Host:
             time.sleep(0.1)
 
     def cut(self) -> None:
-        """Cut it off and kill all it runs at once: nobody is told, and /run and /dev/shm are lost. Off, it stays off."""
+        """Cut it off and kill all it runs at once: nobody is told, /run and /dev/shm are lost. Off, it stays off."""
         if self._process is None:
             return
         subprocess.run(["ip", "link", "delete", self._link], capture_output=True)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._init or self._process.pid, signal.SIGKILL)
+            os.kill(self.first_process or self._process.pid, signal.SIGKILL)
         self._process.wait()
-        self._process, self._init = None, 0
+        self._process, self.first_process = None, 0
 
     def command(self, *words: str, folder: str = "/root", **environment: str) -> list[str]:
         """What runs `words` on it in `folder`, as root, without a login."""
         settings = {"HOME": "/root", "PATH": SYSTEM_PATH, "LANG": "C.UTF-8"} | environment
         spaces = ["--net", "--mount", "--pid", "--uts", "--ipc", f"--wdns={folder}"]
         variables = (f"{name}={value}" for name, value in settings.items())
-        return ["nsenter", "-t", str(self._init), *spaces, "env", "-i", *variables, *words]
+        return ["nsenter", "-t", str(self.first_process), *spaces, "env", "-i", *variables, *words]
 
     def log(self) -> str:
         """What its first process and sshd said, the end of it."""
@@ -159,7 +160,7 @@ class Host:
         shutil.copy(self.network.private_key.with_suffix(".pub"), self.home / ".ssh" / "authorized_keys")
         self.install(self.home)
 
-    def _first_process(self, deadline: float) -> int:
+    def _find_first_process(self, deadline: float) -> int:
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         while not (found := children.read_text().split()):

@@ -1,4 +1,4 @@
-"""The cluster of cluster-local.yaml on hosts of this machine, with its laptop and an S3 server that all of them reach."""
+"""The cluster of cluster-local.yaml on hosts of this machine, with a laptop and an S3 server that all of them reach."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +36,11 @@ def tested(shipped: dict[str, Any], head: str, workers: list[str]) -> dict[str, 
     config = copy.deepcopy(shipped)
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
     config["auth"]["ssh_user"] = "root"
-    _replace(config["setup_commands"], "pip install", "grep -q muon ~/.bashrc || sed -i '1i export PYTHONPATH=$HOME/muon' ~/.bashrc")
+    _replace(
+        config["setup_commands"],
+        "pip install",
+        "grep -q muon ~/.bashrc || sed -i '1i export PYTHONPATH=$HOME/muon' ~/.bashrc",
+    )
     starts = config["worker_start_ray_commands"]
     _replace(starts, "ray start ", starts[-1].replace("ray start ", f"ray start --num-cpus={CPUS} "))
     return config
@@ -45,6 +51,41 @@ def _replace(commands: list[str], holding: str, by: str) -> None:
     commands[place] = by
 
 
+class Followed:
+    """A command that runs on the laptop, and what it prints, line by line, as it comes."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.lines: list[tuple[float, str]] = []
+        """Seconds since 1970, and what was printed then."""
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        self.lines.extend((time.time(), line.rstrip()) for line in self._process.stdout)
+
+    @property
+    def text(self) -> str:
+        """All it printed so far."""
+        return "\n".join(line for _, line in self.lines)
+
+    @property
+    def is_going(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, timeout_s: float) -> int:
+        """Its exit code. Raises subprocess.TimeoutExpired."""
+        code = self._process.wait(timeout_s)
+        self._reader.join()
+        return code
+
+    def kill(self) -> None:
+        """End it, if it goes on, without asking."""
+        self._process.kill()
+        self.wait(timeout_s=10)
+
+
 @dataclass(slots=True)
 class Cluster:
     """Hosts, and what is typed on the laptop."""
@@ -53,39 +94,44 @@ class Cluster:
     workers: list[Host]
     laptop: Host
     s3: S3Server
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    _followed: list[Followed] = field(default_factory=list)
 
-    def on_laptop(self, *words: str, timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
-        """A command in the folder of the project, waited for."""
-        return subprocess.run(self._laptop(*words), capture_output=True, text=True, timeout=timeout_s)
-
-    def typed(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """The same, which must succeed."""
-        done = self.on_laptop(*words)
+    def typed(self, *words: str) -> str:
+        """What a command prints that is typed in the folder of the project, and that must succeed."""
+        command = self._laptop(*words)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        return done
+        return done.stdout
 
     def up(self) -> None:
         """As the head of the file says."""
         self.typed("ray", "up", COPY, "--no-config-cache", "-y")
 
     def down(self) -> None:
+        """As the head of the file says."""
         self.typed("ray", "down", COPY, "-y")
 
-    def start_sweep(self, spec: Path) -> subprocess.Popen[str]:
-        """Begin a sweep of the file `spec`, or go on with it; returns what follows it to its end."""
-        (self.laptop.home / spec.name).write_bytes(spec.read_bytes())
+    def start_sweep(self, spec: Path) -> Followed:
+        """Begin the sweep of the file `spec`, or go on with it, and follow it to its end."""
+        shutil.copy(spec, self.laptop.home)
         self.typed("ray", "rsync-up", COPY, f"/root/{spec.name}", f"/root/{spec.name}")
-        run = f"muon sweep run ~/{spec.name} --address auto --yes --store {STORE}"
-        command = self._laptop("ray", "exec", COPY, run)
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.started.append(process)
-        return process
+        # Ray's ssh gives every command a terminal, where a panel would be painted.
+        run = f"set -o pipefail; muon sweep run ~/{spec.name} --address auto --yes --store {STORE} 2>&1 | cat"
+        return self.follow(self._laptop("ray", "exec", COPY, run))
 
-    def kill_what_it_started(self) -> None:
-        for process in self.started:
-            process.kill()
-            process.wait()
+    def watch_nodes(self) -> Followed:
+        """Follow which nodes Ray takes for alive: see `watch_nodes.py`."""
+        script = ROOT / "tests" / "cluster" / "watch_nodes.py"
+        return self.follow(self.head.command("python", str(script), PATH=PATH, RAY_AUTH_MODE="token"))
+
+    def follow(self, command: list[str]) -> Followed:
+        """Start `command`, which ends with the cluster at the latest."""
+        self._followed.append(Followed(command))
+        return self._followed[-1]
+
+    def stop_following(self) -> None:
+        for followed in self._followed:
+            followed.kill()
 
     def _laptop(self, *words: str) -> list[str]:
         settings = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
@@ -105,7 +151,7 @@ def cluster(*workers: str) -> Iterator[Cluster]:
         (laptop.home / Path(COPY).name).write_text(yaml.safe_dump(config))
         shutil.copy(net.private_key, laptop.home / ".ssh" / "id_ed25519")
         made = Cluster(head, others, laptop, s3)
-        stack.callback(made.kill_what_it_started)
+        stack.callback(made.stop_following)
         made.typed("bash", "-c", "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
         yield made
 
