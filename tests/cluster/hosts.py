@@ -124,7 +124,8 @@ class Host:
         self.first_process = self._find_first_process(deadline)
         # A machine keeps the address of its card when it is started again; others would look for the old one.
         card = f"02:00:{':'.join(f'{byte:02x}' for byte in ipaddress.ip_address(self.address).packed)}"
-        ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "address", card, "netns", str(self.first_process))
+        inside = ["name", "eth0", "address", card, "netns", str(self.first_process)]
+        ip("link", "add", self._link, "type", "veth", "peer", *inside)
         ip("link", "set", self._link, "master", self.network.bridge, "up")
         while self._ssh("true").returncode:
             if time.monotonic() > deadline or self._process.poll() is not None:

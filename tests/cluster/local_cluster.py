@@ -81,9 +81,9 @@ class Followed:
         return code
 
     def kill(self) -> None:
-        """End it, if it goes on, without asking."""
+        """Follow it no longer; what it started on hosts ends with them."""
         self._process.kill()
-        self.wait(timeout_s=10)
+        self._process.wait()
 
 
 @dataclass(slots=True)

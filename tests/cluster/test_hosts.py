@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster.hosts import Host, hosts, network
+from cluster.hosts import Host, Network, hosts, network
 
 
 def install(home: Path) -> None:
@@ -42,12 +42,18 @@ def test_hosts_reach_each_other_are_cut_off_and_come_back_with_their_disk_or_emp
         assert log_in(one, two, found).stdout.split() == ["root/installed"]
 
 
+def fail_on(net: Network) -> None:
+    """Break while a host is on."""
+    with hosts(net, ["one"], install, []) as (one,):
+        raise ZeroDivisionError(one.first_process)
+
+
 def test_hosts_that_a_failure_ends_leave_no_process_no_link_and_no_file() -> None:
-    with pytest.raises(ZeroDivisionError), network() as net, hosts(net, ["one"], install, []) as (one,):
-        first = Path(f"/proc/{one.first_process}")
-        assert first.exists()
-        raise ZeroDivisionError
-    assert not first.exists()
+    with network() as net, pytest.raises(ZeroDivisionError) as failure:
+        fail_on(net)
+    (first,) = failure.value.args
+    assert first
+    assert not Path(f"/proc/{first}").exists()
     assert not net.folder.exists()
     links = [path.name for path in Path("/sys/class/net").iterdir()]
     assert [name for name in links if name.startswith(net.bridge)] == []
