@@ -39,6 +39,7 @@ from search_spaces.spec import Resources
 
 WATCH_EVERY_S = 0.5
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
+ON_HEAD = {"node:__internal_head__": 0.001}  # what a sweep must not lose with a worker
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
 
@@ -85,8 +86,8 @@ def run_connected(
     terms = terms or Terms()
     name = f"run-queue-{os.getpid()}-{os.urandom(4).hex()}"
     with ray_folder() as scratch, marked(storage, name) as mark:
-        actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue).options(name=name, namespace=name)
-        queue = actor.remote(terms.admission, terms.retries)
+        actor = ray.remote(num_cpus=0, max_concurrency=1000, resources=ON_HEAD)(RunQueue)
+        queue = actor.options(name=name, namespace=name).remote(terms.admission, terms.retries)
         settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
         with _Watcher(queue, watch, terms.admission) as watcher:
             try:
@@ -129,7 +130,7 @@ def _tune(
         space["run"] = tune.grid_search([*map(task, runs)])
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
-        tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
+        tune.with_resources(Slot, ON_HEAD),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=-1 if searcher else 1,  # the searcher says when there is no other

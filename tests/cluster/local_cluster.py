@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,13 @@ class Followed:
         self._reader.join()
         return code
 
-    def kill(self) -> None:
-        """Follow it no longer; what it started on hosts ends with them."""
+    def end(self) -> None:
+        """Follow it no longer. What it started on a host must have ended, with the host at the latest."""
         self._process.kill()
         self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @dataclass(slots=True)
@@ -94,7 +97,8 @@ class Cluster:
     workers: list[Host]
     laptop: Host
     s3: S3Server
-    _followed: list[Followed] = field(default_factory=list)
+    ending: ExitStack
+    """Closed when all hosts are off."""
 
     def typed(self, *words: str) -> str:
         """What a command prints that is typed in the folder of the project, and that must succeed."""
@@ -126,12 +130,9 @@ class Cluster:
 
     def follow(self, command: list[str]) -> Followed:
         """Start `command`, which ends with the cluster at the latest."""
-        self._followed.append(Followed(command))
-        return self._followed[-1]
-
-    def stop_following(self) -> None:
-        for followed in self._followed:
-            followed.kill()
+        followed = Followed(command)
+        self.ending.callback(followed.end)
+        return followed
 
     def _laptop(self, *words: str) -> list[str]:
         settings = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
@@ -145,13 +146,13 @@ def cluster(*workers: str) -> Iterator[Cluster]:
     with ExitStack() as stack:
         net = stack.enter_context(network())
         s3 = stack.enter_context(running("ministack", net.folder / "s3", host=net.gateway))
+        ending = stack.enter_context(ExitStack())
         names = ["head", *workers, "laptop"]
         head, *others, laptop = stack.enter_context(hosts(net, names, lambda home: install(home, s3), visible))
         config = tested(yaml.safe_load(SHIPPED.read_text()), head.address, [worker.address for worker in others])
         (laptop.home / Path(COPY).name).write_text(yaml.safe_dump(config))
         shutil.copy(net.private_key, laptop.home / ".ssh" / "id_ed25519")
-        made = Cluster(head, others, laptop, s3)
-        stack.callback(made.stop_following)
+        made = Cluster(head, others, laptop, s3, ending)
         made.typed("bash", "-c", "ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
         yield made
 

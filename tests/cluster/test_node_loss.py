@@ -155,7 +155,8 @@ def first_step_at(storage: Storage, name: str) -> float:
     sweep = open_store(storage).sweep(name)
     steps = sweep.train.filter(step=1).select("run_id", "elapsed_s")
     firsts = sweep.attempts.filter(attempt=1).select("run_id", "started_at").join(steps, on="run_id").collect()
-    return min(started.timestamp() + elapsed for _, started, elapsed in firsts.iter_rows())
+    times: list[float] = [started.timestamp() + elapsed for _, started, elapsed in firsts.iter_rows()]
+    return min(times)
 
 
 def test_a_sweep_loses_a_worker_and_nothing_else(story: Story) -> None:
@@ -188,6 +189,7 @@ def test_a_sweep_loses_a_worker_and_nothing_else(story: Story) -> None:
             say(f"{at - cut:.1f} s after the cut its display said: {line.strip()}")
 
     assert noticed - cut <= NOTICED_S
+    assert len(alive(story.nodes)) == 3
     everything = [config for block in runs.values() for config in block]
     run_here(everything, Folder(story.undisturbed), Resources())
     assert_same_rows(STORE, story.undisturbed, [config.run_id for config in everything])
