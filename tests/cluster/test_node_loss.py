@@ -200,8 +200,8 @@ def test_a_sweep_loses_a_worker_and_nothing_else(story: Story) -> None:
     assert run_id in lost["run_id"]
     assert attempts.filter(status="done").height == len(everything)
     costs = json.loads(story.cluster.typed("muon", "cost", "test", "--by", "run", "--json", "--store", STORE))
-    in_vain = {row["run"] for row in costs["rows"] if row["lost_hours"] > 0}
-    assert run_id in in_vain <= set(lost["run_id"])
+    told = {row["run"]: row["attempts"] for row in costs["rows"]}
+    assert told == {config.run_id: 1 + (config.run_id in lost["run_id"]) for config in everything}
 
 
 def check_answers(story: Story, runs: list[RunConfig]) -> None:
