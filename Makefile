@@ -1,7 +1,8 @@
 # make demo: set up and run the demo sweep.   make test: set up and run every test and check.
 # make quick: the checks, and the tests without Ray, S3 servers and long trainings: for the loop of edit and run.
+# make test-cluster: machines are lost under a cluster of hosts on this machine; as root, about ten minutes.
 # make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
-.PHONY: demo test check quick lint types tests bench s3 s3-servers clean
+.PHONY: demo test test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -42,6 +43,14 @@ types:
 
 tests:
 	$(PYTEST) $(SELECTED)
+
+# No part of `make test`: it needs root and a few packages of Debian, which come first to say if one is missing.
+test-cluster: can-make-hosts .venv/.ready .venv-s3/.ready
+	$(BIN)/pytest tests/cluster -x -s
+
+can-make-hosts:
+	$(check-python)
+	@$(PYTHON) tests/cluster/hosts.py
 
 # Each prints what it measured, the rival beside it, and the goal; exit 1 when short of it.
 bench: .venv/.ready .venv-s3/.ready

@@ -15,7 +15,8 @@ def costs(store: Store, by: str) -> pl.DataFrame:
     """Attempts, hours, GPU hours and USD of each `by` (one of BY), and what of them was lost; the dearest first.
 
     Hours of an attempt are from when it took its run over to its last sign of life. Lost is the share for steps that a
-    later attempt did again, and all of an attempt that failed. USD is null where an attempt has no price.
+    later attempt did again, and all of an attempt that failed, or was lost before it made a step. USD is null where an
+    attempt has no price.
     """
     if by not in BY:
         raise ValueError(f"costs are summed by {', '.join(BY)}, not by {by!r}")
@@ -44,7 +45,8 @@ def attempts_with_costs(store: Store) -> pl.DataFrame:
     done = pl.col("step") - pl.col("first_step").fill_null(0)
     taken_up = pl.col("first_step").shift(-1).over("run_id", "block")  # by the next attempt
     again = (pl.col("step") - taken_up).clip(lower_bound=0)
-    in_vain = pl.when(pl.col("status") == "failed").then(1.0).when(done > 0).then((again / done).clip(0, 1))
+    nothing_kept = (pl.col("status") == "failed") | ((pl.col("status") == "lost") & (done == 0))
+    in_vain = pl.when(nothing_kept).then(1.0).when(done > 0).then((again / done).clip(0, 1))
     return attempts.join(runs, on="run_id", how="left", maintain_order="left").with_columns(
         hours=pl.col("seconds") / 3600,
         lost_hours=pl.col("seconds") / 3600 * in_vain.fill_null(0.0),

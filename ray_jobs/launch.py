@@ -20,7 +20,6 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.callback import Callback
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from muon_core.config.run import RunConfig
 from muon_core.statuses import ENDED
@@ -44,6 +43,7 @@ from search_spaces.spec import Resources
 WATCH_EVERY_S = 0.5
 TELL_AFTER_S = 20.0  # that no run has workers, which take half of that to start
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
+ON_HEAD = {"node:__internal_head__": 0.001}  # what a sweep must not lose with a worker
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
 
 
@@ -92,10 +92,8 @@ def run_connected(
     terms = terms or Terms()
     name = f"{SWEEP}{os.getpid()}-{os.urandom(4).hex()}"
     with ray_folder() as scratch, marked(storage, name) as mark:
-        actor = ray.remote(num_cpus=0, max_concurrency=1000)(RunQueue)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # others may leave
-        actor = actor.options(name=name, namespace=name, scheduling_strategy=here)
-        queue = actor.remote(terms.admission, terms.retries)
+        actor = ray.remote(num_cpus=0, max_concurrency=1000, resources=ON_HEAD)(RunQueue)
+        queue = actor.options(name=name, namespace=name).remote(terms.admission, terms.retries)
         queue.watch_nodes.remote()
         settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
         with _left_empty(name, queue), _Watcher(queue, watch, terms.admission, name, resources) as watcher:
@@ -140,7 +138,7 @@ def _tune(
         space["run"] = tune.grid_search([*map(task, runs)])
     tuner = tune.Tuner(
         # Trials only drive: their worker groups hold the CPUs and GPUs.
-        tune.with_resources(Slot, {"node:__internal_head__": 0.001}),
+        tune.with_resources(Slot, ON_HEAD),
         param_space=space,
         tune_config=tune.TuneConfig(
             num_samples=-1 if searcher else 1,  # the searcher says when there is no other

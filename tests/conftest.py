@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on it, and two s
 
 from muon_core.config.run import RunConfig
 
+collect_ignore = ["cluster"]  # `make test-cluster` asks for it: it needs root, and ten minutes
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
 BEHIND = 3  # niceness: half the share of a core

@@ -21,8 +21,9 @@ def command(name: str | None, by: str | None, store: str, as_json: bool) -> None
 
     It sums the `attempts` table: each attempt from when it took its run over to its last sign of life, at the price of
     its share of the machines as the price table gave it then. Machines that idle, and Ray's start, are not in it. Lost
-    is what a later attempt had to do again, and all of an attempt that failed. Prices are those of MUON_PRICES, a YAML
-    file, or else of a dated table of ours; local machines cost nothing unless the file says otherwise.
+    is what a later attempt had to do again, and all of an attempt that failed or died before its first step. Prices are
+    those of MUON_PRICES, a YAML file, or else of a dated table of ours; local machines cost nothing unless the file
+    says otherwise.
 
     \b
     muon cost demo

@@ -21,6 +21,7 @@ import psutil
 import pytest
 import torch
 from support.processes import find_family, wildcard_listeners
+from support.same_rows import assert_same_rows, rows
 from support.saved_runs import weights
 from support.sweeps import MUON, muon, sweep_file
 
@@ -29,7 +30,6 @@ from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from muon_core.store.run_log import LogReader
 from muon_core.store.sweeps import read_sweep, write_sweep
-from muon_core.tables import SERIES
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from ray_jobs.elsewhere import wait_for_others
@@ -44,23 +44,9 @@ from search_spaces.limits import Retries
 from search_spaces.spec import Resources, load_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # what is shared counts for the first
-TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 WORKER, DRIVER = "RayTrainWorker", "ray::ResourceTrainable"
 TWO_WORKERS = Resources(workers=2, max_concurrent=1)
 ONE_RETRY = Terms(retries=Retries(infrastructure=1))
-
-
-def rows(store: Path, table: str, run_ids: list[str]) -> pl.DataFrame:
-    """Of these runs, without what measures time."""
-    found = open_store(store).table(table).drop(TIMING, strict=False).filter(pl.col("run_id").is_in(run_ids))
-    return found.sort("run_id", "seq").collect()
-
-
-def assert_same_rows(a: Path, b: Path, run_ids: list[str]) -> None:
-    for table in SERIES:
-        left, right = rows(a, table, run_ids), rows(b, table, run_ids)
-        assert set(left["run_id"]) == set(run_ids), table
-        assert left.equals(right), table
 
 
 # ---- slots

@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 VENV = HERE.parents[1] / ".venv-s3" / "bin"
 START_TIMEOUT_S = 120  # a new Ceph cluster takes 15 s on an idle machine
 STOP_TIMEOUT_S = 30
+LOOPBACK = "127.0.0.1"
 BUCKET = "muon"
 NAMES = ("swift", "ministack", "ceph")
 ACCESS_KEY, SECRET = "test:tester", "testing"
@@ -57,27 +58,28 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def command(name: str, folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    """Arguments and extra environment that start the server `name`."""
+def command(name: str, folder: Path, port: int, host: str = LOOPBACK) -> tuple[list[str], dict[str, str]]:
+    """Arguments and extra environment that start the server `name`; only ministack has other hosts than loopback."""
     if name != "ministack":
+        assert host == LOOPBACK, name
         python = {"swift": VENV / "python", "ceph": sys.executable}[name]
         return [str(python), str(HERE / f"{name}_server.py"), str(folder), str(port), ACCESS_KEY, SECRET], {}
-    settings = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "S3_PERSIST": "1", "S3_DATA_DIR": str(folder)}
+    settings = {"BIND_HOST": host, "GATEWAY_PORT": str(port), "S3_PERSIST": "1", "S3_DATA_DIR": str(folder)}
     return [str(VENV / "ministack")], settings | {"SERVICES": "s3", "PERSIST_STATE": "0"}
 
 
 @contextmanager
-def running(name: str, folder: Path, port: int | None = None) -> Iterator[S3Server]:
-    """The server `name` with its objects in `folder`, until the block ends. Raises RuntimeError."""
+def running(name: str, folder: Path, port: int | None = None, host: str = LOOPBACK) -> Iterator[S3Server]:
+    """The server `name` at the address `host`, its objects in `folder`, until the block ends. Raises RuntimeError."""
     port = port or free_port()
-    arguments, settings = command(name, folder, port)
+    arguments, settings = command(name, folder, port, host)
     if not Path(arguments[0]).exists():
         raise RuntimeError(f"{arguments[0]} is missing; run `make s3-servers`")
     folder.mkdir(parents=True, exist_ok=True)
     keep = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "PYTHON"))}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(arguments, env=keep | settings, stdout=log, stderr=log, cwd=folder)
-    server = S3Server(name, f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET, process.pid)
+    server = S3Server(name, f"http://{host}:{port}", ACCESS_KEY, SECRET, process.pid)
     try:
         _wait(server, process, folder / "server.log")
         s3 = client(server)
@@ -107,11 +109,12 @@ def client(server: S3Server):  # type: ignore[no-untyped-def]  # boto3 has no cl
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    port = int(server.endpoint.rsplit(":", 1)[1])
+    _, _, place = server.endpoint.partition("://")
+    host, _, port = place.partition(":")
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)) == 0:
+            if sock.connect_ex((host, int(port))) == 0:
                 return
         time.sleep(0.05)
     told = log.read_text(errors="replace").strip()

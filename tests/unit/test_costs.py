@@ -45,6 +45,16 @@ def test_costs_are_summed_and_steps_that_were_done_again_are_in_vain(store: Fold
     assert by_run["c"]["hours"] == pytest.approx(1.0)
 
 
+def test_an_attempt_that_was_lost_before_its_first_step_was_all_in_vain(tmp_path: Path) -> None:
+    storage = Folder(tmp_path)
+    RunWriter(storage, "a", {"optimizer": "muon"}).end(status="done")
+    lost = replace(new_entry("a", "00001.aa", DOLLAR_A_SECOND), status="lost", seconds=15.0)
+    again = replace(new_entry("a", "00002.bb", DOLLAR_A_SECOND), status="done", first_step=0, step=20, seconds=40.0)
+    for entry in (lost, again):
+        write_entry(storage, entry)
+    assert total(open_store(storage)).to_dicts()[0]["lost_usd"] == pytest.approx(15.0)
+
+
 def test_a_run_of_two_blocks_counts_in_each_and_once_in_all(store: Folder) -> None:
     view = open_store(store).sweep("s")
     by_block = {row["block"]: row["usd"] for row in costs(view, "block").iter_rows(named=True)}

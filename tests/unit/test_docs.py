@@ -237,7 +237,7 @@ def on_the_map() -> set[Path]:
     for line in drawn.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2  # 0: the root, 1: a package, more: a text that goes on
         places = places[: depth + 1] if depth < 2 else places
-        for name in re.findall(r"[\w./]+(?:\.py|\.yaml|/)(?=[\s,:;()]|$)", line):
+        for name in re.findall(r"[\w./-]+(?:\.py|\.yaml|/)(?=[\s,:;()]|$)", line):
             path = next((place / name for place in reversed(places) if (place / name).exists()), None)
             assert path, f"{name} is in the README's map and nowhere else"
             found.add(path)

@@ -1,4 +1,4 @@
-"""`make` on a machine without a Python that serves: one line that says so, whichever environment is to be made."""
+"""`make` on a machine that lacks something: one line that says what, whichever target asks for it."""
 
 import os
 import shutil
@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cluster import hosts
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "s3-servers"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-cluster", "s3-servers"])
 def test_make_without_a_python_says_what_to_install(tmp_path: Path, target: str) -> None:
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/servers/requirements.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -23,3 +24,13 @@ def test_make_without_a_python_says_what_to_install(tmp_path: Path, target: str)
     )
     assert "registry" not in done.stderr
     assert not list(tmp_path.glob(".venv*"))
+
+
+def test_what_a_machine_lacks_for_hosts_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name, path: None if name in ("sshd", "rsync") else f"/usr/bin/{name}")
+    assert hosts.missing() == "hosts need openssh-server and rsync: apt-get install openssh-server rsync"
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert hosts.missing() == (
+        "hosts are namespaces, which only root makes: run it as root, or in a container that is privileged"
+    )

@@ -220,6 +220,14 @@ def test_an_endpoint_that_is_none_or_holds_a_password_is_refused_without_repeati
     assert error.value.__suppress_context__ or error.value.__context__ is None
 
 
+def test_a_store_is_opened_without_words_of_where_its_credentials_lie(
+    config: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config.write_text(f"{config.read_text()}endpoint_url = http://127.0.0.1:9\n")
+    assert sent_to(open_bucket("s3://data/x")) == "http://127.0.0.1:9/data"
+    assert caplog.text == ""
+
+
 def test_debug_logs_show_no_session_token(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     settings = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "K", "AWS_SECRET_ACCESS_KEY": "S",
                 "AWS_SESSION_TOKEN": "hush"}  # fmt: skip

@@ -40,7 +40,7 @@ _BAD_ENDPOINT = (  # the endpoint is not repeated: someone may have put a passwo
     "correct it, without a user or password: these belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 
-logging.getLogger("botocore").setLevel(logging.INFO)  # its debug messages quote session tokens
+logging.getLogger("botocore").setLevel(logging.WARNING)  # debug quotes session tokens, info tells where they lie
 
 Provider = Callable[[], tuple[dict[str, str], int | None]]
 
