@@ -1,4 +1,4 @@
-"""Asks a cluster before it is joined: `ray.init` takes minutes to say, in many lines of C++, what a question tells at once.
+"""Asks a cluster before it is joined: `ray.init` takes a minute and lines of C++ for what one question tells at once.
 
 The head is asked over gRPC, as Ray's own processes do, but with a limit, and first without a token: so it is known
 whether the cluster wants one, which Ray leaves to RAY_AUTH_MODE of each process.
@@ -16,12 +16,12 @@ import ray_jobs.ray_settings  # noqa: F401  before ray
 
 # isort: split
 import grpc
+import ray
 from ray._common.tls_utils import load_certs_from_env
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private import services, utils
 from ray._private.authentication import authentication_token_setup
 from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS, KV_NAMESPACE_CLUSTER
-from ray._raylet import AuthenticationTokenLoader
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from ray_jobs.address import probe
@@ -105,14 +105,15 @@ def _ask_with_token(head: str) -> Cluster:
     try:
         cluster = _ask(head, token)
     except PermissionError:
-        raise ConnectionError(f"the token in {token_place()} is not that of the cluster at {head}; {COPY_TOKEN}") from None
+        is_wrong = f"the token in {token_place()} is not that of the cluster at {head}"
+        raise ConnectionError(f"{is_wrong}; {COPY_TOKEN}") from None
     if "RAY_AUTH_MODE" not in os.environ:  # Ray by itself uses the token only of a cluster it finds on this machine
         authentication_token_setup._enable_token_auth()
     return cluster
 
 
 def _token() -> str:
-    loader = AuthenticationTokenLoader.instance()
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
     loader.reset_cache()
     try:
         return str(loader.get_raw_token(ignore_auth_mode=True))

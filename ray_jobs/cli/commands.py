@@ -32,6 +32,7 @@ COMMANDS = {
     "cost": ("ray_jobs.cli.cost", "Show what runs took and cost, and what of it was in vain."),
     "import": ("ray_jobs.cli.import_", "Bring JSONL and metrics.json of older projects into the store."),
     "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
+    "doctor": ("ray_jobs.cli.doctor", "Look a machine or a cluster over: what is wrong, and the remedy."),
     "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),
     "version": ("ray_jobs.cli.version", "Print the versions that decide a result."),
 }

@@ -31,12 +31,12 @@ class RayCluster:
 @contextlib.contextmanager
 def ray_cluster(token: str = "") -> Iterator[RayCluster]:
     """A head with one CPU that lets in who has `token`, or anybody; ended with all its processes."""
-    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # noqa: S108  # sockets need short names
+    folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))  # sockets need short names
     cluster = RayCluster(f"127.0.0.1:{_free_port()}", token, folder)
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     command = [RAY, "start", "--head", f"--port={cluster.address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
-               f"--temp-dir={folder}", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false",
+               f"--temp-dir={folder}", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor",
                "--disable-usage-stats", "--block"]  # fmt: skip
     head = subprocess.Popen(
         command,
