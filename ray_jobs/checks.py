@@ -145,12 +145,14 @@ def same_versions(wanted: dict[str, str]) -> str:
 
 def gpus() -> str:
     """Computes on each GPU: a driver may be too old for the build of torch, or the build for the GPU."""
-    import torch
-
-    found, build = count_gpus(), torch.version.cuda
+    found = count_gpus()
     if not found:
-        return f"none; torch {torch.__version__}"
+        return f"none; torch {_version('torch')}"
+    import torch  # takes seconds
+
     from muon_core.environment import nvidia_driver
+
+    build = torch.version.cuda
 
     told = f"driver {nvidia_driver() or 'unknown'}, torch {torch.__version__}"
     if build is None:

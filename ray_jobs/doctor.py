@@ -7,7 +7,6 @@ credentials: all of these may differ from those of the node where the sweep star
 from __future__ import annotations
 
 import contextlib
-import os
 import resource
 import time
 import uuid
@@ -29,13 +28,13 @@ from ray_jobs import checks
 from ray_jobs.address import check_loopback
 from ray_jobs.checks import Check, Wrong, check
 from ray_jobs.cluster import Cluster, Node, check_cluster, token_place
-from ray_jobs.connection import connected
 from ray_jobs.listening import ports
+from ray_jobs.node_checks import answer_to, look_over_node
 from ray_jobs.ray_folder import ray_folder
-from ray_jobs.same_store import check_mark, marked, store_environment
+from ray_jobs.same_store import marked, store_environment
 from search_spaces.spec import Resources
 
-NODE_S = 30.0  # a busy node takes some seconds to start a process, and its store may take STORE_S twice
+NODE_S = 60.0  # a busy node takes ten to start a process, and its store may take STORE_S twice
 HERE = "here"
 Found = Iterator[tuple[str, Check]]
 """Where, and how a check went there."""
@@ -98,13 +97,15 @@ def _token(cluster: Cluster) -> str:
 
 def _ask_nodes(address: str, cluster: Cluster, url: str, is_stored: bool, say: Callable[[str], None]) -> Found:
     """What each node says of itself, in the order they answer."""
+    from ray_jobs.connection import connected  # loads what a sweep needs of Ray, and this machine alone does not
+
     with contextlib.ExitStack() as stack:
         storage = mark = None
         if is_stored:
             storage = open_storage(url)
             mark = stack.enter_context(marked(storage, f"doctor-{uuid.uuid4().hex}"))
         stack.enter_context(connected(address, Resources(), store_environment(storage) if storage else {}))
-        task = ray.remote(num_cpus=0, max_retries=0)(_look_over_node)
+        task = ray.remote(num_cpus=0, max_retries=0)(look_over_node)
         wanted = checks.versions()
         pending = {
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
@@ -133,7 +134,7 @@ def _heard(node: Node, answer: Any, storage: Storage | None, mark: str | None) -
         return
     for each in found:
         if each.name == "store" and each.is_ok and storage and mark:
-            each = check("store", partial(_seen, each.text, storage, f"{mark}-{node.id}"))
+            each = check("store", partial(_seen, each.text, storage, answer_to(mark, node.id)))
         yield node.address, each
 
 
@@ -156,34 +157,3 @@ def _explain(error: RayError) -> str:
         return f"{checks.PACKAGE} of this version is not installed there; install the same on all nodes"
     last = next(iter(reversed(text.strip().splitlines())), "")
     return f"{type(error).__name__}: {last.strip()}"
-
-
-def _look_over_node(url: str, mark: str | None, wanted: dict[str, str]) -> list[Check]:
-    """What a node says of itself, in a task of Ray's; `mark` is what this store should have, and gets an answer."""
-    if not os.environ.get("CUDA_VISIBLE_DEVICES", "all"):
-        del os.environ["CUDA_VISIBLE_DEVICES"]  # Ray hides the GPUs from tasks that ask for none
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-    def same_store() -> str:
-        if mark is None:
-            return checks.store(url)
-
-        def ask() -> str:
-            storage = open_storage(url)
-            check_mark(storage, mark)
-            storage.put(f"{mark}-{ray.get_runtime_context().get_node_id()}", b"")
-            return f"{storage.place} is the same, and can be written with the credentials of this node"
-
-        return checks.within(checks.STORE_S, ask)
-
-    return [
-        check("versions", lambda: checks.same_versions(wanted)),
-        check("packages", checks.packages),
-        check("gpus", checks.gpus),
-        check("disk", checks.disk),
-        check("shared memory", checks.shared_memory),
-        check("open files", lambda: checks.open_files(soft)),
-        check("store", same_store),
-        check("clock", lambda: checks.clock(url)),
-        check("ports", ports),
-    ]

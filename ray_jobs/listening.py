@@ -25,8 +25,8 @@ def ports(proc: Path = PROC) -> str:
         (guarded if _wants_token(proc / process) else open_ports).append(port)
     if open_ports:
         raise Wrong(
-            f"Ray listens beyond loopback without a token ({_told(open_ports)}): who reaches it may run code here; start "
-            "it with RAY_AUTH_MODE=token, after `ray get-auth-token --generate`, and let a firewall keep others out"
+            f"Ray listens beyond loopback without a token ({_told(open_ports)}): who reaches it may run code here; "
+            "start it with RAY_AUTH_MODE=token, after `ray get-auth-token --generate`, and keep others out"
         )
     return f"behind a token: {_told(guarded)}" if guarded else "Ray listens on none beyond loopback"
 

@@ -23,7 +23,7 @@ def command(address: str | None, store: str, as_json: bool) -> int:
 
     A line each for Python, packages, GPUs with their driver, disk, shared memory, open files, the store, the clock, and
     ports that Ray listens on. With an address also whether the cluster answers and takes the token of this process; all
-    its nodes are asked at once, for half a minute at most, and read and write the store with their own credentials.
+    its nodes are asked at once, for a minute at most, and read and write the store with their own credentials.
 
     --json gives an object with ok, and checks: a list of objects with where (`here` or a node's address), check, ok and
     text.

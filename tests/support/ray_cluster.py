@@ -36,11 +36,12 @@ def ray_cluster(token: str = "") -> Iterator[RayCluster]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token} if token else {"RAY_AUTH_MODE": "disabled"}
     command = [RAY, "start", "--head", f"--port={cluster.address.rpartition(':')[2]}", "--node-ip-address=127.0.0.1",
-               f"--temp-dir={folder}", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor",
+               f"--temp-dir={folder}", "--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false",
+               "--include-log-monitor=false", "--no-monitor",
                "--disable-usage-stats", "--block"]  # fmt: skip
     head = subprocess.Popen(
         command,
-        env=clean | access | LOOPBACK | {"HOME": str(folder)},
+        env=clean | access | LOOPBACK | {"HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -49,12 +50,7 @@ def ray_cluster(token: str = "") -> Iterator[RayCluster]:
         _wait_until_up(head, folder)
         yield cluster
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(head.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            head.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(head.pid, signal.SIGKILL)
+        os.killpg(head.pid, signal.SIGKILL)  # workers, in groups of their own, end with their raylet
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
