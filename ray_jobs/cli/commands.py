@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from muon_core.store.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreClosed, StoreError, StoreUnavailable
 from ray_jobs.cli.main import EXIT_INTERNAL, EXIT_UNREACHABLE, EXIT_USAGE
 from ray_jobs.cli.options import STORE, Group
 
@@ -109,7 +109,7 @@ def call(arguments: list[str] | None) -> int:
         if isinstance(abort.__cause__, KeyboardInterrupt):
             raise abort.__cause__ from None
         _fail(EXIT_USAGE, "not confirmed, nothing was started; --yes skips the question")
-    except StoreUnavailable as error:
+    except (StoreUnavailable, StoreClosed) as error:
         _fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:
         _fail(EXIT_USAGE, str(error))

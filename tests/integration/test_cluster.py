@@ -184,6 +184,24 @@ def test_the_doctor_finds_a_cluster_sound(head: RayCluster, home: Path) -> None:
 
 
 @pytest.mark.s3
+def test_a_sweep_whose_workers_have_no_credentials_ends_in_one_line(
+    head: RayCluster, home: Path, small: dict[str, Any], s3_servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Tune hands on keys that stand in the environment, and no others."""
+    write_token(home)
+    settings = dict(s3_servers.get("swift").environment)
+    keys = [f"{name.lower()} = {settings.pop(name)}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    (home / "credentials").write_text("\n".join(["[default]", *keys]))
+    for name, value in (settings | {"AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials")}).items():
+        monkeypatch.setenv(name, value)
+    spec = sweep_file(home, small, [{"name": "b", "role": "baseline", "optimizer": "muon"}])
+    ended = muon("sweep", "run", str(spec), "--address", head.address, "--store", fresh_url(), "--yes")
+    last = ended.stderr.splitlines()[-1]
+    assert "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in last
+    assert ended.returncode == 7
+
+
+@pytest.mark.s3
 def test_the_doctor_finds_a_node_without_credentials(
     head: RayCluster, home: Path, s3_servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
