@@ -179,7 +179,6 @@ def run(
         os.environ.pop("RAY_ADDRESS", None)
     if address:
         check_address(address)
-        os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
         if not shared_folder:
             check_store(storage, address)
     check_writable(storage)
@@ -194,7 +193,8 @@ def run(
         click.confirm(f"train {len(coming)} runs on the cluster at {address}?", abort=True, err=True)
     if coming and address:
         probe(address)
-        from ray_jobs.cluster import check_cluster  # loads Ray
+        os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
+        from ray_jobs.cluster import check_cluster
 
         check_cluster(address)
     if coming and not (address or in_process) and (needs := misfit(sweep.resources)):
