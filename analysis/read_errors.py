@@ -12,7 +12,7 @@ import re
 from polars.exceptions import PolarsError
 
 from analysis.store import open_store
-from muon_core.store.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreError
 
 _OF_S3 = "object-store error"
 _OF_PARQUET = re.compile(r"parquet|out-of-spec|ARROW:schema")
@@ -23,8 +23,7 @@ def explain(error: BaseException, url: str) -> StoreError | None:
     if isinstance(error, OSError) and _OF_S3 in str(error):
         from muon_core.store.s3.errors import explain_polars  # botocore, which a folder need not load
 
-        trouble = explain_polars(str(error), url)
-        return (StoreUnavailable if trouble.transient else StoreError)(trouble.text)
+        return explain_polars(str(error), url).error()
     return _damage(url) if _is_of_parquet(error) else None
 
 

@@ -50,7 +50,7 @@ def fingerprint() -> dict[str, Any]:
     cuda: dict[str, Any] = {}
     if torch.cuda.is_available():
         cuda = {
-            "driver": _driver(),
+            "driver": nvidia_driver(),
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "tf32": torch.backends.cuda.matmul.allow_tf32,
@@ -74,7 +74,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return {name: before.get(name) for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)}
 
 
-def _driver() -> str | None:
+def nvidia_driver() -> str | None:
     """Version of the NVIDIA kernel module."""
     try:
         text = Path("/sys/module/nvidia/version").read_text()

@@ -11,7 +11,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from muon_core.store.storage import Storage, StoreError, StoreUnwritable
+from muon_core.store.storage import Storage, StoreClosed, StoreError, StoreUnwritable
 
 
 def store_environment(storage: Storage) -> dict[str, str]:
@@ -38,9 +38,14 @@ def marked(storage: Storage, name: str) -> Iterator[str]:
 
 
 def check_mark(storage: Storage, key: str) -> None:
-    """Raises StoreUnwritable if `storage` has no mark `key`: it is another one than that of who left it."""
+    """Raises StoreUnwritable if `storage` has no mark `key`: it is another one than that of who left it.
+
+    Raises StoreClosed with the name of this node if it may not look, as where credentials lie on other nodes only.
+    """
     try:
         storage.get(key)
+    except StoreClosed as error:
+        raise StoreClosed(f"{socket.gethostname()}: {error}") from None
     except FileNotFoundError:
         raise StoreUnwritable(
             f"{socket.gethostname()} finds another store at {storage.place} than the process that started the sweep; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -152,8 +151,6 @@ def _train(
 ) -> list[RunState]:
     """Train them; how each ended is in the store. `told` is where all runs of the sweep stand, by id."""
     resources = planned.spec.resources
-    if place.address:
-        os.environ["RAY_ADDRESS"] = place.address  # Ray decides at import whether it is private
     from ray_jobs.cli.progress import Display  # Ray and torch load only when something is trained
 
     def follow() -> Follower:

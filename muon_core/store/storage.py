@@ -41,7 +41,11 @@ class StoreUnwritable(StoreError):
     """Nothing can be written: no room, no permission, a disk that is read only. Each run that follows would meet it."""
 
 
-OUT_OF_USE = StoreUnavailable, StoreUnwritable
+class StoreClosed(StoreError):
+    """Nobody gets in under these settings: no such bucket, no credentials, or not those of one who may."""
+
+
+OUT_OF_USE = StoreUnavailable, StoreUnwritable, StoreClosed
 """The store failed, not the run that met it: that can be continued when the store is in order again."""
 
 

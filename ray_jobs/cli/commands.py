@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from muon_core.store.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreClosed, StoreError, StoreUnavailable
 from ray_jobs.cli.main import EXIT_INTERNAL, EXIT_UNREACHABLE, EXIT_USAGE
 from ray_jobs.cli.options import STORE, Group
 
@@ -32,6 +32,7 @@ COMMANDS = {
     "cost": ("ray_jobs.cli.cost", "Show what runs took and cost, and what of it was in vain."),
     "import": ("ray_jobs.cli.import_", "Bring JSONL and metrics.json of older projects into the store."),
     "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
+    "doctor": ("ray_jobs.cli.doctor", "Look a machine or a cluster over: what is wrong, and the remedy."),
     "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),
     "version": ("ray_jobs.cli.version", "Print the versions that decide a result."),
 }
@@ -108,7 +109,7 @@ def call(arguments: list[str] | None) -> int:
         if isinstance(abort.__cause__, KeyboardInterrupt):
             raise abort.__cause__ from None
         _fail(EXIT_USAGE, "not confirmed, nothing was started; --yes skips the question")
-    except StoreUnavailable as error:
+    except (StoreUnavailable, StoreClosed) as error:
         _fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:
         _fail(EXIT_USAGE, str(error))

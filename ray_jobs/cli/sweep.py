@@ -193,6 +193,10 @@ def run(
         click.confirm(f"train {len(coming)} runs on the cluster at {address}?", abort=True, err=True)
     if coming and address:
         probe(address)
+        os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
+        from ray_jobs.cluster import check_cluster
+
+        check_cluster(address)
     if coming and not (address or in_process) and (needs := misfit(sweep.resources)):
         raise ValueError(needs)
 

@@ -17,7 +17,7 @@ from muon_core.store.damage import check_objects
 from muon_core.store.folder import Folder
 from muon_core.store.keys import final_key, pack_key
 from muon_core.store.parquet import decode, digest, encode
-from muon_core.store.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreClosed, StoreError, StoreUnavailable
 from muon_core.tables import VAL
 
 muon = test_cli.muon
@@ -144,8 +144,8 @@ def test_a_damaged_copy_is_fetched_anew_and_the_object_not_blamed(
     ("text", "kind", "told"),
     [
         ("400 Bad Request: <Error><Code>AuthorizationHeaderMalformed</Code>", StoreError, "lies in another region"),
-        ("403 Forbidden: <Error><Code>RequestTimeTooSkewed</Code>", StoreError, "set the clock"),
-        ("403 Forbidden: ", StoreError, "access denied"),
+        ("403 Forbidden: <Error><Code>RequestTimeTooSkewed</Code>", StoreClosed, "set the clock"),
+        ("403 Forbidden: ", StoreClosed, "access denied"),
         ("503 Service Unavailable: <Error><Code>SlowDown</Code>", StoreUnavailable, "overloaded or failing (SlowDown)"),
         ("404 Not Found: <Error><Code>NoSuchKey</Code>", StoreUnavailable, "removed while it was read; ask again"),
     ],

@@ -19,7 +19,7 @@ from servers.fixtures import clear_aws
 from muon_core.store.open import open_storage
 from muon_core.store.s3.bucket import Bucket, open_bucket
 from muon_core.store.s3.errors import explain, explain_polars
-from muon_core.store.storage import StoreError, StoreUnavailable, patiently
+from muon_core.store.storage import OUT_OF_USE, StoreClosed, StoreError, StoreUnavailable, patiently
 
 SECRET = "s3cr3t/hush"
 
@@ -339,6 +339,28 @@ def test_each_answer_says_what_to_do(code: str, status: int, passing: bool, reme
     assert trouble.text.startswith("store s3://data/x: ")
     assert "\n" not in trouble.text
     assert SECRET not in trouble.text
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "anonymous", "error"),
+    [
+        ("NoSuchBucket", 404, False, StoreClosed),
+        ("AccessDenied", 403, False, StoreClosed),
+        ("AccessDenied", 403, True, StoreClosed),
+        ("ExpiredToken", 400, False, StoreClosed),
+        ("SlowDown", 503, False, StoreUnavailable),
+        ("EntityTooLarge", 400, False, StoreError),
+    ],
+)
+def test_a_store_that_lets_nobody_in_is_told_from_one_request_that_failed(
+    code: str, status: int, anonymous: bool, error: type[StoreError]
+) -> None:
+    """Each run would meet the one, and only some the other."""
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    trouble = explain(boto.ClientError(answer, "PutObject"), "s3://data/x", None, anonymous=anonymous)  # type: ignore[arg-type]
+    assert trouble is not None
+    assert type(trouble.error()) is error
+    assert (error in OUT_OF_USE) == (error is not StoreError)
 
 
 @pytest.fixture

@@ -16,14 +16,19 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 
-from muon_core.store.storage import StoreError, StoreUnavailable
+from muon_core.store.storage import StoreClosed, StoreError, StoreUnavailable
 
 
 class Trouble(NamedTuple):
-    """A message; `transient` if the same request may succeed later."""
+    """A message; `transient` if the same request may succeed later, `closed` if none gets in under these settings."""
 
     text: str
     transient: bool = False
+    closed: bool = False
+
+    def error(self) -> StoreError:
+        kind = StoreUnavailable if self.transient else StoreClosed if self.closed else StoreError
+        return kind(self.text)
 
 
 _NO_KEYS = "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -51,6 +56,10 @@ _CODES = {
     "MethodNotAllowed": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
     "405": "the server refuses writing; is AWS_ENDPOINT_URL an S3 server?",
 }
+_CLOSED = {
+    *("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+    *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "RequestTimeTooSkewed", "RequestExpired"),
+}
 _CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403", "Forbidden"}
 _MISSING = {"NoSuchKey", "404", "NotFound"}
@@ -74,9 +83,9 @@ def translated_errors(
         trouble = explain(error, url, endpoint, anonymous=anonymous)
         if trouble is None and key is not None:
             raise FileNotFoundError(f"{url}/{key}") from None
-        trouble = trouble or Trouble(f"store {url}: the server knows no such bucket (404); {_NO_SERVER}")
+        no_bucket = f"store {url}: the server knows no such bucket (404); {_NO_SERVER}"
         # The cause is cut off: botocore's texts may quote an access key.
-        raise (StoreUnavailable if trouble.transient else StoreError)(trouble.text) from None
+        raise (trouble or Trouble(no_bucket, closed=True)).error() from None
 
 
 def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
@@ -91,9 +100,9 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
         return Trouble(f"store {url}: no answer from {server} ({type(error).__name__}); {_NETWORK}", transient=True)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        return Trouble(f"store {url}: {_NO_KEYS}")
+        return Trouble(f"store {url}: {_NO_KEYS}", closed=True)
     if isinstance(error, boto.SSOError | boto.TokenRetrievalError):
-        return Trouble(f"store {url}: {_LOGIN}")
+        return Trouble(f"store {url}: {_LOGIN}", closed=True)
     if isinstance(error, boto.ProfileNotFound):
         return Trouble(f"store {url}: AWS_PROFILE names a profile that ~/.aws/config does not have; correct it")
     name = type(error).__name__
@@ -120,13 +129,14 @@ def _explain_answer(code: str, status: int, url: str, *, anonymous: bool) -> Tro
     if code in _MISSING:
         return None
     if code in _CODES:
-        return Trouble(f"store {url}: {_CODES[code]}")
+        return Trouble(f"store {url}: {_CODES[code]}", closed=code in _CLOSED)
     if code in _BUSY or status in _BUSY_STATUSES or status >= 500:
         return Trouble(f"store {url}: the server is overloaded or failing ({code}); try again later", transient=True)
     if anonymous:  # servers have many ways to say that they want to know who asks
-        return Trouble(f"store {url}: {_NO_KEYS}")
+        return Trouble(f"store {url}: {_NO_KEYS}", closed=True)
     if code in _DENIED or status in (401, 403):
-        return Trouble(f"store {url}: access denied; let this user read and write the bucket, or {_CREDENTIALS}")
+        denied = f"access denied; let this user read and write the bucket, or {_CREDENTIALS}"
+        return Trouble(f"store {url}: {denied}", closed=True)
     return Trouble(f"store {url}: the server refuses the request ({code}); is AWS_ENDPOINT_URL an S3 server?")
 
 
