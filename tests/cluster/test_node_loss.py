@@ -196,7 +196,7 @@ def test_a_sweep_loses_a_worker_and_nothing_else(story: Story) -> None:
     check_answers(story, everything)
     attempts = open_store(STORE).sweep("test").attempts.collect()
     lost = attempts.filter(pl.col("status") != "done")
-    assert set(lost.select("status", "failure", "host").rows()) == {("lost", "infrastructure", host.name)}
+    assert set(lost.select("status", "failure", "host").rows()) == {("lost", "preemption", host.name)}
     assert run_id in lost["run_id"]
     assert attempts.filter(status="done").height == len(everything)
     costs = json.loads(story.cluster.typed("muon", "cost", "test", "--by", "run", "--json", "--store", STORE))
@@ -245,7 +245,7 @@ def test_a_ddp_run_over_two_hosts_loses_one_and_restarts_whole(story: Story, tmp
     assert_same_rows(STORE, story.undisturbed, [config.run_id])
     attempts = open_store(STORE).sweep("ddp").attempts.sort("attempt").collect()
     assert attempts["status"].to_list() == ["lost", "done"]
-    assert attempts["failure"].to_list() == ["infrastructure", None]
+    assert attempts["failure"].to_list() == ["preemption", None]
     assert attempts["workers"].to_list() == [2, 2]
     assert attempts["first_step"][1] >= SAVED_EVERY
 
