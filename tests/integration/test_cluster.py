@@ -183,6 +183,22 @@ def test_the_doctor_finds_a_cluster_sound(head: RayCluster, home: Path) -> None:
     assert not list((home / "results").rglob("*doctor*"))
 
 
+def test_the_doctor_looks_this_machine_over(home: Path) -> None:
+    (home / "results").touch()  # a file, where a folder should be
+    seen = muon("doctor", "--store", str(home / "results"), "--json")
+    told = json.loads(seen.stdout)
+    assert [check["check"] for check in told["checks"]] == [
+        "python", "packages", "gpus", "loopback", "ray's folder", "disk", "shared memory", "open files", "store",
+        "clock", "ports",
+    ]  # fmt: skip
+    wrong = {check["check"]: check["text"] for check in told["checks"] if not check["ok"]}
+    assert wrong.pop("store").startswith(f"cannot write to {home / 'results'}: Not a directory; ")
+    assert wrong.keys() <= {"ports"}  # of other Rays on this machine
+    assert not told["ok"]
+    assert seen.returncode == 7
+    assert seen.stderr.splitlines()[-1] == f"next: mend it, then muon doctor --store {home / 'results'}"
+
+
 def test_a_node_without_the_package_is_told_so() -> None:
     from ray.exceptions import RayError
 
