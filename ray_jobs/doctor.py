@@ -130,7 +130,7 @@ def _heard(node: Node, answer: Any, storage: Storage | None, mark: str | None) -
     try:
         found = [Check(*each) for each in ray.get(answer)]
     except RayError as error:
-        yield node.address, Check("answer", False, _explain(error))
+        yield node.address, Check("answer", False, explain(error))
         return
     for each in found:
         if each.name == "store" and each.is_ok and storage and mark:
@@ -150,7 +150,7 @@ def _seen(text: str, storage: Storage, key: str) -> str:
     return text
 
 
-def _explain(error: RayError) -> str:
+def explain(error: RayError) -> str:
     """In one line why a node could not look itself over."""
     text = str(error)
     if "No module named" in text or "cannot import" in text or "has no attribute" in text:

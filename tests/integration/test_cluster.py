@@ -152,7 +152,7 @@ def test_a_machine_that_is_no_node_of_the_cluster_is_told_so(
 
 
 def muon(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([MUON, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([MUON, *arguments], capture_output=True, text=True, timeout=250, cwd=os.environ["HOME"])
 
 
 def test_a_sweep_is_refused_in_one_line_before_anything_is_written(
@@ -181,6 +181,36 @@ def test_the_doctor_finds_a_cluster_sound(head: RayCluster, home: Path) -> None:
     assert there == ["versions", "packages", "gpus", "disk", "shared", "open", "store", "clock", "ports"]
     assert "wanted, and the one in ~/.ray/auth_token is right" in seen.stdout
     assert not list((home / "results").rglob("*doctor*"))
+
+
+def test_the_doctor_looks_this_machine_over(home: Path) -> None:
+    (home / "results").touch()  # a file, where a folder should be
+    seen = muon("doctor", "--store", str(home / "results"), "--json")
+    told = json.loads(seen.stdout)
+    assert [check["check"] for check in told["checks"]] == [
+        "python", "packages", "gpus", "loopback", "ray's folder", "disk", "shared memory", "open files", "store",
+        "clock", "ports",
+    ]  # fmt: skip
+    wrong = {check["check"]: check["text"] for check in told["checks"] if not check["ok"]}
+    assert wrong.pop("store").startswith(f"cannot write to {home / 'results'}: Not a directory; ")
+    assert wrong.keys() <= {"ports"}  # of other Rays on this machine
+    assert not told["ok"]
+    assert seen.returncode == 7
+    assert seen.stderr.splitlines()[-1] == f"next: mend it, then muon doctor --store {home / 'results'}"
+
+
+def test_a_node_without_the_package_is_told_so() -> None:
+    from ray.exceptions import RayError
+
+    from ray_jobs.doctor import explain
+
+    raised = (
+        "The remote function failed to import on the worker. This may be because needed library dependencies are not "
+        "installed in the worker environment:\n\nModuleNotFoundError: No module named 'ray_jobs.node_checks'\n"
+    )
+    said = "muon-jobs of this version is not installed there; install the same on all nodes"
+    assert explain(RayError(raised)) == said
+    assert explain(RayError("The worker died.\nOut of memory.\n")) == "RayError: Out of memory."
 
 
 @pytest.mark.s3

@@ -44,6 +44,7 @@ def ray_cluster(token: str = "") -> Iterator[RayCluster]:
         env=clean | access | LOOPBACK | {"HOME": str(folder), "AWS_EC2_METADATA_DISABLED": "true"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        cwd=folder,
         start_new_session=True,
     )
     try:
