@@ -39,7 +39,7 @@ from search_spaces.spec import Resources, load_spec
 
 pytestmark = pytest.mark.timeout(1800)
 NOTICED_S = 15.0
-LONG, SHORT, SAVED_EVERY = 400, 30, 40  # steps
+LONG, SHORT, SAVED_EVERY = 300, 30, 40  # steps
 NODES_S, SWEEP_S, STEP_S = 300.0, 900.0, 300.0  # how long to wait for all nodes, a sweep, what comes before a step
 BLOCKS: list[dict[str, Any]] = [
     {"name": "long", "role": "baseline", "optimizer": "adamw", "set": {"steps": LONG}},

@@ -107,6 +107,22 @@ def test_a_machine_that_comes_back_without_the_token_starts_no_ray() -> None:
         assert (done.returncode, done.stdout) == (1, "this machine is empty, run ray down, then ray up\n")
 
 
+@pytest.mark.parametrize(("failures", "code"), [(0, 0), (2, 0), (9, 1)])
+def test_a_worker_whose_ray_does_not_start_tries_again_and_leaves_nothing_of_it(
+    tmp_path: Path, failures: int, code: int
+) -> None:
+    """Ray gives a machine up for good whose start fails once."""
+    _, worker = starts(LOCAL)
+    ray = tmp_path / "ray"
+    ray.write_text(f"#!/bin/sh\necho $1 >> calls\ntest $1 = stop || test $(grep -c start calls) -gt {failures}\n")
+    ray.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RAY_HEAD_IP": "10.0.0.1"}
+    done = subprocess.run(["bash", "-c", worker], cwd=tmp_path, env=environment, capture_output=True)
+    assert done.returncode == code
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls == ["start", "stop"] * min(failures, 5) + ["start"] * (code == 0)
+
+
 def test_machines_one_has_are_brought_up_as_their_file_says() -> None:
     up, down = (
         words for words in head_commands(LOCAL) if {"up", "down"} & set(words) and "cluster-local.yaml" in words
