@@ -20,6 +20,7 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 from ray.tune.callback import Callback
+from ray.tune.execution import class_cache
 
 from muon_core.config.run import RunConfig
 from muon_core.statuses import ENDED
@@ -163,6 +164,10 @@ def _tune(
     if searcher and searcher.error:
         raise searcher.error
     return [*runs, *(searcher.chosen if searcher else ())], errors
+
+
+# Tune would hand the keys of who starts a sweep to every node, for all to read in the records of its processes.
+class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
 
 
 class _Forget(Callback):

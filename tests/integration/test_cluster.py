@@ -4,7 +4,9 @@ import http.server
 import json
 import os
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from support.ray_cluster import LOOPBACK, RayCluster, ray_cluster
 from support.sweeps import MUON, sweep_file
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+FREED_S = 30.0  # for Ray to see that a driver is gone, and to end what was its
 TOKEN = "0123456789abcdef" * 4
 COPY = "copy ~/.ray/auth_token of its head to the same place here and `chmod 600` it, or set RAY_AUTH_TOKEN"
 
@@ -246,3 +249,50 @@ def test_the_doctor_finds_a_node_without_credentials(
     assert wrong.keys() <= {("127.0.0.1", "ports")}
     assert token == "others on this machine can read ~/.ray/auth_token; chmod 600 ~/.ray/auth_token"
     assert "no AWS credentials were found; set AWS_PROFILE or AWS_ACCESS_KEY_ID" in store
+
+
+HELD = """
+import json, logging, sys
+import ray
+from ray.util import placement_group_table
+ray.init(sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+groups = [facts["name"] for facts in placement_group_table().values() if facts["state"] != "REMOVED"]
+actors = [facts["ActorClassName"] for facts in ray._private.state.actors().values() if facts["State"] != "DEAD"]
+print(json.dumps([groups, actors, ray.available_resources().get("CPU", 0)]))
+"""
+
+
+def held(head: RayCluster) -> tuple[list[str], list[str], float]:
+    """Names of the placement groups on the cluster, classes of its actors, and how many CPUs are free."""
+    asked = [sys.executable, "-c", HELD, head.address]
+    seen = subprocess.run(
+        asked, env=os.environ | {"RAY_AUTH_MODE": "token"}, capture_output=True, text=True, check=True
+    )
+    groups, actors, free = json.loads(seen.stdout)
+    return groups, actors, free
+
+
+def test_a_sweep_whose_driver_is_killed_leaves_nothing_on_the_cluster_and_goes_on(
+    head: RayCluster, home: Path, small: dict[str, Any]
+) -> None:
+    """It has more slots than places, so that some of them wait for room, before and after."""
+    write_token(home)
+    blocks = [{"name": "muon", "role": "baseline", "optimizer": "muon"}]
+    fields: dict[str, Any] = {"seeds": [1, 2, 3], "resources": {"max_concurrent": 3}}
+    spec = sweep_file(home, small | {"steps": 300}, blocks, **fields)
+    command = [MUON, "sweep", "run", str(spec), "--address", head.address, "--yes", "--store", str(home / "results")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stderr
+        assert any("  start " in line for line in driver.stderr)  # a run trains
+        groups, actors, free = held(head)
+        driver.kill()
+    assert len(groups) >= 3  # those of the slots, one of which has its place
+    assert "RunQueue" in actors
+    assert free == 0
+    deadline = time.monotonic() + FREED_S
+    while held(head) != ([], [], 1):
+        assert time.monotonic() < deadline, held(head)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 done" in ended.stdout
+    assert held(head) == ([], [], 1)
