@@ -74,10 +74,10 @@ def check_head(address: str) -> None:
 def _refused(address: str, code: int, token: str | None, where: str) -> ConnectionError:
     if code not in (401, 403):
         return _no_ray(address)
-    copy = f"copy ~/.ray/auth_token from its head to {FILE} here"
+    copy = f"copy the head's {FILE} to the same place here"
+    remedy = copy if where == FILE else f"correct that, or unset it and {copy}"
     if token is None:
-        return ConnectionError(f"the cluster at {address} asks for a token, and there is none in {where}; {copy}")
-    remedy = copy if where == FILE else f"correct it, or unset it and {copy}"
+        return ConnectionError(f"the cluster at {address} asks for a token, and there is none in {where}; {remedy}")
     return ConnectionError(f"the cluster at {address} does not take the token of {where}; {remedy}")
 
 
@@ -207,7 +207,7 @@ class Jobs:
 
 
 class _Log:
-    """A log of which each connection sends all from the start: shows what is new after the line that ends in `begin`."""
+    """Shows what is new in a log, after the line that ends in `begin`; each connection sends it all from the start."""
 
     def __init__(self, begin: str, show: Callable[[str], None]) -> None:
         self._begin, self._show = begin, show
@@ -240,7 +240,6 @@ class _Log:
 
 
 def _talk_directly(address: str) -> None:
-    """No proxy lies between this machine and itself."""
-    if (host := urlsplit(address).hostname) in ("127.0.0.1", "localhost", "::1"):
-        for name in ("no_proxy", "NO_PROXY"):
-            os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))
+    """Through no proxy, which would read the token."""
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), urlsplit(address).hostname]))

@@ -17,11 +17,11 @@ def find_token() -> tuple[str | None, str]:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token.strip(), "RAY_AUTH_TOKEN"
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = named or FILE
+    path, where = (named, f"RAY_AUTH_TOKEN_PATH={named}") if named else (FILE, FILE)
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").strip(), path
+        return Path(path).expanduser().read_text(encoding="utf-8").strip() or None, where
     except (OSError, UnicodeError):
-        return None, path
+        return None, where
 
 
 def use_token() -> None:

@@ -248,7 +248,7 @@ def _follow(jobs: Jobs, job: Job, begin: str, where: str) -> int:
         lines = ended.message.strip().splitlines() or ["no reason is known"]
         click.echo(f"job {job.id} did not start: {lines[-1][:300]}", err=True)
     else:
-        click.echo(f"job {job.id}: {ended.status.lower()}, exit code {ended.outcome}", err=True)
+        click.echo(f"job {job.id} has ended with exit code {ended.outcome}", err=True)
     return ended.outcome
 
 
