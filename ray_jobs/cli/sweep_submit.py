@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from ray_jobs.cli.main import EXIT_INTERRUPTED
+from ray_jobs.cli.main import EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import next_command, store_option
 from ray_jobs.cli.sweep_options import LIMIT, MAX_USD, ONLY, RETRY, SHARED_FOLDER, YES, headline
 
@@ -94,13 +94,12 @@ def submit_command(
     click.echo(f"{sweep.name}: {headline(planned)}", err=True)
     for doubt in planned.doubts:
         click.echo(f"odd: {doubt}", err=True)
-    if not (planned.coming or planned.to_choose or planned.elsewhere):
-        click.echo(f"nothing is left to train\nnext: {next_command(f'muon report {sweep.name} -o report')}", err=True)
-        return 0
-    where = f"the cluster of {tunnel}" if tunnel else f"the cluster at {address}"
-    if not yes:
-        click.confirm(f"train {len(planned.coming)} runs on {where}?", abort=True, err=True)
     command = _typed(spec, address, tunnel, shared_folder=shared_folder)
+    if not (planned.coming or planned.elsewhere):
+        return _nothing_left(planned, command, follow=follow)
+    where = f"the cluster of {tunnel}" if tunnel else f"the cluster at {address}"
+    if planned.coming and not yes:
+        click.confirm(f"train {len(planned.coming[:limit])} runs on {where}?", abort=True, err=True)
     flags = _flags(only, retry, max_usd, limit, shared_folder=shared_folder)
     with _reached(address, tunnel) as reached:
         jobs = Jobs(reached)
@@ -109,6 +108,15 @@ def submit_command(
             return _follow(jobs, job, begin, where)
     _say_what_next(planned, job)
     return 0
+
+
+def _nothing_left(planned: Plan, command: str, *, follow: bool) -> int:
+    """Say so; returns the exit code, with `follow` that of a sweep that was run."""
+    name, failed = planned.spec.name, planned.counts.get("failed", 0)
+    again = f"{next_command(f'muon failures {name}')}, then {next_command(f'{command} --retry failed')}"
+    todo = again if failed else next_command(f"muon report {name} -o report")
+    click.echo(f"nothing is left to train\nnext: {todo}", err=True)
+    return EXIT_FAILED_RUNS if failed and follow else 0
 
 
 def _check_store(storage: Storage, address: str, *, tunneled: bool) -> None:

@@ -27,6 +27,20 @@ class Head:
     """Of its job interface."""
     home: Path
     """HOME of whoever may use it: the token lies there."""
+    folder: Path
+    """Where it keeps logs and what jobs bring."""
+
+    @property
+    def token(self) -> str:
+        return (self.home / ".ray" / "auth_token").read_text()
+
+    def ask(self, path: str, method: str = "GET") -> str:
+        """What the job interface answers. Raises OSError."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(f"{self.address}{path}", headers=headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            return str(answer.read().decode())
 
 
 @contextmanager
@@ -52,7 +66,7 @@ def head(folder: Path, cpus: int = 2, environment: Mapping[str, str] | None = No
         process = subprocess.Popen(command, env=keep | own | dict(environment or {}), stdout=log, stderr=log,
                                    process_group=0)  # fmt: skip
     try:
-        found = Head(f"http://127.0.0.1:{dashboard}", home)
+        found = Head(f"http://127.0.0.1:{dashboard}", home, Path(temporary))
         _wait(found, process, folder / "head.log")
         yield found
     finally:
@@ -74,12 +88,10 @@ def free_port() -> int:
 
 def _wait(head: Head, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Until the job interface answers."""
-    token = (head.home / ".ray" / "auth_token").read_text()
-    request = urllib.request.Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), opener.open(request, timeout=5):
+        with suppress(OSError):
+            head.ask("/api/jobs/")
             return
         time.sleep(0.2)
     raise RuntimeError(f"the head did not start:\n{log.read_text()[-2000:]}")
