@@ -16,7 +16,7 @@ HIDDEN = "***"
 _SECRET = re.compile(
     r"(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"""|(?<=['"=:\s])(?:(?i:\w*(?:secret|token|passw|api_?key)\w*)["']?\s*[:=]\s*)(["'])[^"'\n]{8,}\1""",
+    r"""|(?i:\w*(?:secret|token|passw|api_?key)\w*)["']?\s*[:=]\s*(["'])[^"'\n]{8,}\1""",
     re.DOTALL,
 )
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|API_?KEY|ACCESS_KEY")

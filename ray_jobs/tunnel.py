@@ -79,7 +79,9 @@ def _keys(config: Mapping[str, Any]) -> list[str]:
     """Private keys that may open the head: the one that is named, else those that Ray made for the region."""
     if named := config["auth"].get("ssh_private_key"):
         return [str(Path(named).expanduser())]
-    region = config["provider"].get("region", "*")
+    region = config["provider"].get("region")
+    if not region:
+        return []  # ssh has keys of its own to try
     return sorted(map(str, Path("~/.ssh").expanduser().glob(f"ray-autoscaler*{region}*.pem")))
 
 

@@ -1,6 +1,7 @@
 """The job interface of a cluster: who answers there, which token is used, and a log that comes in pieces."""
 
 import http.server
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def dashboard(status: int = 200, body: str = VERSION, token: str | None = None) 
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -167,8 +168,9 @@ def test_an_invalid_sweep_is_told_before_anyone_is_contacted(submit: Callable[..
 
 
 def test_nothing_is_sent_unless_confirmed_and_a_folder_is_no_store_of_another_machine(
-    submit: Callable[..., tuple[int, str]], tmp_path: Path
+    submit: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     valid = f"version: 1\nname: a\nseeds: [1]\n{BLOCKS}"
     code, err = submit(valid, "--address", "http://127.0.0.1:1")
     assert (code, "not confirmed, nothing was started" in err) == (2, True)

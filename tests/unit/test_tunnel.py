@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_ssh_goes_to_the_head_with_the_user_and_key_of_the_file(
         (tmp_path / ".ssh" / name).touch()
     aws = {"provider": {"type": "aws", "region": "us-west-2"}, "auth": {"ssh_user": "ubuntu", "ssh_proxy_command": "p"}}
     command = ssh_command(aws, "h", 1)
-    keys = [Path(word).name for before, word in zip(command, command[1:], strict=False) if before == "-i"]
+    keys = [Path(word).name for before, word in pairwise(command) if before == "-i"]
     assert keys == ["ray-autoscaler_2_us-west-2.pem", "ray-autoscaler_us-west-2.pem"]
     assert "ProxyCommand=p" in command
 
@@ -69,10 +70,17 @@ def test_a_tunnel_is_open_in_its_block_and_closed_after_it_however_that_ends(clu
     with tunnel(cluster) as address:
         assert is_open(address)
     assert not is_open(address)
-    with pytest.raises(KeyboardInterrupt), tunnel(cluster) as other:
-        assert is_open(other)
-        raise KeyboardInterrupt
-    assert not is_open(other)
+    opened: list[str] = []
+
+    def interrupted() -> None:
+        with tunnel(cluster) as address:
+            opened.append(address)
+            assert is_open(address)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not is_open(*opened)
 
 
 def test_a_tunnel_ends_with_a_killed_process(cluster: Path) -> None:
