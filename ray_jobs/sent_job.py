@@ -26,7 +26,7 @@ class SentJob:
     command: str
     """What submits it again."""
     mark: str
-    """Key of an object that whoever submits it has written to the store."""
+    """Key of an object that whoever submits it has written to the store, for the job to find and remove."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the driver, no secrets."""
     corpora: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +59,7 @@ def check_sent(storage: Storage) -> None:
         return
     try:
         storage.get(job.mark)
+        storage.delete([job.mark])
     except FileNotFoundError:
         raise StoreUnavailable(
             f"the head of the cluster finds another store at {storage.place} than the machine that submitted the job; "

@@ -69,10 +69,9 @@ class SweepRecord(_Part):
         }
 
 
-def write_sweep(storage: Storage, record: SweepRecord) -> str:
+def write_sweep(storage: Storage, record: SweepRecord) -> None:
     """Record what a sweep asks and which runs answer it; a new record only where it differs from the newest.
 
-    Returns: the key of that record.
     Raises: ValueError for a name that cannot stand in a key.
     """
     check_name(record.sweep)
@@ -81,11 +80,9 @@ def write_sweep(storage: Storage, record: SweepRecord) -> str:
     data = json.dumps(record.model_dump(mode="json") | {"schema": SCHEMA}, sort_keys=True).encode()
     newest = parse_sweeps(keys).get(record.sweep)
     if newest and storage.get(newest) == data:
-        return newest
+        return
     ids = [key.rsplit("/", 1)[1].removesuffix(".json") for key in keys]
-    key = sweep_key(record.sweep, next_id(ids))
-    storage.put(key, data)
-    return key
+    storage.put(sweep_key(record.sweep, next_id(ids)), data)
 
 
 def read_sweep(storage: Storage, name: str) -> SweepRecord | None:

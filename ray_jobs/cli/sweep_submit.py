@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from muon_core.store.storage import Storage
     from ray_jobs.jobs import Job, Jobs
     from search_spaces.plan import Plan
+    from search_spaces.spec import SweepSpec
 
 ADDRESS = "http://127.0.0.1:8265"
 
@@ -103,7 +104,7 @@ def submit_command(
     flags = _flags(only, retry, max_usd, limit, shared_folder=shared_folder)
     with _reached(address, tunnel) as reached:
         jobs = Jobs(reached)
-        job, begin = _submit_or_join(jobs, planned, storage, flags, command=command)
+        job, begin = _submit_or_join(jobs, sweep, planned, storage, flags, command=command)
         if follow:
             return _follow(jobs, job, begin, where)
     _say_what_next(planned, job)
@@ -163,14 +164,17 @@ def _typed(spec: str, address: str, tunnel: Path | None, *, shared_folder: bool)
     return shlex.join([*words, *(["--shared-folder"] if shared_folder else [])])
 
 
-def _submit_or_join(jobs: Jobs, planned: Plan, storage: Storage, flags: list[str], *, command: str) -> tuple[Job, str]:
+def _submit_or_join(
+    jobs: Jobs, sweep: SweepSpec, planned: Plan, storage: Storage, flags: list[str], *, command: str
+) -> tuple[Job, str]:
     """The job of the sweep, started now unless it runs already, and the end of the line that its log begins with."""
     from ray_jobs.job_package import PROGRAM, content
     from ray_jobs.stop_requests import user_name
 
-    id_ = job_id(planned.spec.name, storage.place)
+    id_ = job_id(sweep.name, storage.place)
+    package = _package(sweep, storage, id_, flags, command)
     who = f"{user_name()} on {socket.gethostname()}"
-    package = _package(planned, storage, flags, command)
+    facts = {"sweep": sweep.name, "store": storage.url, "who": who, "content": content(package)}
     for _ in range(3):  # somebody else may submit it, or forget it, at the same moment
         known = jobs.find(id_)
         if known and not known.is_over:
@@ -179,12 +183,14 @@ def _submit_or_join(jobs: Jobs, planned: Plan, storage: Storage, flags: list[str
         if known:
             jobs.forget(id_)
         begin = secrets.token_hex(4)
-        facts = {"sweep": planned.spec.name, "store": storage.url, "who": who, "content": content(package)}
-        facts |= {"begin": begin, "submitted_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        _leave_word(planned, storage, id_)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with tempfile.TemporaryDirectory(prefix="muon-job-") as folder:
             path = Path(folder, "job.zip")
             path.write_bytes(package)
-            is_new = jobs.submit(id_, f"exec python3 {PROGRAM} {begin}", path, facts)
+            is_new = jobs.submit(
+                id_, f"exec python3 {PROGRAM} {begin}", path, facts | {"begin": begin, "submitted_at": now}
+            )
         if is_new and (job := jobs.find(id_)):
             _say_submitted(job, package)
             return job, begin
@@ -196,26 +202,36 @@ def job_id(sweep: str, place: str) -> str:
     return f"muon-{sweep}-{hashlib.sha256(f'{sweep} {place}'.encode()).hexdigest()[:8]}"
 
 
-def _package(planned: Plan, storage: Storage, flags: list[str], command: str) -> bytes:
-    """What is sent; the store knows of the sweep, and of uncommitted changes, from then on."""
-    from muon_core.store.sweeps import write_sweep
+def _package(sweep: SweepSpec, storage: Storage, id_: str, flags: list[str], command: str) -> bytes:
+    """What is sent: the same bytes for the same file, code and options."""
     from ray_jobs.job_package import PRICES, SWEEP, pack, sent_sweep
-    from ray_jobs.kept_changes import keep_changes
     from ray_jobs.same_store import store_environment
     from ray_jobs.sent_job import SentJob
-    from ray_jobs.sweep_plan import sweep_record
 
-    text, corpora = sent_sweep(planned.spec)
+    text, corpora = sent_sweep(sweep)
     environment = store_environment(storage)
     if os.environ.get("MUON_PRICES"):
         environment["MUON_PRICES"] = PRICES
     if level := os.environ.get("MUON_LOG_LEVEL"):
         environment["MUON_LOG_LEVEL"] = level
-    mark = write_sweep(storage, sweep_record(planned))
     arguments = ("sweep", "run", SWEEP, "--store", storage.url, *flags)
-    package = pack(text, SentJob(arguments, command, mark, environment, corpora))
+    return pack(text, SentJob(arguments, command, _mark(id_), environment, corpora))
+
+
+def _mark(id_: str) -> str:
+    """Key of what a job knows its store by."""
+    return f"marks/{id_}"
+
+
+def _leave_word(planned: Plan, storage: Storage, id_: str) -> None:
+    """Tell the store of a job that is to come: what it trains, with which changes to the code, and its mark."""
+    from muon_core.store.sweeps import write_sweep
+    from ray_jobs.kept_changes import keep_changes
+    from ray_jobs.sweep_plan import sweep_record
+
+    write_sweep(storage, sweep_record(planned))
     keep_changes(storage)
-    return package
+    storage.put(_mark(id_), socket.gethostname().encode())
 
 
 def _say_submitted(job: Job, package: bytes) -> None:

@@ -91,6 +91,7 @@ def test_a_sweep_is_submitted_joined_stopped_and_submitted_again_to_its_end(
     assert commit
     kept = {key for key, _ in Folder(store).list("code/")}
     assert kept == ({changes_key(diff_hash)} if diff_hash else set())
+    assert Folder(store).list("marks/") == []
     assert len(Folder(store).list("sweeps/test/")) == 1  # the job's record names the corpus as it is called here
 
     code, out, err = submitted("-f")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RAY = str(Path(sys.executable).with_name("ray"))
-START_TIMEOUT_S = 90.0
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -46,38 +46,45 @@ class Head:
 @contextmanager
 def head(folder: Path, cpus: int = 2, environment: Mapping[str, str] | None = None) -> Iterator[Head]:
     """A head whose processes end with the block."""
-    home = folder / "home"
+    home, temporary = folder / "home", Path(tempfile.mkdtemp(prefix="mr", dir="/tmp"))  # sockets need a short name
     (home / ".ray").mkdir(parents=True)
     (home / ".ray" / "auth_token").write_text(secrets.token_hex(32))
-    port, dashboard, agent = free_port(), free_port(), free_port()
-    temporary = tempfile.mkdtemp(prefix="mr", dir="/tmp")  # sockets need a short name
-    command = [RAY, "start", "--head", "--block", "--include-dashboard=true", f"--port={port}", f"--num-cpus={cpus}",
-               "--node-ip-address=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temporary}",
-               f"--dashboard-agent-listen-port={agent}", "--object-store-memory=100000000",
-               "--disable-usage-stats"]  # fmt: skip
-    own = {
-        "HOME": str(home),
-        "RAY_AUTH_MODE": "token",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
-    }
+    own = {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+           "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}"}  # fmt: skip
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
-    with open(folder / "head.log", "wb") as log:
-        process = subprocess.Popen(command, env=keep | own | dict(environment or {}), stdout=log, stderr=log,
-                                   process_group=0)  # fmt: skip
-    try:
-        found = Head(f"http://127.0.0.1:{dashboard}", home, Path(temporary))
-        _wait(found, process, folder / "head.log")
+    with _started(home, temporary, cpus, keep | own | dict(environment or {})) as found:
         yield found
-    finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _started(home: Path, temporary: Path, cpus: int, environment: dict[str, str]) -> Iterator[Head]:
+    """The processes of a head; Ray gives up after thirty seconds, which may be too few on a busy machine."""
+    for attempt in range(ATTEMPTS):
+        log, ports = temporary / f"start{attempt}.log", [free_port() for _ in range(3)]
+        command = [RAY, "start", "--head", "--block", "--include-dashboard=true", "--node-ip-address=127.0.0.1",
+                   f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}",
+                   f"--num-cpus={cpus}", f"--temp-dir={temporary}", "--object-store-memory=100000000",
+                   "--disable-usage-stats"]  # fmt: skip
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, process_group=0)
+        found = Head(f"http://127.0.0.1:{ports[1]}", home, temporary)
+        try:
+            if _is_up(found, process, log):
+                yield found
+                return
+        finally:
+            _end(process)
+    raise RuntimeError(f"the head did not start:\n{log.read_text()[-2000:]}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """With all of its group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        shutil.rmtree(temporary, ignore_errors=True)
+            process.wait(5)
 
 
 def free_port() -> int:
@@ -86,12 +93,12 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _wait(head: Head, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until the job interface answers."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError):
-            head.ask("/api/jobs/")
-            return
+def _is_up(head: Head, process: "subprocess.Popen[bytes]", log: Path) -> bool:
+    """Wait until it has started, job interface and all; False if it gives up."""
+    while process.poll() is None:
+        if b"Ray runtime started" in log.read_bytes():
+            with suppress(OSError):
+                head.ask("/api/jobs/")
+                return True
         time.sleep(0.2)
-    raise RuntimeError(f"the head did not start:\n{log.read_text()[-2000:]}")
+    return False
