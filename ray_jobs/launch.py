@@ -98,6 +98,8 @@ def run_connected(
                 if watcher.error:
                     raise watcher.error from None
                 raise
+        if watcher.error:  # seen when all had ended already
+            raise watcher.error
         states: list[RunState] = ray.get(queue.runs.remote())
         terms.admission.learn(ray.get(queue.admission.remote()))
     return _account_for(trained, states, errors, storage)
@@ -267,9 +269,10 @@ class _Watcher:
                 halted = RayLost(type(error).__name__)
             else:
                 self._watch(list(self._states.values()))
-            if halted and not self.error and not is_last:
+            if halted and not self.error:
                 self.error = halted
-                interrupt_main()
+                if not is_last:
+                    interrupt_main()
 
     def _ask(self) -> StoreError | None:
         """Learn what the queue knows, however long a busy machine takes to start it; returns what halted the runs.
