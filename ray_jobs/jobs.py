@@ -173,10 +173,10 @@ class Jobs:
                 asyncio.run(self._tail(id_, log))
             try:
                 job = self.find(id_)
-            except ConnectionError:
+            except ConnectionError as error:
                 failures = 0 if log.received > before else failures + 1
                 if failures == TRIES:
-                    raise
+                    raise ConnectionError(f"{error}; job {id_} goes on, the same command follows it again") from error
             else:
                 if job is None:
                     raise ConnectionError(

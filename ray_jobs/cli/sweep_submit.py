@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
-import secrets
 import shlex
-import socket
-import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -23,9 +17,9 @@ from ray_jobs.cli.sweep_options import LIMIT, MAX_USD, ONLY, RETRY, SHARED_FOLDE
 
 if TYPE_CHECKING:
     from muon_core.store.storage import Storage
-    from ray_jobs.jobs import Job, Jobs
+    from ray_jobs.jobs import Jobs
+    from ray_jobs.submission import Sent
     from search_spaces.plan import Plan
-    from search_spaces.spec import SweepSpec
 
 ADDRESS = "http://127.0.0.1:8265"
 
@@ -83,6 +77,7 @@ def submit_command(
     from muon_core.store.storage import check_writable
     from ray_jobs.jobs import Jobs, check_url
     from ray_jobs.money import money
+    from ray_jobs.submission import Submission, submit_or_join
     from ray_jobs.sweep_plan import plan_sweep
     from search_spaces.spec import load_spec
 
@@ -101,13 +96,14 @@ def submit_command(
     where = f"the cluster of {tunnel}" if tunnel else f"the cluster at {address}"
     if planned.coming and not yes:
         click.confirm(f"train {len(planned.coming[:limit])} runs on {where}?", abort=True, err=True)
-    flags = _flags(only, retry, max_usd, limit, shared_folder=shared_folder)
+    options = _options(only, retry, max_usd, limit, shared_folder=shared_folder)
     with _reached(address, tunnel) as reached:
         jobs = Jobs(reached)
-        job, begin = _submit_or_join(jobs, sweep, planned, storage, flags, command=command)
+        sent = submit_or_join(jobs, Submission(sweep, planned, storage, options, command))
+        _say_sent(sent)
         if follow:
-            return _follow(jobs, job, begin, where)
-    _say_what_next(planned, job)
+            return _follow(jobs, sent, where)
+    _say_what_next(planned)
     return 0
 
 
@@ -140,18 +136,17 @@ def _reached(address: str, cluster: Path | None) -> Iterator[str]:
         yield opened
 
 
-def _flags(
+def _options(
     only: str | None, retry: tuple[str, ...], max_usd: float | None, limit: int | None, *, shared_folder: bool
 ) -> list[str]:
     """Options of `muon sweep run` in the job."""
-    options = [
+    return [
         *([] if only is None else ["--only", only]),
         *(word for status in retry for word in ("--retry", status)),
         *([] if max_usd is None else ["--max-usd", repr(max_usd)]),
         *([] if limit is None else ["--limit", str(limit)]),
         *(["--shared-folder"] if shared_folder else []),
     ]
-    return [*options, "--yes"]
 
 
 def _typed(spec: str, address: str, tunnel: Path | None, *, shared_folder: bool) -> str:
@@ -164,110 +159,35 @@ def _typed(spec: str, address: str, tunnel: Path | None, *, shared_folder: bool)
     return shlex.join([*words, *(["--shared-folder"] if shared_folder else [])])
 
 
-def _submit_or_join(
-    jobs: Jobs, sweep: SweepSpec, planned: Plan, storage: Storage, flags: list[str], *, command: str
-) -> tuple[Job, str]:
-    """The job of the sweep, started now unless it runs already, and the end of the line that its log begins with."""
-    from ray_jobs.job_package import PROGRAM, content
-    from ray_jobs.stop_requests import user_name
-
-    id_ = job_id(sweep.name, storage.place)
-    package = _package(sweep, storage, id_, flags, command)
-    who = f"{user_name()} on {socket.gethostname()}"
-    facts = {"sweep": sweep.name, "store": storage.url, "who": who, "content": content(package)}
-    for _ in range(3):  # somebody else may submit it, or forget it, at the same moment
-        known = jobs.find(id_)
-        if known and not known.is_over:
-            _say_joined(known, content(package), command)
-            return known, known.metadata.get("begin", "")
-        if known:
-            jobs.forget(id_)
-        begin = secrets.token_hex(4)
-        _leave_word(planned, storage, id_)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        with tempfile.TemporaryDirectory(prefix="muon-job-") as folder:
-            path = Path(folder, "job.zip")
-            path.write_bytes(package)
-            is_new = jobs.submit(
-                id_, f"exec python3 {PROGRAM} {begin}", path, facts | {"begin": begin, "submitted_at": now}
-            )
-        if is_new and (job := jobs.find(id_)):
-            _say_submitted(job, package)
-            return job, begin
-    raise ConnectionError(f"job {id_} is submitted and removed by others at this moment; try again")
-
-
-def job_id(sweep: str, place: str) -> str:
-    """What the job of a sweep is called: the same for the same sweep and store."""
-    return f"muon-{sweep}-{hashlib.sha256(f'{sweep} {place}'.encode()).hexdigest()[:8]}"
-
-
-def _package(sweep: SweepSpec, storage: Storage, id_: str, flags: list[str], command: str) -> bytes:
-    """What is sent: the same bytes for the same file, code and options."""
-    from ray_jobs.job_package import PRICES, SWEEP, pack, sent_sweep
-    from ray_jobs.same_store import store_environment
-    from ray_jobs.sent_job import SentJob
-
-    text, corpora = sent_sweep(sweep)
-    environment = store_environment(storage)
-    if os.environ.get("MUON_PRICES"):
-        environment["MUON_PRICES"] = PRICES
-    if level := os.environ.get("MUON_LOG_LEVEL"):
-        environment["MUON_LOG_LEVEL"] = level
-    arguments = ("sweep", "run", SWEEP, "--store", storage.url, *flags)
-    return pack(text, SentJob(arguments, command, _mark(id_), environment, corpora))
-
-
-def _mark(id_: str) -> str:
-    """Key of what a job knows its store by."""
-    return f"marks/{id_}"
-
-
-def _leave_word(planned: Plan, storage: Storage, id_: str) -> None:
-    """Tell the store of a job that is to come: what it trains, with which changes to the code, and its mark."""
-    from muon_core.store.sweeps import write_sweep
-    from ray_jobs.kept_changes import keep_changes
-    from ray_jobs.sweep_plan import sweep_record
-
-    write_sweep(storage, sweep_record(planned))
-    keep_changes(storage)
-    storage.put(_mark(id_), socket.gethostname().encode())
-
-
-def _say_submitted(job: Job, package: bytes) -> None:
+def _say_sent(sent: Sent) -> None:
+    """What became of it: a line, and one more where the job that runs is another than was asked for."""
     from muon_core.code_state import code_state
 
-    commit, diff_hash = code_state()
-    changes = f" with changes {diff_hash}" if diff_hash else ""
-    code = f"commit {commit[:12]}{changes}" if commit else "the installed code"
-    click.echo(f"submitted job {job.id}: {code}, {len(package) / 1e6:.1f} MB", err=True)
-
-
-def _say_joined(job: Job, ours: str, command: str) -> None:
-    facts = job.metadata
-    since = f"since {facts['submitted_at']}" if "submitted_at" in facts else "already"
-    click.echo(
-        f"joined job {job.id}, {job.status.lower()} {since}, submitted by {facts.get('who', 'someone')}", err=True
-    )
-    if facts.get("content") != ours:
+    job, facts = sent.job, sent.job.metadata
+    if sent.is_new:
+        commit, diff_hash = code_state()
+        changes = f" with changes {diff_hash}" if diff_hash else ""
+        code = f"commit {commit[:12]}{changes}" if commit else "the installed code"
+        click.echo(f"submitted job {job.id}: {code}, {sent.size / 1e6:.1f} MB", err=True)
+        return
+    since, who = (facts.get(name, "unknown") for name in ("submitted_at", "who"))
+    click.echo(f"joined job {job.id}: {job.status.lower()}, submitted at {since} by {who}", err=True)
+    if not sent.is_same:
         stop = next_command(f"muon sweep stop {facts.get('sweep', 'NAME')}")
-        click.echo(
-            f"it was sent with another file, code or options than there are here; {stop} ends it, then submit again",
-            err=True,
-        )
+        other = "it was sent with another file, code or options than there are here"
+        click.echo(f"{other}; {stop} ends it, then submit again", err=True)
 
 
-def _follow(jobs: Jobs, job: Job, begin: str, where: str) -> int:
+def _follow(jobs: Jobs, sent: Sent, where: str) -> int:
     """Show what the job prints until it is over; returns its exit code."""
+    job = sent.job
     try:
-        ended = jobs.follow(job.id, begin, click.echo)
+        ended = jobs.follow(job.id, sent.begin, click.echo)
     except KeyboardInterrupt:
         click.echo(f"job {job.id} goes on; {where} does not need this machine", err=True)
         stop = next_command(f"muon sweep stop {job.metadata.get('sweep', 'NAME')}")
         click.echo(f"next: {stop} to end it, or the same command to follow it again", err=True)
         return EXIT_INTERRUPTED
-    except ConnectionError as error:
-        raise ConnectionError(f"{error}; job {job.id} goes on, the same command follows it again") from error
     if ended.exit_code is None and ended.status == "FAILED":
         lines = ended.message.strip().splitlines() or ["no reason is known"]
         click.echo(f"job {job.id} did not start: {lines[-1][:300]}", err=True)
@@ -276,7 +196,7 @@ def _follow(jobs: Jobs, job: Job, begin: str, where: str) -> int:
     return ended.outcome
 
 
-def _say_what_next(planned: Plan, job: Job) -> None:
+def _say_what_next(planned: Plan) -> None:
     name = planned.spec.name
     run = planned.coming[0].run_id if planned.coming else "RUN"
     watch, logs, stop = (
