@@ -1,41 +1,15 @@
-"""What a run was computed with: versions, hardware, threads and the state of the code, to explain a mismatch later."""
+"""What a run was computed with: versions, hardware and threads, to explain a mismatch later."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import resource
-import subprocess
 import sys
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-@cache
-def code_state() -> tuple[str | None, str | None]:
-    """(commit, hash of uncommitted changes) of the checkout this package runs from; None where there is none."""
-    tracked = _git("ls-files", "--error-unmatch", __file__)  # a virtual environment may lie inside another project
-    commit = _git("rev-parse", "HEAD") if tracked else None
-    diff = _git("diff", "HEAD") if commit else None
-    return commit, hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git, or an installed package: the record says null
-    return done.stdout.strip()
 
 
 def device_name(device: torch.device) -> str:

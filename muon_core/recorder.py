@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from muon_core import environment
+from muon_core.code_state import code_state
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
@@ -40,7 +41,7 @@ from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_poin
 def start_record(config: RunConfig, **facts: Any) -> Row:
     """Columns of the `runs` table known before the first step; `facts` are those the config does not hold."""
     optimizer = config.optimizer.model_dump(mode="json")
-    commit, diff_hash = environment.code_state()
+    commit, diff_hash = code_state()
     parameters = ("lr", "embedding_lr", "alpha", "rank_threshold", "anneal", "noise_norm")
     return {
         "arm_id": config.arm_id,

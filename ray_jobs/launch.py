@@ -107,6 +107,8 @@ def run_connected(
                 if watcher.error:
                     raise watcher.error from None
                 raise
+        if watcher.error:  # seen when all had ended already
+            raise watcher.error
         states: list[RunState] = ray.get(queue.runs.remote())
         terms.admission.learn(ray.get(queue.admission.remote()))
     return _account_for(trained, states, errors, storage)
@@ -304,9 +306,10 @@ class _Watcher:
                 halted = RayLost(type(error).__name__)
             else:
                 self._watch(self._told())
-            if halted and not self.error and not is_last:
+            if halted and not self.error:
                 self.error = halted
-                interrupt_main()
+                if not is_last:
+                    interrupt_main()
 
     def _told(self) -> list[RunState]:
         """All runs; those that nobody can train say what they wait for."""

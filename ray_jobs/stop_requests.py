@@ -49,7 +49,7 @@ class SweepStopped(Exception):
 
 def request_stop(storage: Storage, sweep: str, *, now: bool) -> StopRequest:
     """Ask whoever runs `sweep` to stop. Raises StoreError if nothing can be written."""
-    request = StopRequest(_user(), socket.gethostname(), now)
+    request = StopRequest(user_name(), socket.gethostname(), now)
     fields = {"user": request.user, "host": request.host, "now": now}
     ids = parse_stops(key for key, _ in storage.list(f"stops/{sweep}/")).values()
     storage.put(stop_key(sweep, next_id(ids)), json.dumps(fields).encode())
@@ -113,7 +113,8 @@ def _decode(data: bytes) -> StopRequest:
     return StopRequest(str(fields.get("user", "someone")), str(fields.get("host", "unknown")), bool(fields.get("now")))
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Of whoever started this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no name is known for it, as in many containers

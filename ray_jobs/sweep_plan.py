@@ -6,13 +6,14 @@ A plan loads neither torch nor, where the store is empty, what reads Parquet.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.elsewhere import unfinished_alive
+from ray_jobs.sent_job import original_path
 from search_spaces.chosen import continued
 from search_spaces.errors import Problems
 from search_spaces.estimate import speeds
@@ -22,6 +23,7 @@ from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
 from search_spaces.searching import search_block, to_choose
 from search_spaces.spec import SweepSpec
+from search_spaces.strict_yaml import KeyPath
 
 if TYPE_CHECKING:
     from muon_core.store.sweeps import SweepRecord
@@ -104,7 +106,7 @@ def record_of(spec: SweepSpec, runs: Sequence[PlannedRun], names: Mapping[str, s
     return SweepRecord(
         sweep=spec.name,
         question=spec.question,
-        spec=_portable(spec),
+        spec=portable(spec, original_path),
         metrics=Metric.model_validate(spec.metrics.model_dump()),
         runs=tuple(
             SweepRun(run_id=run.run_id, block=block, role=role, arm=names[run.arm_id], seed=run.config.seed)
@@ -115,15 +117,17 @@ def record_of(spec: SweepSpec, runs: Sequence[PlannedRun], names: Mapping[str, s
     )
 
 
-def _portable(spec: SweepSpec) -> dict[str, Any]:
-    """The fields of a sweep file, valid in any folder: the paths of its corpora are absolute."""
+def portable(spec: SweepSpec, move: Callable[[str], str]) -> dict[str, Any]:
+    """The fields of a sweep file, in which `move` replaces the path, made absolute, of each corpus."""
 
-    def absolute(value: Any, name: str = "") -> Any:
+    def moved(value: Any, at: KeyPath) -> Any:
         if isinstance(value, dict):
-            return {key: absolute(item, key) for key, item in value.items()}
+            return {key: moved(item, (*at, key)) for key, item in value.items()}
         if isinstance(value, list):
-            return [absolute(item, name) for item in value]
-        return corpus_path(value, spec.source.folder) if name == "data.corpus" else value
+            return [moved(item, (*at, index)) for index, item in enumerate(value)]
+        if value == "stdlib" or "data.corpus" not in at:
+            return value
+        return move(corpus_path(value, spec.source.folder_of(at)))
 
-    fields: dict[str, Any] = absolute(spec.model_dump(mode="json"))
+    fields: dict[str, Any] = moved(spec.model_dump(mode="json"), ())
     return fields

@@ -47,7 +47,7 @@ def documents(corpus: str) -> list[Document]:
 
     Raises: ValueError if the path does not exist, holds no file, or holds one that is binary or cannot be read.
     """
-    return _read(_files(corpus))
+    return _read(corpus_files(corpus))
 
 
 def corpus_sha256(corpus: str, cache: Path | None = None) -> str:
@@ -64,7 +64,7 @@ def _library_sha256(cache: Path | None) -> str:
 
 
 def _sha256(corpus: str, cache: Path | None) -> str:
-    files = _files(corpus)
+    files = corpus_files(corpus)
     stamp, is_trusted = _stamp(files)
     memory, key = Folder(cache or default_cache()), f"corpora/{stamp}"
     with contextlib.suppress(FileNotFoundError, StoreError):
@@ -96,8 +96,8 @@ def default_cache() -> Path:
     return user_cache() / "muon-jobs" / "data"
 
 
-def _files(corpus: str) -> dict[str, str]:
-    """Relative path -> file, sorted."""
+def corpus_files(corpus: str) -> dict[str, str]:
+    """Relative path -> file, sorted. Raises ValueError if there is none."""
     if corpus == LIBRARY:
         root = Path(sysconfig.get_paths()["stdlib"])
         files = {name: path for name, path in _walk(root, _is_no_library).items() if name.endswith(".py")}

@@ -9,6 +9,7 @@
     sweeps/<sweep>/<id>.json                                             what was asked
     stops/<sweep>/<id>.json                                              a wish that who runs the sweep ends it
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
+    code/<diff hash>.diff                                                uncommitted changes that a job was sent with
     logs/<run>/<start>.r<rank>.<lo>-<hi>.txt                             bytes [lo, hi) of what a rank printed
     data/<data_hash>/<file>/<part>                                       tokens that a cluster's nodes fetch
     schema/<version>.json                                                marks what release may read it
@@ -194,6 +195,11 @@ def sweep_key(sweep: str, record: str) -> str:
 def stop_key(sweep: str, request: str) -> str:
     """Key of a wish that a sweep ends."""
     return f"stops/{sweep}/{request}.json"
+
+
+def changes_key(diff_hash: str) -> str:
+    """Key of the uncommitted changes that the runs of a job were trained with."""
+    return f"code/{diff_hash}.diff"
 
 
 def parse_stops(keys: Iterable[str]) -> dict[str, str]:

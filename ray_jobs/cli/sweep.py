@@ -1,4 +1,4 @@
-"""`muon sweep plan` and `muon sweep run`; `ls` and `show` stand in `sweep_records.py`, `stop` in `sweep_stop.py`."""
+"""`muon sweep plan` and `muon sweep run`; the other commands stand in modules named after them, `sweep_stop.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from muon_core.failures import divergence
-from muon_core.statuses import EARLY, ENDED, counts_text, last_line
+from muon_core.statuses import EARLY, ENDED, last_line
 from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, check_writable
@@ -23,29 +23,19 @@ from ray_jobs.cli.confirm import confirm_command
 from ray_jobs.cli.main import EXIT_BUDGET, EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
 from ray_jobs.cli.plan_text import render_plan
+from ray_jobs.cli.sweep_options import LIMIT, MAX_USD, ONLY, RETRY, SHARED_FOLDER, YES, headline
 from ray_jobs.cli.sweep_records import list_command, show_command
 from ray_jobs.cli.sweep_stop import stop_command
+from ray_jobs.cli.sweep_submit import submit_command
 from ray_jobs.machine import misfit
 from ray_jobs.money import money
+from ray_jobs.sent_job import check_sent, sent_job
 from ray_jobs.sweep_plan import plan_sweep, sweep_record
 from search_spaces.errors import Problems
 from search_spaces.plan import Plan
 from search_spaces.spec import SweepSpec, load_spec
 
 SHOWN_FAILURES = 5  # the others are in `muon failures`
-RETRY = click.option(
-    "--retry",
-    multiple=True,
-    type=click.Choice(["failed", "diverged"]),
-    help="Run those runs again too; without it they stay as they are. Failed ones go on from their checkpoint, "
-    "diverged ones begin anew. May be given twice.",
-)
-ONLY = click.option(
-    "--only",
-    metavar="EXPR",
-    help="Train only runs for which this SQL condition holds, over their block, role, arm, arm_id, optimizer, seed, "
-    "status and parameters.",
-)
 
 
 @click.group("sweep", cls=Group)
@@ -64,6 +54,7 @@ def command() -> None:
 
 command.add_command(list_command)
 command.add_command(show_command)
+command.add_command(submit_command)
 command.add_command(stop_command)
 command.add_command(confirm_command)
 
@@ -115,8 +106,14 @@ def _after(planned: Plan, spec: str, only: str | None, retry: tuple[str, ...]) -
 
 def _run_command(spec: str, only: str | None, retry: Sequence[str]) -> str:
     """What trains the sweep."""
-    run = f"muon sweep run {shlex.quote(spec)}" + (f" --only {shlex.quote(only)}" if only else "")
+    run = _command(spec) + (f" --only {shlex.quote(only)}" if only else "")
     return next_command(" ".join([run, *(f"--retry {status}" for status in retry)]))
+
+
+def _command(spec: str) -> str:
+    """What runs the sweep, or what submits this job again."""
+    job = sent_job()
+    return job.command if job else f"muon sweep run {shlex.quote(spec)}"
 
 
 @command.command()
@@ -124,13 +121,13 @@ def _run_command(spec: str, only: str | None, retry: Sequence[str]) -> str:
 @store_option
 @ONLY
 @RETRY
-@click.option("--max-usd", type=click.FloatRange(min=0), help="Spend no more on the sweep; goes over `budget.usd`.")
-@click.option("--limit", type=click.IntRange(min=1), help="Train at most so many runs now.")
+@MAX_USD
+@LIMIT
 @click.option(
     "--address", envvar="RAY_ADDRESS", show_envvar=True, help="Ray cluster to join; default: a private local Ray."
 )
-@click.option("--shared-folder", is_flag=True, help="All nodes of the cluster share the folder of the results.")
-@click.option("--yes", is_flag=True, help="Do not ask before using a cluster.")
+@SHARED_FOLDER
+@YES
 @click.option(
     "--in-process",
     is_flag=True,
@@ -181,6 +178,7 @@ def run(
         check_address(address)
         if not shared_folder:
             check_store(storage, address)
+    check_sent(storage)
     check_writable(storage)
     planned = plan_sweep(sweep, storage, only=only, retry=retry)
     costs = money(planned, storage, max_usd)
@@ -201,7 +199,7 @@ def run(
         raise ValueError(needs)
 
     write_sweep(storage, sweep_record(planned))
-    click.echo(f"{sweep.name}: {_headline(planned)}", err=True)
+    click.echo(f"{sweep.name}: {headline(planned)}", err=True)
     for doubt in planned.doubts:
         click.echo(f"odd: {doubt}", err=True)
     if coming and not address and (refusal := costs.refusal()):
@@ -233,7 +231,7 @@ def _say(line: str) -> None:
 
 def _raise_budget(spec: str) -> str:
     """What to type to go on after the budget is spent."""
-    return f"raise budget.usd, or {next_command(f'muon sweep run {shlex.quote(spec)} --max-usd X')}"
+    return f"raise budget.usd, or {next_command(f'{_command(spec)} --max-usd X')}"
 
 
 def _check_in_process(context: click.Context, sweep: SweepSpec) -> None:
@@ -268,12 +266,12 @@ def _conclude(planned: Plan, storage: Storage, spec: str, failed_now: Mapping[st
         click.echo(f"failed: {run_id}: diverged, which `stop` counts as failed: {error}", err=True)
     if failed or refused:
         name = next_command(f"muon failures {planned.spec.name}")
-        again = next_command(f"muon sweep run {shlex.quote(spec)} --retry {'failed' if failed else 'diverged'}")
+        again = next_command(f"{_command(spec)} --retry {'failed' if failed else 'diverged'}")
         count = len(failed) + len(refused)
         click.echo(f"{count} of {len(planned.runs)} runs failed\nnext: {name}, then {again}", err=True)
         return EXIT_FAILED_RUNS
     if left or planned.to_choose:
-        todo = f"muon sweep run {shlex.quote(spec)}"
+        todo = _command(spec)
     elif planned.search:
         todo = f"muon sweep confirm {planned.spec.name} --top 1 --fresh-seeds 3"
     else:
@@ -298,12 +296,6 @@ def _errors(storage: Storage, failed: Sequence[str]) -> list[tuple[str, str | No
 
     runs = open_store(storage).runs.filter(pl.col("run_id").is_in(failed)).sort("run_id")
     return list(runs.select("run_id", "error").collect().iter_rows())
-
-
-def _headline(planned: Plan) -> str:
-    others = f", {len(planned.elsewhere)} trained by another process" if planned.elsewhere else ""
-    chosen = f", {len(planned.to_choose)} to be chosen" if planned.to_choose else ""
-    return f"{len(planned.runs)} runs ({counts_text(planned.counts)}), {len(planned.to_run)} to train{chosen}{others}"
 
 
 def _print_answer(name: str, storage: Storage) -> bool:
