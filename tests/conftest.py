@@ -25,7 +25,7 @@ MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30
 
 LONG_FILES = (
     "test_on_ray.py",
-    "test_submit.py",
+    "test_cluster.py",
     "test_resume.py",
     "test_optim_muon.py",
     "test_optim_runs.py",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.loopback_ray import Head, head
+from cluster.loopback_ray import Head, head
 from support.sweeps import MUON, sweep_file
 
 from analysis.store import open_store
