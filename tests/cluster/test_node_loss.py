@@ -300,5 +300,4 @@ def test_down_and_a_word_to_the_workers_leave_no_ray(story: Story) -> None:
     say(f"{time.time() - began:.1f} s: no raylet is left on the workers")
     for worker in made.workers:
         made.typed("ssh", "-o", "StrictHostKeyChecking=no", f"root@{worker.address}", "bash -ic 'ray stop --force'")
-    for host in (made.head, *made.workers):
-        until("no process of Ray is left", lambda host=host: not has(host, "ray"), STEP_S)
+    until("no process of Ray is left", lambda: not any(has(host, "ray") for host in (made.head, *made.workers)))
