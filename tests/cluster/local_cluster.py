@@ -116,12 +116,10 @@ class Cluster:
         self.typed("ray", "down", COPY, "-y")
 
     def start_sweep(self, spec: Path) -> Followed:
-        """Begin the sweep of the file `spec`, or go on with it, and follow it to its end."""
+        """Submit the sweep of the file `spec`, or go on with it, and follow it to its end."""
         shutil.copy(spec, self.laptop.home)
-        self.typed("ray", "rsync-up", COPY, f"/root/{spec.name}", f"/root/{spec.name}")
-        # Ray's ssh gives every command a terminal, where a panel would be painted.
-        run = f"set -o pipefail; muon sweep run ~/{spec.name} --address auto --yes --store {STORE} 2>&1 | cat"
-        return self.follow(self._laptop("ray", "exec", COPY, run))
+        submit = ["muon", "sweep", "submit", f"/root/{spec.name}", "--tunnel", COPY, "--follow", "--yes"]
+        return self.follow(self._laptop(*submit, "--store", STORE))
 
     def watch_nodes(self) -> Followed:
         """Follow which nodes Ray takes for alive: see `watch_nodes.py`."""
