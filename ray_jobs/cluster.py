@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
 
 # isort: split
 import grpc
-import ray
 from ray._common.tls_utils import load_certs_from_env
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private import services, utils
@@ -25,10 +23,10 @@ from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS, KV_NAMESPACE_CLUSTER
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from ray_jobs.address import probe
+from ray_jobs.ray_token import FILE, find_token
 
 ANSWER_S = 5.0
-TOKEN_FILE = Path("~/.ray/auth_token")
-COPY_TOKEN = f"copy {TOKEN_FILE} of its head to the same place here and `chmod 600` it, or set RAY_AUTH_TOKEN"
+COPY_TOKEN = f"copy {FILE} of its head to the same place here and `chmod 600` it, or set RAY_AUTH_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +76,6 @@ def check_cluster(address: str) -> Cluster:
     return cluster
 
 
-def token_place() -> str:
-    """Where this process has its token from, as Ray looks for it."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
-    return os.environ.get("RAY_AUTH_TOKEN_PATH") or str(TOKEN_FILE)
-
-
 def _resolve(address: str) -> str:
     """host:port as Ray will use it. Raises ConnectionError if nobody listens there, or `auto` finds no Ray."""
     probe(address)
@@ -99,26 +90,17 @@ def _resolve(address: str) -> str:
 def _ask_with_token(head: str) -> Cluster:
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         raise ConnectionError(f"the cluster at {head} wants its token; unset RAY_AUTH_MODE here, or set it to token")
-    token = _token()
+    token, place = find_token()
     if not token:
-        raise ConnectionError(f"the cluster at {head} wants its token, and {token_place()} has none; {COPY_TOKEN}")
+        raise ConnectionError(f"the cluster at {head} wants its token, and {place} has none; {COPY_TOKEN}")
     try:
         cluster = _ask(head, token)
     except PermissionError:
-        is_wrong = f"the token in {token_place()} is not that of the cluster at {head}"
+        is_wrong = f"the token in {place} is not that of the cluster at {head}"
         raise ConnectionError(f"{is_wrong}; {COPY_TOKEN}") from None
     if "RAY_AUTH_MODE" not in os.environ:  # Ray by itself uses the token only of a cluster it finds on this machine
         authentication_token_setup._enable_token_auth()
     return cluster
-
-
-def _token() -> str:
-    loader = ray._raylet.AuthenticationTokenLoader.instance()
-    loader.reset_cache()
-    try:
-        return str(loader.get_raw_token(ignore_auth_mode=True))
-    except Exception:  # of many types; each says that there is none
-        return ""
 
 
 def _ask(head: str, token: str = "") -> Cluster:

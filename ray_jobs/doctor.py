@@ -27,10 +27,11 @@ from muon_core.store.storage import Storage
 from ray_jobs import checks
 from ray_jobs.address import check_loopback
 from ray_jobs.checks import Check, Wrong, check
-from ray_jobs.cluster import Cluster, Node, check_cluster, token_place
+from ray_jobs.cluster import Cluster, Node, check_cluster
 from ray_jobs.listening import ports
 from ray_jobs.node_checks import answer_to, look_over_node
 from ray_jobs.ray_folder import ray_folder
+from ray_jobs.ray_token import find_token
 from ray_jobs.same_store import marked, store_environment
 from search_spaces.spec import Resources
 
@@ -88,7 +89,7 @@ def _folder() -> str:
 def _token(cluster: Cluster) -> str:
     if not cluster.wants_token:
         return "none wanted"
-    place = token_place()
+    _, place = find_token()
     with contextlib.suppress(OSError):  # it is no file
         if Path(place).expanduser().stat().st_mode & 0o077:
             raise Wrong(f"others on this machine can read {place}; chmod 600 {place}")

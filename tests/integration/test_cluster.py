@@ -77,7 +77,8 @@ def test_a_token_file_is_enough_to_join(ours: ModuleType, head: RayCluster, home
     [
         ({}, f"wants its token, and ~/.ray/auth_token has none; {COPY}"),
         ({"RAY_AUTH_MODE": "token"}, f"wants its token, and ~/.ray/auth_token has none; {COPY}"),
-        ({"RAY_AUTH_TOKEN_PATH": "/nonexistent/token"}, f"wants its token, and /nonexistent/token has none; {COPY}"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nonexistent/token"},
+         f"wants its token, and RAY_AUTH_TOKEN_PATH=/nonexistent/token has none; {COPY}"),
         ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": TOKEN},
          "wants its token; unset RAY_AUTH_MODE here, or set it to token"),
     ],
