@@ -95,7 +95,7 @@ def run_connected(
     with ray_folder() as scratch, marked(storage, name) as mark:
         actor = ray.remote(num_cpus=0, max_concurrency=1000, resources=ON_HEAD)(RunQueue)
         queue = actor.options(name=name, namespace=name).remote(terms.admission, terms.retries)
-        queue.watch_nodes.remote()
+        queue.look_around.remote(terms.sweep)
         settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
         with _left_empty(name, queue), _Watcher(queue, watch, terms.admission, name, resources) as watcher:
             try:

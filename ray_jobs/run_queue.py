@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
 
-NODES_LOOK_S = 2.0  # between two looks for nodes that leave; a spot instance has two minutes from its notice
+LOOK_AROUND_S = 2.0  # a spot instance has two minutes from its notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +278,7 @@ class RunQueue:
             return
         if never_asked:
             run.start()
+            run.status = "waiting"
         if node_is_gone and run.stepped_at is not None:
             failure = "preemption"
         run.fail(failure)
@@ -321,13 +322,16 @@ class RunQueue:
         going = nodes(self._held[slot][1]) & self._leaving.keys()
         return f"{PREEMPTED}node {self._leaving[going.pop()]} is taken back" if going else None
 
-    async def watch_nodes(self) -> None:
-        """Look for nodes that are to be taken back, as long as the queue lives."""
+    async def look_around(self, sweep: str) -> None:
+        """As long as the queue lives, look for nodes that are to be taken back, and show how `sweep` stands."""
+        from ray_jobs.gauges import Gauges
         from ray_jobs.places import leaving
 
+        gauges = Gauges(sweep)
         while True:
             self._leaving = leaving(self._leaving)
-            await asyncio.sleep(NODES_LOOK_S)
+            gauges.show(self._runs.values(), self._admission.spent_usd)
+            await asyncio.sleep(LOOK_AROUND_S)
 
     def _end(self, run: RunState, status: str, error: str | None) -> None:
         run.end(status, error)

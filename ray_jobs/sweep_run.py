@@ -93,7 +93,16 @@ def train_all(
         while True:
             if stops.request:
                 raise SweepStopped(stops.request)
-            terms = Terms(again, planned.spec.retries, costs.prices, admission, comparison, tokens, search)
+            terms = Terms(
+                sweep=planned.spec.name,
+                again=again,
+                retries=planned.spec.retries,
+                prices=costs.prices,
+                admission=admission,
+                comparison=comparison,
+                tokens=tokens,
+                search=search,
+            )
             if not todo and search and (first := search.next()):
                 todo = [first]  # before Ray starts, for there may be none
             states = _train([run.config for run in todo], storage, planned, terms, place, told) if todo else []

@@ -30,6 +30,8 @@ class Comparison:
 class Terms:
     """How runs are carried out; the default is to train what is not finished, whatever it costs."""
 
+    sweep: str = ""
+    """Its name, for who looks at the cluster."""
     again: Collection[str] = ()
     """Ids of runs to train from the first step although they are finished."""
     retries: Retries = field(default_factory=Retries)
