@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any
 
 import ray_jobs.ray_settings  # noqa: F401  before ray
 
@@ -25,24 +24,22 @@ from ray.tune.execution import class_cache
 from muon_core.config.run import RunConfig
 from muon_core.statuses import ENDED
 from muon_core.store.known import read_known
-from muon_core.store.storage import Storage, StoreError
+from muon_core.store.storage import Storage
 from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
-from ray_jobs.admission import Admission
-from ray_jobs.autoscaler import can_grow, what_is_missing, worker_needs
-from ray_jobs.connection import RayLost, check_alive, connected
-from ray_jobs.places import SWEEP, give_back, give_back_of_the_dead, is_waiting
+from ray_jobs.autoscaler import can_grow, worker_needs
+from ray_jobs.connection import RayLost, connected
+from ray_jobs.places import SWEEP, give_back, give_back_of_the_dead
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
 from ray_jobs.same_store import marked, store_environment
 from ray_jobs.slot_settings import SlotSettings
 from ray_jobs.slots import Slot
-from ray_jobs.stop_signals import deferred, interrupt_main
+from ray_jobs.stop_signals import deferred
 from ray_jobs.terms import Terms
+from ray_jobs.watcher import Watcher
 from search_spaces.spec import Resources
 
-WATCH_EVERY_S = 0.5
-TELL_AFTER_S = 20.0  # that no run has workers, which take half of that to start
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 ON_HEAD = {"node:__internal_head__": 0.001}  # what a sweep must not lose with a worker
 SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
@@ -97,7 +94,7 @@ def run_connected(
         queue = actor.options(name=name, namespace=name).remote(terms.admission, terms.retries)
         queue.look_around.remote(terms.sweep)
         settings = SlotSettings(name, storage.url, mark, scratch, resources, terms.retries, terms.prices)
-        with _left_empty(name, queue), _Watcher(queue, watch, terms.admission, name, resources) as watcher:
+        with _left_empty(name, queue), Watcher(queue, watch, terms.admission, name, resources) as watcher:
             try:
                 trained, errors = _tune(runs, terms, settings, slots, queue)
             except KeyboardInterrupt:
@@ -263,82 +260,3 @@ def _leave(name: str, queue: Any) -> None:
     with deferred(), contextlib.suppress(RayError):
         ray.get(queue.close_all.remote())
         give_back(name)
-
-
-class _Watcher:
-    """Calls `watch` from a thread until the block is left, and once more then.
-
-    It is the first to see that the sweep cannot go on, because its Ray died or the store failed, while the block would
-    wait for Ray for ever, or train run after run in vain: then the block is interrupted, and `error` says why.
-    The queue has a copy of `admission`: who closes this one closes that.
-    """
-
-    def __init__(self, queue: Any, watch: Watch, admission: Admission, sweep: str, resources: Resources) -> None:
-        self._queue, self._watch, self._admission = queue, watch, admission
-        self._sweep, self._resources = sweep, resources
-        self._idle_since = self._asked_at = time.monotonic()
-        self._waits_for: str | None = None
-        self._closed: tuple[str, bool] | None = None
-        self._states: dict[str, RunState] = {}
-        self._num_ended = 0
-        self._left = threading.Event()
-        self._thread = threading.Thread(target=self._look_now_and_then, daemon=True)
-        self.error: RayLost | StoreError | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._left.set()
-        self._thread.join()
-
-    def _look_now_and_then(self) -> None:
-        is_last = False
-        while not is_last and not isinstance(self.error, RayLost):
-            is_last = self._left.wait(WATCH_EVERY_S)
-            halted: RayLost | StoreError | None
-            try:
-                halted = self._ask()
-            except RayLost as error:
-                halted = error
-            except RayError as error:
-                halted = RayLost(type(error).__name__)
-            else:
-                self._watch(self._told())
-            if halted and not self.error:
-                self.error = halted
-                if not is_last:
-                    interrupt_main()
-
-    def _told(self) -> list[RunState]:
-        """All runs; those that nobody can train say what they wait for."""
-        going = [state for state in self._states.values() if state.ended_at is None]
-        waiting = [state for state in going if state.is_waiting]
-        now = time.monotonic()
-        if not waiting or len(waiting) < len(going):
-            self._idle_since, self._waits_for = now, None
-        elif now - self._idle_since > TELL_AFTER_S and now - self._asked_at > TELL_AFTER_S:
-            self._asked_at = now
-            self._waits_for = what_is_missing(self._resources) if is_waiting(self._sweep) else None
-        for state in waiting:
-            state.waits_for = self._waits_for
-        return list(self._states.values())
-
-    def _ask(self) -> StoreError | None:
-        """Learn what the queue knows, however long a busy machine takes to start it; returns what halted the runs.
-
-        Raises RayLost or RayError.
-        """
-        if (closed := self._admission.closed) and closed != self._closed:
-            self._closed = closed
-            self._queue.close_admission.remote(*closed)
-        answer = self._queue.look.remote(self._num_ended)
-        check_alive()
-        while not ray.wait([answer], timeout=WATCH_EVERY_S)[0]:
-            check_alive()
-        ended, going, halted = ray.get(answer)
-        self._num_ended += len(ended)
-        self._states |= {state.run_id: state for state in (*ended, *going)}
-        error: StoreError | None = halted
-        return error

@@ -120,7 +120,7 @@ def one_ray() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def story(one_ray: None, small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Story:
-    from ray_jobs import launch
+    from ray_jobs import launch, watcher
 
     runs, store = story_runs(small), tmp_path_factory.mktemp("story")
     deaths = {"loses a worker": (WORKER, 1), "hangs": (WORKER, 1), "doomed": (WORKER, 2)}
@@ -128,7 +128,7 @@ def story(one_ray: None, small: dict[str, Any], tmp_path_factory: pytest.TempPat
     killer = Killer({runs[name].run_id: death for name, death in deaths.items()}, runs["hangs"].run_id)
     terms = Terms(retries=Retries(infrastructure=1, hang_after_s=20))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "WATCH_EVERY_S", 0.1)  # the runs must still train when the killer comes
+        patch.setattr(watcher, "WATCH_EVERY_S", 0.1)  # the runs must still train when the killer comes
         states = launch.run_connected(list(runs.values()), Folder(store), TWO_WORKERS, terms, slots=1, watch=killer)
     assert killer.killed == {runs[name].run_id: times for name, (_, times) in deaths.items()}
     return Story(runs, dict(zip(runs, states, strict=True)), killer, store)
