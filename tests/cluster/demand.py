@@ -6,7 +6,6 @@ import os
 import ray
 
 
-@ray.remote(num_gpus=1)
 def tell() -> tuple[str | None, ...]:
     """What the environment of a worker holds."""
     return os.environ.get("MUON_NODE_TYPE"), os.environ.get("MUON_NODE_SPOT"), ray.util.get_node_ip_address()
@@ -14,4 +13,4 @@ def tell() -> tuple[str | None, ...]:
 
 if __name__ == "__main__":
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    print(*ray.get(tell.remote()), flush=True)
+    print(*ray.get(ray.remote(num_gpus=1)(tell).remote()), flush=True)

@@ -65,11 +65,14 @@ class Story:
 
     def typed(self, *words: str) -> str:
         """What a command prints that is typed in the folder of the project, and that must succeed."""
-        settings = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
-        command = self.laptop.command(*words, folder=str(ROOT), PATH=f"{VENV}:{PATH}", **settings)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, timeout=ANSWER_S)
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout
+
+    def command(self, *words: str) -> list[str]:
+        """What types it."""
+        settings = {"RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+        return self.laptop.command(*words, folder=str(ROOT), PATH=f"{VENV}:{PATH}", **settings)
 
     @property
     def head(self) -> Host:
@@ -185,9 +188,10 @@ def test_a_worker_without_work_goes(story: Story) -> None:
 
 def test_where_there_is_no_spot_worker_one_on_demand_is_taken(story: Story) -> None:
     story.account.lack("g5.2xlarge spot", "g6.2xlarge spot")
-    before = len(story.account.asked())
+    before, began = len(story.account.asked()), time.time()
     demand = story.demand()
     until("a worker has answered", lambda: not demand.is_going, ANSWER_S)
+    say(f"{time.time() - began:.1f} s: a worker on demand has answered")
     asked = asked_since(story, before)
     assert asked == [("g6.2xlarge", "spot", True)] * 5 + [("g5.2xlarge", "on-demand", False)], (
         "the first still stands back"
@@ -200,7 +204,12 @@ def test_where_there_is_no_spot_worker_one_on_demand_is_taken(story: Story) -> N
 
 def test_down_leaves_nothing_that_costs_money(story: Story) -> None:
     began = time.time()
-    story.typed("ray", "down", COPY, "-y")
+    down = Followed(story.command("ray", "down", COPY, "-y"))
+    story.ending.callback(down.end)
+    until("nothing runs", lambda: not story.account.instances("pending", "running"), ANSWER_S)
+    say(f"{time.time() - began:.1f} s: nothing runs")
+    assert down.wait(ANSWER_S) == 0, down.text
+    for at, line in down.lines: print(round(at-began,1), line)
     say(f"{time.time() - began:.1f} s: `ray down` has returned")
     assert {each["State"]["Name"] for each in story.account.instances()} <= {"shutting-down", "terminated"}
     assert len(story.account.instances()) == 3
