@@ -209,7 +209,8 @@ def test_down_leaves_nothing_that_costs_money(story: Story) -> None:
     until("nothing runs", lambda: not story.account.instances("pending", "running"), ANSWER_S)
     say(f"{time.time() - began:.1f} s: nothing runs")
     assert down.wait(ANSWER_S) == 0, down.text
-    for at, line in down.lines: print(round(at-began,1), line)
+    for at, line in down.lines:
+        print(round(at - began, 1), line)
     say(f"{time.time() - began:.1f} s: `ray down` has returned")
     assert {each["State"]["Name"] for each in story.account.instances()} <= {"shutting-down", "terminated"}
     assert len(story.account.instances()) == 3

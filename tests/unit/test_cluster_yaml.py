@@ -352,18 +352,16 @@ def test_quotas_are_those_of_all_workers_and_the_alarm_is_valid(config: dict[str
 
 
 def test_costs_of_the_text_are_those_of_the_table(config: dict[str, Any]) -> None:
-    text = (ROOT / "docs" / "clusters.md").read_text()
+    text = (ROOT / "docs" / "clusters.md").read_text().partition("### What it costs")[2].partition("###")[0]
     kinds = [kind["node_config"]["InstanceType"] for kind in config["available_node_types"].values()]
-    told = dict(re.findall(r"^\| [^|]*`(\S+)` \|[^|]*\| ([\d.]+)", text, re.MULTILINE))
     prices = load_prices(str(OURS)).nodes
-    assert {name: float(price) for name, price in told.items()} == {name: prices[name].usd_per_hour for name in kinds}
+    rows = {what: float(usd) for what, usd in re.findall(r"^\| ([^|]+) \|[^|]*\| ([\d.]+)", text, re.MULTILINE)}
+    told = {name.group(1): usd for what, usd in rows.items() if (name := re.search("`(.*)`", what))}
+    assert told == {name: prices[name].usd_per_hour for name in kinds}
     head, *others = kinds
-    ((disk,), (address,)) = (
-        re.findall(rf"^\| {what}[^|]*\|[^|]*\| ([\d.]+)", text, re.M) for what in ("a worker's", "a public")
-    )
-    worker = max(prices[name].usd_per_hour for name in others) + float(disk) + float(address)
-    hour = config["max_workers"] * worker + prices[head].usd_per_hour + float(address)
-    assert f"at most {hour:.1f} USD" in text
+    address = rows["a public address, each node"]
+    worker = max(told[name] for name in others) + rows["a worker's disk, 150 GB at 0.08 a month"] + address
+    assert f"at most {config['max_workers'] * worker + told[head] + address:.1f} USD" in text
 
 
 def test_the_group_made_beforehand_is_the_one_ray_takes_and_lets_ssh_in_from_one_address(
