@@ -37,6 +37,8 @@ class Request:
     profile: str | None
     image: str
     refused: bool
+    at: float
+    """Seconds since 1970."""
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Account:
     secret_key: str = "testing"
     hosts: dict[str, Host] = field(default_factory=dict)
     """By instance; all that ever ran."""
+    switched_on: dict[str, float] = field(default_factory=dict)
+    """When each took logins, seconds since 1970."""
     _metadata: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -96,6 +100,7 @@ class Account:
         host = Host(instance["InstanceId"], number, self.network, self.install, self.visible)
         assert host.address == instance["PrivateIpAddress"]
         host.start(empty=True)
+        self.switched_on[host.name] = time.time()
         subprocess.run(host.command("ip", "address", "add", f"{METADATA}/32", "dev", "lo"), check=True)
         facts = [instance["InstanceType"], instance.get("InstanceLifecycle", "on-demand")]
         server = host.command("/root/.venv/bin/python", str(HERE / "metadata_server.py"), *facts)

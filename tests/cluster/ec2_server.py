@@ -2,13 +2,14 @@
 
 Usage: .venv-ec2/bin/python tests/cluster/ec2_server.py ADDRESS PORT FOLDER
 FOLDER/lacking has a line for each `TYPE MARKET` that is not to be had (MARKET: spot or on-demand). FOLDER/asked gets a
-JSON object for each request for instances: type, market, zone, profile, image and whether it was refused.
+JSON object for each request for instances: type, market, zone, profile, image, whether it was refused, and when.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 from moto.ec2.exceptions import EC2ClientError
@@ -28,7 +29,7 @@ def run_instances(self: InstanceResponse):  # type: ignore[no-untyped-def]  # of
     profile, image = self._get_param("IamInstanceProfile.Name"), self._get_param("ImageId")
     asked = {"type": kind, "market": market, "zone": subnet.availability_zone, "profile": profile, "image": image}
     with (FOLDER / "asked").open("a") as log:
-        log.write(json.dumps(asked | {"refused": refused}) + "\n")
+        log.write(json.dumps(asked | {"refused": refused, "at": time.time()}) + "\n")
     if refused:
         raise EC2ClientError("InsufficientInstanceCapacity", f"no {kind} as {market} in {subnet.availability_zone}")
     return granted(self)

@@ -168,12 +168,21 @@ def test_a_worker_that_no_zone_has_is_answered_by_the_next_type(story: Story) ->
     before, began = len(story.account.asked()), time.time()
     demand = story.demand()
     until("a worker has answered", lambda: not demand.is_going, ANSWER_S)
-    say(f"{time.time() - began:.1f} s: a worker of the next type has answered")
+    answered = time.time()
     asked = asked_since(story, before)
     assert asked[:-1] == [("g5.2xlarge", "spot", True)] * 5, "Ray's number of tries"
     assert asked[-1] == ("g6.2xlarge", "spot", False)
     assert {each.zone for each in story.account.asked()[before:-1]} == {f"{REGION}{zone}" for zone in ZONES}
     worker = story.worker()
+    first, *_, granted = story.account.asked()[before:]
+    switched_on = story.account.switched_on[worker["InstanceId"]]
+    for at, what in (
+        (first.at, "the first type is asked for"),
+        (granted.at, "the next one is granted"),
+        (switched_on, "the instance takes logins"),
+        (answered, "its worker has answered"),
+    ):
+        say(f"{at - began:.1f} s: {what}")
     assert worker["InstanceLifecycle"] == "spot"
     assert demand.text.splitlines()[-1].split() == ["g6.2xlarge", "1", worker["PrivateIpAddress"]]
     check_instance(story, worker, "muon-worker", "gpu_2_spot_g6")
@@ -209,8 +218,6 @@ def test_down_leaves_nothing_that_costs_money(story: Story) -> None:
     until("nothing runs", lambda: not story.account.instances("pending", "running"), ANSWER_S)
     say(f"{time.time() - began:.1f} s: nothing runs")
     assert down.wait(ANSWER_S) == 0, down.text
-    for at, line in down.lines:
-        print(round(at - began, 1), line)
     say(f"{time.time() - began:.1f} s: `ray down` has returned")
     assert {each["State"]["Name"] for each in story.account.instances()} <= {"shutting-down", "terminated"}
     assert len(story.account.instances()) == 3
