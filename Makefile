@@ -1,6 +1,7 @@
 # make demo: set up and run the demo sweep.   make test: set up and run every test and check.
 # make quick: the checks, and the tests without Ray, S3 servers and long trainings: for the loop of edit and run.
-# make test-cluster: machines are lost under a cluster of hosts on this machine; as root, about ten minutes.
+# make test-cluster: machines are lost under a cluster of hosts on this machine, and others rented in an emulated account;
+# as root, about fifteen minutes.
 # make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
 .PHONY: demo test test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
 .DELETE_ON_ERROR:
@@ -45,7 +46,7 @@ tests:
 	$(PYTEST) $(SELECTED)
 
 # No part of `make test`: it needs root and a few packages of Debian, which come first to say if one is missing.
-test-cluster: can-make-hosts .venv/.ready .venv-s3/.ready
+test-cluster: can-make-hosts .venv/.ready .venv-s3/.ready .venv-ec2/.ready
 	$(BIN)/pytest tests/cluster -x -s
 
 can-make-hosts:
@@ -61,12 +62,14 @@ s3: .venv/.ready $(if $(filter ceph,$(SERVER)),,.venv-s3/.ready)
 
 s3-servers: .venv-s3/.ready
 
-# Their own environment: the servers need an older botocore than the tool.
+# Environments of their own: the servers need other versions of botocore than the tool.
 .venv-s3/.ready: tests/servers/requirements.txt
+.venv-ec2/.ready: tests/cluster/requirements.txt
+.venv-s3/.ready .venv-ec2/.ready:
 	$(check-python)
-	$(PYTHON) -m venv .venv-s3
-	@.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
-		{ echo "make: installing the S3 servers failed; a package registry must be reachable"; exit 1; }
+	$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< || \
+		{ echo "make: installing the servers of the tests failed; a package registry must be reachable"; exit 1; }
 	touch $@
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -77,4 +80,4 @@ s3-servers: .venv-s3/.ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-s3 build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-s3 .venv-ec2 build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

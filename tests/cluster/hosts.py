@@ -122,9 +122,7 @@ class Host:
             )  # fmt: skip
         deadline = time.monotonic() + UP_TIMEOUT_S
         self.first_process = self._find_first_process(deadline)
-        # A machine keeps the address of its card when it is started again; others would look for the old one.
-        card = f"02:00:{':'.join(f'{byte:02x}' for byte in ipaddress.ip_address(self.address).packed)}"
-        inside = ["name", "eth0", "address", card, "netns", str(self.first_process)]
+        inside = ["name", "eth0", "address", card(self.address), "netns", str(self.first_process)]
         ip("link", "add", self._link, "type", "veth", "peer", *inside)
         ip("link", "set", self._link, "master", self.network.bridge, "up")
         while self._ssh("true").returncode:
@@ -215,11 +213,20 @@ def _bridge() -> tuple[str, ipaddress.IPv4Network]:
         bridge, subnet = f"muon{number}", ipaddress.IPv4Network(f"10.{number}.0.0/24")
         if not any(subnet.overlaps(route) for route in _routes()):
             with contextlib.suppress(RuntimeError):  # another one took the name in this moment
-                ip("link", "add", bridge, "type", "bridge")
+                ip("link", "add", bridge, "address", card(str(subnet[1])), "type", "bridge")
                 ip("address", "add", f"{subnet[1]}/{subnet.prefixlen}", "dev", bridge)
                 ip("link", "set", bridge, "up")
                 return bridge, subnet
     raise RuntimeError("no subnet 10.200.0.0/24 to 10.249.0.0/24 is free; remove bridges left behind: ip link delete")
+
+
+def card(address: str) -> str:
+    """The card's address of who has this address.
+
+    It stays when a host is started again, and when one is cut off, where a bridge by itself would take that of another
+    port: whoever has heard of the old one looks for it for a minute.
+    """
+    return f"02:00:{':'.join(f'{byte:02x}' for byte in ipaddress.ip_address(address).packed)}"
 
 
 def _routes() -> list[ipaddress.IPv4Network]:

@@ -35,15 +35,20 @@ def tested(shipped: dict[str, Any], head: str, workers: list[str]) -> dict[str, 
     """
     config = copy.deepcopy(shipped)
     config["provider"] |= {"head_ip": head, "worker_ips": workers}
+    log_in_to_what_is_installed(config)
+    starts = config["worker_start_ray_commands"]
+    _replace(starts, "ray start ", starts[-1].replace("ray start ", f"ray start --num-cpus={CPUS} "))
+    return config
+
+
+def log_in_to_what_is_installed(config: dict[str, Any]) -> None:
+    """Change a configuration to hosts as `install` leaves them: for root, the environment there, the code as copied."""
     config["auth"]["ssh_user"] = "root"
     _replace(
         config["setup_commands"],
         "pip install",
         "grep -q muon ~/.bashrc || sed -i '1i export PYTHONPATH=$HOME/muon' ~/.bashrc",
     )
-    starts = config["worker_start_ray_commands"]
-    _replace(starts, "ray start ", starts[-1].replace("ray start ", f"ray start --num-cpus={CPUS} "))
-    return config
 
 
 def _replace(commands: list[str], holding: str, by: str) -> None:

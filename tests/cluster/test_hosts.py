@@ -42,6 +42,16 @@ def test_hosts_reach_each_other_are_cut_off_and_come_back_with_their_disk_or_emp
         assert log_in(one, two, found).stdout.split() == ["root/installed"]
 
 
+def test_this_machine_stays_within_reach_when_a_host_is_cut_off() -> None:
+    """A bridge without an address of its own has that of a port, and another one when that port goes."""
+    with network() as net, hosts(net, ["one", "two", "three"], install, []) as made:
+        address = Path("/sys/class/net", net.bridge, "address")
+        before = address.read_text()
+        for host in made:
+            host.cut()
+            assert address.read_text() == before
+
+
 def fail_on(net: Network) -> None:
     """Break while a host is on."""
     with hosts(net, ["one"], install, []) as (one,):

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 from cluster.hosts import Host
 from cluster.local_cluster import STORE, Cluster, Followed, cluster
+from cluster.waiting import say, until
 from servers.fixtures import enter
 from support.ranks import run_ranks
 from support.same_rows import assert_same_rows
@@ -40,7 +41,7 @@ from search_spaces.spec import Resources, load_spec
 pytestmark = pytest.mark.timeout(1800)
 NOTICED_S = 15.0
 LONG, SHORT, SAVED_EVERY = 300, 30, 40  # steps
-NODES_S, SWEEP_S, STEP_S = 300.0, 900.0, 300.0  # how long to wait for all nodes, a sweep, what comes before a step
+NODES_S, SWEEP_S = 300.0, 900.0  # how long to wait for all nodes, a sweep
 BLOCKS: list[dict[str, Any]] = [
     {"name": "long", "role": "baseline", "optimizer": "adamw", "set": {"steps": LONG}},
     {"name": "muon", "optimizer": "muon", "set": {"steps": SHORT}},
@@ -62,21 +63,6 @@ class Story:
     """`watch_nodes.py`, on the head that is up."""
     small: dict[str, Any]
     """Fields of a run."""
-
-
-def say(text: str) -> None:
-    """For who follows the test, with a clock."""
-    print(f"\n{time.strftime('%H:%M:%S')}  {text}", end="", flush=True)
-
-
-def until(what: str, condition: Callable[[], Any], timeout_s: float = STEP_S, sweep: Followed | None = None) -> Any:
-    """What `condition` returns, once that is true; `sweep` must go on meanwhile."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert sweep is None or sweep.is_going, f"the sweep ended before {what}:\n{sweep.text}"
-        assert time.monotonic() < deadline, f"waited in vain until {what}\n{sweep.text if sweep else ''}"
-        time.sleep(0.1)
-    return found
 
 
 def alive(nodes: Followed) -> list[str]:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("target", ["demo", "test", "test-cluster", "s3-servers"])
 def test_make_without_a_python_says_what_to_install(tmp_path: Path, target: str) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/servers/requirements.txt"):
+    requirements = [f"tests/{folder}/requirements.txt" for folder in ("servers", "cluster")]
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", *requirements):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
