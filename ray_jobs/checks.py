@@ -5,7 +5,6 @@ A check returns what it found, in some words, or raises Wrong with the remedy.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import resource
@@ -27,6 +26,7 @@ from muon_core.store.storage import Storage, StoreError, store_time
 from muon_core.user_cache import user_cache
 from ray_jobs.machine import count_gpus
 from ray_jobs.ray_folder import OBJECT_STORE, SHARED_MEMORY
+from ray_jobs.sent_job import code_here
 
 PACKAGE = "muon-jobs"
 FREE_BYTES = 1 << 30  # tokens, logs and checkpoints on their way
@@ -123,16 +123,8 @@ def _off_constraints() -> str:
 def versions() -> dict[str, str]:
     """What nodes of a cluster must have in common, without the builds for this or that hardware."""
     names = {name: _version(name).partition("+")[0] for name in (PACKAGE, "ray", "torch")}
-    return {"Python": platform.python_version()} | names | {f"the code of {PACKAGE}": _code_hash()}
-
-
-def _code_hash() -> str:
-    """Of the source of all that trains: two checkouts may share a version."""
-    digest = hashlib.sha256()
-    for package in ("muon_core", "search_spaces", "ray_jobs"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+    code = code_here()[:12]  # two checkouts may share a version
+    return {"Python": platform.python_version()} | names | {f"the code of {PACKAGE}": code}
 
 
 def same_versions(wanted: dict[str, str]) -> str:

@@ -91,8 +91,9 @@ def _token(cluster: Cluster) -> str:
         return "none wanted"
     _, place = find_token()
     with contextlib.suppress(OSError):  # it is no file
-        if Path(place).expanduser().stat().st_mode & 0o077:
-            raise Wrong(f"others on this machine can read {place}; chmod 600 {place}")
+        path = place.rpartition("=")[2]  # maybe of RAY_AUTH_TOKEN_PATH
+        if Path(path).expanduser().stat().st_mode & 0o077:
+            raise Wrong(f"others on this machine can read {path}; chmod 600 {path}")
     return f"wanted, and the one in {place} is right"
 
 

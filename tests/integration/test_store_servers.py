@@ -275,7 +275,7 @@ def test_a_refusal_that_only_polars_meets_is_one_line_without_the_key(
     with caplog.at_level(logging.DEBUG):
         code, told = ask(url, capsys)
     assert (code, told) == (
-        2,
+        7,
         f"muon: store {url}: the secret key does not fit the access key; "
         "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY\n",
     )
