@@ -170,7 +170,7 @@ class RunQueue:
         self._runs: dict[str, RunState] = {}
         self._ended: list[RunState] = []
         self._leaving: dict[str, str] = {}
-        self._stopping = False
+        self._stopping = self._is_over = False
         self._halted: StoreError | None = None
 
     async def submit(self, slot: str, run_id: str, config: str, again: bool = False, tokens: str | None = None) -> int:
@@ -195,6 +195,7 @@ class RunQueue:
 
     async def close_all(self) -> None:
         """The same of every slot: the sweep ends."""
+        self._is_over = True
         for slot in self._places:
             await self.close(slot)
 
@@ -323,12 +324,15 @@ class RunQueue:
         return f"{PREEMPTED}node {self._leaving[going.pop()]} is taken back" if going else None
 
     async def look_around(self, sweep: str) -> None:
-        """As long as the queue lives, look for nodes that are to be taken back, and show how `sweep` stands."""
+        """Until the sweep ends, look for nodes that are to be taken back, and show how `sweep` stands.
+
+        It must end: Ray lets an actor nobody refers to go only when it is idle.
+        """
         from ray_jobs.gauges import Gauges
         from ray_jobs.places import leaving
 
         gauges = Gauges(sweep)
-        while True:
+        while not self._is_over:
             self._leaving = leaving(self._leaving)
             gauges.show(self._runs.values(), self._admission.spent_usd)
             await asyncio.sleep(LOOK_AROUND_S)

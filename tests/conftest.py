@@ -14,7 +14,7 @@ from servers.shared import wait_for_keepers
 from support.session import shared_folder, turn
 
 # Ray's workers stand behind all other processes by default: beside other tests they would wait for those to end.
-os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_worker_niceness", "3")
 os.environ["OMP_NUM_THREADS"] = "1"  # the bits of a run depend on it, and two suites share the cores
 
 from muon_core.config.run import RunConfig
