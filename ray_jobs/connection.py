@@ -67,14 +67,23 @@ def _ended_whole() -> Iterator[contextlib.ExitStack]:
 
 
 def _start(address: str | None, folder: str | None, options: dict[str, Any]) -> None:
-    """Call `ray.init`, whose errors are of many types. Raises ConnectionError with what it said, or its processes."""
-    try:
-        ray.init(address=address or "local", **options)
-    except Exception as error:
-        words = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if folder is None:
-            raise ConnectionError(words) from error
-        raise ConnectionError(f"it did not start ({complaint(folder) or words})") from error
+    """Call `ray.init`, whose errors are of many types. Raises ConnectionError with what it said, or its processes.
+
+    On a busy machine a Ray of our own may give up on its own processes after fifteen seconds: it gets another chance.
+    """
+    for is_last in (False, True):
+        try:
+            ray.init(address=address or "local", **options)
+        except Exception as error:
+            words = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if folder is None:
+                raise ConnectionError(words) from error
+            reason = complaint(folder)
+            if reason or is_last:
+                raise ConnectionError(f"it did not start ({reason or words})") from error
+            ray.shutdown()
+        else:
+            return
 
 
 class RayLost(ConnectionError):

@@ -20,24 +20,25 @@ def connection() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    ("address", "log", "line"),
+    ("address", "log", "line", "tries"),
     [
-        ("10.0.0.5:6379", "", r"^The current node timed out$"),
-        (None, "", r"^it did not start \(The current node timed out\)$"),
-        (None, LOG, r"^it did not start \(File descriptor limit reached\.\)$"),
+        ("10.0.0.5:6379", "", r"^The current node timed out$", 1),
+        (None, "", r"^it did not start \(The current node timed out\)$", 2),
+        (None, LOG, r"^it did not start \(File descriptor limit reached\.\)$", 1),
     ],
 )
 def test_a_ray_that_does_not_start_is_an_error_of_one_line(
-    connection: ModuleType, monkeypatch: pytest.MonkeyPatch, address: str | None, log: str, line: str
+    connection: ModuleType, monkeypatch: pytest.MonkeyPatch, address: str | None, log: str, line: str, tries: int
 ) -> None:
-    """`ray.init` raises bare exceptions that say nothing of the cause."""
-    folders = []
+    """`ray.init` raises bare exceptions that say nothing of the cause. Where no log does, it may be the hurry."""
+    folders, asked = [], []
 
     def init(*, address: str, _temp_dir: str | None = None, **_: object) -> None:
+        asked.append(address)
         if _temp_dir:
             folders.append(Path(_temp_dir))
             logs = folders[0] / "session_2026" / "logs"
-            logs.mkdir(parents=True)
+            logs.mkdir(parents=True, exist_ok=True)
             (logs / "gcs_server.err").write_text(log)
         raise Exception(TIMEOUT)
 
@@ -45,3 +46,4 @@ def test_a_ray_that_does_not_start_is_an_error_of_one_line(
     with pytest.raises(ConnectionError, match=line), connection.connected(address, Resources()):
         pass
     assert not any(folder.parent.exists() for folder in folders)
+    assert len(asked) == tries
