@@ -204,10 +204,7 @@ ATTEMPTS = Table(
         "run_id": (_TEXT, "run"),
         "attempt": (_INT, "which try at the run, from 1"),
         "status": (_TEXT, "running, or how it ended: done diverged failed stopped, or lost: without a word"),
-        "failure": (
-            _TEXT,
-            "program, out_of_memory, infrastructure, preemption or hang; null for other ends",
-        ),
+        "failure": (_TEXT, "program, out_of_memory, infrastructure, preemption or hang; null for other ends"),
         "error": (_TEXT, "end of its traceback, or why it was stopped"),
         "started_at": (_TIME, "when it took the run over"),
         "seen_at": (_TIME, "its last sign of life"),

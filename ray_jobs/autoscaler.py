@@ -8,7 +8,6 @@ from typing import Any
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.experimental.internal_kv import _internal_kv_get
 
 from search_spaces.spec import Resources
@@ -16,6 +15,8 @@ from search_spaces.spec import Resources
 
 def can_grow() -> bool:
     """Whether the cluster starts nodes when work waits for them."""
+    from ray.autoscaler.v2.utils import is_autoscaler_v2  # here: a Ray of one machine needs not load it
+
     if is_autoscaler_v2():
         return ray._private.state.state.get_cluster_config() is not None
     report = _report()
