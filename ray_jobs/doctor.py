@@ -20,7 +20,6 @@ import ray_jobs.ray_settings  # noqa: F401  before ray
 # isort: split
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage
@@ -30,6 +29,7 @@ from ray_jobs.checks import Check, Wrong, check
 from ray_jobs.cluster import Cluster, Node, check_cluster
 from ray_jobs.listening import ports
 from ray_jobs.node_checks import answer_to, look_over_node
+from ray_jobs.nodes import explain, on_each
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.ray_token import find_token
 from ray_jobs.same_store import marked, store_environment
@@ -107,24 +107,21 @@ def _ask_nodes(address: str, cluster: Cluster, url: str, is_stored: bool, say: C
             storage = open_storage(url)
             mark = stack.enter_context(marked(storage, f"doctor-{uuid.uuid4().hex}"))
         stack.enter_context(connected(address, Resources(), store_environment(storage) if storage else {}))
-        task = ray.remote(num_cpus=0, max_retries=0)(look_over_node)
-        wanted = checks.versions()
-        pending = {
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(
-                url, mark, wanted
-            ): node
-            for node in cluster.nodes
-        }
+        nodes = {node.id: node for node in cluster.nodes}
+        pending = on_each(nodes, look_over_node, url, mark, checks.versions())
         deadline = time.monotonic() + NODE_S
         while pending:
             ready, _ = ray.wait([*pending], timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 break
-            node = pending.pop(ready[0])
+            node = nodes[pending.pop(ready[0])]
             say(f"{node.address} has answered, {len(pending)} to come")
             yield from _heard(node, ready[0], storage, mark)
-        for node in pending.values():
-            yield node.address, Check("answer", False, f"none within {NODE_S:.0f} s; is it overloaded? `ray status`")
+        for left in pending.values():
+            yield (
+                nodes[left].address,
+                Check("answer", False, f"none within {NODE_S:.0f} s; is it overloaded? `ray status`"),
+            )
 
 
 def _heard(node: Node, answer: Any, storage: Storage | None, mark: str | None) -> Found:
@@ -150,12 +147,3 @@ def _seen(text: str, storage: Storage, key: str) -> str:
         ) from None
     storage.delete([key])
     return text
-
-
-def explain(error: RayError) -> str:
-    """In one line why a node could not look itself over."""
-    text = str(error)
-    if "No module named" in text or "cannot import" in text or "has no attribute" in text:
-        return f"{checks.PACKAGE} of this version is not installed there; install the same on all nodes"
-    last = next(iter(reversed(text.strip().splitlines())), "")
-    return f"{type(error).__name__}: {last.strip()}"

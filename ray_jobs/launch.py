@@ -29,6 +29,7 @@ from muon_core.store.writer import record_failure
 from ray_jobs.address import unshared
 from ray_jobs.autoscaler import can_grow, worker_needs
 from ray_jobs.connection import RayLost, connected
+from ray_jobs.nodes import check_nodes
 from ray_jobs.places import SWEEP, give_back, give_back_of_the_dead
 from ray_jobs.ray_folder import ray_folder
 from ray_jobs.run_queue import RunQueue, RunState, Watch
@@ -63,15 +64,17 @@ def run_on_ray(
     Args:
         address: a cluster to join; None is a private Ray that ends with this call.
         shared_folder: whether a folder as `storage` is the same one on all nodes of the cluster.
-    Raises: ConnectionError if the cluster cannot be reached; ValueError if its nodes would not share `storage`;
-        KeyboardInterrupt after all runs were stopped, at Ctrl-C, SIGTERM or the end of the terminal; RayLost if the Ray
-        died, and StoreError if the store failed: the runs are there to be continued.
+    Raises: ConnectionError if the cluster cannot be reached, or has a node that cannot train them; ValueError if its
+        nodes would not share `storage`; KeyboardInterrupt after all runs were stopped, at Ctrl-C, SIGTERM or the end of
+        the terminal; RayLost if the Ray died, and StoreError if the store failed: the runs are there to be continued.
     """
     with connected(address, resources, store_environment(storage)):
         if address:
             give_back_of_the_dead()
         if address and storage.is_local and not shared_folder and not _is_one_machine(resources):
             raise unshared(storage)
+        if address:
+            check_nodes(storage)
         total = len(runs) + (terms.to_choose if terms else 0)
         slots = _slots(resources, total, private=address is None)
         return run_connected(runs, storage, resources, terms, slots=slots, watch=watch)

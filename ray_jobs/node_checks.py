@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 
 import ray
 
 from muon_core.store.open import open_storage
+from muon_core.store.storage import StoreError
 from ray_jobs import checks
 from ray_jobs.checks import Check, check
 from ray_jobs.listening import ports
@@ -30,6 +32,18 @@ def look_over_node(url: str, mark: str | None, wanted: dict[str, str]) -> list[C
         check("clock", lambda: checks.clock(url)),
         check("ports", ports),
     ]
+
+
+def why_not(url: str, mark: str, wanted: dict[str, str]) -> Exception | None:
+    """Why no worker of this node may train a run of the sweep with `mark`, started by who has the versions `wanted`."""
+    try:
+        checks.same_versions(wanted)
+        check_mark(open_storage(url), mark)
+    except checks.Wrong as error:
+        return ConnectionError(f"{socket.gethostname()}: {error}")
+    except StoreError as error:
+        return error
+    return None
 
 
 def answer_to(mark: str, node: str) -> str:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,10 @@ import pytest
 from servers.fixtures import Servers, fresh_url
 from support.ray_cluster import LOOPBACK, RayCluster, ray_cluster
 from support.sweeps import MUON, sweep_file
+
+from muon_core.store.folder import Folder
+from muon_core.store.storage import StoreUnwritable
+from ray_jobs.same_store import marked
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 FREED_S = 30.0  # for Ray to see that a driver is gone, and to end what was its
@@ -206,7 +211,7 @@ def test_the_doctor_looks_this_machine_over(home: Path) -> None:
 def test_a_node_without_the_package_is_told_so() -> None:
     from ray.exceptions import RayError
 
-    from ray_jobs.doctor import explain
+    from ray_jobs.nodes import explain
 
     raised = (
         "The remote function failed to import on the worker. This may be because needed library dependencies are not "
@@ -215,6 +220,22 @@ def test_a_node_without_the_package_is_told_so() -> None:
     said = "muon-jobs of this version is not installed there; install the same on all nodes"
     assert explain(RayError(raised)) == said
     assert explain(RayError("The worker died.\nOut of memory.\n")) == "RayError: Out of memory."
+
+
+def test_a_node_says_why_it_cannot_train(tmp_path: Path) -> None:
+    from ray_jobs.checks import versions
+    from ray_jobs.node_checks import why_not
+
+    ours, theirs, wanted = str(tmp_path / "ours"), str(tmp_path / "theirs"), versions()
+    with marked(Folder(ours), "nodes-1") as mark:
+        assert why_not(ours, mark, wanted) is None
+        other_ray = why_not(ours, mark, wanted | {"ray": "2.59.0"})
+        other_store = why_not(theirs, mark, wanted)
+    here = socket.gethostname()
+    assert isinstance(other_ray, ConnectionError)
+    assert str(other_ray).startswith(f"{here}: ray is {wanted['ray']}, not 2.59.0, as on the node that was asked")
+    assert isinstance(other_store, StoreUnwritable)
+    assert str(other_store).startswith(f"{here} finds another store at {theirs} than the process that started")
 
 
 @pytest.mark.s3
