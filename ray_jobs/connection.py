@@ -69,7 +69,8 @@ def _ended_whole() -> Iterator[contextlib.ExitStack]:
 def _start(address: str | None, folder: str | None, options: dict[str, Any]) -> None:
     """Call `ray.init`, whose errors are of many types. Raises ConnectionError with what it said, or its processes.
 
-    On a busy machine a Ray of our own may give up on its own processes after fifteen seconds: it gets another chance.
+    On a busy machine a Ray of our own may give up on its own processes after fifteen seconds, or one of them may find
+    another not as it expects it, and end: it gets another chance.
     """
     for is_last in (False, True):
         try:
@@ -78,9 +79,8 @@ def _start(address: str | None, folder: str | None, options: dict[str, Any]) -> 
             words = next(iter(str(error).strip().splitlines()), type(error).__name__)
             if folder is None:
                 raise ConnectionError(words) from error
-            reason = complaint(folder)
-            if reason or is_last:
-                raise ConnectionError(f"it did not start ({reason or words})") from error
+            if is_last:
+                raise ConnectionError(f"it did not start ({complaint(folder) or words})") from error
             ray.shutdown()
         else:
             return

@@ -29,7 +29,9 @@ SHARED_MEMORY = "/dev/shm"  # noqa: S108  # Ray's files in it have no names
 OBJECT_STORE = 128 << 20  # bytes; what goes through it is some configs
 # [2026-11-29 01:43:56,110 E 3623 3629] (gcs_server) logging.cc:118: Unhandled exception: ... what(): epoll: Too many
 # E1129 01:41:23.294438354    1031 tcp_server_posix.cc:378]              File descriptor limit reached. Retrying.
-COMPLAINT = re.compile(r"^(?:\[.*? [EC] \d+ \d+\] \(\w+\) \S+:|E\d{4} .*?\]) +(?:.*what\(\): )?(.{1,100})", re.M)
+COMPLAINT = re.compile(
+    r"^(?:\[.*? [EC] \d+ \d+\] \(\w+\) \S+:|E\d{4} .*?\]) +(?:.*what\(\): |.*(?=Check failed))?(.{1,100})", re.M
+)
 FALLBACK = "/tmp"  # noqa: S108  # what is made there has a name of its own
 
 

@@ -57,8 +57,8 @@ def command(run: str, follow: bool, tail: int | None, rank: int | None, store: s
         click.echo(json.dumps({"run_id": run_id, "status": status, "attempts": _attempts(pieces)}, indent=2))
         return 0
     printer = _Printer(is_following=follow and status == "running")
-    printer.show(pieces if tail is None else _last_lines(pieces, tail))
     try:
+        printer.show(pieces if tail is None else _last_lines(pieces, tail))
         if printer.is_following:
             status = _follow(opened.storage, run_id, reader, printer)
     except KeyboardInterrupt:

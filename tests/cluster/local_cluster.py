@@ -122,9 +122,13 @@ class Cluster:
 
     def start_sweep(self, spec: Path) -> Followed:
         """Submit the sweep of the file `spec`, or go on with it, and follow it to its end."""
+        return self.submit(spec, "--tunnel", COPY, "--follow")
+
+    def submit(self, spec: Path, *options: str) -> Followed:
+        """Type `muon sweep submit` with a copy of `spec`."""
         shutil.copy(spec, self.laptop.home)
-        submit = ["muon", "sweep", "submit", f"/root/{spec.name}", "--tunnel", COPY, "--follow", "--yes"]
-        return self.follow(self._laptop(*submit, "--store", STORE))
+        words = ["muon", "sweep", "submit", f"/root/{spec.name}", *options]
+        return self.follow(self._laptop(*words, "--store", STORE, "--yes"))
 
     def watch_nodes(self) -> Followed:
         """Follow which nodes Ray takes for alive: see `watch_nodes.py`."""

@@ -6,6 +6,7 @@ The tests are one story, in order, on one cluster; each prints what it measured.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -18,7 +19,7 @@ from typing import Any
 import polars as pl
 import pytest
 from cluster.hosts import Host
-from cluster.local_cluster import STORE, Cluster, Followed, cluster
+from cluster.local_cluster import COPY, PATH, ROOT, STORE, Cluster, Followed, cluster
 from cluster.waiting import say, until
 from servers.fixtures import enter
 from support.ranks import run_ranks
@@ -143,6 +144,54 @@ def first_step_at(storage: Storage, name: str) -> float:
     firsts = sweep.attempts.filter(attempt=1).select("run_id", "started_at").join(steps, on="run_id").collect()
     times: list[float] = [started.timestamp() + elapsed for _, started, elapsed in firsts.iter_rows()]
     return min(times)
+
+
+def test_every_node_is_found_fit_and_only_ray_behind_its_token_and_ssh_listen(story: Story) -> None:
+    made, began = story.cluster, time.time()
+    doctor = ["muon", "doctor", "--address", "auto", "--store", STORE, "--json"]
+    looked = subprocess.run(made.head.command(*doctor, PATH=PATH, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
+    say(f"{time.time() - began:.1f} s: the doctor has looked all nodes over")
+    checks = json.loads(looked.stdout)["checks"]
+    assert [check for check in checks if not check["ok"]] == []
+    assert looked.returncode == 0
+    hosts = (made.head, *made.workers)
+    ports = {check["where"]: check["text"] for check in checks if check["check"] == "ports"}
+    assert ports.keys() == {host.address for host in hosts}
+    assert all(told.startswith("behind a token: ") for told in ports.values()), ports
+    for host in hosts:
+        sockets = subprocess.run(host.command("ss", "-Hltnp"), capture_output=True, text=True, check=True).stdout
+        beyond = [line for line in sockets.splitlines() if not line.split()[3].startswith(("127.", "[::ffff:127."))]
+        assert {name for line in beyond for name in re.findall(r'\(\("([^"]+)"', line)} <= LISTENERS
+        assert not [line for line in beyond if line.split()[3].endswith((":8265", ":10001"))]
+
+
+LISTENERS = {"sshd", "raylet", "gcs_server", "python", "python3"}
+"""Programs that may listen beyond loopback; Python is Ray's, of which the doctor looks at each."""
+
+
+def refused(made: Cluster, spec: Path, *options: str) -> str:
+    """What is printed of a sweep that is submitted and refused with exit code 7."""
+    began = time.time()
+    sweep = made.submit(spec, *options)
+    assert sweep.wait(SWEEP_S) == 7, sweep.text
+    at, line = next((at, line) for at, line in sweep.lines if "Error" in line or "error" in line)
+    say(f"{at - began:.1f} s: {line}")
+    return line
+
+
+def test_what_keeps_a_sweep_from_starting_is_told_in_a_line(story: Story) -> None:
+    """Where nobody is, where nobody listens, and a worker that has lost its credentials."""
+    made, worker = story.cluster, story.cluster.workers[0]
+    spec = sweep_file(story.folder, story.small, BLOCKS[1:2], name="refused", seeds=[1])
+    for host in (made.head.network.subnet[99], made.head.address):
+        line = refused(made, spec, "--address", f"http://{host}:8265")
+        assert f"nothing answers at http://{host}:8265" in line
+    (worker.home / ".aws").rename(worker.home / "away")
+    try:
+        line = refused(made, spec, "--tunnel", COPY, "--follow")
+    finally:
+        (worker.home / "away").rename(worker.home / ".aws")
+    assert f"{worker.name}: no AWS credentials were found" in line
 
 
 def test_a_sweep_loses_a_worker_and_nothing_else(story: Story) -> None:

@@ -24,13 +24,13 @@ def connection() -> ModuleType:
     [
         ("10.0.0.5:6379", "", r"^The current node timed out$", 1),
         (None, "", r"^it did not start \(The current node timed out\)$", 2),
-        (None, LOG, r"^it did not start \(File descriptor limit reached\.\)$", 1),
+        (None, LOG, r"^it did not start \(File descriptor limit reached\.\)$", 2),
     ],
 )
 def test_a_ray_that_does_not_start_is_an_error_of_one_line(
     connection: ModuleType, monkeypatch: pytest.MonkeyPatch, address: str | None, log: str, line: str, tries: int
 ) -> None:
-    """`ray.init` raises bare exceptions that say nothing of the cause. Where no log does, it may be the hurry."""
+    """`ray.init` raises bare exceptions that say nothing of the cause, and it may have been the hurry."""
     folders, asked = [], []
 
     def init(*, address: str, _temp_dir: str | None = None, **_: object) -> None:

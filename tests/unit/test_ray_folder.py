@@ -111,6 +111,8 @@ STACK = "[2026-11-29 01:43:56,110 E 3623 3626] (gcs_server) logging.cc:474: *** 
             "/site-packages/ray/core/src/ray/gcs/gcs_server(+0x14c484c) [0x5629a55aa84c]", STACK], "epoll: Too many"),
         ("raylet", ["[2026-11-29 01:43:56,110 C 36 36] (raylet) store.cc:1:  Check failed: memory", STACK],
          "Check failed: memory"),
+        ("raylet", ["[2026-11-29 01:43:56,110 C 36 36] (raylet) store.cc:1:  An unexpected system state has occurred. "
+                    "You have likely discovered a bug in Ray. Check failed: memory", STACK], "Check failed: memory"),
         ("raylet", ["[2026-11-29 01:41:04,884 W 1037 1037] (raylet) rpc_client.h:153: Failed within 5 seconds."], None),
         ("monitor", [STACK], None),
     ],
