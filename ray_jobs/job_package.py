@@ -4,6 +4,7 @@
     muon_core/ ray_jobs/ ...              this project's sources, which so come before any that is installed there
     sweep.yaml                            the sweep file with those that it extends, its corpora below this folder
     corpora/<n>/<name>                    text that may be on this machine only
+    corpora/<n>/<name>.tokens.json        in the place of a large one: what the store has of it
     prices.yaml                           the table that MUON_PRICES names
 
 Ray takes a wheel for such a purpose, too, but has pip install it with all that it depends on, torch among it, and not
@@ -19,18 +20,19 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from muon_core.code_state import PACKAGES, ROOT, SENT, code_state
-from muon_core.data.corpus import corpus_files
+from muon_core.data.corpus import STANDS_IN, corpus_files
 from ray_jobs.job_entry import JOB, sources
 from ray_jobs.sent_job import SentJob, code_here
 from ray_jobs.sweep_plan import portable
+from ray_jobs.tokens import LARGEST
 from search_spaces.spec import SweepSpec
 from search_spaces.write_yaml import as_sweep_yaml
 
 PROGRAM, SWEEP, PRICES = "muon_job.py", "sweep.yaml", "prices.yaml"
-LARGEST = 100 << 20  # bytes; the head keeps it in memory, and takes 500 MiB of all jobs
 _WRITTEN = (1980, 1, 1, 0, 0, 0)  # in the place of a time: the same files are the same bytes
 
 
@@ -49,10 +51,12 @@ def sent_sweep(spec: SweepSpec) -> tuple[str, dict[str, str]]:
     return as_sweep_yaml(SweepSpec.model_validate(portable(spec, move))), corpora
 
 
-def pack(sweep: str, job: SentJob) -> bytes:
+def pack(sweep: str, job: SentJob, stand_ins: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     """The zip of `job`, whose sweep file is the text `sweep`.
 
-    Raises ValueError if it is too large, or a corpus cannot be read.
+    Args:
+        stand_ins: what is sent in the place of a corpus, by its path here.
+    Raises: ValueError if it is too large, or a corpus cannot be read.
     """
     commit, diff_hash = code_state()
     code = {"packages": PACKAGES, "sha256": code_here(), "commit": commit, "diff_hash": diff_hash}
@@ -61,7 +65,10 @@ def pack(sweep: str, job: SentJob) -> bytes:
     for package in PACKAGES:
         files |= sources(ROOT / package)
     for sent, original in job.corpora.items():
-        files |= _corpus(sent, original)
+        if original in stand_ins:
+            texts[f"{sent}{STANDS_IN}"] = json.dumps(stand_ins[original], indent=2, sort_keys=True)
+        else:
+            files |= _corpus(sent, original)
     if prices := os.environ.get("MUON_PRICES"):
         files[PRICES] = Path(prices)
     _check_size(job, files)

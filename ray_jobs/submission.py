@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from ray_jobs.same_store import store_environment
 from ray_jobs.sent_job import SentJob
 from ray_jobs.stop_requests import user_name
 from ray_jobs.sweep_plan import sweep_record
+from ray_jobs.tokens import left_behind, send_tokens
 from search_spaces.plan import Plan
 from search_spaces.spec import SweepSpec
 
@@ -53,16 +54,25 @@ class Submission:
         """Key of the object in the store by which its job knows that it is the same."""
         return f"marks/{self.job_id}"
 
-    def package(self) -> bytes:
-        """What is sent: the same bytes for the same file, code and options. Raises ValueError if it is too large."""
+    def package(self, say: Callable[[str], None]) -> bytes:
+        """What is sent: the same bytes for the same file, code and options. The tokens of corpora that are too large
+        for it are put into the store, which `say` tells of.
+
+        Raises: ValueError if it is too large all the same, or data is bad; StoreError.
+        """
         text, corpora = sent_sweep(self.sweep)
+        left = left_behind(corpora.values())
+        runs = dict.fromkeys(
+            [*self.planned.runs, *self.planned.to_choose]
+        )  # all, for the bytes not to change with them
+        stand_ins = send_tokens(left, [run.config for run in runs], self.storage, say)
         environment = store_environment(self.storage)
         if os.environ.get("MUON_PRICES"):
             environment["MUON_PRICES"] = PRICES
         if level := os.environ.get("MUON_LOG_LEVEL"):
             environment["MUON_LOG_LEVEL"] = level
         arguments = ("sweep", "run", SWEEP, "--store", self.storage.url, "--yes", *self.options)
-        return pack(text, SentJob(arguments, self.command, self.mark, environment, corpora))
+        return pack(text, SentJob(arguments, self.command, self.mark, environment, corpora), stand_ins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +93,14 @@ class Sent:
         return self.job.metadata.get("begin", "")
 
 
-def submit_or_join(jobs: Jobs, submission: Submission) -> Sent:
+def submit_or_join(jobs: Jobs, submission: Submission, say: Callable[[str], None]) -> Sent:
     """The job of `submission`, started now unless it runs already; one that is over makes room for it.
 
-    Raises: ConnectionError if the cluster does not do it; ValueError for too large a package; StoreError.
+    Raises: ConnectionError if the cluster does not do it; ValueError and StoreError as `Submission.package` does.
     """
-    package, id_ = submission.package(), submission.job_id
+    id_ = submission.job_id
+    jobs.find(id_)  # a cluster out of reach is told before anything is prepared
+    package = submission.package(say)
     for _ in range(TRIES):
         known = jobs.find(id_)
         if known and not known.is_over:

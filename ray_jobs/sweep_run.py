@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from muon_core.config.run import DataConfig, RunConfig
+from muon_core.config.run import RunConfig
 from muon_core.statuses import record_told, status_told
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
@@ -18,6 +18,7 @@ from ray_jobs.money import Money
 from ray_jobs.searching import Search
 from ray_jobs.stop_requests import StopRequest, StopWatch, SweepStopped
 from ray_jobs.terms import Comparison, Terms
+from ray_jobs.tokens import prepare_tokens
 from search_spaces.early_stopping import compared
 from search_spaces.expand import PlannedRun
 from search_spaces.plan import Plan
@@ -89,7 +90,7 @@ def train_all(
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
         coming = (*todo, *(planned.to_choose if search else ()))
-        tokens = _prepare_data([run.config for run in coming], storage if place.address else None, say)
+        tokens = prepare_tokens([run.config for run in coming], storage if place.address else None, say)
         while True:
             if stops.request:
                 raise SweepStopped(stops.request)
@@ -193,23 +194,3 @@ def _train(
             address=place.address,
             shared_folder=place.shared_folder,
         )
-
-
-def _prepare_data(
-    configs: Sequence[RunConfig], storage: Storage | None, say: Callable[[str], None]
-) -> dict[tuple[DataConfig, int], str]:
-    """Tokenize what the runs read, once, before workers would each do it; bad data is an error before Ray starts.
-
-    Where the workers are on other machines it is put into `storage` for them; returns what was, by data and vocabulary.
-    """
-    from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
-
-    kept = {}
-    for data, vocab_size in dict.fromkeys((config.data, config.model.vocab_size) for config in configs):
-        say(f"tokens: corpus {data.corpus}, vocabulary {vocab_size}")
-        folder = prepare(data, vocab_size)
-        if storage:
-            from muon_core.data.sharing import publish
-
-            kept[data, vocab_size] = publish(folder, storage)
-    return kept

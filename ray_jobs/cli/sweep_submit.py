@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -99,7 +100,9 @@ def submit_command(
     options = _options(only, retry, max_usd, limit, shared_folder=shared_folder)
     with _reached(address, tunnel) as reached:
         jobs = Jobs(reached)
-        sent = submit_or_join(jobs, Submission(sweep, planned, storage, options, command))
+        sent = submit_or_join(
+            jobs, Submission(sweep, planned, storage, options, command), partial(click.echo, err=True)
+        )
         _say_sent(sent)
         if follow:
             return _follow(jobs, sent, where)

@@ -13,12 +13,17 @@ from pathlib import Path
 import pytest
 
 from muon_core.code_state import PACKAGES, ROOT, SENT, code_state
+from muon_core.data.shards import read_index
+from muon_core.data.sharing import fetch
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreUnavailable, StoreUnwritable
+from ray_jobs import tokens
 from ray_jobs.job_entry import JOB, SOURCES, sources
 from ray_jobs.job_package import LARGEST, PROGRAM, SWEEP, content, pack, sent_sweep
 from ray_jobs.same_store import check_mark, marked
 from ray_jobs.sent_job import SentJob, check_sent, code_here, original_path, sent_code, sent_job
+from ray_jobs.submission import Submission
+from ray_jobs.sweep_plan import plan_sweep
 from search_spaces.expand import expand
 from search_spaces.spec import load_spec
 
@@ -196,3 +201,51 @@ def test_a_job_says_all_of_itself_in_its_file(spec: Path, tmp_path: Path) -> Non
     (tmp_path / JOB).write_text(job.to_json())
     assert sent_job(tmp_path) == job
     assert set(json.loads(job.to_json())) == {field.name for field in dataclasses.fields(SentJob)}
+
+
+LARGE = """\
+version: 1
+name: large
+seeds: [1, 2]
+constants:
+  data.corpus: words
+  data.seq_len: 16
+  data.validation_share: 0.3
+  data.validation_tokens: 64
+  model.vocab_size: 300
+blocks:
+  - {name: base, role: baseline, optimizer: muon}
+  - {name: small, optimizer: muon, set: {data.corpus: few.txt}}
+"""
+
+
+def test_a_corpus_that_is_too_large_is_sent_as_its_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words, storage, said = tmp_path / "words", Folder(tmp_path / "store"), []
+    words.mkdir()
+    for i in range(40):
+        (words / f"{i}.txt").write_text(f"document {i} says: " + " ".join(f"word{i * j % 17}" for j in range(60)))
+    (tmp_path / "few.txt").write_text("few words\n")
+    (tmp_path / "sweep.yaml").write_text(LARGE)
+    monkeypatch.setattr(tokens, "LARGEST", 2000)
+    sweep = load_spec(tmp_path / "sweep.yaml")
+    submission = Submission(sweep, plan_sweep(sweep, storage), storage, [], "muon sweep submit sweep.yaml")
+    data = submission.package(said.append)
+    assert submission.package(said.append) == data
+    assert said[0] == f"tokens: corpus {words}, vocabulary 300"
+
+    sent = unpacked(data, tmp_path / "sent")
+    assert {path.name for path in (sent / "corpora").rglob("*.*")} == {"words.tokens.json", "few.txt"}
+    here, there = ([run.config for run in expand(load_spec(place / "sweep.yaml"))] for place in (tmp_path, sent))
+    assert [run.run_id for run in there] == [run.run_id for run in here]
+    large = [config for config in there if config.data.corpus.endswith("words")]
+    elsewhere = Folder(tmp_path / "elsewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    (data_hash,) = tokens.prepare_tokens(large, elsewhere, said.append).values()
+    assert not elsewhere.root.exists()
+    index = read_index(fetch(data_hash, storage))
+    assert index["corpus_sha256"] == large[0].data.corpus_sha256
+
+    other = large[0].replace(model=large[0].model.replace(vocab_size=400))
+    with pytest.raises(ValueError, match=r"was not sent with tokens for vocabulary 400 and validation_share 0\.3"):
+        tokens.prepare_tokens([other], storage, said.append)
