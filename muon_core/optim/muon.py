@@ -164,7 +164,7 @@ class Muon(torch.optim.Optimizer):
         for group in known["param_groups"]:
             check_options(group)
         super().load_state_dict(known)
-        for param, buffer in saved_momenta(known, self.param_groups).items():  # which torch casts to its parameter's dtype
+        for param, buffer in saved_momenta(known, self.param_groups).items():  # torch casts it as its parameter
             self.state[param]["momentum_buffer"] = buffer
 
     def _torch_settings(self) -> dict[str, Any]:

@@ -151,9 +151,10 @@ def newton_schulz(
         dtype: of the arithmetic. bfloat16 gives the bits of `torch.optim.Muon`.
         divisor: from the Frobenius norm, what the matrix is divided by, so that no singular value exceeds 1.
     Returns: same shape, in `dtype`. Singular values above 0.003 of the norm end in [0.68, 1.21] under QUINTIC, in
-        [0.8702, 1.1236] under POLAR_EXPRESS_1, in [0.8588, 1.1412] under POLAR_EXPRESS_2 and at 1 under SIMPLE12. On a CPU a stack gives the bits of its matrices
-        one by one: in bf16 because that is how they are multiplied, in fp32, which BLAS multiplies together, where rows
-        and columns are multiples of 16. On CUDA, and in fp32 of other sizes, it is off by rounding.
+        [0.8702, 1.1236] under POLAR_EXPRESS_1, in [0.8588, 1.1412] under POLAR_EXPRESS_2 and at 1 under SIMPLE12. On a
+        CPU a stack gives the bits of its matrices one by one: in bf16 because that is how they are multiplied, in fp32,
+        which BLAS multiplies together, where rows and columns are multiples of 16. On CUDA, and in fp32 of other sizes,
+        it is off by rounding.
     Raises: ValueError if `matrix` has fewer than 2 dimensions.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """

@@ -143,15 +143,19 @@ def no_number(state: dict[str, Any]) -> None:
     state["param_groups"][0]["lr"] = float("nan")
 
 
+def as_of_sgd(state: dict[str, Any]) -> None:
+    """Its groups also have momentum and nesterov, its state is called alike and is a sum."""
+    for key in ("step", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"):
+        del state["param_groups"][0][key]
+
+
 def unlisted(state: dict[str, Any]) -> None:
     state["state"][9] = state["state"][0]
 
 
 REFUSED: dict[str, tuple[Make, Make, Callable[[dict[str, Any]], None], str]] = {
     "AdamW": (AdamW, ours(), lambda state: None, "neither of this Muon nor of torch.optim.Muon; load it"),
-    "SGD": (
-        partial(torch.optim.SGD, momentum=0.9), ours(), lambda state: None, "neither of this Muon nor of torch.optim.Mu"
-    ),
+    "SGD": (ours(), ours(), as_of_sgd, "neither of this Muon nor of torch.optim.Muon; load it"),
     "steps": (theirs(ns_steps=4), ours(), lambda state: None, "with ns_steps=4, and this one steps with 5; build it"),
     "scale": (
         theirs(), ours("match_rms_adamw"), lambda state: None, "adjust_lr_fn='original', and this one steps with 'match"
