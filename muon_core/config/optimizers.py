@@ -104,10 +104,12 @@ class MuonConfig(OptimizerConfig):
     """What the Frobenius norm becomes before it divides: `clamped` max(norm, 1e-7), `added` norm + 1e-7, `margin_1`
     1.01 norm + 1e-7, `margin_2` 1.02 norm + 1e-6."""
     orthogonalizer: Orthogonalizer = "quintic"
-    """How singular values are brought to 1: `quintic` five steps of one polynomial, `polar_express` five of different
-    ones, `simple12` twelve that converge, `svd` the polar factor."""
+    """How singular values are brought to 1: `quintic` five steps of one polynomial, `polar_express_1` and
+    `polar_express_2` five of different ones (the paper's with 1 %, modded-nanogpt's with 2 % left for rounding),
+    `simple12` twelve that converge, `svd` the polar factor."""
     products: Products = "fused"
-    """Where an iteration rounds: `fused` multiply-adds, or `plain` products and sums."""
+    """Where an iteration rounds: `fused` multiply-adds, `plain` products and sums, or with a matrix that is
+    `squared` and rounded before its factor."""
     adjust: Adjust = "original"
     """Scale of an update: `original` sqrt(max(1, rows/cols)), `match_rms_adamw` 0.2 sqrt(max(rows, cols)), or
     `none`."""

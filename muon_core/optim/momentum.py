@@ -33,9 +33,17 @@ def _accumulate_sum(buffers: list[Tensor], gradients: list[Tensor], mu: float) -
     torch._foreach_add_(buffers, gradients)
 
 
-EMA = Momentum(_accumulate_mean, lambda buffers, gradients, mu: torch._foreach_lerp(gradients, buffers, mu))
+def _mean_ahead(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> Sequence[Tensor]:
+    return torch._foreach_lerp(gradients, buffers, mu)
+
+
+def _sum_ahead(buffers: list[Tensor], gradients: list[Tensor], mu: float) -> Sequence[Tensor]:
+    return torch._foreach_add(gradients, buffers, alpha=mu)
+
+
+EMA = Momentum(_accumulate_mean, _mean_ahead)
 """B = mu B + (1 - mu) g. A (1 - mu)-th of SUM, also one step ahead."""
-SUM = Momentum(_accumulate_sum, lambda buffers, gradients, mu: torch._foreach_add(gradients, buffers, alpha=mu))
+SUM = Momentum(_accumulate_sum, _sum_ahead)
 """B = mu B + g."""
 
 MOMENTA: dict[str, Momentum] = {"ema": EMA, "sum": SUM}

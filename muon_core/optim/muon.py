@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from muon_core.optim.blocks import MatrixBlock, Partition, whole
 from muon_core.optim.momentum import EMA, Momentum
-from muon_core.optim.newton_schulz import newton_schulz
+from muon_core.optim.muon_checks import check_gradients, check_matrix, check_options, named, with_names
+from muon_core.optim.muon_state import readable, saved_momenta
+from muon_core.optim.newton_schulz import QUINTIC, newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
-from muon_core.optim.sharding import Distribute, Distribution, replicated
+from muon_core.optim.sharding import Distribute, Distribution, check_same_blocks, replicated
 
 Watch = Callable[[Sequence[MatrixBlock], Tensor, Tensor, Tensor], None]
 """(blocks, momentum, perturbed momentum, updates) of one stack; must modify none of them."""
@@ -50,11 +53,17 @@ def keep(updates: Tensor, gradients: Sequence[Tensor]) -> Tensor:
     return updates
 
 
+_FUNCTIONS = ("rule", "partition", "perturb", "orthogonalize", "repair", "scale", "scale_on", "distribute")
+ADJUSTED = {original: "original", match_rms_adamw: "match_rms_adamw"}
+"""Scales that torch.optim.Muon has, by its names."""
+
+
 class Muon(torch.optim.Optimizer):
-    """Muon for matrices, as in `torch.optim.Muon` unless other functions are handed in.
+    """Muon for matrices, as in `torch.optim.Muon` unless other functions are handed in (docs/python.md compares them).
 
     Args:
-        params: named matrices, `(name, parameter)`; the names key the noise.
+        params: matrices, with or without names, or groups of them with options of their own, as everywhere in
+            torch.optim; names key the noise, and are `param0`, `param1`, ... where none are given.
         weight_decay: decoupled; weights shrink by `lr * weight_decay` a step.
         rule: of the momentum.
         partition: what is orthogonalized as one matrix.
@@ -65,15 +74,17 @@ class Muon(torch.optim.Optimizer):
         distribute: which rank computes which update.
         store_perturbed: let the perturbed momentum replace the stored one, on every rank; only with `replicated`.
     State: `momentum_buffer`, always fp32 and the same on every rank. The step that `perturb` sees is `group["step"]`:
-        counted here from 0, and settable like `group["lr"]`. `watch` may be set to look at a step's stacks.
-    Raises: ValueError for a parameter that is no matrix, is empty, or has no name; for a momentum outside [0, 1).
+        counted here from 0, and settable like `group["lr"]`. `watch` may be set to look at a step's stacks. Copies and
+        pickles as far as its functions do; those are no part of `state_dict`.
+    Raises: ValueError for a parameter that is no matrix, empty or complex; for lr or weight_decay that are negative or
+        not finite, and a momentum outside [0, 1).
     """
 
     def __init__(
         self,
-        params: Iterable[tuple[str, nn.Parameter]],
+        params: ParamsT,
         lr: float = 1e-3,
-        weight_decay: float = 0.0,
+        weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
         *,
@@ -87,22 +98,27 @@ class Muon(torch.optim.Optimizer):
         distribute: Distribute = replicated,
         store_perturbed: bool = False,
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum {momentum} is outside [0, 1); 0 keeps none, 0.95 is usual")
-        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "step": 0}
-        super().__init__(params, defaults)
-        self.rule, self.perturb, self.orthogonalize, self.repair = rule, perturb, orthogonalize, repair
-        self.scale, self.scale_on, self.distribute, self.store_perturbed = scale, scale_on, distribute, store_perturbed
+        self.rule, self.partition, self.perturb, self.orthogonalize = rule, partition, perturb, orthogonalize
+        self.repair, self.scale, self.scale_on = repair, scale, scale_on
+        self.distribute, self.store_perturbed = distribute, store_perturbed
         self.watch: Watch | None = None
         self.distribution = Distribution("replicated")
         self._blocks: list[list[MatrixBlock]] = []
-        for group in self.param_groups:
-            if "param_names" not in group:
-                raise ValueError("Muon got parameters without names; pass (name, parameter) pairs")
-            named = list(zip(group["param_names"], group["params"], strict=True))
-            for name, param in named:
-                _check_matrix(name, param)
-            self._blocks.append(partition(named))
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "step": 0}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take up further matrices, with what options they have of their own.
+
+        Raises: as the class does, and TypeError for what is no parameter; nothing is taken up then.
+        """
+        matrices = with_names(param_group, start=sum(len(group["params"]) for group in self.param_groups))
+        for name, param in matrices:
+            check_matrix(name, param)
+        check_options(self.defaults | param_group)
+        blocks = self.partition(matrices)
+        super().add_param_group(param_group | {"params": matrices, "param_names": [name for name, _ in matrices]})
+        self._blocks.append(blocks)
 
     @property
     def all_blocks(self) -> list[MatrixBlock]:
@@ -116,14 +132,57 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, all_blocks in zip(self.param_groups, self._blocks, strict=True):
-            blocks = [part for block in all_blocks if (part := block.with_gradient()).pieces]
+        for group in self.param_groups:
+            check_gradients(named(group))
+        with_gradient = [
+            [part for block in blocks if (part := block.with_gradient()).pieces] for blocks in self._blocks
+        ]
+        if self.distribute is not replicated:
+            device = next(param.device for group in self.param_groups for param in group["params"])
+            check_same_blocks([block for blocks in with_gradient for block in blocks], device)
+        for group, blocks in zip(self.param_groups, with_gradient, strict=True):
             waiting = {param for param in group["params"] if param.grad is not None}
             for stack, updates in self.distribute(blocks, partial(self._updates, group=group, waiting=waiting)):
                 self._take_up_gradients(stack, group, waiting)  # if another rank has computed these
-                self._apply(stack, updates, group["lr"], group["weight_decay"])
+                self._apply(stack, updates, float(group["lr"]), float(group["weight_decay"]))
             group["step"] += 1
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's; of a Muon with torch's functions, `torch.optim.Muon` can load it, too."""
+        state: dict[str, Any] = super().state_dict()
+        for group in state["param_groups"]:
+            group.update(self._torch_settings())
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state of this class or of `torch.optim.Muon`; buffers are copied, and fp32.
+
+        Raises: ValueError, in one line and before anything changes, for a state that is of another optimizer or model.
+        """
+        known = readable(state_dict, self.param_groups, self._torch_settings())
+        for group in known["param_groups"]:
+            check_options(group)
+        super().load_state_dict(known)
+        for param, buffer in saved_momenta(known, self.param_groups).items():  # torch casts it as its parameter
+            self.state[param]["momentum_buffer"] = buffer
+
+    def _torch_settings(self) -> dict[str, Any]:
+        """What groups of a torch.optim.Muon that steps as this one hold beside ours; empty if there is none."""
+        own = (self.rule, self.partition, self.perturb, self.orthogonalize, self.repair, self.scale_on)
+        if own != (EMA, whole, unperturbed, newton_schulz, keep, scale_lr) or self.scale not in ADJUSTED:
+            return {}
+        return {
+            "ns_coefficients": QUINTIC[0], "eps": 1e-7, "ns_steps": len(QUINTIC), "adjust_lr_fn": ADJUSTED[self.scale]
+        }  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = (*_FUNCTIONS, "store_perturbed", "distribution")
+        return super().__getstate__() | {name: getattr(self, name) for name in kept} | {"watch": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._blocks = [self.partition(named(group)) for group in self.param_groups]
 
     def _take_up_gradients(
         self, blocks: Sequence[MatrixBlock], group: dict[str, Any], waiting: set[nn.Parameter]
@@ -199,11 +258,3 @@ def _parameters(blocks: Sequence[MatrixBlock]) -> list[nn.Parameter]:
 def _gradient(param: nn.Parameter) -> Tensor:
     assert param.grad is not None
     return param.grad
-
-
-def _check_matrix(name: str, param: Tensor) -> None:
-    if param.ndim != 2 or param.numel() == 0:
-        raise ValueError(
-            f"Muon orthogonalizes non-empty matrices, but {name} has shape {tuple(param.shape)}; "
-            "reshape it to two dimensions or give it to AdamW"
-        )

@@ -4,8 +4,8 @@ An odd polynomial of a matrix acts on its singular values alone: aX + b(XX')X + 
 c s^5 and keeps both sides' singular vectors. Divided by its Frobenius norm a matrix has them all in [0, 1], and most of
 them near 0, so the slope at zero decides how many steps it takes: QUINTIC is as steep as it can be without leaving the
 range where it may be applied again, and pays with singular values that end between 0.7 and 1.2 and not at 1. Muon does
-not mind, for what counts is that no direction stays small. POLAR_EXPRESS takes another polynomial at each step and
-comes closer in as many; SIMPLE12 converges, in twelve.
+not mind, for what counts is that no direction stays small. Polar Express takes another polynomial at each step, the
+best for the range that the ones before leave, and comes closer in as many; SIMPLE12 converges, in twelve.
 """
 
 from __future__ import annotations
@@ -21,19 +21,36 @@ Coefficients = tuple[tuple[float, float, float], ...]
 QUINTIC: Coefficients = ((3.4445, -4.7750, 2.0315),) * 5
 """Chosen for a steep slope at zero, not for convergence. Source: https://kellerjordan.github.io/posts/muon/"""
 
-POLAR_EXPRESS: Coefficients = (
+_OPTIMAL = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+POLAR_EXPRESS_1: Coefficients = tuple((a / 1.01, b / 1.01**3, c / 1.01**5) for a, b, c in _OPTIMAL)
+"""The paper's: for singular values from 0.001 on, each polynomial of s / 1.01, so that rounding beyond the range that
+it is for does not explode. Source: Algorithm 1 and Appendix G of Amsel et al. 2025, arXiv 2505.16932"""
+
+POLAR_EXPRESS_2: Coefficients = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
     (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-"""The best polynomial for each step, given the ones before it. Source: Amsel et al. 2025, arXiv 2505.16932"""
+"""modded-nanogpt's, by the same method: of s / 1.02, each made for what that leaves, the last for s itself. Source: its
+record of 2025-09-29"""
 
 SIMPLE12: Coefficients = ((2.0, -1.5, 0.5),) * 12
 """1 is a fixed point with slope zero: converges to the polar factor. Source: modded-nanogpt, track 3"""
 
-COEFFICIENTS: dict[str, Coefficients] = {"quintic": QUINTIC, "polar_express": POLAR_EXPRESS, "simple12": SIMPLE12}
+COEFFICIENTS: dict[str, Coefficients] = {
+    "quintic": QUINTIC,
+    "polar_express_1": POLAR_EXPRESS_1,
+    "polar_express_2": POLAR_EXPRESS_2,
+    "simple12": SIMPLE12,
+}
 
 
 def clamped(norm: Tensor) -> Tensor:
@@ -41,12 +58,24 @@ def clamped(norm: Tensor) -> Tensor:
     return norm.clamp(min=1e-7)
 
 
+def added(norm: Tensor) -> Tensor:
+    """Source: github.com/KellerJordan/Muon"""
+    return norm + 1e-7
+
+
+def margin_1(norm: Tensor) -> Tensor:
+    """Polar Express explodes beyond 1, where bf16 may round to. Source: arXiv 2505.16932"""
+    return norm * 1.01 + 1e-7
+
+
+def margin_2(norm: Tensor) -> Tensor:
+    """The same with twice the margin. Source: modded-nanogpt since its record of 2025-09-29"""
+    return norm * 1.02 + 1e-6
+
+
 DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
-    "clamped": clamped,
-    "added": lambda norm: norm + 1e-7,
-    "margin_1": lambda norm: norm * 1.01 + 1e-7,  # the polynomials above explode beyond 1, where bf16 may round to
-    "margin_2": lambda norm: norm * 1.02 + 1e-6,
-}
+    "clamped": clamped, "added": added, "margin_1": margin_1, "margin_2": margin_2
+}  # fmt: skip
 """What the Frobenius norm becomes before a matrix is divided by it."""
 
 
@@ -93,10 +122,17 @@ def plain_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
     return a * x + over_columns(lambda part: polynomial @ part, x)
 
 
+def squared_step(x: Tensor, a: float, b: float, c: float) -> Tensor:
+    """The same with c times a rounded (XX')^2, as github.com/vukrosic/muon-llm-research rounds it."""
+    gram = x @ x.mT
+    square = over_columns(lambda part: gram @ part, gram)
+    polynomial = b * gram + c * square
+    return a * x + over_columns(lambda part: polynomial @ part, x)
+
+
 ITERATIONS: dict[str, Callable[[Tensor, float, float, float], Tensor]] = {
-    "fused": fused_step,
-    "plain": plain_step,
-}
+    "fused": fused_step, "plain": plain_step, "squared": squared_step
+}  # fmt: skip
 
 
 def newton_schulz(
@@ -115,9 +151,10 @@ def newton_schulz(
         dtype: of the arithmetic. bfloat16 gives the bits of `torch.optim.Muon`.
         divisor: from the Frobenius norm, what the matrix is divided by, so that no singular value exceeds 1.
     Returns: same shape, in `dtype`. Singular values above 0.003 of the norm end in [0.68, 1.21] under QUINTIC, in
-        [0.8588, 1.1412] under POLAR_EXPRESS and at 1 under SIMPLE12. On a CPU a stack gives the bits of its matrices
-        one by one: in bf16 because that is how they are multiplied, in fp32, which BLAS multiplies together, where rows
-        and columns are multiples of 16. On CUDA, and in fp32 of other sizes, it is off by rounding.
+        [0.8702, 1.1236] under POLAR_EXPRESS_1, in [0.8588, 1.1412] under POLAR_EXPRESS_2 and at 1 under SIMPLE12. On a
+        CPU a stack gives the bits of its matrices one by one: in bf16 because that is how they are multiplied, in fp32,
+        which BLAS multiplies together, where rows and columns are multiples of 16. On CUDA, and in fp32 of other sizes,
+        it is off by rounding.
     Raises: ValueError if `matrix` has fewer than 2 dimensions.
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/
     """

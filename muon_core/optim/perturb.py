@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from muon_core.metrics.spectrum import momentum_effective_rank, singular_values
-from muon_core.optim.newton_schulz import POLAR_EXPRESS, Coefficients, newton_schulz
+from muon_core.optim.newton_schulz import POLAR_EXPRESS_2, Coefficients, newton_schulz
 from muon_core.seeds import generator
 
 Perturb = Callable[[Tensor, Sequence[str], int, Sequence[Tensor]], Tensor]
@@ -68,7 +68,7 @@ ANNEALINGS: dict[str, Callable[[int], float]] = {
 """Multiplier of alpha by optimizer step; each stops at a tenth."""
 
 
-GATE_COEFFICIENTS: Coefficients = (*POLAR_EXPRESS, (1.875, -1.25, 0.375))
+GATE_COEFFICIENTS: Coefficients = (*POLAR_EXPRESS_2, (1.875, -1.25, 0.375))
 """The last is the polynomial of degree 5 that is flattest at 1: it maps [0.859, 1.141] to [0.993, 1.008]."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,6 +76,32 @@ def owner(
     for dealt, _, received, work in pending:
         work.wait()
         yield from ((part, updates[: len(part)]) for part, updates in zip(dealt, received, strict=True) if part)
+
+
+def check_same_blocks(blocks: Sequence[MatrixBlock], device: torch.device) -> None:
+    """Compare over all ranks which blocks, and which of their pieces, have gradients: one collective of 16 bytes.
+
+    Where they differ, an owner would wait for an update that nobody computes, and momenta would no longer be the same.
+
+    Raises: ValueError on every rank, with the first block that differs.
+    """  # all ranks
+    if distributed.world_size() == 1:
+        return
+    mine = [f"{block.name} ({len(block.pieces)})" for block in blocks]
+    digest = int.from_bytes(hashlib.blake2b("\n".join(mine).encode(), digest_size=7).digest())
+    bounds = torch.tensor([digest, -digest], device=device)
+    dist.all_reduce(bounds, dist.ReduceOp.MAX)
+    highest, lowest = bounds.tolist()
+    if highest == -lowest:
+        return
+    found: list[list[str]] = [[]] * distributed.world_size()
+    dist.all_gather_object(found, mine)
+    first = min(set().union(*found) - set(found[0]).intersection(*found))
+    having = [rank for rank, names in enumerate(found) if first in names]
+    raise ValueError(
+        f"{first.rpartition(' ')[0]} has a gradient on ranks {having} of {len(found)} only, so that its momentum would "
+        "differ between them; give it one on every rank (zeros, as DDP does for what a rank did not use) or on none"
+    )
 
 
 def flops(rows: int, cols: int) -> int:

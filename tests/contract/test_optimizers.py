@@ -311,6 +311,17 @@ def without_a_gradient(distribute: str) -> list[Tensor]:
     return problem.weights()
 
 
+def with_a_gradient_on_one(rank: int) -> tuple[str, list[Tensor]]:
+    """What a step says of it, and the weights after that step and one in which all ranks have all gradients."""
+    problem = Problem("muon", ns_dtype="fp32", distribute="owner")
+    problem.backward()
+    if rank == 1:
+        problem.params["blocks.1.square.weight"].grad = None
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  # compared in full by the caller
+        problem.optimizers.step(0)
+    return str(refused.value), problem.run(range(1))
+
+
 def key(name: str, fields: dict[str, Any], distribute: str) -> str:
     return f"{name} {fields} {distribute}"
 
@@ -348,6 +359,7 @@ def shared_problems(rank: int, stepped_alone: dict[str, Any]) -> dict[str, Any]:
         for mode in modes(name):
             ends[key(name, fields, mode)] = stepped(name, fields, mode)
     ends["absent"] = without_a_gradient("owner")
+    ends["on one"] = with_a_gradient_on_one(rank)
     problem = Problem("muon", ns_dtype="fp32")
     distribution = problem.optimizers.distribution
     assert distribution is not None
@@ -439,6 +451,16 @@ def test_what_is_no_matrix_is_refused_by_name_on_two_ranks_too(two_ranks: list[d
 def test_owners_pass_over_a_matrix_without_gradient(two_ranks: list[dict[str, Any]]) -> None:
     for ends in two_ranks:
         assert_same_bits(ends["absent"], without_a_gradient("auto"))
+
+
+def test_owners_refuse_a_gradient_that_only_one_rank_has_before_anything_moves(two_ranks: list[dict[str, Any]]) -> None:
+    for ends in two_ranks:
+        message, weights = ends["on one"]
+        assert message == (
+            "blocks.1.square.weight has a gradient on ranks [0] of 2 only, so that its momentum would differ between "
+            "them; give it one on every rank (zeros, as DDP does for what a rank did not use) or on none"
+        )
+        assert_same_bits(weights, Problem("muon", ns_dtype="fp32").run(range(1)))
 
 
 def test_probe_decides_alike_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:

@@ -12,7 +12,8 @@ from torch.optim._muon import _zeropower_via_newtonschulz
 
 from muon_core.optim.newton_schulz import (
     COEFFICIENTS,
-    POLAR_EXPRESS,
+    POLAR_EXPRESS_1,
+    POLAR_EXPRESS_2,
     QUINTIC,
     SIMPLE12,
     fused_step,
@@ -20,6 +21,7 @@ from muon_core.optim.newton_schulz import (
     over_columns,
     plain_step,
     polar_factor,
+    squared_step,
 )
 from muon_core.optim.sharding import VECTOR
 
@@ -61,14 +63,24 @@ def quintic(matrix: Tensor) -> Tensor:
     return newton_schulz(matrix, dtype=torch.float64)
 
 
-def express(matrix: Tensor) -> Tensor:
-    return newton_schulz(matrix, POLAR_EXPRESS, dtype=torch.float64)
+def express_1(matrix: Tensor) -> Tensor:
+    return newton_schulz(matrix, POLAR_EXPRESS_1, dtype=torch.float64)
+
+
+def express_2(matrix: Tensor) -> Tensor:
+    return newton_schulz(matrix, POLAR_EXPRESS_2, dtype=torch.float64)
 
 
 @quick
 @pytest.mark.parametrize(
     ("sign", "low", "high"),
-    [(quintic, 0.68, 1.21), (express, 0.8588, 1.1412), (exact, 1 - 1e-9, 1 + 1e-9), (polar_factor, 1 - 1e-9, 1 + 1e-9)],
+    [
+        (quintic, 0.68, 1.21),
+        (express_1, 0.8702, 1.1236),
+        (express_2, 0.8588, 1.1412),
+        (exact, 1 - 1e-9, 1 + 1e-9),
+        (polar_factor, 1 - 1e-9, 1 + 1e-9),
+    ],
 )
 @given(matrix=matrices())
 def test_singular_values_end_in_the_promised_range(
@@ -111,8 +123,9 @@ def test_polar_factor_of_a_rounded_low_rank_matrix_has_its_rank() -> None:
 @quick
 @given(matrix=matrices())
 def test_iterations_differ_by_rounding_alone(matrix: Tensor) -> None:
-    plain = newton_schulz(matrix, dtype=torch.float64, iteration=plain_step)
-    torch.testing.assert_close(plain, quintic(matrix), rtol=0, atol=1e-11)
+    for iteration in (plain_step, squared_step):
+        other = newton_schulz(matrix, dtype=torch.float64, iteration=iteration)
+        torch.testing.assert_close(other, quintic(matrix), rtol=0, atol=1e-11)
 
 
 @quick
@@ -159,7 +172,7 @@ def test_power_of_two_scale_changes_no_bit(matrix: Tensor, exponent: int) -> Non
 
 
 @quick
-@pytest.mark.parametrize("sign", [quintic, express, exact, polar_factor])
+@pytest.mark.parametrize("sign", [quintic, express_1, express_2, exact, polar_factor])
 @given(matrix=matrices(), seed=st.integers(0, 2**31))
 def test_rotations_pass_through(sign: Callable[[Tensor], Tensor], matrix: Tensor, seed: int) -> None:
     torch.manual_seed(seed)

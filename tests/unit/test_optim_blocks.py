@@ -28,7 +28,7 @@ def attention() -> list[tuple[str, nn.Parameter]]:
 
 def stepped(named: list[tuple[str, nn.Parameter]], partition: Any) -> dict[str, Tensor]:
     """Weights after the first step at lr 1 with the polar factor: minus what was orthogonalized."""
-    Muon(named, lr=1.0, momentum=0.0, orthogonalize=polar_factor, partition=partition).step()
+    Muon(named, lr=1.0, weight_decay=0.0, momentum=0.0, orthogonalize=polar_factor, partition=partition).step()
     return {name.split(".")[-2]: param.detach() for name, param in named}
 
 

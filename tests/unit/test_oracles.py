@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_optim_profiles import LR, SOURCES, run
+from test_optim_profiles import LR, Stepped, five_steps
 from torch import Tensor, nn
 
 from muon_core.config.optimizers import MuonConfig
-from muon_core.config.profiles import PROFILES, Profile
+from muon_core.config.profiles import PROFILES, REVISIONS, Profile
 from muon_core.optim.build import orthogonalizer
 from muon_core.optim.newton_schulz import COEFFICIENTS
 
@@ -23,6 +23,15 @@ END = "<!-- end of conformance -->"
 
 BF16, FP32 = 4e-2, 1e-5
 """Relative error of a step allowed to rounding in bfloat16 and in float32."""
+BF16_EXPRESS = 1e-1
+"""The same where terms of Polar Express, which nearly cancel, are rounded one by one, as in two of its sources."""
+
+
+def rounding(config: MuonConfig) -> float:
+    """Error allowed to a profile's own arithmetic."""
+    if config.orthogonalizer == "svd":
+        return FP32
+    return BF16_EXPRESS if config.orthogonalizer.startswith("polar") and config.products != "fused" else BF16
 
 
 def momentum(rows: int = 64, cols: int = 128, seed: int = 0) -> Tensor:
@@ -57,12 +66,21 @@ def polar(matrix: Tensor) -> Tensor:
 
 def scalar_error(config: MuonConfig, sign: Callable[[Tensor], Tensor]) -> float:
     values = torch.linspace(0.05, 1, 32, dtype=torch.float64)
-    mapped = values / values.norm() / (1.01 if config.normalization == "margin_1" else 1)
+    margin, eps = {"margin_1": (1.01, 1e-7), "margin_2": (1.02, 1e-6)}.get(config.normalization, (1, 0))
+    mapped = values / (values.norm() * margin + eps)
     for a, b, c in COEFFICIENTS.get(config.orthogonalizer, ()):
         mapped = a * mapped + b * mapped**3 + c * mapped**5
     if config.orthogonalizer == "svd":
         mapped = torch.ones_like(values)
     return float((sign(values.diag().float()) - mapped.diag()).abs().max())
+
+
+def share_of_the_way(runs: list[Stepped]) -> float:
+    """Distance from the references over what they moved by, of all weights together."""
+    ours, reference, start = (
+        torch.cat([getattr(each, part).flatten() for each in runs]) for part in ("ours", "reference", "start")
+    )
+    return relative(ours - start, reference - start)
 
 
 def distances(config: MuonConfig) -> dict[str, float]:
@@ -81,7 +99,8 @@ def distances(config: MuonConfig) -> dict[str, float]:
         "nuclear": float((update * matrix).sum() / torch.linalg.matrix_norm(matrix, "nuc")),
         "sigma min": float(sigma.min()),
         "sigma max": float(sigma.max()),
-        "steps": max(relative(ours, reference) for ours, reference in run(config, SOURCES[config.profile])),
+        "steps": max(relative(run.ours, run.reference) for run in five_steps(config)),
+        "fp64 steps": share_of_the_way(five_steps(config, torch.float64)),
     }
 
 
@@ -92,13 +111,16 @@ def measured() -> dict[str, dict[str, float]]:
 
 def table(measured: dict[str, dict[str, float]]) -> str:
     oracles = list(next(iter(measured.values())))
-    lines = ["| profile | " + " | ".join(oracles) + " |", "|---" * (len(oracles) + 1) + "|"]
-    lines += [f"| `{name}` | " + " | ".join(f"{row[o]:.2g}" for o in oracles) + " |" for name, row in measured.items()]
+    lines = ["| profile | source | " + " | ".join(oracles) + " |", "|---" * (len(oracles) + 2) + "|"]
+    for name, row in measured.items():
+        lines.append(
+            f"| `{name}` | {REVISIONS[name]} | " + " | ".join(f"{row[oracle]:.2g}" for oracle in oracles) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def check_table(docs: Path, measured: dict[str, dict[str, float]]) -> None:
-    """Names must be equal; figures may differ as kernels do: by a quarter, or anything below a thousandth.
+    """Names and sources must be equal; figures may differ as kernels do: by a quarter, or anything below a thousandth.
 
     Under MUON_WRITE_DOCS the table is written instead.
     """
@@ -112,9 +134,9 @@ def check_table(docs: Path, measured: dict[str, dict[str, float]]) -> None:
     found = [line.split("|")[1:-1] for line in written.splitlines()]
     remedy = "stale: MUON_WRITE_DOCS=1 pytest tests/unit/test_oracles.py writes it"
     assert found[:2] == expected[:2], remedy
-    assert [row[0] for row in found] == [row[0] for row in expected], remedy
+    assert [row[:2] for row in found] == [row[:2] for row in expected], remedy
     for mine, theirs in zip(expected[2:], found[2:], strict=True):
-        figures = [[float(cell) for cell in row[1:]] for row in (mine, theirs)]
+        figures = [[float(cell) for cell in row[2:]] for row in (mine, theirs)]
         for a, b in zip(*figures, strict=True):
             assert a == pytest.approx(b, rel=0.25, abs=1e-3), remedy
 
@@ -146,15 +168,21 @@ def test_the_command_in_the_docs_rewrites_a_stale_table_and_nothing_else(
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profile_keeps_the_invariances(measured: dict[str, dict[str, float]], profile: Profile) -> None:
     """The scalar map is held to twice the bound: it is the worst of 32 entries, not their mean."""
-    row = measured[profile]
-    allowed = FP32 if MuonConfig(profile=profile).orthogonalizer == "svd" else 1.25 * BF16
+    row, own = measured[profile], rounding(MuonConfig(profile=profile))
+    allowed = 1.25 * BF16 if own == BF16 else own
     assert max(row[name] for name in ("scale", "transpose", "rotation")) <= allowed
     assert row["scalar map"] <= 2 * allowed
     single = MuonConfig(profile=profile, ns_dtype="fp32")
     assert scalar_error(single, direction(single)) <= FP32
 
 
-RANGES = {"quintic": (0.68, 1.21), "polar_express": (0.8588, 1.1412), "simple12": (1.0, 1.0), "svd": (1.0, 1.0)}
+RANGES = {
+    "quintic": (0.68, 1.21),
+    "polar_express_1": (0.8702, 1.1236),
+    "polar_express_2": (0.8588, 1.1412),
+    "simple12": (1.0, 1.0),
+    "svd": (1.0, 1.0),
+}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -171,14 +199,14 @@ def test_torch_profile_has_the_bits_of_torch(measured: dict[str, dict[str, float
     assert 0 < measured["keller"]["torch"] <= BF16
 
 
-@pytest.mark.parametrize("profile", ["torch", "keller", "moonlight", "polar_express", "simple12"])
+@pytest.mark.parametrize("profile", [name for name, row in PROFILES.items() if row.orthogonalizer != "svd"])
 def test_fp32_arithmetic_is_near_fp64(profile: Profile) -> None:
-    """In float32 a step is within 1e-5 of the same polynomial in float64; in bfloat16 within 4e-2."""
+    """In float32 a step is within 1e-5 of the same polynomial in float64; in bfloat16 within rounding."""
     config = MuonConfig(profile=profile)
     exact = orthogonalizer(config).keywords | {"dtype": torch.float64}  # type: ignore[attr-defined]
     reference = orthogonalizer(config).func(momentum().double(), **exact)  # type: ignore[attr-defined]
     assert relative(direction(config.replace(ns_dtype="fp32"))(momentum()), reference) <= FP32
-    assert relative(direction(config)(momentum()), reference) <= BF16
+    assert relative(direction(config)(momentum()), reference) <= rounding(config)
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (256, 64)])
