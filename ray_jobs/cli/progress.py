@@ -155,7 +155,9 @@ class Display:
         lines = [*head, *map(Text, rows)]
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
-        return Group(*lines)
+        # Whole, for what a cloud refuses comes last.
+        waits_for = [Text(self._waits_for, "yellow")] if self._waits_for else []
+        return Group(lines[0], *waits_for, *lines[1:])
 
     def _phase(self, states: list[RunState]) -> str:
         if not states:
@@ -167,7 +169,7 @@ class Display:
         return "training" if any(state.progress for state in states) else "starting workers"
 
     def _facts(self, states: list[RunState]) -> list[Text]:
-        found = [Text(self._waits_for, "yellow")] if self._waits_for else []
+        found: list[Text] = []
         standing = self._standing
         if standing and (standing.usd or standing.committed_usd):
             found.append(Text(spent_text(standing.usd, standing.committed_usd)))

@@ -71,6 +71,19 @@ def test_the_panel_is_at_most_15_lines_and_none_is_wider_than_the_terminal(width
     assert lines[-1] == "and 52 more"
 
 
+def test_the_panel_shows_the_whole_of_what_runs_wait_for() -> None:
+    console = terminal()
+    display = Display(1, console)
+    refused = "g5.2xlarge not to be had: InsufficientInstanceCapacity"
+    display.update(
+        [state(1, "running", waits_for=f"waiting for room for a worker with 1 GPU; free now: none; {refused}")]
+    )
+    lines = shown(display, console)
+    assert lines[0].startswith("starting workers")
+    assert " ".join(map(str.strip, lines[1:3])).endswith(refused)
+    assert max(map(len, lines)) <= 80
+
+
 def test_money_is_not_spoken_of_where_it_costs_none() -> None:
     console = terminal()
     display = Display(1, console)
