@@ -62,7 +62,8 @@ def check_matrix(name: str, param: Any) -> None:
 def check_gradients(matrices: Iterable[tuple[str, Tensor]]) -> None:
     """Raises ValueError for a sparse gradient."""
     for name, param in matrices:
-        if param.grad is not None and param.grad.layout is not torch.strided:
+        gradient = param.grad  # each look at it costs
+        if gradient is not None and gradient.layout is not torch.strided:
             raise ValueError(
                 f"{name} has a sparse gradient, and Muon orthogonalizes dense ones; make its layer's dense "
                 "(sparse=False), or give it to an optimizer for sparse ones"

@@ -28,6 +28,8 @@ def readable(saved: dict[str, Any], groups: Sequence[Group], torch_settings: Gro
         torch_settings: what torch.optim.Muon would hold of TORCH_ONLY if it stepped as this one; empty: it cannot.
     Raises: ValueError, in one line, for a state of another optimizer, of one that steps otherwise, or of another model.
     """
+    if not {"state", "param_groups"} <= saved.keys():
+        raise ValueError("state has no state and param_groups; load what state_dict() of an optimizer gave")
     theirs = saved["param_groups"]
     sizes, saved_sizes = ([len(group["params"]) for group in each] for each in (groups, theirs))
     if sizes != saved_sizes:
@@ -87,7 +89,7 @@ def _check_buffer(name: str, param: Tensor, saved: Any) -> None:
     """A state is one momentum, or nothing before the first step."""
     if not saved:
         return
-    if set(saved) != {BUFFER}:
+    if set(saved) != {BUFFER} or not isinstance(saved[BUFFER], Tensor):
         raise ValueError(f"state of {name} is {', '.join(map(str, saved))}, and not {BUFFER}; load a state of Muon")
     if saved[BUFFER].shape != param.shape:
         raise ValueError(

@@ -149,6 +149,14 @@ def as_of_sgd(state: dict[str, Any]) -> None:
         del state["param_groups"][0][key]
 
 
+def other_state(state: dict[str, Any]) -> None:
+    state["state"][2] = {"exp_avg": torch.zeros(48, 16)}
+
+
+def no_groups(state: dict[str, Any]) -> None:
+    del state["param_groups"]
+
+
 def unlisted(state: dict[str, Any]) -> None:
     state["state"][9] = state["state"][0]
 
@@ -170,6 +178,8 @@ REFUSED: dict[str, tuple[Make, Make, Callable[[dict[str, Any]], None], str]] = {
     ),
     "names": (ours(), ours(), other_names, "state has embedding in the place of w1; load it into an optimizer of the"),
     "shape": (ours(), ours(), other_shape, "state of w3 has shape (7, 5), its parameter (5, 7); load it into an"),
+    "state": (ours(), ours(), other_state, "state of w2 is exp_avg, and not momentum_buffer; load a state of Muon"),
+    "file": (ours(), ours(), no_groups, "state has no state and param_groups; load what state_dict() of an optimizer"),
     "lr": (ours(), ours(), no_number, "lr nan is negative or not finite"),
     "unlisted": (ours(), ours(), unlisted, "state has a parameter 9 that none of its groups lists"),
 }  # fmt: skip
