@@ -177,7 +177,7 @@ def test_a_job_knows_its_code_store_and_paths_and_others_know_none(spec: Path, t
     job = sent_job(sent)
     assert job is not None
     assert (job.arguments, sent_code(sent)) == (("sweep", "run"), code_here())
-    assert set(job.corpora.values()) == {
+    assert set(job.files.values()) == {
         str(spec.parent / "words"), str(spec.parent / "shared" / "words"), str(tmp_path / "home" / "words")
     }  # fmt: skip
     assert (sent_job(), sent_code(), original_path("/a/b")) == (None, None, "/a/b")
@@ -187,7 +187,7 @@ def test_a_job_knows_its_code_store_and_paths_and_others_know_none(spec: Path, t
         f"print(original_path({str(sent / 'corpora/0/words')!r})); check_sent(Folder('elsewhere'))"
     )
     told = subprocess.run([sys.executable, "-c", script], cwd=sent, capture_output=True, text=True, check=False)
-    assert told.stdout.strip() == job.corpora["corpora/0/words"]
+    assert told.stdout.strip() == job.files["corpora/0/words"]
     assert "StoreUnavailable: the head of the cluster finds another store at" in told.stderr
 
 
