@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,7 +72,9 @@ def find(reference: str) -> Found:
         digest = remember(_read(path))
         return Found(reference, _class(_loaded(digest, path), name, path), digest, None)
     cls = _class(_imported(where), name, where)
-    return Found(reference, cls, hashlib.sha256(_source(cls)).hexdigest(), _distribution(cls))
+    return Found(
+        reference, cls, hashlib.sha256(_source(cls)).hexdigest(), _distribution(cls.__module__.partition(".")[0])
+    )
 
 
 def class_of(reference: str, source_sha256: str, distribution: str | None) -> Any:
@@ -228,10 +231,17 @@ def _source(cls: Any) -> bytes:
     return Path(file).read_bytes()
 
 
-def _distribution(cls: Any) -> str | None:
-    """`torch 2.13.0`, without what a build adds: a plan on a CPU holds for GPUs."""
-    names = importlib.metadata.packages_distributions().get(cls.__module__.partition(".")[0])
-    return f"{names[0]} {importlib.metadata.version(names[0]).partition('+')[0]}" if names else None
+@cache
+def _distribution(package: str) -> str | None:
+    """What a package was installed with, `torch 2.13.0`; without what a build adds: a plan on a CPU holds for GPUs."""
+    try:
+        name, version = package, importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # it has another name, which takes a second to find
+        names = importlib.metadata.packages_distributions().get(package)
+        if not names:
+            return None
+        name, version = names[0], importlib.metadata.version(names[0])
+    return f"{name} {version.partition('+')[0]}"
 
 
 def _said(error: Exception) -> str:
