@@ -21,6 +21,7 @@ from torch import Tensor
 
 from muon_core import environment
 from muon_core.code_state import code_state
+from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
@@ -45,6 +46,8 @@ _OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("moment
 def start_record(config: RunConfig, **facts: Any) -> Row:
     """Columns of the `runs` table known before the first step; `facts` are those the config does not hold."""
     optimizer = config.optimizer.model_dump(mode="json")
+    if isinstance(config.optimizer, ReferenceConfig):  # what it calls alike may be something else
+        optimizer = {"lr": config.optimizer.lr, "embedding_lr": config.optimizer.embedding_lr}
     commit, diff_hash = code_state()
     parameters = ("lr", "embedding_lr", "alpha", "rank_threshold", "anneal", "noise_norm")
     return {

@@ -2,7 +2,7 @@
 
 What a block may set follows from its optimizer, so each has three definitions: `muon` holds the values of its
 parameters, `muon.axes` the lists of them that stand under `grid` and `zip`, `muon.names` which names there are; `run`
-and `run.axes` hold what all runs have. A schema sees a value, not how it was written nor what it becomes with others:
+and `run.axes` hold what all runs have. Which parameters a class by reference has, no schema knows. A schema sees a value, not how it was written nor what it becomes with others:
 that 100.0 is no whole number, that two fields contradict each other or that too many runs are spanned, it cannot say;
 `muon sweep plan` does.
 """
@@ -236,7 +236,7 @@ _IS_REFERENCE: Schema = {"properties": {"optimizer": {"pattern": ":"}}, "require
 
 
 def _by_reference() -> Schema:
-    """What a block has by any reference; the parameters of its class are not known here."""
+    """What a block has by any reference, by both names; the parameters of its class are not known here."""
     schema = _values(reference_fields(), " ".join((ReferenceConfig.__doc__ or "").split()))
     for name in list(schema["properties"]):
         schema["properties"][f"optimizer.{name}"] = _ref("by_reference", "properties", name)

@@ -41,11 +41,15 @@ class ReferenceConfig(OptimizerConfig):
             raise ValueError("clipping adamw_only clips nothing under takes all: AdamW steps nothing; write all")
         return self
 
+    @property
+    def lr(self) -> float | None:
+        """The learning rate, if its class has one."""
+        rate = self.parameters.get("lr")
+        return float(rate) if isinstance(rate, int | float) else None
+
     def is_set(self, field: str) -> bool:
-        """Of what its `__init__` takes, whose defaults nobody knows any more: whether it is a number."""
-        return (
-            super().is_set(field) if field in type(self).model_fields else isinstance(getattr(self, field), int | float)
-        )
+        """As of any; its `lr`, whose default nobody knows any more, always."""
+        return field == "lr" or (field in ReferenceConfig.model_fields and super().is_set(field))
 
     @property
     def parameters(self) -> dict[str, Any]:

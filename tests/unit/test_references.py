@@ -9,6 +9,8 @@ from support.lion_like import SOURCE
 
 from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
+from muon_core.recorder import start_record
+from search_spaces.doubts import doubts
 from search_spaces.errors import SpecError
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.run_file import resolve_run
@@ -283,7 +285,12 @@ def test_one_run_takes_a_reference_by_flag_and_by_file(folder: Path, monkeypatch
         resolve_run("tiny", "./lion_like.py:Lion", {})
 
 
-def test_labels_hold_numbers_alone(folder: Path) -> None:
+def test_labels_and_columns_hold_rates_alone(folder: Path) -> None:
     values: dict[str, Any] = json.loads(config(folder).model_dump_json())
-    values["optimizer"] |= {"alpha": "a/b", "profile": "x y", "gate": 2}
-    assert RunConfig.model_validate(values).arm_label == "LionLike-2-lr0.001"
+    values["optimizer"] |= {"alpha": "a/b", "profile": "x y", "gate": 2, "embedding_lr": 0.5}
+    assert RunConfig.model_validate(values).arm_label == "LionLike-lr0.001-elr0.5"
+    values["optimizer"]["lr"] = "of its own"
+    made = RunConfig.model_validate(values)
+    assert made.arm_label == "LionLike-elr0.5"
+    assert [start_record(made)[name] for name in ("lr", "embedding_lr", "alpha")] == [None, 0.5, None]
+    assert doubts([made]) == []
