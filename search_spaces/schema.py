@@ -2,9 +2,9 @@
 
 What a block may set follows from its optimizer, so each has three definitions: `muon` holds the values of its
 parameters, `muon.axes` the lists of them that stand under `grid` and `zip`, `muon.names` which names there are; `run`
-and `run.axes` hold what all runs have. Which parameters a class by reference has, no schema knows. A schema sees a value, not how it was written nor what it becomes with others:
-that 100.0 is no whole number, that two fields contradict each other or that too many runs are spanned, it cannot say;
-`muon sweep plan` does.
+and `run.axes` hold what all runs have, `by_reference` what all have whose optimizer is a class that no schema knows. A
+schema sees a value, not how it was written nor what it becomes with others: that 100.0 is no whole number, that two
+fields contradict each other or that too many runs are spanned, it cannot say; `muon sweep plan` does.
 """
 
 from __future__ import annotations
