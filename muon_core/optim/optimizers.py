@@ -32,6 +32,7 @@ class Optimizers:
     """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one.
 
     Args:
+        vectors: None if `hidden` steps all there is.
         matrices: names of the hidden matrices; by default all that `hidden` steps.
         decoupled: whether `hidden` shrinks weights by `lr * weight_decay` apart from its update.
     """
@@ -39,7 +40,8 @@ class Optimizers:
     def __init__(
         self,
         hidden: Optimizer,
-        *vectors: Optimizer,
+        vectors: Optimizer | None,
+        *,
         matrices: Collection[str] | None = None,
         decoupled: bool = True,
         clipping: str = "none",
@@ -123,8 +125,7 @@ class Optimizers:
     def _clipped(self) -> AbstractContextManager[None]:
         if self._clipping == "none":
             return nullcontext()
-        both = (*self.vectors, self.hidden)
-        optimizers = [one for one in both if self._clipping == "all" or isinstance(one, AdamW)]
+        optimizers = [one for one in reversed(self._all) if self._clipping == "all" or isinstance(one, AdamW)]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
 
@@ -201,7 +202,7 @@ class Optimizers:
 
     @property
     def _all(self) -> tuple[Optimizer, ...]:
-        return (self.hidden, *self.vectors)
+        return (self.hidden, self.vectors) if self.vectors else (self.hidden,)
 
     def _named(self) -> Iterable[tuple[str, nn.Parameter, Optimizer]]:
         for optimizer in self._all:
