@@ -148,7 +148,10 @@ def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadReference(f"no file {path} can be read ({error.strerror}); give its path as seen from here") from error
+        reason = error.strerror or type(error).__name__
+        raise BadReference(
+            f"file {path} cannot be read: {reason}; give its path as seen from the file that names it"
+        ) from error
 
 
 def _loaded(digest: str, path: str) -> ModuleType:

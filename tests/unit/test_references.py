@@ -158,7 +158,8 @@ def test_types_follow_from_annotations_and_defaults(folder: Path) -> None:
         (
             "./lion.py:Lion",
             CANDIDATE,
-            "optimizer no file lion.py can be read (No such file or directory); give its path as seen from here",
+            "optimizer file lion.py cannot be read: No such file or directory; give its path as seen from the file "
+            "that names it",
         ),
         (
             "./others.py:Plain",
