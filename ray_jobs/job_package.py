@@ -5,6 +5,7 @@
     sweep.yaml                            the sweep file with those that it extends, its corpora below this folder
     corpora/<n>/<name>                    text that may be on this machine only
     corpora/<n>/<name>.tokens.json        in the place of a large one: what the store has of it
+    optimizers/<n>/<name>                 files whose classes the sweep refers to
     prices.yaml                           the table that MUON_PRICES names
 
 Ray takes a wheel for such a purpose, too, but has pip install it with all that it depends on, torch among it, and not
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from muon_core.by_reference import file_of
 from muon_core.code_state import PACKAGES, ROOT, SENT, code_state
 from muon_core.data.corpus import STANDS_IN, corpus_files
 from ray_jobs.job_entry import JOB, sources
@@ -32,23 +34,25 @@ from ray_jobs.tokens import LARGEST
 from search_spaces.spec import SweepSpec
 from search_spaces.write_yaml import as_sweep_yaml
 
-PROGRAM, SWEEP, PRICES = "muon_job.py", "sweep.yaml", "prices.yaml"
+PROGRAM, SWEEP, PRICES, CORPORA = "muon_job.py", "sweep.yaml", "prices.yaml", "corpora/"
 _WRITTEN = (1980, 1, 1, 0, 0, 0)  # in the place of a time: the same files are the same bytes
 
 
 def sent_sweep(spec: SweepSpec) -> tuple[str, dict[str, str]]:
-    """The sweep file as it is sent, and its corpora: path below the job's folder -> path here."""
-    corpora: dict[str, str] = {}
+    """The sweep file as it is sent, and the files it names: path below the job's folder -> path here."""
+    files: dict[str, str] = {}
+    optimizers = {file_of(block.optimizer) for block in spec.blocks}
 
     def move(path: str) -> str:
-        for sent, original in corpora.items():
+        for sent, original in files.items():
             if original == path:
                 return sent
-        sent = f"corpora/{len(corpora)}/{os.path.basename(path)}"  # documents are told apart by their names
-        corpora[sent] = path
+        folder = "optimizers/" if path in optimizers else CORPORA
+        sent = f"{folder}{len(files)}/{os.path.basename(path)}"  # documents are told apart by their names
+        files[sent] = path
         return sent
 
-    return as_sweep_yaml(SweepSpec.model_validate(portable(spec, move))), corpora
+    return as_sweep_yaml(SweepSpec.model_validate(portable(spec, move))), files
 
 
 def pack(sweep: str, job: SentJob, stand_ins: Mapping[str, Any] = MappingProxyType({})) -> bytes:
@@ -56,7 +60,7 @@ def pack(sweep: str, job: SentJob, stand_ins: Mapping[str, Any] = MappingProxyTy
 
     Args:
         stand_ins: what is sent in the place of a corpus, by its path here.
-    Raises: ValueError if it is too large, or a corpus cannot be read.
+    Raises: ValueError if it is too large, or a file that it names cannot be read.
     """
     commit, diff_hash = code_state()
     code = {"packages": PACKAGES, "sha256": code_here(), "commit": commit, "diff_hash": diff_hash}
@@ -64,11 +68,11 @@ def pack(sweep: str, job: SentJob, stand_ins: Mapping[str, Any] = MappingProxyTy
     files: dict[str, Path] = {PROGRAM: ROOT / "ray_jobs" / "job_entry.py"}
     for package in PACKAGES:
         files |= sources(ROOT / package)
-    for sent, original in job.corpora.items():
+    for sent, original in job.files.items():
         if original in stand_ins:
             texts[f"{sent}{STANDS_IN}"] = json.dumps(stand_ins[original], indent=2, sort_keys=True)
         else:
-            files |= _corpus(sent, original)
+            files |= _corpus(sent, original) if sent.startswith(CORPORA) else {sent: Path(original)}
     if prices := os.environ.get("MUON_PRICES"):
         files[PRICES] = Path(prices)
     _check_size(job, files)
@@ -90,7 +94,7 @@ def _corpus(sent: str, original: str) -> dict[str, Path]:
 
 def _check_size(job: SentJob, files: Mapping[str, Path]) -> None:
     if (size := sum(path.stat().st_size for path in files.values())) > LARGEST:
-        what = ", ".join(job.corpora.values()) or "this project"
+        what = ", ".join(job.files.values()) or "this project"
         raise ValueError(
             f"{what}: {size / 2**20:.0f} MiB, of which {LARGEST >> 20} travel with a job; put the corpus where all "
             "nodes see it, and run `muon sweep run` on the head of the cluster"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from muon_core.store.storage import Storage
 from muon_core.store.sweeps import write_sweep
-from ray_jobs.job_package import PRICES, PROGRAM, SWEEP, content, pack, sent_sweep
+from ray_jobs.job_package import CORPORA, PRICES, PROGRAM, SWEEP, content, pack, sent_sweep
 from ray_jobs.jobs import Job, Jobs
 from ray_jobs.kept_changes import keep_changes
 from ray_jobs.same_store import store_environment
@@ -60,11 +60,10 @@ class Submission:
 
         Raises: ValueError if it is too large all the same, or data is bad; StoreError.
         """
-        text, corpora = sent_sweep(self.sweep)
-        left = left_behind(corpora.values())
-        runs = dict.fromkeys(
-            [*self.planned.runs, *self.planned.to_choose]
-        )  # all, for the bytes not to change with them
+        text, files = sent_sweep(self.sweep)
+        left = left_behind(path for sent, path in files.items() if sent.startswith(CORPORA))
+        # Of all runs: what is left of them changes from one submission to the next, and what is sent should not.
+        runs = dict.fromkeys([*self.planned.runs, *self.planned.to_choose])
         stand_ins = send_tokens(left, [run.config for run in runs], self.storage, say)
         environment = store_environment(self.storage)
         if os.environ.get("MUON_PRICES"):
@@ -72,7 +71,7 @@ class Submission:
         if level := os.environ.get("MUON_LOG_LEVEL"):
             environment["MUON_LOG_LEVEL"] = level
         arguments = ("sweep", "run", SWEEP, "--store", self.storage.url, "--yes", *self.options)
-        return pack(text, SentJob(arguments, self.command, self.mark, environment, corpora), stand_ins)
+        return pack(text, SentJob(arguments, self.command, self.mark, environment, files), stand_ins)
 
 
 @dataclass(frozen=True, slots=True)

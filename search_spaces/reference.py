@@ -10,6 +10,7 @@ from muon_core.config.base import Config, leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
+from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
 from search_spaces.blocks import Block
 from search_spaces.early_stopping import EarlyStopping
@@ -20,6 +21,7 @@ from search_spaces.fields import (
     describe_range,
     describe_type,
     fields,
+    is_choice,
     optimizer_fields,
     owners,
     run_fields,
@@ -49,6 +51,12 @@ _IDENTITY = (
 _OPTIMIZERS = """\
 A block takes those of its optimizer. AdamW steps embeddings and norms in every arm; `lr` is the hidden matrices' own.
 """
+_REFERENCE = """\
+An optimizer may be any class that derives from `torch.optim.Optimizer`: `./my_opt.py:MyOptimizer`, a path seen from the
+file that names it, or `package.module:MyOptimizer` of an installed package. Its parameters are those of its `__init__`,
+with their defaults and the types of annotations; one that is called as a parameter of every run, such as `seed`, is
+`optimizer.seed`. Beside them it has those above that all optimizers have, and this:
+"""
 _ONE_RUN = """\
 A file for `muon pretrain` holds parameters, and these:
 """
@@ -74,6 +82,9 @@ def describe() -> str:
         "## Parameters of optimizers\n",
         _OPTIMIZERS,
         _optimizers(),
+        "### Any optimizer by reference\n",
+        _REFERENCE,
+        _table(_by_reference()),
         "## File of one run\n",
         _ONE_RUN,
         _table(_one_run()),
@@ -129,7 +140,7 @@ def _cells(field: Field) -> tuple[str, str, str, str]:
 
 def _range(field: Field) -> str:
     found = describe_range(field.values)
-    return _code(found.split(", ")) if {"enum", "const"} & field.values.keys() else found
+    return _code(found.split(", ")) if is_choice(field.values) else found
 
 
 def _code(texts: Iterable[str]) -> str:
@@ -172,11 +183,17 @@ def _names(optimizers: tuple[str, ...]) -> str:
     return f"all but `{missing[0]}`" if len(missing) == 1 else _code(optimizers)
 
 
+def _by_reference() -> Iterator[Field]:
+    yield fields(ReferenceConfig)["takes"]
+
+
 def _one_run() -> Iterator[Field]:
     yield fields(SweepSpec)["preset"]
     yield replace(fields(Block)["optimizer"], required=False, default="muon")
     yield fields(RunConfig)["seed"]
     yield fields(GROUPS["data"])["corpus_sha256"].named("data.corpus_sha256")
+    for name in ("reference", "source_sha256", "distribution"):
+        yield replace(fields(ReferenceConfig)[name], required=False).named(f"optimizer.{name}")
 
 
 def _presets() -> str:

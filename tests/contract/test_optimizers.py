@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.cpu_kinds import IDS, set_kind
+from support.lion_like import lion_like
 from support.ranks import run_ranks
 from torch import Tensor, nn
 
@@ -36,8 +37,10 @@ STRIPED = {f"blocks.{layer}.striped.weight": (64, 64) for layer in range(2)}
 """Large enough for a CPU that multiplies bf16 number by number to take them in strips."""
 
 
+ENTRIES = {**dict(sorted(OPTIMIZERS.items())), "LionLike": lion_like}
+"""What makes the config of each built-in optimizer, and of a class by reference."""
 SHARED: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in sorted(OPTIMIZERS)),
+    *((name, {}) for name in ENTRIES),
     ("muon", {"ns_dtype": "fp32"}),
     ("muon", {"profile": "exact"}),
     ("muon", {"attention_blocks": "merge_qkvo"}),
@@ -56,7 +59,7 @@ AS_SEED_SCALE = 0.05
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
-@pytest.fixture(params=[*sorted(OPTIMIZERS), "orthonoise as_seed", "isotropic as_seed", "nolah as_seed"])
+@pytest.fixture(params=[*ENTRIES, "orthonoise as_seed", "isotropic as_seed", "nolah as_seed"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -86,7 +89,7 @@ class Problem:
         self.params = {key: nn.Parameter(start(shape, generator).to(dtype)) for key, shape in shapes.items()}
         self.targets = {key: start(shape, generator).to(dtype) for key, shape in shapes.items()}
         self.optimizers: Optimizers = build_optimizers(
-            self.params.items(), OPTIMIZERS[entry](**fields), noise_seed=11, head_size=HEAD_SIZE, distribute=distribute  # type: ignore[arg-type]
+            self.params.items(), ENTRIES[entry](**fields), noise_seed=11, head_size=HEAD_SIZE, distribute=distribute  # type: ignore[arg-type]
         )  # fmt: skip
 
     def losses(self) -> dict[str, float]:
@@ -136,7 +139,7 @@ def test_what_is_kept_of_a_parameter_is_known(name: str) -> None:
     assert momenta
     for key, momentum in momenta.items():
         state = hidden.state[problem.params[key]]
-        assert momentum is state["exp_avg" if name == "adamw" else "momentum_buffer"]
+        assert momentum is state["exp_avg" if name in ("adamw", "LionLike") else "momentum_buffer"]
 
 
 def test_a_state_that_lost_a_part_is_refused(name: str) -> None:
@@ -151,7 +154,7 @@ def test_a_state_that_lost_a_part_is_refused(name: str) -> None:
     assert saved(other.optimizers) == {key: {} for key in SHAPES}
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", ENTRIES)
 @both_dtypes
 def test_loss_falls_on_a_quadratic(name: str, dtype: torch.dtype) -> None:
     """Each parameter's own share of the loss."""
@@ -280,7 +283,7 @@ def test_keeping_updates_changes_no_bit(name: str) -> None:
         before = dict(zip(SHAPES, kept.weights(), strict=True))
         updates = kept.optimizers.step(step, keep_updates=True)
         assert updates.keys() == {key for key in SHAPES if key.startswith("blocks.")}
-        decay = 1 - kept.optimizers.hidden_lr * 0.1
+        decay = 1 if name == "LionLike" else 1 - kept.optimizers.hidden_lr * 0.1  # whether it is decoupled is not known
         for key, update in updates.items():
             torch.testing.assert_close(before[key] * decay + update, kept.params[key].detach(), rtol=0, atol=1e-6)
     assert_same_bits(plain.weights(), kept.weights())
