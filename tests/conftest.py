@@ -39,6 +39,7 @@ LONG_FILES = (
     "test_store_kill.py",
     "test_optimizers.py",
     "test_search_runs.py",
+    "test_two_sweeps.py",
     "test_sweep_stop.py",
     "test_cli.py",
     "test_report.py",

@@ -102,7 +102,7 @@ def test_who_watches_sees_every_run_begin_and_end(tmp_path: Path, small: dict[st
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_run_and_starts_no_other(tmp_path: Path, small: dict[str, Any], number: int) -> None:
     """The run saves itself first; the same call goes on where it stopped."""
-    pair = [RunConfig.model_validate(small | {"seed": seed, "steps": 60}) for seed in (1, 2)]
+    pair = [RunConfig.model_validate(small | {"seed": seed, "steps": 12}) for seed in (1, 2)]
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
 
     def interrupt(states: list[RunState]) -> None:
@@ -115,7 +115,7 @@ def test_a_signal_stops_the_run_and_starts_no_other(tmp_path: Path, small: dict[
     assert runs.select("run_id", "status").rows() == [(pair[0].run_id, "stopped")]
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert [state.status for state in run_here(pair, Folder(tmp_path), Resources())] == ["done", "done"]
-    assert rows(tmp_path, "train").filter(run_id=pair[0].run_id)["step"].to_list() == list(range(1, 61))
+    assert rows(tmp_path, "train").filter(run_id=pair[0].run_id)["step"].to_list() == list(range(1, 13))
 
 
 @pytest.mark.parametrize(

@@ -19,25 +19,32 @@ from muon_core.store.folder import Folder
 from muon_core.train import train
 
 pytestmark = pytest.mark.slow
-STEPS: dict[str, Any] = {"steps": 200, "tracking": {"eval_every": 100, "track_every": 10}}
+MATRICES = 6
+
+
+@pytest.fixture
+def long_run(run_config: RunConfig) -> RunConfig:
+    """200 steps of a model of one layer, with 20 measurements."""
+    one_layer = run_config.model.replace(num_layers=1)
+    return run_config.replace(model=one_layer, steps=200, tracking={"eval_every": 100, "track_every": 10})
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_200_steps_end_finite_and_healthy(tmp_path: Path, run_config: RunConfig, name: str) -> None:
-    outcome = train(run_config.replace(optimizer={"name": name}, **STEPS), Folder(tmp_path))
+def test_200_steps_end_finite_and_healthy(tmp_path: Path, long_run: RunConfig, name: str) -> None:
+    outcome = train(long_run.replace(optimizer={"name": name}), Folder(tmp_path))
     assert (outcome.status, outcome.steps) == ("done", 200)
     assert outcome.final is not None
     assert outcome.final.val_loss < math.log(512) - 1
     health = open_store(tmp_path).table("health").collect()
-    assert health.height == 20 * 2 * 6
+    assert health.height == 20 * MATRICES
     assert health["cos_previous_update"].is_not_null().all()
     assert float((health["gradient_agreement"] > 0).sum()) > 0.9 * health.height
     assert open_store(tmp_path).runs.collect()["health"].to_list() == [None]
 
 
 @pytest.mark.parametrize("name", ["orthonoise", "isotropic", "nolah"])
-def test_200_steps_as_seed_end_finite_or_say_why_not(tmp_path: Path, run_config: RunConfig, name: str) -> None:
-    config = run_config.replace(optimizer={"name": name, "mode": "as_seed"}, **STEPS)
+def test_200_steps_as_seed_end_finite_or_say_why_not(tmp_path: Path, long_run: RunConfig, name: str) -> None:
+    config = long_run.replace(optimizer={"name": name, "mode": "as_seed"})
     try:
         outcome = train(config, Folder(tmp_path))
     except NonFiniteMomentum as error:
@@ -48,7 +55,7 @@ def test_200_steps_as_seed_end_finite_or_say_why_not(tmp_path: Path, run_config:
         assert math.isfinite(outcome.final.val_loss)
         if name != "orthonoise":  # no cubic steps, which alone diverge: large singular values are no fault
             assert open_store(tmp_path).runs.collect()["health"].to_list() == [None]
-            assert open_store(tmp_path).table("health").collect()["num_divergent"].null_count() == 20 * 2 * 6
+            assert open_store(tmp_path).table("health").collect()["num_divergent"].null_count() == 20 * MATRICES
         return
     assert message.startswith("as_seed momentum of blocks.")
     assert "sigma_max was " in message

@@ -43,9 +43,9 @@ TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
 
 @pytest.fixture(scope="module")
 def run_file(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with everything that has state: noise, dropout, momentum, peaks."""
+    """A run with everything that has state: noise, dropout, momentum, peaks; of one layer, for it is trained often."""
     fields = {
-        "model": small["model"] | {"dropout": 0.1},
+        "model": small["model"] | {"num_layers": 1, "dropout": 0.1},
         "optimizer": {"name": "orthonoise", "alpha": 0.1, "ns_dtype": "fp32"},
         "steps": 12,
         "micro_batches": 2,
@@ -503,7 +503,7 @@ def train_alone(store: Path, config: str) -> None:
 
 def test_a_process_killed_at_any_instant_continues_bitwise(tmp_path: Path, config: RunConfig) -> None:
     """A few SIGKILLs of a real process; `tests/bench/torture.py` does many, also on Ray."""
-    config = config.replace(steps=60, tracking={"eval_every": 5, "track_every": 5, "flush_every_s": 0.05})
+    config = config.replace(steps=80, tracking={"eval_every": 5, "track_every": 5, "flush_every_s": 0.05})
     store = Folder(tmp_path / "killed")
     kills = 0
     for delay in (0.05, 0.4, 0.25, 0.6):

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from support.sweeps import MUON, muon, sweep_file
+from support.sweeps import MUON, muon_here, sweep_file
 
 from analysis.store import open_store
 from muon_core.store.folder import Folder
@@ -19,15 +20,12 @@ pytestmark = pytest.mark.slow
 
 SAMPLE = {"n": 7, "searcher": "optuna", "lr": "loguniform(1e-3, 1)"}
 BASE = {"name": "base", "role": "baseline", "optimizer": "muon"}
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def search_file(folder: Path, small: dict[str, Any], sample: dict[str, Any] | None = None, **fields: Any) -> Path:
     block = {"name": "rates", "optimizer": "muon", "sample": SAMPLE | (sample or {})}
     return sweep_file(folder, small, [BASE, block], seeds=[1], **fields)
-
-
-def run(spec: Path, store: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    return muon("sweep", "run", str(spec), "--in-process", *options, store=store)
 
 
 def start(spec: Path, store: Path) -> "subprocess.Popen[str]":
@@ -47,8 +45,20 @@ def attempts(store: Path) -> dict[str, int]:
     return dict(open_store(store).runs.select("run_id", "attempts").collect().iter_rows())
 
 
-def test_a_search_is_limited_killed_and_continued_by_the_same_command(small: dict[str, Any], tmp_path: Path) -> None:
-    spec, store = search_file(tmp_path, small | {"steps": 60}), tmp_path / "store"
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a sweep file in a store, and returns how that ended and what was said."""
+
+    def call(spec: Path, store: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+        return muon_here(capsys, "sweep", "run", str(spec), "--in-process", *options, store=store)
+
+    return call
+
+
+def test_a_search_is_limited_killed_and_continued_by_the_same_command(
+    small: dict[str, Any], tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, store = search_file(tmp_path, small | {"steps": 40}), tmp_path / "store"
     limited = run(spec, store, "--limit", "3")
     assert limited.returncode == 0, limited.stderr
     assert "trained 3 runs" in limited.stderr
@@ -57,12 +67,12 @@ def test_a_search_is_limited_killed_and_continued_by_the_same_command(small: dic
     assert len(before) == 3
 
     process = start(spec, store)
-    while len(attempts(store)) < 5:  # the baseline and four cells, of which one is under way
+    while len(Folder(store).list("attempts/")) < 5:  # at the baseline and four cells, of which one is under way
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    plan = muon("sweep", "plan", str(spec), store=store).stdout
+    plan = muon_here(capsys, "sweep", "plan", str(spec), store=store).stdout
     assert "search: 7 cells of block rates, chosen as results come; 4 chosen so far: 3 done, 1 interrupted" in plan
     assert "to run: 4 runs, 3 of them to be chosen" in plan
 
@@ -81,7 +91,7 @@ def test_a_search_is_limited_killed_and_continued_by_the_same_command(small: dic
 def test_two_calls_at_once_train_each_cell_once_and_both_end_with_the_answer(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
-    spec, store = search_file(tmp_path, small | {"steps": 40}), tmp_path / "store"
+    spec, store = search_file(tmp_path, small | {"steps": 16}), tmp_path / "store"
     processes = [start(spec, store) for _ in range(2)]
     answers = [process.communicate(timeout=280) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
@@ -94,7 +104,7 @@ def test_two_calls_at_once_train_each_cell_once_and_both_end_with_the_answer(
 
 
 def test_cells_that_fail_alike_end_the_search_and_those_that_diverge_do_not(
-    small: dict[str, Any], tmp_path: Path
+    small: dict[str, Any], tmp_path: Path, run: Run
 ) -> None:
     huge = {"model.d_ff": "choice(1000000000000, 1000000000001, 1000000000002, 1000000000003)", "n": 8}
     spec, store = search_file(tmp_path, small, huge, breaker={"same_error": 2}), tmp_path / "store"

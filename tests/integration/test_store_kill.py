@@ -122,7 +122,7 @@ class Hunt:
         before = self._attempts()
         snare = Snare(target, self._chance)
         process = self._stack.enter_context(writer(self._server, self._url, snare))
-        while not snare.caught.wait(0.05):
+        while not snare.caught.wait(0.2):
             assert process.poll() is None, (
                 f"a writer ended without {target} to upload, {len(self.kills)} kills before it"
             )

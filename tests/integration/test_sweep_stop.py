@@ -2,30 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sweeps import MUON, muon, sweep_file
+from support.sweeps import MUON, muon_here, sweep_file
 
 from muon_core.store.folder import Folder
-from muon_core.store.ledger import read_entries
 from muon_core.store.reader import read_statuses
+from ray_jobs.elsewhere import LOOK_S
 
 BLOCKS = [{"name": "base", "role": "baseline", "optimizer": "muon"}]
-
-
-def start(spec: Path, store: Path, *options: str) -> "subprocess.Popen[str]":
-    environment = os.environ | {"MUON_STORE": str(store)}
-    command = [MUON, "sweep", "run", str(spec), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for_a_step(store: Path) -> None:
-    while not any(entry.step > 0 for entry in read_entries(Folder(store))):
-        time.sleep(0.1)
 
 
 def requests(store: Path) -> list[str]:
@@ -35,14 +25,23 @@ def requests(store: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [False, True], ids=["drain", "now"])
 def test_a_sweep_is_stopped_by_another_process_and_continued_by_the_same_command(
-    tmp_path: Path, small: dict[str, Any], at_once: bool
+    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str], at_once: bool
 ) -> None:
-    """The first run lasts for ten seconds, in which the request is heard; the others are left."""
-    spec = sweep_file(tmp_path, small | {"steps": 400}, BLOCKS, seeds=[1, 2, 3])
+    """The first run is under way when the request is heard; the others are left.
+
+    A run of a second is over before its process looks for requests again, so that one stands still meanwhile.
+    """
+    spec = sweep_file(tmp_path, small | {"steps": 60}, BLOCKS, seeds=[1, 2, 3])
     store = tmp_path / "store"
-    running = start(spec, store, "--in-process")
-    wait_for_a_step(store)
-    asked = muon("sweep", "stop", "test", *(["--now"] if at_once else []), store=store)
+    command, environment = [MUON, "sweep", "run", str(spec), "--in-process"], os.environ | {"MUON_STORE": str(store)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not Folder(store).list("attempts/"):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.send_signal(signal.SIGSTOP)
+    asked = muon_here(capsys, "sweep", "stop", "test", *(["--now"] if at_once else []), store=store)
+    time.sleep(LOOK_S)
+    running.send_signal(signal.SIGCONT)
     assert asked.returncode == 0, asked.stderr
     how = "saved at once" if at_once else "trained to the end first"
     assert asked.stderr.startswith(f"asked to stop test; what is under way is {how}: 1 at process {running.pid} on ")
@@ -56,23 +55,25 @@ def test_a_sweep_is_stopped_by_another_process_and_continued_by_the_same_command
     *earlier, last = read_statuses(Folder(store)).values()
     assert (set(earlier) <= {"done"}, last, len(earlier) < 2) == (True, "stopped" if at_once else "done", True)
     assert requests(store) == []
-    goes_on = muon("sweep", "run", str(spec), "--in-process", "--limit", "1", store=store)
+    goes_on = muon_here(capsys, "sweep", "run", str(spec), "--in-process", "--limit", "1", store=store)
     assert goes_on.returncode == 0, goes_on.stderr
     assert list(read_statuses(Folder(store)).values()) == ["done"] * (len(earlier) + (1 if at_once else 2))
 
 
 @pytest.mark.slow
-def test_a_stopped_sweep_goes_on_and_an_old_request_is_not_for_it(tmp_path: Path, small: dict[str, Any]) -> None:
+def test_a_stopped_sweep_goes_on_and_an_old_request_is_not_for_it(
+    tmp_path: Path, small: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     spec, store = sweep_file(tmp_path, small, BLOCKS), tmp_path / "store"
     Folder(store).put("stops/test/00001.aa.json", json.dumps({"user": "a", "host": "b", "now": True}).encode())
-    finished = muon("sweep", "run", str(spec), "--in-process", store=store)
+    finished = muon_here(capsys, "sweep", "run", str(spec), "--in-process", store=store)
     assert finished.returncode == 0, finished.stderr
     assert sorted(read_statuses(Folder(store)).values()) == ["done", "done"]
     assert "asked to stop" not in finished.stderr
-    idle = muon("sweep", "stop", "test", store=store)
+    idle = muon_here(capsys, "sweep", "stop", "test", store=store)
     assert (idle.returncode, idle.stderr) == (
         0, "nobody trains a run of test now, so there is nothing to stop\nnext: muon status test\n"
     )  # fmt: skip
     assert requests(store) == ["stops/test/00001.aa.json"]
-    unknown = muon("sweep", "stop", "other", store=store)
+    unknown = muon_here(capsys, "sweep", "stop", "other", store=store)
     assert (unknown.returncode, unknown.stderr.count("\n")) == (2, 1)

@@ -1,6 +1,7 @@
 """Two invocations of one sweep: each run is trained once, and both end with the answer."""
 
 import os
+import signal
 import subprocess
 import time
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sweeps import MUON, muon, sweep_file
+from support.sweeps import MUON, muon_here, sweep_file
 
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import LOCAL, close_entry, new_entry, read_entries, write_entry
@@ -35,28 +36,50 @@ def _spec(folder: Path, small: dict[str, Any], steps: int) -> Path:
     return sweep_file(folder, small | {"steps": steps}, BLOCKS, seeds=[1, 2])
 
 
-@pytest.mark.parametrize("later", [False, True], ids=["at the same moment", "while the first trains"])
-def test_each_run_is_trained_once_and_both_print_the_answer(small: dict[str, Any], tmp_path: Path, later: bool) -> None:
-    spec, store = _spec(tmp_path, small, 60), tmp_path / "store"
-    first = _start(spec, store)
-    while later and not read_entries(Folder(store)):
-        time.sleep(0.1)
-    second = _start(spec, store)
-    answers = [process.communicate(timeout=250) for process in (first, second)]
-    assert [first.returncode, second.returncode] == [0, 0], answers
-    assert answers[0][0] == answers[1][0]
-    assert "2/2" in answers[0][0]
+def _end(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+    out, err = process.communicate(timeout=250)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def _assert_each_run_was_trained_once(store: Path, *ended: "subprocess.CompletedProcess[str]") -> None:
+    assert [each.returncode for each in ended] == [0, 0], ended
+    first, second = (each.stdout for each in ended)
+    assert first == second
+    assert "2/2" in first
     entries = read_entries(Folder(store))
     assert [entry.status for entry in entries] == ["done"] * 2
     assert len({entry.run_id for entry in entries}) == 2
 
 
-def test_a_killed_invocation_leaves_its_run_to_the_one_that_waits(small: dict[str, Any], tmp_path: Path) -> None:
-    spec, store = _spec(tmp_path, small, 300), tmp_path / "store"
+def test_two_at_the_same_moment_train_each_run_once_and_print_the_answer(small: dict[str, Any], tmp_path: Path) -> None:
+    spec, store = _spec(tmp_path, small, 20), tmp_path / "store"
+    processes = [_start(spec, store) for _ in range(2)]
+    _assert_each_run_was_trained_once(store, *map(_end, processes))
+
+
+def test_one_that_comes_while_the_first_trains_takes_the_other_run_and_prints_the_answer(
+    small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, store = _spec(tmp_path, small, 60), tmp_path / "store"
     first = _start(spec, store)
-    while not any(entry.first_step is not None for entry in read_entries(Folder(store))):
-        time.sleep(0.1)
-    plan = muon("sweep", "plan", str(spec), store=store)
+    while not read_entries(Folder(store)):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    second = muon_here(capsys, "sweep", "run", str(spec), "--in-process", store=store)
+    _assert_each_run_was_trained_once(store, _end(first), second)
+
+
+def test_a_killed_invocation_leaves_its_run_to_the_one_that_waits(
+    small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first stands still, so that it has its run as long as the second takes to come to the other one."""
+    spec, store = _spec(tmp_path, small, 60), tmp_path / "store"
+    first = _start(spec, store)
+    while not Folder(store).list("attempts/"):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
+    plan = muon_here(capsys, "sweep", "plan", str(spec), store=store)
     assert "1 running, 1 planned" in plan.stdout
     assert "elsewhere: 1 run" in plan.stdout
     second = _start(spec, store)

@@ -41,6 +41,22 @@ class Silent:
         pass
 
 
+class Cache:
+    """In memcached's place: what the proxy knows of accounts and containers and would ask for at every request."""
+
+    def __init__(self):
+        self.known = {}
+
+    def set(self, key, value, **_):
+        self.known[key] = value
+
+    def get(self, key, **_):
+        return self.known.get(key)
+
+    def delete(self, key, **_):
+        self.known.pop(key, None)
+
+
 def listen(port):
     """A socket on loopback that answers without waiting for more to send."""
     sock = eventlet.listen(("127.0.0.1", port), backlog=512)
@@ -85,9 +101,14 @@ def write_settings(folder, ports, user, secret):
 
 def serve(sock, config):
     """Answer requests for ever."""
-    app = loadapp(str(config), global_conf={"log_statsd_host": ""})
+    app, cache = loadapp(str(config), global_conf={"log_statsd_host": ""}), Cache()
+
+    def caching(environ, start_response):
+        environ["swift.cache"] = cache
+        return app(environ, start_response)
+
     pool = eventlet.GreenPool(256)
-    wsgi.server(sock, app, Silent(), protocol=SwiftHttpProtocol, log_output=False, custom_pool=pool)
+    wsgi.server(sock, caching, Silent(), protocol=SwiftHttpProtocol, log_output=False, custom_pool=pool)
 
 
 def main(folder, port, user, secret):

@@ -1,4 +1,4 @@
-"""Sweep files of runs that train in a second, and the `muon` command as a process of its own."""
+"""Sweep files of runs that train in a second, and the `muon` command, as a process of its own and in this one."""
 
 import os
 import subprocess
@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from ray_jobs.cli.main import main
 
 MUON = str(Path(sys.executable).with_name("muon"))
 
@@ -26,3 +29,13 @@ def muon(*arguments: str, store: Path) -> subprocess.CompletedProcess[str]:
     """The command with its results in `store`, waited for."""
     environment = os.environ | {"MUON_STORE": str(store)}
     return subprocess.run([MUON, *arguments], capture_output=True, text=True, env=environment, timeout=280)
+
+
+def muon_here(capsys: pytest.CaptureFixture[str], *arguments: str, store: Path) -> "subprocess.CompletedProcess[str]":
+    """The same in this process, which has loaded already what takes another one seconds."""
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUON_STORE", str(store))
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+    return subprocess.CompletedProcess(arguments, int(stop.value.code or 0), *capsys.readouterr())

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import test_cli
+from support.sweeps import sweep_file
 from test_cli import Muon
 
 from muon_core.store.folder import Folder
@@ -97,7 +98,7 @@ def test_probe_finds_who_listens_and_leaves_auto_to_ray() -> None:
 
 
 def test_local_is_rays_word_for_no_cluster(
-    muon: Muon, spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    muon: Muon, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[Any] = []
     launch = types.ModuleType("ray_jobs.launch")
@@ -109,7 +110,8 @@ def test_local_is_rays_word_for_no_cluster(
     launch.run_on_ray = run_on_ray  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ray_jobs.launch", launch)
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    muon("sweep", "run", spec)
+    spec = sweep_file(tmp_path, small, [{"name": "b", "role": "baseline", "optimizer": "muon"}])
+    muon("sweep", "run", str(spec))
     assert given == [(None, None)]
 
 
