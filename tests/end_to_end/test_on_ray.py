@@ -11,8 +11,9 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_a_run_that_is_stopped_early_saves_itself_and_leaves_its_workers_warm(
     from ray_jobs.early_stopping import in_drawn_order
 
     rule = EarlyStopping(scheduler="asha", grace_steps=20)
-    steps = 300
+    steps = 200
     fields = small | {"steps": steps, "tracking": {"eval_every": 10, "track_every": steps}}
 
     def runs_of(seed: int) -> tuple[list[RunConfig], Comparison]:
@@ -231,7 +232,7 @@ def test_a_run_that_is_stopped_early_saves_itself_and_leaves_its_workers_warm(
 def test_a_search_chooses_for_warm_slots_and_goes_on_where_it_was(
     one_ray: None, small: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Two calls, the first limited: none trains what the other did, and the last of the second knew of all before."""
+    """Two calls, the first limited and without Ray: none trains what the other did, and the last knew of all before."""
     from ray_jobs import launch
 
     sample = {"n": 7, "searcher": "optuna", "lr": "loguniform(1e-3, 1)"}
@@ -241,13 +242,14 @@ def test_a_search_chooses_for_warm_slots_and_goes_on_where_it_was(
     ]
     spec, storage = load_spec(sweep_file(tmp_path, small, blocks, seeds=[1])), Folder(tmp_path / "store")
 
-    def call(at_most: int, slots: int) -> list[RunState]:
+    def call(at_most: int, run: Callable[..., list[RunState]]) -> list[RunState]:
         planned = plan_sweep(spec, storage)
         write_sweep(storage, sweep_record(planned))
         terms = Terms(search=Search(planned.spec, storage, at_most))
-        return launch.run_connected([run.config for run in planned.to_run], storage, Resources(), terms, slots=slots)
+        return run([planned_run.config for planned_run in planned.to_run], storage, Resources(), terms)
 
-    calls = [call(3, slots=1), call(100, slots=2)]
+    on_ray = partial(launch.run_connected, slots=2)
+    calls = [call(3, run_here), call(100, on_ray)]
     states = [state for each in calls for state in each]
     assert [len(each) for each in calls] == [4, 4]
     assert {(state.status, state.starts) for state in states} == {("done", 1)}
@@ -257,7 +259,7 @@ def test_a_search_chooses_for_warm_slots_and_goes_on_where_it_was(
     assert record
     assert {run.run_id for run in record.runs} == {state.run_id for state in states}
     assert record.to_choose == 0
-    assert call(100, slots=1) == []
+    assert call(100, on_ray) == []
 
 
 # ---- a sweep of the command

@@ -1,15 +1,13 @@
 """A search by the command, without Ray: limited, killed, stopped and continued, two at once, and with failing runs."""
 
-import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from support.sweeps import MUON, muon_here, sweep_file
+from support.sweeps import muon_here, start_sweep, sweep_file, wait_for_attempts
 
 from analysis.store import open_store
 from muon_core.store.folder import Folder
@@ -26,12 +24,6 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def search_file(folder: Path, small: dict[str, Any], sample: dict[str, Any] | None = None, **fields: Any) -> Path:
     block = {"name": "rates", "optimizer": "muon", "sample": SAMPLE | (sample or {})}
     return sweep_file(folder, small, [BASE, block], seeds=[1], **fields)
-
-
-def start(spec: Path, store: Path) -> "subprocess.Popen[str]":
-    command = [MUON, "sweep", "run", str(spec), "--in-process"]
-    environment = os.environ | {"MUON_STORE": str(store)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def record(store: Path) -> SweepRecord:
@@ -66,10 +58,8 @@ def test_a_search_is_limited_killed_and_continued_by_the_same_command(
     before = open_store(store).runs.collect()
     assert len(before) == 3
 
-    process = start(spec, store)
-    while len(Folder(store).list("attempts/")) < 5:  # at the baseline and four cells, of which one is under way
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    process = start_sweep(spec, store)
+    wait_for_attempts(process, store, 5)  # at the baseline and four cells, of which one is under way
     process.kill()
     process.communicate()
     plan = muon_here(capsys, "sweep", "plan", str(spec), store=store).stdout
@@ -92,7 +82,7 @@ def test_two_calls_at_once_train_each_cell_once_and_both_end_with_the_answer(
     small: dict[str, Any], tmp_path: Path
 ) -> None:
     spec, store = search_file(tmp_path, small | {"steps": 16}), tmp_path / "store"
-    processes = [start(spec, store) for _ in range(2)]
+    processes = [start_sweep(spec, store) for _ in range(2)]
     answers = [process.communicate(timeout=280) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], answers
     entries = read_entries(Folder(store))

@@ -1,15 +1,12 @@
 """`muon sweep stop`, from another process than the one that runs the sweep."""
 
 import json
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sweeps import MUON, muon_here, sweep_file
+from support.sweeps import muon_here, standing_still, start_sweep, sweep_file, wait_for_attempts
 
 from muon_core.store.folder import Folder
 from muon_core.store.reader import read_statuses
@@ -33,15 +30,11 @@ def test_a_sweep_is_stopped_by_another_process_and_continued_by_the_same_command
     """
     spec = sweep_file(tmp_path, small | {"steps": 60}, BLOCKS, seeds=[1, 2, 3])
     store = tmp_path / "store"
-    command, environment = [MUON, "sweep", "run", str(spec), "--in-process"], os.environ | {"MUON_STORE": str(store)}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    while not Folder(store).list("attempts/"):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.02)
-    running.send_signal(signal.SIGSTOP)
-    asked = muon_here(capsys, "sweep", "stop", "test", *(["--now"] if at_once else []), store=store)
-    time.sleep(LOOK_S)
-    running.send_signal(signal.SIGCONT)
+    running = start_sweep(spec, store)
+    wait_for_attempts(running, store)
+    with standing_still(running):
+        asked = muon_here(capsys, "sweep", "stop", "test", *(["--now"] if at_once else []), store=store)
+        time.sleep(LOOK_S)
     assert asked.returncode == 0, asked.stderr
     how = "saved at once" if at_once else "trained to the end first"
     assert asked.stderr.startswith(f"asked to stop test; what is under way is {how}: 1 at process {running.pid} on ")

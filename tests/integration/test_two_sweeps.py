@@ -1,15 +1,12 @@
 """Two invocations of one sweep: each run is trained once, and both end with the answer."""
 
-import os
-import signal
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sweeps import MUON, muon_here, sweep_file
+from support.sweeps import muon_here, standing_still, start_sweep, sweep_file, wait_for_attempts
 
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import LOCAL, close_entry, new_entry, read_entries, write_entry
@@ -24,12 +21,6 @@ from search_spaces.spec import load_spec
 pytestmark = pytest.mark.slow
 
 BLOCKS = [{"name": "base", "role": "baseline", "optimizer": "muon"}]
-
-
-def _start(spec: Path, store: Path) -> "subprocess.Popen[str]":
-    command = [MUON, "sweep", "run", str(spec), "--in-process"]
-    environment = os.environ | {"MUON_STORE": str(store)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def _spec(folder: Path, small: dict[str, Any], steps: int) -> Path:
@@ -53,7 +44,7 @@ def _assert_each_run_was_trained_once(store: Path, *ended: "subprocess.Completed
 
 def test_two_at_the_same_moment_train_each_run_once_and_print_the_answer(small: dict[str, Any], tmp_path: Path) -> None:
     spec, store = _spec(tmp_path, small, 20), tmp_path / "store"
-    processes = [_start(spec, store) for _ in range(2)]
+    processes = [start_sweep(spec, store) for _ in range(2)]
     _assert_each_run_was_trained_once(store, *map(_end, processes))
 
 
@@ -61,10 +52,8 @@ def test_one_that_comes_while_the_first_trains_takes_the_other_run_and_prints_th
     small: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec, store = _spec(tmp_path, small, 60), tmp_path / "store"
-    first = _start(spec, store)
-    while not read_entries(Folder(store)):
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
+    first = start_sweep(spec, store)
+    wait_for_attempts(first, store)
     second = muon_here(capsys, "sweep", "run", str(spec), "--in-process", store=store)
     _assert_each_run_was_trained_once(store, _end(first), second)
 
@@ -74,18 +63,15 @@ def test_a_killed_invocation_leaves_its_run_to_the_one_that_waits(
 ) -> None:
     """The first stands still, so that it has its run as long as the second takes to come to the other one."""
     spec, store = _spec(tmp_path, small, 60), tmp_path / "store"
-    first = _start(spec, store)
-    while not Folder(store).list("attempts/"):
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
-    first.send_signal(signal.SIGSTOP)
-    plan = muon_here(capsys, "sweep", "plan", str(spec), store=store)
-    assert "1 running, 1 planned" in plan.stdout
-    assert "elsewhere: 1 run" in plan.stdout
-    second = _start(spec, store)
-    while len({entry.run_id for entry in read_entries(Folder(store))}) < 2:
-        time.sleep(0.1)
-    first.kill()
+    first = start_sweep(spec, store)
+    wait_for_attempts(first, store)
+    with standing_still(first):
+        plan = muon_here(capsys, "sweep", "plan", str(spec), store=store)
+        assert "1 running, 1 planned" in plan.stdout
+        assert "elsewhere: 1 run" in plan.stdout
+        second = start_sweep(spec, store)
+        wait_for_attempts(second, store, 2)
+        first.kill()
     first.communicate()
     answer, chatter = second.communicate(timeout=250)
     assert second.returncode == 0, chatter
