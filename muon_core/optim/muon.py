@@ -80,6 +80,8 @@ class Muon(torch.optim.Optimizer):
         not finite, and a momentum outside [0, 1).
     """
 
+    needs_names = True  # for who builds a class that derives from it
+
     def __init__(
         self,
         params: ParamsT,

@@ -241,6 +241,14 @@ def test_a_parameter_that_must_be_given_and_cannot_be_is_named(folder: Path) -> 
     assert "Unwritable needs rule, a torch.Tensor, which no file can give; give it a default" in said
 
 
+def test_a_file_beside_this_project_may_import_it(folder: Path) -> None:
+    (folder / "muon_core").mkdir()
+    (folder / "muon_core" / "__init__.py").touch()
+    source = "from muon_core.optim.muon import Muon\n\n\nclass Mine(Muon):\n    pass\n"
+    (folder / "mine.py").write_text(source)
+    assert config(folder, "./mine.py:Mine", "set: {lr: 0.5}").arm_label == "Mine-lr0.5"
+
+
 def test_identity_is_the_class_and_its_source_not_its_place(folder: Path) -> None:
     first = config(folder)
     elsewhere = folder / "elsewhere"
