@@ -14,6 +14,7 @@ from muon_core.optim.blocks import MatrixBlock, Partition, whole
 from muon_core.optim.momentum import EMA, Momentum
 from muon_core.optim.newton_schulz import newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
+from muon_core.optim.second_moment import Adapt, as_orthogonalized
 from muon_core.optim.sharding import Distribute, Distribution, replicated
 
 Watch = Callable[[Sequence[MatrixBlock], Tensor, Tensor, Tensor], None]
@@ -61,6 +62,7 @@ class Muon(torch.optim.Optimizer):
         perturb: what the orthogonalizer sees in place of the momentum.
         orthogonalize: `(k, rows, cols)` fp32 to the update's directions, in any float dtype.
         repair: the last word on the updates, given the gradients.
+        adapt: what is applied of updates, on every rank; may keep state of its own.
         scale: factor on the update by `(rows, cols)` of its block; `scale_on` says where it is multiplied in.
         distribute: which rank computes which update.
         store_perturbed: let the perturbed momentum replace the stored one, on every rank; only with `replicated`.
@@ -82,6 +84,7 @@ class Muon(torch.optim.Optimizer):
         perturb: Perturb = unperturbed,
         orthogonalize: Callable[[Tensor], Tensor] = newton_schulz,
         repair: Callable[[Tensor, Sequence[Tensor]], Tensor] = keep,
+        adapt: Adapt = as_orthogonalized,
         scale: Callable[[int, int], float] = original,
         scale_on: Callable[[Tensor, float], tuple[Tensor, float]] = scale_lr,
         distribute: Distribute = replicated,
@@ -91,7 +94,8 @@ class Muon(torch.optim.Optimizer):
             raise ValueError(f"momentum {momentum} is outside [0, 1); 0 keeps none, 0.95 is usual")
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov, "step": 0}
         super().__init__(params, defaults)
-        self.rule, self.perturb, self.orthogonalize, self.repair = rule, perturb, orthogonalize, repair
+        self.rule, self.perturb, self.orthogonalize = rule, perturb, orthogonalize
+        self.repair, self.adapt = repair, adapt
         self.scale, self.scale_on, self.distribute, self.store_perturbed = scale, scale_on, distribute, store_perturbed
         self.watch: Watch | None = None
         self.distribution = Distribution("replicated")
@@ -121,7 +125,8 @@ class Muon(torch.optim.Optimizer):
             waiting = {param for param in group["params"] if param.grad is not None}
             for stack, updates in self.distribute(blocks, partial(self._updates, group=group, waiting=waiting)):
                 self._take_up_gradients(stack, group, waiting)  # if another rank has computed these
-                self._apply(stack, updates, group["lr"], group["weight_decay"])
+                adapted = self.adapt(stack, updates, self.state)
+                self._apply(stack, adapted, group["lr"], group["weight_decay"])
             group["step"] += 1
         return loss
 
