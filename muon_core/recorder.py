@@ -25,7 +25,7 @@ from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
 from muon_core.lease import Lease
 from muon_core.metrics.alignment import chance_alignment
-from muon_core.metrics.layers import FLAGS, layer_metrics
+from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
 from muon_core.metrics.subspaces import SUBSPACE
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Health, failing
@@ -36,6 +36,8 @@ from muon_core.store.keys import ROOT
 from muon_core.store.parquet import Row
 from muon_core.store.storage import Storage
 from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_point
+
+_OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("momentum_"))
 
 
 def start_record(config: RunConfig, **facts: Any) -> Row:
@@ -187,19 +189,20 @@ class Recorder:
             elapsed_s=self._elapsed,
         )
 
-    def layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor]) -> None:
+    def layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor] | None) -> None:
         """One `layers` row per hidden matrix and, where they are due, one `spectra` row.
 
         Args:
-            updates, momenta: by parameter name, the step's change without decay and what the optimizer averages.
+            updates, momenta: by parameter name, the step's change without decay and what the optimizer averages; None
+                if it keeps no average.
         """
         if self._writer:
             with self.stopwatch.timed("tracking"):
                 self._layers(peaks, updates, momenta)
 
-    def _layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor]) -> None:
+    def _layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor] | None) -> None:
         changes = [updates[matrix.name] for matrix in self._matrices]
-        averages = [momenta[matrix.name] for matrix in self._matrices]
+        averages = [momenta[matrix.name] for matrix in self._matrices] if momenta else changes
         measured = layer_metrics([matrix.parameter for matrix in self._matrices], changes, averages)
         columns = {
             "update_norm": torch.stack(torch._foreach_norm(changes)),
@@ -212,12 +215,15 @@ class Recorder:
         table = torch.stack([column.double() for column in columns.values()], dim=1)
         copied = torch.cat([table, measured.spectra], dim=1).tolist()  # all there is to copy from the device
         for matrix, values in zip(self._matrices, copied, strict=True):
-            self._layer(matrix, dict(zip(columns, values, strict=False)), values[len(columns) :])
+            named: dict[str, Any] = dict(zip(columns, values, strict=False))
+            named |= {flag: bool(named[flag]) for flag in FLAGS}
+            if momenta is None:
+                named |= dict.fromkeys(_OF_MOMENTUM)
+            self._layer(matrix, named, values[len(columns) :])
 
     def _layer(self, matrix: HiddenMatrix, named: dict[str, Any], singular_values: list[float]) -> None:
         where = {"layer": matrix.layer, "projection": matrix.projection}
         rows, cols = matrix.parameter.shape
-        named |= {flag: bool(named[flag]) for flag in FLAGS}
         k = min(SUBSPACE, rows, cols)
         chance = {"alignment_chance": chance_alignment(rows, k), "right_alignment_chance": chance_alignment(cols, k)}
         self._emit("layers", **where, rows=rows, cols=cols, **chance, **named)

@@ -105,6 +105,7 @@ def state_of(config: RunConfig, state: TrainState, recorder: Recorder) -> dict[s
     return {
         "model": state.model.state_dict(),
         "optimizers": state.optimizers.state_dict(),
+        "kept": state.optimizers.kept(),
         "peaks": state.peaks.state_dict(),
         "recorder": recorder.state_dict(),
         "data_hash": state.data.data_hash,
@@ -141,7 +142,7 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
     try:
         _check_stepped(values["step"], values["optimizers"])
         state.model.load_state_dict(values["model"])
-        state.optimizers.load_state_dict(values["optimizers"])
+        state.optimizers.load_state_dict(values["optimizers"], values.get("kept"))
         state.peaks.load_state_dict(values["peaks"])
         recorder.load_state_dict(values["recorder"])
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

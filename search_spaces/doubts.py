@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from muon_core.config.run import RunConfig
 from search_spaces.spec import SweepSpec
@@ -26,9 +27,9 @@ def doubts(configs: Sequence[RunConfig]) -> list[str]:
 
 def _unequal_tuning(configs: Iterable[RunConfig]) -> Iterator[str]:
     """About optimizers of which some try several learning rates and others one."""
-    rates: dict[str, set[float]] = defaultdict(set)
+    rates: dict[str, set[Any]] = defaultdict(set)
     for config in configs:
-        rates[config.optimizer.name].add(config.optimizer.lr)
+        rates[config.optimizer.name].add(getattr(config.optimizer, "lr", None))
     untuned = " and ".join(f"{name}'s" for name, tried in rates.items() if len(tried) == 1)
     for name, tried in rates.items():
         if untuned and len(tried) > 1:

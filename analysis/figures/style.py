@@ -1,8 +1,11 @@
-"""Colours and dashes: one fixed colour per optimizer in every figure, viridis for values."""
+"""Colours and dashes: one colour per optimizer in every figure, which follows from its name; viridis for values."""
 
 from __future__ import annotations
 
+import colorsys
+import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +38,47 @@ _OPTIMIZER_STYLES = {
     "damped": ArmStyle("#E69F00", (4, 4)),
     "nolah": ArmStyle("#56B4E9", (12, 4)),
 }
-_OTHER_STYLE = ArmStyle("#7F7F7F", (9, 2, 2, 2, 2, 2))
-"""Of every optimizer that is none of ours, as imported runs may have."""
-_DASHES = tuple(style.dash for style in (*_OPTIMIZER_STYLES.values(), _OTHER_STYLE))
+_NAMELESS_STYLE = ArmStyle("#7F7F7F", (9, 2, 2, 2, 2, 2))
+"""Of runs that name no optimizer, as imported ones may."""
+_HUES = (0, 62, 84, 106, 128, 184, 224, 244, 264, 284, 304, 350)
+"""Degrees, those left between the colours above."""
+_LUMINANCES = (0.18, 0.3)
+"""Relative ones of WCAG 2.1: a contrast above 3 with white and with black."""
+_MORE_DASHES = ((1, 3), (6, 2, 1, 2), (14, 3, 2, 3), (3, 3, 9, 3), (1, 2, 5, 2))
+_DASHES = tuple(style.dash for style in (*_OPTIMIZER_STYLES.values(), _NAMELESS_STYLE))
+
+
+def _other_styles() -> list[ArmStyle]:
+    """What the optimizers without a fixed style choose from."""
+    colours = [_colour(hue, luminance) for luminance in _LUMINANCES for hue in _HUES]
+    return [ArmStyle(colour, _MORE_DASHES[i % len(_MORE_DASHES)]) for i, colour in enumerate(colours)]
+
+
+def _colour(hue: int, luminance: float) -> str:
+    """The colour of a hue in degrees that has this relative luminance, between 0 and 1."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-3:
+        lightness = (low + high) / 2
+        rgb = colorsys.hls_to_rgb(hue / 360, lightness, 0.65)
+        red, green, blue = ((x / 12.92) if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in rgb)
+        low, high = (lightness, high) if 0.2126 * red + 0.7152 * green + 0.0722 * blue < luminance else (low, lightness)
+    red, green, blue = (round(255 * x) for x in colorsys.hls_to_rgb(hue / 360, low, 0.65))
+    return hex_colour((red, green, blue))
+
+
+def optimizer_styles(optimizers: Iterable[str]) -> dict[str, ArmStyle]:
+    """Style of each optimizer: a fixed one, or the one that a hash of its name points at.
+
+    Where two names point at one, the later in the alphabet takes the next that is free.
+    """
+    others = _other_styles()
+    styles: dict[str, ArmStyle] = {}
+    for name in sorted(set(optimizers)):
+        first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % len(others)
+        turned = [*others[first:], *others[:first]]
+        free = next((style for style in turned if style not in styles.values()), turned[0])
+        styles[name] = _OPTIMIZER_STYLES.get(name, free)
+    return styles
 
 
 def arm_styles(arms: list[tuple[str, str | None]]) -> dict[str, ArmStyle]:
@@ -45,7 +86,8 @@ def arm_styles(arms: list[tuple[str, str | None]]) -> dict[str, ArmStyle]:
 
     To be called once with all arms of a sweep, so that an arm looks the same in all of its figures.
     """
-    own = {arm: _OPTIMIZER_STYLES.get(optimizer or "", _OTHER_STYLE) for arm, optimizer in arms}
+    known = optimizer_styles(optimizer for _, optimizer in arms if optimizer)
+    own = {arm: known[optimizer] if optimizer else _NAMELESS_STYLE for arm, optimizer in arms}
     total, seen = Counter(own.values()), Counter[ArmStyle]()
     styles = {}
     for arm, style in own.items():

@@ -1,8 +1,12 @@
-"""The optimizers a run can have, each with its own parameters: what a field means, its range and its default."""
+"""The optimizers a run can have, each with its own parameters: what a field means, its range and its default.
+
+A config class is all that is said of an optimizer without torch: its name, its parameters and, in `builder`, the
+function that builds it. `OPTIMIZERS` holds every class that has a name of its own.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -28,9 +32,14 @@ Betas = Annotated[
 ]
 
 
-class _Vectors(Config):
-    """AdamW for what is no hidden matrix (embeddings, norms, biases): the same settings in every arm."""
+class OptimizerConfig(Config):
+    """An optimizer of the hidden matrices, and the settings of AdamW, which steps all else (embeddings, norms, biases)
+    in every arm."""
 
+    builder: ClassVar[str]
+    """`module:function` that makes it of named parameters, its config and a `Setting` (`muon_core.optim.build`)."""
+    name: str
+    """What sweep files, run ids and figures call it."""
     embedding_lr: float = Field(0.08, gt=0)
     """Learning rate of embeddings, norms and other one-dimensional parameters, which AdamW steps in every arm; each arm
     has its own optimum, and the defaults are those of the tiny preset (docs/tuning.md)."""
@@ -44,10 +53,21 @@ class _Vectors(Config):
     max_grad_norm: float = Field(1.0, gt=0)
     """L2 norm of the gradients, together, above which `clipping` acts."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Register a class with a name; one that derives from it and has none of its own is a part of others."""
+        if not cls.model_fields["name"].is_required():
+            OPTIMIZERS.setdefault(cls.model_fields["name"].default, cls)
 
-class AdamWConfig(_Vectors):
+
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {}
+"""Config class by name, in the order in which they are defined."""
+
+
+class AdamWConfig(OptimizerConfig):
     """AdamW on the hidden matrices too."""
 
+    builder = "muon_core.optim.build:adamw"
     name: Literal["adamw"] = "adamw"
     lr: float = Field(3e-3, gt=0)
     """Learning rate of the hidden matrices."""
@@ -62,9 +82,10 @@ _LITERAL = {"momentum_kind": "sum", "nesterov": False, "orthogonalizer": "svd", 
 """What mode `as_seed` cannot be without, where a config has it."""
 
 
-class MuonConfig(_Vectors):
+class MuonConfig(OptimizerConfig):
     """Muon with the conventions of a named profile, each of which can be set apart."""
 
+    builder = "muon_core.optim.build:muon"
     name: Literal["muon"] = "muon"
     profile: Profile = "torch"
     """The published Muon whose conventions fill in the parameters from `momentum_kind` to `ns_dtype` that are not given
@@ -189,12 +210,14 @@ class _NoisyMuon(_PerturbedMuon):
 class OrthoNoiseConfig(_NoisyMuon):
     """Noise is a Haar-distributed (semi-)orthogonal matrix."""
 
+    builder = "muon_core.optim.build:orthogonal_noise"
     name: Literal["orthonoise"] = "orthonoise"  # type: ignore[assignment]
 
 
 class IsotropicConfig(_NoisyMuon):
     """Control: Gaussian noise of the same norm."""
 
+    builder = "muon_core.optim.build:isotropic_noise"
     name: Literal["isotropic"] = "isotropic"  # type: ignore[assignment]
 
 
@@ -202,12 +225,14 @@ class DampedConfig(_PerturbedMuon):
     """Control without chance: U diag(s / sqrt(s^2 + eps^2)) V', the mean update of the noise arms within a few per cent
     where a matrix is tall or wide, within 10 to 17 % where it is square."""
 
+    builder = "muon_core.optim.build:damped"
     name: Literal["damped"] = "damped"  # type: ignore[assignment]
 
 
 class NolahConfig(MuonConfig):
     """Muon of a gated gradient; large gradient entries shrink the momentum, and a sigmoid weighs its entries."""
 
+    builder = "muon_core.optim.build:nolah"
     name: Literal["nolah"] = "nolah"  # type: ignore[assignment]
     gate: Literal["tanh", "sigmoid", "relu"] = "tanh"
     """What the gradient g becomes: tanh(g)|g|, sigmoid(g) g, or max(g, 0)."""
@@ -229,17 +254,3 @@ def _refuse_set(config: MuonConfig, where: str, **defaults: str) -> None:
     for name, default in defaults.items():
         if (found := getattr(config, name)) != default:
             raise ValueError(f"{name} {found} changes nothing under {where}; remove it")
-
-
-OptimizerConfig = Annotated[
-    AdamWConfig | MuonConfig | OrthoNoiseConfig | IsotropicConfig | DampedConfig | NolahConfig,
-    Field(discriminator="name"),
-]
-OPTIMIZERS: dict[str, type[_Vectors]] = {
-    "adamw": AdamWConfig,
-    "muon": MuonConfig,
-    "orthonoise": OrthoNoiseConfig,
-    "isotropic": IsotropicConfig,
-    "damped": DampedConfig,
-    "nolah": NolahConfig,
-}

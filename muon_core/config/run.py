@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from muon_core.config.base import Config
 from muon_core.config.identity import Identity
-from muon_core.config.optimizers import MuonConfig, OptimizerConfig
+from muon_core.config.optimizers import OPTIMIZERS, MuonConfig, OptimizerConfig
+
+if TYPE_CHECKING:
+    AnyOptimizer = OptimizerConfig
+else:  # the one that `name` says, with its own fields
+    AnyOptimizer = Annotated[reduce(or_, OPTIMIZERS.values()), Field(discriminator="name")]
 
 SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
 
@@ -141,7 +148,7 @@ class RunConfig(Config):
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
-    optimizer: OptimizerConfig = MuonConfig()
+    optimizer: AnyOptimizer = MuonConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     steps: int = Field(200, gt=0)
     """Optimizer steps."""

@@ -1,8 +1,8 @@
 """From a config to the optimizers of a model: one for the hidden matrices, AdamW for everything else.
 
 A Muon is put together from functions: the momentum rule, the partition, the perturbation, the orthogonalizer, the scale
-and how updates are shared out. A variant is another function in one of these places and a line in `HIDDEN`, so all of
-them share one `step()`, and what two arms differ in can be read off here.
+and how updates are shared out. A variant is another function in one of these places, so all of them share one `step()`,
+and what two arms differ in can be read off here. The class of a config names the function that builds its optimizer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -34,7 +35,7 @@ from muon_core.optim.momentum import MOMENTA
 from muon_core.optim.muon import Muon, keep, match_rms_adamw, original, scale_lr, scale_update, unscaled
 from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, newton_schulz, polar_factor
 from muon_core.optim.nolah import Project, as_they_are, braked, gated, root_mean_square
-from muon_core.optim.optimizers import ADAMW_STATE, MUON_STATE, Optimizers, StateLayout
+from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
 from muon_core.optim.sharding import choose_distribution
@@ -124,6 +125,16 @@ def noisy(
     )
 
 
+def orthogonal_noise(params: NamedParameters, config: OrthoNoiseConfig, setting: Setting) -> Muon:
+    """Muon with Haar-distributed noise."""
+    return noisy(params, config, setting, shape_noise=orthogonal, as_seed=qr, cubic=3)
+
+
+def isotropic_noise(params: NamedParameters, config: IsotropicConfig, setting: Setting) -> Muon:
+    """Muon with Gaussian noise."""
+    return noisy(params, config, setting, shape_noise=isotropic, as_seed=isotropic, cubic=0)
+
+
 def damped(params: NamedParameters, config: DampedConfig, setting: Setting) -> Muon:
     """Muon with the mean effect of noise."""
     return muon(
@@ -151,24 +162,11 @@ def nolah(params: NamedParameters, config: NolahConfig, setting: Setting) -> Muo
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An optimizer that hidden matrices can have."""
-
-    build: Callable[[NamedParameters, Any, Setting], Optimizer]
-    """(named parameters, its config, setting) to the optimizer."""
-    state: StateLayout = MUON_STATE
-
-
-HIDDEN: dict[str, Entry] = {
-    "adamw": Entry(adamw, ADAMW_STATE),
-    "muon": Entry(muon),
-    "orthonoise": Entry(partial(noisy, shape_noise=orthogonal, as_seed=qr, cubic=3)),
-    "isotropic": Entry(partial(noisy, shape_noise=isotropic, as_seed=isotropic, cubic=0)),
-    "damped": Entry(damped),
-    "nolah": Entry(nolah),
-}
-"""Optimizer of the hidden matrices by config name."""
+def hidden_optimizer(params: NamedParameters, config: OptimizerConfig, setting: Setting) -> Optimizer:
+    """The optimizer of the hidden matrices, by the function that the config's class names."""
+    module, _, function = config.builder.partition(":")
+    built: Optimizer = getattr(import_module(module), function)(params, config, setting)
+    return built
 
 
 def _gate(config: OrthoNoiseConfig | IsotropicConfig | DampedConfig) -> Gate:
@@ -205,8 +203,7 @@ def build_optimizers(
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
     """  # all ranks
     groups = assign(named_parameters, patterns)
-    entry = HIDDEN[config.name]
-    hidden = entry.build(groups["hidden"], config, Setting(noise_seed, head_size, distribute))
+    hidden = hidden_optimizer(groups["hidden"], config, Setting(noise_seed, head_size, distribute))
     vectors = AdamW(
         groups["vectors"], lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0
     )
@@ -217,5 +214,5 @@ def build_optimizers(
             stacklevel=2,
         )
     return Optimizers(
-        hidden, vectors, entry.state, clipping=config.clipping, max_grad_norm=config.max_grad_norm, stopwatch=stopwatch
+        hidden, vectors, clipping=config.clipping, max_grad_norm=config.max_grad_norm, stopwatch=stopwatch
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,18 +22,8 @@ PREVIOUS = "previous_update"
 """Key in the saved state of a matrix's change in the last step, where the next step is to be compared with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateLayout:
-    """What an optimizer keeps of a parameter once it has stepped it."""
-
-    parts: frozenset[str]
-    """Keys that a whole state has; one without them would begin anew in silence."""
-    momentum: str
-    """Key of what it averages of the gradient."""
-
-
-ADAMW_STATE = StateLayout(frozenset({"step", "exp_avg", "exp_avg_sq"}), "exp_avg")
-MUON_STATE = StateLayout(frozenset({"momentum_buffer"}), "momentum_buffer")
+MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
+"""What torch's optimizers call their average of the gradient in a parameter's state."""
 
 
 class Optimizers:
@@ -44,7 +33,6 @@ class Optimizers:
         self,
         hidden: Optimizer,
         vectors: Optimizer,
-        hidden_state: StateLayout = MUON_STATE,
         *,
         clipping: str = "none",
         max_grad_norm: float = 1.0,
@@ -52,7 +40,6 @@ class Optimizers:
     ) -> None:
         self.hidden, self.vectors = hidden, vectors
         self._muon = hidden if isinstance(hidden, Muon) else None  # what orthogonalizes has more to show
-        self._state = {id(hidden): hidden_state, id(vectors): ADAMW_STATE}
         self.health: Health = {}
         """What the `health` table says of the last step with `keep_updates`."""
         self._stopwatch = stopwatch or Stopwatch()
@@ -100,15 +87,19 @@ class Optimizers:
         self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
 
-    def momenta(self) -> dict[str, Tensor]:
-        """What the optimizer averages of each hidden matrix's gradient, by name.
+    def momenta(self) -> dict[str, Tensor] | None:
+        """What the optimizer averages of each hidden matrix's gradient, by name; None if it keeps nothing of the kind.
 
+        The class of an optimizer may name it by the attribute `momentum_key`; else it is what has one of torch's names.
         Zeros for a matrix that had no gradient yet. The optimizer's own tensors: not to be changed.
         """
-        key = self._state[id(self.hidden)].momentum
-        kept = {name: self.hidden.state.get(param, {}).get(key) for name, param, _ in self._hidden_matrices()}
+        states = {name: self.hidden.state.get(param, {}) for name, param, _ in self._hidden_matrices()}
+        kept = {key for state in states.values() for key in state}
+        keys = [key for key in (getattr(self.hidden, "momentum_key", None), *MOMENTUM_KEYS) if key in kept]
+        if kept and not keys:
+            return None
         return {
-            name: torch.zeros_like(param) if kept[name] is None else kept[name]
+            name: states[name][keys[0]] if keys and keys[0] in states[name] else torch.zeros_like(param)
             for name, param, _ in self._hidden_matrices()
         }
 
@@ -163,17 +154,25 @@ class Optimizers:
             state[name][PREVIOUS] = update
         return state
 
-    def load_state_dict(self, state: dict[str, dict[str, Any]]) -> None:
+    def kept(self) -> dict[str, list[str]]:
+        """The parts of every parameter's state, by its name: what a saved state is whole with."""
+        return {name: sorted(values) for name, values in self.state_dict().items()}
+
+    def load_state_dict(
+        self, state: dict[str, dict[str, Any]], kept: Mapping[str, Collection[str]] | None = None
+    ) -> None:
         """Continue from `state`, which is copied to the parameters' devices.
 
+        Args:
+            kept: what `kept` said when it was saved; None where nobody knows.
         Raises: ValueError if names, parts or shapes are not those of the model; nothing is changed then.
         """
         names = {name for name, _, _ in self._named()}
         if differing := sorted(names ^ state.keys()):
             side = "lacks" if differing[0] in names else "has unknown"
             raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
-        for name, param, optimizer in self._named():
-            _check_parts(name, state[name], self._state[id(optimizer)].parts)
+        for name, param, _ in self._named():
+            _check_parts(name, state[name], (kept or {}).get(name, ()))
             for key, value in state[name].items():
                 _check_shape(f"{name}/{key}", value, param)
         self._previous = {}
@@ -201,9 +200,9 @@ class Optimizers:
                 yield name, param, 1.0 if param.grad is None else kept
 
 
-def _check_parts(name: str, values: dict[str, Any], parts: frozenset[str]) -> None:
-    """A state is whole, or empty before the parameter's first step: a part that is lost would begin at zero again."""
-    if values and (lost := sorted(parts - values.keys())):
+def _check_parts(name: str, values: dict[str, Any], parts: Collection[str]) -> None:
+    """A state is whole: a part that is lost would begin at zero again."""
+    if lost := sorted(set(parts) - values.keys()):
         raise ValueError(f"optimizer state of {name} lacks {lost[0]}; load it into the model it was saved from")
 
 

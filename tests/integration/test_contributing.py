@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("muon_core", "search_spaces", "ray_jobs", "analysis")
 BLOCK = re.compile(r"^( *)```python\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-PLACE = re.compile(r"# (?P<file>\S+\.py), (?P<side>above|in) (?P<anchor>\S+)\n")
+PLACE = re.compile(r"# (?P<file>\S+\.py), (?P<side>above|in|at its) (?P<anchor>\S+)\n")
 
 PROGRAM = """
 import json, sys
@@ -56,7 +56,7 @@ print(json.dumps({
 
 
 def blocks() -> list[tuple[str, str, str, str]]:
-    """(file, above or in, what stands there, code) of each block of CONTRIBUTING.md."""
+    """(file, above, in or at its, what stands there or `end`, code) of each block of CONTRIBUTING.md."""
     found = []
     for indent, text in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text()):
         place = PLACE.match(textwrap.dedent(text) if indent else text)
@@ -66,7 +66,10 @@ def blocks() -> list[tuple[str, str, str, str]]:
 
 
 def put(path: Path, side: str, anchor: str, code: str) -> None:
-    """Insert `code` above the first line that begins with `anchor`, or below it."""
+    """Insert `code` above the first line that begins with `anchor`, or below it, or at the end."""
+    if side == "at its":
+        path.write_text(f"{path.read_text()}\n\n{code}")
+        return
     lines = path.read_text().splitlines(keepends=True)
     number = next(number for number, line in enumerate(lines) if line.lstrip().startswith(anchor))
     lines.insert(number + (side == "in"), code)

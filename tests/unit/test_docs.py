@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import polars as pl
@@ -15,7 +15,7 @@ from support.analysis_fixtures import demo_runs, write_store
 
 from muon_core import tables
 from muon_core.config.base import Config
-from muon_core.config.optimizers import OptimizerConfig
+from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from muon_core.store.keys import LogPart, next_start
@@ -255,14 +255,14 @@ def test_the_map_names_files_that_exist_every_package_and_every_module() -> None
     assert sorted(path.relative_to(ROOT).as_posix() for path in (modules | packages | tests) - shown) == []
 
 
-def test_each_dict_that_an_optimizer_is_added_to_has_all_that_a_config_can_name() -> None:
+def test_every_optimizer_is_built_where_the_readme_says() -> None:
     """The steps themselves are followed in tests/integration/test_contributing.py."""
-    union, _ = get_args(OptimizerConfig)
-    names = {config.model_fields["name"].default for config in get_args(union)}
-    dicts = re.findall(r"dict\s+`(\w+)`\s+of\s+\[[^]]+\]\(([^)]+)\.py\)", section("Add an optimizer"))
-    assert [name for name, _ in dicts] == ["OPTIMIZERS", "HIDDEN"]
-    for name, module in dicts:
-        assert set(getattr(importlib.import_module(module.replace("/", ".")), name)) == names, name
+    text = section("Add an optimizer")
+    for name, config in OPTIMIZERS.items():
+        module, _, function = config.builder.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), name
+        for place in (config.__module__, module):
+            assert f"({place.replace('.', '/')}.py)" in text, name
 
 
 def test_docs_tables_is_what_the_code_says() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.optim.as_seed import AsSeed, NonFiniteMomentum, cubic_steps, qr, sgd_where_not_finite
-from muon_core.optim.build import HIDDEN, Setting
+from muon_core.optim.build import Setting, hidden_optimizer
 from muon_core.optim.newton_schulz import polar_factor
 from muon_core.optim.nolah import GATES, brake, root_mean_square
 from muon_core.optim.perturb import Gate, draw
@@ -26,7 +26,7 @@ def trained(name: str, grads: list[Tensor], **fields: Any) -> tuple[Tensor, Any]
     """Weight and optimizer after one step per gradient, from a zero weight."""
     param = nn.Parameter(torch.zeros_like(grads[0]))
     config = OPTIMIZERS[name](lr=LR, mode="as_seed", **fields)  # type: ignore[call-arg]
-    optimizer: Any = HIDDEN[name].build([("w", param)], config, Setting(SEED))
+    optimizer: Any = hidden_optimizer([("w", param)], config, Setting(SEED))
     for grad in grads:
         param.grad = grad.clone()
         optimizer.step()
@@ -83,7 +83,7 @@ def test_well_posed_nolah_does_not_depend_on_the_scale_of_the_loss(gate: str) ->
     def weight(scale: float) -> Tensor:
         param = nn.Parameter(torch.zeros(8, 5))
         config: Any = OPTIMIZERS["nolah"](lr=LR, gate=gate, ns_dtype="fp32")  # type: ignore[call-arg]
-        optimizer = HIDDEN["nolah"].build([("w", param)], config, Setting(0))
+        optimizer = hidden_optimizer([("w", param)], config, Setting(0))
         for grad in gradients(8, 5, scale=1.0):
             param.grad = grad * scale
             optimizer.step()
@@ -161,7 +161,7 @@ def test_alpha_zero_still_differs_from_plain_muon_by_its_cubic_steps() -> None:
     grads = gradients(6, 6, scale=0.3)
     param = nn.Parameter(torch.zeros(6, 6))
     config: Any = OPTIMIZERS["muon"](lr=LR, profile="as_seed")  # type: ignore[call-arg]
-    plain = HIDDEN["muon"].build([("w", param)], config, Setting(0))
+    plain = hidden_optimizer([("w", param)], config, Setting(0))
     for step, grad in enumerate(grads):
         param.grad = grad.clone()
         plain.step()

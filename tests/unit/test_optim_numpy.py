@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from muon_core.config.optimizers import OPTIMIZERS
-from muon_core.optim.build import HIDDEN, Setting
+from muon_core.optim.build import Setting, hidden_optimizer
 from muon_core.optim.perturb import draw
 
 Matrix = NDArray[np.float64]
@@ -46,7 +46,7 @@ def expected(shape: tuple[int, int], direction: Direction, scale: float, decay: 
 def ours(name: str, shape: tuple[int, int], **fields: Any) -> Matrix:
     param = nn.Parameter(torch.ones(shape))
     config: Any = OPTIMIZERS[name](**({"lr": LR, "weight_decay": DECAY} | fields))  # type: ignore[arg-type]
-    optimizer = HIDDEN[name].build([("w", param)], config, Setting(SEED))
+    optimizer = hidden_optimizer([("w", param)], config, Setting(SEED))
     for gradient in gradients(shape):
         param.grad = torch.from_numpy(gradient).float()
         optimizer.step()

@@ -8,8 +8,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from muon_core.config.optimizers import IsotropicConfig, MuonConfig, NolahConfig, OptimizerConfig, OrthoNoiseConfig
+from muon_core.config.optimizers import IsotropicConfig, MuonConfig, NolahConfig, OrthoNoiseConfig
 from muon_core.config.profiles import PROFILES, Profile
+from muon_core.config.run import AnyOptimizer
 from muon_core.optim.build import Setting, muon
 from muon_core.optim.newton_schulz import POLAR_EXPRESS
 
@@ -197,5 +198,5 @@ def test_as_seed_has_conventions_of_its_own(config: Any) -> None:
 )  # fmt: skip
 def test_bad_field_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"1 validation error") as caught:
-        TypeAdapter(OptimizerConfig).validate_python(fields)
+        TypeAdapter(AnyOptimizer).validate_python(fields)
     assert message in str(caught.value)
