@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from textwrap import fill
 
 from muon_core.config.base import Config, leaves
-from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.optimizers import OPTIMIZERS, MuonConfig
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
 from muon_core.config.run import RunConfig
@@ -48,7 +48,9 @@ _IDENTITY = (
 )
 _OPTIMIZERS = """\
 A block takes those of its optimizer. AdamW steps embeddings and norms in every arm; `lr` is the hidden matrices' own.
+The Muons are {muons}.
 """
+_MUONS = [name for name, config in OPTIMIZERS.items() if issubclass(config, MuonConfig)]
 _ONE_RUN = """\
 A file for `muon pretrain` holds parameters, and these:
 """
@@ -72,7 +74,7 @@ def describe() -> str:
         _table(field.named(name) for name, field in run_fields().items() if "." not in name),
         *(part for name, model in GROUPS.items() for part in _group(name, model)),
         "## Parameters of optimizers\n",
-        _OPTIMIZERS,
+        _OPTIMIZERS.format(muons=_code(_MUONS)),
         _optimizers(),
         "## File of one run\n",
         _ONE_RUN,
@@ -169,7 +171,13 @@ def _names(optimizers: tuple[str, ...]) -> str:
     missing = [name for name in OPTIMIZERS if name not in optimizers]
     if not missing:
         return "all"
-    return f"all but `{missing[0]}`" if len(missing) == 1 else _code(optimizers)
+    if len(missing) == 1:
+        return f"all but `{missing[0]}`"
+    lacking = [name for name in _MUONS if name in missing]
+    if len(lacking) > 1:
+        return _code(optimizers)
+    others = [_code([name]) for name in optimizers if name not in _MUONS]
+    return ", ".join([*others, f"every Muon but `{lacking[0]}`" if lacking else "every Muon"])
 
 
 def _one_run() -> Iterator[Field]:

@@ -171,9 +171,9 @@ class Optimizers:
         if differing := sorted(names ^ state.keys()):
             side = "lacks" if differing[0] in names else "has unknown"
             raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
-        for name, param, _ in self._named():
+        for name, param, optimizer in self._named():
             _check_parts(name, state[name], (kept or {}).get(name, ()))
-            for key, value in state[name].items():
+            for key, value in state[name].items() if isinstance(optimizer, Muon | AdamW) else ():
                 _check_shape(f"{name}/{key}", value, param)
         self._previous = {}
         for name, param, optimizer in self._named():
@@ -207,8 +207,8 @@ def _check_parts(name: str, values: dict[str, Any], parts: Collection[str]) -> N
 
 
 def _check_shape(name: str, value: Any, param: Tensor) -> None:
-    """A state tensor is a counter or as large as its parameter."""
-    if isinstance(value, Tensor) and value.ndim and value.shape != param.shape:
+    """A state tensor is a counter, as large as its parameter, or a number for each of its rows."""
+    if isinstance(value, Tensor) and value.ndim and value.shape not in (param.shape, (len(param), 1)):
         raise ValueError(
             f"optimizer state {name} has shape {tuple(value.shape)}, its parameter {tuple(param.shape)}; "
             "load it into the model it was saved from"
