@@ -79,7 +79,7 @@ class AdamWConfig(OptimizerConfig):
 
 
 class LionConfig(OptimizerConfig):
-    """Lion (arXiv 2302.06675): every entry moves by the learning rate, in the direction of a momentum's sign."""
+    """Lion (arXiv 2302.06675): every entry moves by the learning rate, by the sign of a momentum."""
 
     builder = "muon_core.optim.build:lion"
     name: Literal["lion"] = "lion"
@@ -92,7 +92,7 @@ class LionConfig(OptimizerConfig):
 
 
 class SOAPConfig(OptimizerConfig):
-    """SOAP (arXiv 2409.11321): Adam in the eigenbases of the gradients' rows and columns, Shampoo's preconditioner."""
+    """SOAP (arXiv 2409.11321): Adam in the eigenbases of Shampoo, of the rows and columns of gradients."""
 
     builder = "muon_core.optim.build:soap"
     name: Literal["soap"] = "soap"
@@ -307,7 +307,7 @@ class _AdaptiveMuon(MuonConfig):
 
 
 class NorMuonConfig(_AdaptiveMuon):
-    """NorMuon (arXiv 2510.05491): Muon whose updates have rows of one size over the steps."""
+    """NorMuon (arXiv 2510.05491): Muon with updates whose rows have one size over the steps."""
 
     builder = "muon_core.optim.build:normuon"
     name: Literal["normuon"] = "normuon"  # type: ignore[assignment]
@@ -316,7 +316,7 @@ class NorMuonConfig(_AdaptiveMuon):
 
 
 class AdaMuonConfig(_AdaptiveMuon):
-    """AdaMuon (arXiv 2507.11005): Muon of a momentum's signs, whose updates have entries of one size over the steps."""
+    """AdaMuon (arXiv 2507.11005): Muon of a momentum's signs, with entries of one size over the steps."""
 
     builder = "muon_core.optim.build:adamuon"
     name: Literal["adamuon"] = "adamuon"  # type: ignore[assignment]
