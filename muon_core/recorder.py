@@ -7,6 +7,7 @@ has overtaken writes no more, and the loop leaves where all ranks can.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from muon_core import environment
 from muon_core.code_state import code_state
+from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
@@ -37,12 +39,15 @@ from muon_core.store.parquet import Row
 from muon_core.store.storage import Storage
 from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_point
 
+log = logging.getLogger(__name__)
 _OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("momentum_"))
 
 
 def start_record(config: RunConfig, **facts: Any) -> Row:
     """Columns of the `runs` table known before the first step; `facts` are those the config does not hold."""
     optimizer = config.optimizer.model_dump(mode="json")
+    if isinstance(config.optimizer, ReferenceConfig):  # what it calls alike may be something else
+        optimizer = {"lr": config.optimizer.lr, "embedding_lr": config.optimizer.embedding_lr}
     commit, diff_hash = code_state()
     parameters = ("lr", "embedding_lr", "alpha", "rank_threshold", "anneal", "noise_norm")
     return {
@@ -95,6 +100,7 @@ class Recorder:
         self._loss_spikes = 0
         self._skipped_steps = 0
         self._health_flag: str | None = None
+        self._told = False
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
 
@@ -162,7 +168,7 @@ class Recorder:
         """Count a step without update."""
         self._skipped_steps += 1
 
-    def after_step(self, step: int, loss: float, grad_norm: float, lr: float, step_time: float) -> None:
+    def after_step(self, step: int, loss: float, grad_norm: float, lr: float | None, step_time: float) -> None:
         """Count the step, and one `train` row at its period. `step_time` in seconds."""
         self.step, self._train_loss, self._step_time = step, loss, step_time
         if step % self.config.tracking.log_every == 0 or step == self.config.steps:
@@ -196,6 +202,13 @@ class Recorder:
             updates, momenta: by parameter name, the step's change without decay and what the optimizer averages; None
                 if it keeps no average.
         """
+        if momenta is None and not self._told:
+            self._told = True
+            log.warning(
+                "%s keeps no momentum_buffer and no exp_avg: the columns of its momentum are null; its class may name "
+                "what it averages: momentum_key = ...",
+                self.config.optimizer.name,
+            )
         if self._writer:
             with self.stopwatch.timed("tracking"):
                 self._layers(peaks, updates, momenta)

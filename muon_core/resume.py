@@ -180,10 +180,17 @@ def _note_drift(config: RunConfig, state: TrainState, before: dict[str, Any]) ->
         warnings.warn(f"{config.run_id} goes on in another environment ({changed}); its bits may be new", stacklevel=2)
 
 
-def _copy(value: Any) -> Any:
-    """A deep copy on the CPU: training goes on while it is written."""
+def _copy(value: Any, *at: Any) -> Any:
+    """A deep copy on the CPU: training goes on while it is written. Raises ValueError for what none can hold."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: _copy(item, *at, key) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item, *at) for item in value)
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError(
+            f"{' '.join(map(str, at))} is a {type(value).__name__}, which no checkpoint can hold: an optimizer keeps "
+            "tensors, numbers and texts"
+        )
     return value

@@ -87,7 +87,11 @@ LAYERS = Table(
             "mean svdvals(U_W' U_dW), top 5 left singular vectors of the weight and of its update without decay",
         ),
         "right_alignment": (_REAL, "left_alignment of the right singular vectors"),
-        "momentum_left_alignment": (_REAL, "left_alignment with the momentum in place of the update"),
+        "momentum_left_alignment": (
+            _REAL,
+            "left_alignment with the momentum in place of the update; null, as all of the momentum's columns, for an "
+            "optimizer whose state has no `momentum_buffer`, no `exp_avg` and none that its `momentum_key` names",
+        ),
         "momentum_right_alignment": (_REAL, "right_alignment with the momentum in place of the update"),
         "energy_alignment": (_REAL, "||U_W' dW||_F^2 / ||dW||_F^2"),
         "alignment_gap": (_REAL, "(s_5 - s_6) / s_1 of the update"),

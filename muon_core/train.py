@@ -31,6 +31,7 @@ from muon_core.optim.sharding import check_replicas
 from muon_core.progress import Progress
 from muon_core.recorder import Recorder, start_record
 from muon_core.resume import Saver, finished, restore
+from muon_core.sources import fetch_source
 from muon_core.state import TrainState, autocast, prepare, start_facts
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.ledger import LOCAL, Rate
@@ -127,6 +128,8 @@ def _train(
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
+        if storage:
+            patiently(lambda: fetch_source(config.optimizer, storage), PATIENCE_S)
         state = prepare(config, device, recorder.stopwatch, tokens)
         facts = start_facts(config, state)
         # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.

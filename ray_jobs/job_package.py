@@ -4,6 +4,7 @@
     muon_core/ ray_jobs/ ...              this project's sources, which so come before any that is installed there
     sweep.yaml                            the sweep file with those that it extends, its corpora below this folder
     corpora/<n>/<name>                    text that may be on this machine only
+    optimizers/<n>/<name>                 files whose classes the sweep refers to
     prices.yaml                           the table that MUON_PRICES names
 
 Ray takes a wheel for such a purpose, too, but has pip install it with all that it depends on, torch among it, and not
@@ -21,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from muon_core.by_reference import file_of
 from muon_core.code_state import PACKAGES, ROOT, SENT, code_state
 from muon_core.data.corpus import corpus_files
 from ray_jobs.job_entry import JOB, sources
@@ -35,24 +37,26 @@ _WRITTEN = (1980, 1, 1, 0, 0, 0)  # in the place of a time: the same files are t
 
 
 def sent_sweep(spec: SweepSpec) -> tuple[str, dict[str, str]]:
-    """The sweep file as it is sent, and its corpora: path below the job's folder -> path here."""
-    corpora: dict[str, str] = {}
+    """The sweep file as it is sent, and the files it names: path below the job's folder -> path here."""
+    files: dict[str, str] = {}
+    optimizers = {file_of(block.optimizer) for block in spec.blocks}
 
     def move(path: str) -> str:
-        for sent, original in corpora.items():
+        for sent, original in files.items():
             if original == path:
                 return sent
-        sent = f"corpora/{len(corpora)}/{os.path.basename(path)}"  # documents are told apart by their names
-        corpora[sent] = path
+        folder = "optimizers" if path in optimizers else "corpora"
+        sent = f"{folder}/{len(files)}/{os.path.basename(path)}"  # documents are told apart by their names
+        files[sent] = path
         return sent
 
-    return as_sweep_yaml(SweepSpec.model_validate(portable(spec, move))), corpora
+    return as_sweep_yaml(SweepSpec.model_validate(portable(spec, move))), files
 
 
 def pack(sweep: str, job: SentJob) -> bytes:
     """The zip of `job`, whose sweep file is the text `sweep`.
 
-    Raises ValueError if it is too large, or a corpus cannot be read.
+    Raises ValueError if it is too large, or a file that it names cannot be read.
     """
     commit, diff_hash = code_state()
     code = {"packages": PACKAGES, "sha256": code_here(), "commit": commit, "diff_hash": diff_hash}
@@ -60,8 +64,8 @@ def pack(sweep: str, job: SentJob) -> bytes:
     files: dict[str, Path] = {PROGRAM: ROOT / "ray_jobs" / "job_entry.py"}
     for package in PACKAGES:
         files |= sources(ROOT / package)
-    for sent, original in job.corpora.items():
-        files |= _corpus(sent, original)
+    for sent, original in job.files.items():
+        files |= _corpus(sent, original) if sent.startswith("corpora/") else {sent: Path(original)}
     if prices := os.environ.get("MUON_PRICES"):
         files[PRICES] = Path(prices)
     _check_size(job, files)
@@ -83,7 +87,7 @@ def _corpus(sent: str, original: str) -> dict[str, Path]:
 
 def _check_size(job: SentJob, files: Mapping[str, Path]) -> None:
     if (size := sum(path.stat().st_size for path in files.values())) > LARGEST:
-        what = ", ".join(job.corpora.values()) or "this project"
+        what = ", ".join(job.files.values()) or "this project"
         raise ValueError(
             f"{what}: {size / 2**20:.0f} MiB, of which {LARGEST >> 20} travel with a job; put the corpus where all "
             "nodes see it, and run `muon sweep run` on the head of the cluster"

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from analysis.sql import matching
+from muon_core.config.reference import ReferenceConfig
 from search_spaces.expand import PlannedRun
 from search_spaces.parameters import parameters
 from search_spaces.plan import Plan
@@ -63,7 +64,9 @@ def _table(runs: Iterable[tuple[PlannedRun, str]], arms: Mapping[str, str]) -> p
 def _parameters(run: PlannedRun) -> dict[str, Any]:
     values = run.config.model_dump(mode="json")
     found = {}
-    for name, path in parameters(run.config.optimizer.name).items():
+    optimizer = run.config.optimizer
+    named = optimizer.reference if isinstance(optimizer, ReferenceConfig) else optimizer.name
+    for name, path in parameters(named).items():
         value = values
         for part in path:
             value = value[part]

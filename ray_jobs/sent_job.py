@@ -29,8 +29,8 @@ class SentJob:
     """Key of an object that whoever submits it has written to the store, for the job to find and remove."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the driver, no secrets."""
-    corpora: Mapping[str, str] = field(default_factory=dict)
-    """Path below the job's folder -> path where it was submitted."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Of corpora and optimizers: path below the job's folder -> path where it was submitted."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -47,9 +47,9 @@ def sent_job(folder: Path = ROOT) -> SentJob | None:
 
 
 def original_path(path: str) -> str:
-    """What the corpus at `path` was called where the job was submitted; without a job, `path` itself."""
+    """What the corpus or optimizer at `path` was called where the job was submitted; without a job, `path` itself."""
     job = sent_job()
-    return job.corpora.get(os.path.relpath(path, ROOT), path) if job else path
+    return job.files.get(os.path.relpath(path, ROOT), path) if job else path
 
 
 def check_sent(storage: Storage) -> None:

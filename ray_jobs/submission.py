@@ -55,14 +55,14 @@ class Submission:
 
     def package(self) -> bytes:
         """What is sent: the same bytes for the same file, code and options. Raises ValueError if it is too large."""
-        text, corpora = sent_sweep(self.sweep)
+        text, files = sent_sweep(self.sweep)
         environment = store_environment(self.storage)
         if os.environ.get("MUON_PRICES"):
             environment["MUON_PRICES"] = PRICES
         if level := os.environ.get("MUON_LOG_LEVEL"):
             environment["MUON_LOG_LEVEL"] = level
         arguments = ("sweep", "run", SWEEP, "--store", self.storage.url, "--yes", *self.options)
-        return pack(text, SentJob(arguments, self.command, self.mark, environment, corpora))
+        return pack(text, SentJob(arguments, self.command, self.mark, environment, files))
 
 
 @dataclass(frozen=True, slots=True)

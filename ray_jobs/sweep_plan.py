@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from muon_core.by_reference import file_of, with_file
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.elsewhere import unfinished_alive
@@ -49,7 +50,10 @@ def plan_sweep(
     before = _listed_before(storage, sweep.name)
     sweep = with_what_was_chosen(sweep, storage)
     _check_installed(sweep)
-    compare = functools.partial(make_plan, sweep, known.statuses, past=past, listed_before=before, retry=retry, sd=sd)
+    trained = [end.config_json for end in known.newest]
+    compare = functools.partial(
+        make_plan, sweep, known.statuses, past=past, listed_before=before, trained=trained, retry=retry, sd=sd
+    )
     planned = compare()
     if alive := unfinished_alive(storage, known.statuses, [run.run_id for run in planned.runs]):
         planned = compare(alive=alive)
@@ -118,13 +122,16 @@ def record_of(spec: SweepSpec, runs: Sequence[PlannedRun], names: Mapping[str, s
 
 
 def portable(spec: SweepSpec, move: Callable[[str], str]) -> dict[str, Any]:
-    """The fields of a sweep file, in which `move` replaces the path, made absolute, of each corpus."""
+    """The fields of a sweep file, in which `move` replaces the path, made absolute, of each corpus and optimizer."""
 
     def moved(value: Any, at: KeyPath) -> Any:
         if isinstance(value, dict):
             return {key: moved(item, (*at, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [moved(item, (*at, index)) for index, item in enumerate(value)]
+        if at[:1] == ("blocks",) and at[2:] == ("optimizer",):
+            path = file_of(value)
+            return with_file(value, move(path)) if path else value
         if value == "stdlib" or "data.corpus" not in at:
             return value
         return move(corpus_path(value, spec.source.folder_of(at)))

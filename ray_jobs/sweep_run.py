@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muon_core.config.run import DataConfig, RunConfig
+from muon_core.sources import publish_source
 from muon_core.statuses import record_told, status_told
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
@@ -89,6 +90,8 @@ def train_all(
 
     with StopWatch(storage, planned.spec.name, heed) as stops:
         coming = (*todo, *(planned.to_choose if search else ()))
+        for optimizer in {run.config.optimizer.model_dump_json(): run.config.optimizer for run in coming}.values():
+            publish_source(optimizer, storage)
         tokens = _prepare_data([run.config for run in coming], storage if place.address else None, say)
         while True:
             if stops.request:

@@ -20,7 +20,8 @@ class Block(Config):
     role: Literal["baseline", "candidate", "control"] = "candidate"
     """The baseline is what every other block is compared with; a control is no proposal, it explains one."""
     optimizer: OptimizerName = Field(examples=["muon"])
-    """Decides which parameters exist."""
+    """A built-in one, or any by reference: `./my_opt.py:MyOptimizer`, seen from this file, or
+    `package.module:MyOptimizer`. Decides which parameters exist."""
     set: dict[str, Any] = Field(default_factory=dict, examples=[{"lr": 0.02}])
     """Parameters all runs of the block share; a list is a value, never an axis."""
     grid: dict[str, Axis] = Field(default_factory=dict, examples=[{"lr": [0.01, 0.02]}])

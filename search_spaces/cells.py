@@ -7,11 +7,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from muon_core.by_reference import BadReference
 from search_spaces.blocks import Block
 from search_spaces.errors import Problems
 from search_spaces.explain import as_yaml
 from search_spaces.given import Given, collect
 from search_spaces.parameters import GROUPS, FieldPath, parameters, resolve
+from search_spaces.references import optimizer_config
 from search_spaces.sampling import Row, draw
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
@@ -39,6 +41,17 @@ def _collect(values: Mapping[str, Any], at: KeyPath, problems: Problems, *optimi
     """The values that stand `at` a place of the file, by their fields under any of `optimizers`."""
     given = [Given(name, value, (*at, name)) for name, value in values.items()]
     return collect(given, lambda each: _find(each, *optimizers), problems.add)
+
+
+def check_optimizers(spec: SweepSpec, problems: Problems) -> None:
+    """Look for the classes that blocks refer to. Raises SpecError: without one its parameters are not known."""
+    for index, block in enumerate(spec.blocks):
+        try:
+            optimizer_config(block.optimizer)
+        except BadReference as error:
+            problems.add(("blocks", index, "optimizer"), f"optimizer {error}")
+    if problems:
+        raise problems.error()
 
 
 def check_constants(spec: SweepSpec, problems: Problems) -> None:

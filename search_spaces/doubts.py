@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from muon_core.config.run import RunConfig
 from search_spaces.spec import SweepSpec
@@ -27,9 +26,9 @@ def doubts(configs: Sequence[RunConfig]) -> list[str]:
 
 def _unequal_tuning(configs: Iterable[RunConfig]) -> Iterator[str]:
     """About optimizers of which some try several learning rates and others one."""
-    rates: dict[str, set[Any]] = defaultdict(set)
+    rates: dict[str, set[str]] = defaultdict(set)
     for config in configs:
-        rates[config.optimizer.name].add(getattr(config.optimizer, "lr", None))
+        rates[config.optimizer.name].add(str(getattr(config.optimizer, "lr", None)))
     untuned = " and ".join(f"{name}'s" for name, tried in rates.items() if len(tried) == 1)
     for name, tried in rates.items():
         if untuned and len(tried) > 1:
@@ -60,7 +59,7 @@ def _doubts(config: RunConfig) -> Iterator[str]:
     if "warmup_steps" in config.schedule.model_fields_set and warmup > steps:
         yield f"schedule.warmup_steps is {warmup} and a run has {steps} steps: the full learning rate is never reached"
     for name in ("lr", "embedding_lr"):
-        rate = getattr(config.optimizer, name)
-        if not LOW_LR <= rate <= HIGH_LR:
+        rate = getattr(config.optimizer, name, None)
+        if isinstance(rate, float) and not LOW_LR <= rate <= HIGH_LR:
             moves = "weights will not stay finite" if rate > HIGH_LR else "weights will hardly move"
             yield f"{config.optimizer.name}: {name} is {rate:g}: {moves}; is it the exponent that was meant?"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from muon_core.config.identity import Identity
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import DataConfig, RunConfig
-from search_spaces.cells import Cell, block_cells, check_constants, check_size
+from search_spaces.cells import Cell, block_cells, check_constants, check_optimizers, check_size
 from search_spaces.early_stopping import check_early_stopping
 from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
@@ -59,6 +59,7 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
     Raises SpecError: a line for each unknown parameter, refused value or contradiction.
     """
     problems = Problems(spec.source)
+    check_optimizers(spec, problems)
     check_constants(spec, problems)
     check_search(spec, problems)
     fits = check_size(spec, problems)
@@ -90,12 +91,12 @@ def _configs(
     problems: Problems,
 ) -> list[RunConfig]:
     """The run of each cell of a block, without its seed; a cell that is refused is noted and left out."""
-    base, at = PRESETS[spec.preset] | {"optimizer": {"name": spec.blocks[index].optimizer}}, ("blocks", index)
+    base, at, optimizer = PRESETS[spec.preset], ("blocks", index), spec.blocks[index].optimizer
     configs: list[RunConfig] = []
     refused: set[KeyPath] = set()
     for cell in cells:
         try:
-            config = build(base, {path: given.value for path, given in cell.items()})
+            config = build(base, optimizer, {path: given.value for path, given in cell.items()})
         except ValidationError as error:
             for path, text in invalid(error):
                 where = place(cell, path, text, at)

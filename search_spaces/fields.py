@@ -9,9 +9,11 @@ from typing import Any
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
 from search_spaces.explain import as_yaml
 from search_spaces.parameters import GROUPS, parameters
+from search_spaces.references import GIVEN
 
 UNSTATED: Any = object()  # a default that is nothing to write down: none, or one that follows from other fields
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
@@ -94,6 +96,12 @@ def optimizer_fields(optimizer: str) -> dict[str, Field]:
 
 
 @cache
+def reference_fields() -> dict[str, Field]:
+    """The parameters of every optimizer by reference, beside those of its class."""
+    return {name: field for name, field in fields(ReferenceConfig).items() if name not in GIVEN}
+
+
+@cache
 def owners() -> dict[str, tuple[str, ...]]:
     """The optimizers that have each parameter of any optimizer."""
     names = dict.fromkeys(name for optimizer in OPTIMIZERS for name in optimizer_fields(optimizer))
@@ -103,9 +111,8 @@ def owners() -> dict[str, tuple[str, ...]]:
 def describe_type(schema: Mapping[str, Any]) -> str:
     """In words: `whole number`, `list of 2 numbers`, `number or null`."""
     if "anyOf" in schema:
-        return " or ".join(
-            describe_type(kind) if "const" not in kind else str(kind["const"]) for kind in schema["anyOf"]
-        )
+        words = (describe_type(kind) if "const" not in kind else str(kind["const"]) for kind in schema["anyOf"])
+        return " or ".join(dict.fromkeys(words))
     if "$ref" in schema or schema.get("type", "object") == "object":
         return "mapping"
     if schema["type"] == "array":
@@ -132,6 +139,11 @@ def describe_range(schema: Mapping[str, Any]) -> str:
         return describe_range(schema["items"])
     bounds = {sign: as_yaml(schema[bound]) for bound, sign in _BOUNDS.items() if bound in schema}
     return ", ".join(f"{sign} {bound}" for sign, bound in bounds.items()).replace(str(2**63), "2^63")
+
+
+def is_choice(schema: Mapping[str, Any]) -> bool:
+    """Whether `describe_range` lists values."""
+    return bool({"enum", "const"} & schema.keys()) or any("enum" in kind for kind in schema.get("anyOf", ()))
 
 
 def describe_default(field: Field) -> str:

@@ -14,9 +14,10 @@ from pydantic_core import ErrorDetails
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
-from muon_core.config.run import DataConfig, RunConfig
+from muon_core.config.run import TAGS, DataConfig, RunConfig
 from search_spaces.errors import SpecError
 from search_spaces.explain import explain, suggest
+from search_spaces.references import fixed_fields, own_parameters, run_config, short
 from search_spaces.strict_yaml import YamlError, parse
 
 FieldPath = tuple[str, ...]
@@ -47,10 +48,16 @@ _ELSEWHERE = {
 """What other projects call a parameter."""
 
 
-@cache
 def parameters(optimizer: str) -> dict[str, FieldPath]:
-    """Every name of a parameter of a run under `optimizer`: `alpha`, `optimizer.alpha`, `steps`, `data.seq_len`."""
-    own = [name for name in OPTIMIZERS[optimizer].model_fields if name != "name"]
+    """Every name of a parameter of a run under `optimizer`: `alpha`, `optimizer.alpha`, `steps`, `data.seq_len`.
+
+    Where a class by reference has one that is called as one of every run, `seed`, the plain name is the run's.
+    """
+    return _names(tuple(own_parameters(optimizer)))
+
+
+@cache
+def _names(own: tuple[str, ...]) -> dict[str, FieldPath]:
     names: dict[str, FieldPath] = {name: ("optimizer", name) for name in own}
     names |= {name: (name,) for name in RunConfig.model_fields if name not in GROUPS and name != "optimizer"}
     for group, model in GROUPS.items():
@@ -74,8 +81,8 @@ def resolve(name: str, *optimizers: str) -> FieldPath:
     known = {known: path for optimizer in optimizers for known, path in parameters(optimizer).items()}
     if name in known:
         return known[name]
+    here = " or ".join(dict.fromkeys(map(short, optimizers)))
     if owners := [other for other in OPTIMIZERS if name in parameters(other)]:
-        here = " or ".join(dict.fromkeys(optimizers))
         raise ValueError(
             f"'{name}' is no parameter of {here}, only of {', '.join(owners)}; remove it or change the optimizer"
         )
@@ -86,18 +93,20 @@ def resolve(name: str, *optimizers: str) -> FieldPath:
     raise ValueError(f"unknown parameter '{name}'{suggest(name, known)}")
 
 
-def build(base: Mapping[str, Any], values: Mapping[FieldPath, Any]) -> RunConfig:
-    """The run of the partial config `base` with `values` put in.
+def build(base: Mapping[str, Any], optimizer: str, values: Mapping[FieldPath, Any]) -> RunConfig:
+    """The run of the partial config `base` under `optimizer` with `values` put in.
 
     Raises pydantic's ValidationError. Types are strict (`"200"` is no number), as in JSON: a list serves as a tuple.
     """
     config = {name: dict(part) if isinstance(part, dict) else part for name, part in base.items()}
+    config["optimizer"] = fixed_fields(optimizer)
     for (*groups, field), value in values.items():  # a group is one level deep
         node = config
         for group in groups:
             node = node.setdefault(group, {})
         node[field] = value
-    return RunConfig.model_validate_json(json.dumps(config), strict=True)
+    checked = run_config(optimizer).model_validate_json(json.dumps(config), strict=True)
+    return checked if type(checked) is RunConfig else RunConfig.model_validate_json(checked.model_dump_json())
 
 
 def invalid(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
@@ -106,6 +115,9 @@ def invalid(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
     for detail in error.errors(include_url=False):
         found.setdefault(_path(detail)[:2], detail)  # of a list, the first of its items that is wrong
     for path, detail in found.items():
+        if detail["type"] == "missing" and _path(detail) == path and path[0] == "optimizer":
+            yield path, f"'{path[-1]}' must be set: the __init__ of the optimizer has no default for it"
+            continue
         subject = "" if detail["type"] == "value_error" else _subject(detail)
         hint = "; a list is one value here: to try each, put it under `grid`" if _is_list_for_one(detail) else ""
         yield path, f"{subject} {explain([detail])}{hint}".lstrip()
@@ -113,7 +125,7 @@ def invalid(error: ValidationError) -> Iterator[tuple[FieldPath, str]]:
 
 def _path(detail: ErrorDetails) -> FieldPath:
     path = tuple(str(part) for part in detail["loc"])
-    return path[:1] + path[2:] if path[:1] == ("optimizer",) else path  # pydantic names the optimizer it chose
+    return path[:1] + path[2:] if path[:1] == ("optimizer",) and path[1:2] and path[1] in TAGS else path
 
 
 def _subject(detail: ErrorDetails) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from muon_core.statuses import EARLY, FINISHED, in_order, status_told
 from search_spaces.arm_names import arm_names
+from search_spaces.changed import changed
 from search_spaces.chosen import chosen_runs, stand_ins
 from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
@@ -76,6 +77,8 @@ class Plan:
     """How long what is coming will take."""
     unlisted: tuple[str, ...]
     """Finished runs that an earlier version of the sweep listed, and this one does not."""
+    changed: tuple[str, ...]
+    """Which optimizers by reference are others than those of runs in the store, a sentence each."""
     to_choose: tuple[PlannedRun, ...]
     """A run, drawn at random, in the place of each that `muon sweep run` would choose only when others have ended."""
 
@@ -153,6 +156,7 @@ class Plan:
             "search": asdict(self.search) if self.search else None,
             "elsewhere": [run.run_id for run in self.elsewhere],
             "unlisted": list(self.unlisted),
+            "changed": list(self.changed),
             "training_tokens": self.tokens,
             "flops": self.flops,
             "estimate": {
@@ -172,6 +176,7 @@ def plan(
     alive: Collection[str] = (),
     past: Sequence[Speed] = (),
     listed_before: Collection[str] = (),
+    trained: Iterable[str | None] = (),
     retry: Collection[str] = (),
     sd: float | None = None,
 ) -> Plan:
@@ -181,6 +186,7 @@ def plan(
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
         alive: run_id of those that another process trains now.
         past: how fast runs in the store were.
+        trained: configs of runs in the store, as JSON.
         listed_before: run_id of those that the newest record of this sweep lists.
         retry: statuses of runs that have ended and are to be run again: failed, diverged.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
@@ -201,8 +207,11 @@ def plan(
     takes = estimate(asked, past, _guess(spec.resources))
     listed = {run.run_id for run in runs} if listed_before else set()
     unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))
+    others = tuple(changed(runs, {run.run_id for run in to_run}, trained))
     resolves = power(spec, len(once) - 1, sd)
-    return Plan(spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted, unchosen)
+    return Plan(
+        spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted, others, unchosen
+    )
 
 
 def _guess(resources: Resources) -> float:

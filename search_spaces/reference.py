@@ -10,6 +10,7 @@ from muon_core.config.base import Config, leaves
 from muon_core.config.optimizers import OPTIMIZERS, MuonConfig
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
+from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
 from search_spaces.blocks import Block
 from search_spaces.early_stopping import EarlyStopping
@@ -20,6 +21,7 @@ from search_spaces.fields import (
     describe_range,
     describe_type,
     fields,
+    is_choice,
     optimizer_fields,
     owners,
     run_fields,
@@ -51,6 +53,12 @@ A block takes those of its optimizer. AdamW steps embeddings and norms in every 
 The Muons are {muons}.
 """
 _MUONS = [name for name, config in OPTIMIZERS.items() if issubclass(config, MuonConfig)]
+_REFERENCE = """\
+An optimizer may be any class that derives from `torch.optim.Optimizer`: `./my_opt.py:MyOptimizer`, a path seen from the
+file that names it, or `package.module:MyOptimizer` of an installed package. Its parameters are those of its `__init__`,
+with their defaults and the types of annotations; one that is called as a parameter of every run, such as `seed`, is
+`optimizer.seed`. Beside them it has those above that all optimizers have, and this:
+"""
 _ONE_RUN = """\
 A file for `muon pretrain` holds parameters, and these:
 """
@@ -76,6 +84,9 @@ def describe() -> str:
         "## Parameters of optimizers\n",
         _OPTIMIZERS.format(muons=_code(_MUONS)),
         _optimizers(),
+        "### Any optimizer by reference\n",
+        _REFERENCE,
+        _table(_by_reference()),
         "## File of one run\n",
         _ONE_RUN,
         _table(_one_run()),
@@ -131,7 +142,7 @@ def _cells(field: Field) -> tuple[str, str, str, str]:
 
 def _range(field: Field) -> str:
     found = describe_range(field.values)
-    return _code(found.split(", ")) if {"enum", "const"} & field.values.keys() else found
+    return _code(found.split(", ")) if is_choice(field.values) else found
 
 
 def _code(texts: Iterable[str]) -> str:
@@ -180,11 +191,17 @@ def _names(optimizers: tuple[str, ...]) -> str:
     return ", ".join([*others, f"every Muon but `{lacking[0]}`" if lacking else "every Muon"])
 
 
+def _by_reference() -> Iterator[Field]:
+    yield fields(ReferenceConfig)["takes"]
+
+
 def _one_run() -> Iterator[Field]:
     yield fields(SweepSpec)["preset"]
     yield replace(fields(Block)["optimizer"], required=False, default="muon")
     yield fields(RunConfig)["seed"]
     yield fields(GROUPS["data"])["corpus_sha256"].named("data.corpus_sha256")
+    for name in ("reference", "source_sha256", "distribution"):
+        yield replace(fields(ReferenceConfig)[name], required=False).named(f"optimizer.{name}")
 
 
 def _presets() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from muon_core.by_reference import BadReference, absolute, is_reference
 from muon_core.config.base import leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
@@ -16,6 +17,7 @@ from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, suggest
 from search_spaces.given import Given, collect, place
 from search_spaces.parameters import FieldPath, build, invalid, locate_corpus, resolve
+from search_spaces.references import GIVEN, fixed_fields, short
 from search_spaces.strict_yaml import KeyPath
 from search_spaces.yaml_file import read_file
 
@@ -49,15 +51,45 @@ def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) ->
     errors = _Errors(source)
     fields = dict(leaves(source.data))
     preset = _choice(("preset",), fields.pop(("preset",), "tiny"), PRESETS, errors)
-    chosen = [_choice(at, fields.pop(at), OPTIMIZERS, errors) for at in (("optimizer",), ("optimizer", "name"))
-              if at in fields]  # fmt: skip
-    errors.check()
-    name = optimizer or (chosen[0] if chosen else "muon")
+    name = _optimizer(fields, optimizer, source, errors)
     sha256 = fields.pop(("data", "corpus_sha256"), None)
     given = _given(fields, named, name, errors)
     errors.check()
     run = _build(preset, name, given, errors)
     return _with_corpus(run, given.get(("data", "corpus")), sha256, source, errors)
+
+
+def _optimizer(fields: dict[tuple[str, ...], Any], flagged: str | None, source: Source, errors: _Errors) -> str:
+    """The optimizer of the run: the one that is `flagged`, else the file's, whose `fields` that say it are taken out.
+
+    Raises SpecError if there is none of that name.
+    """
+    known = {name: fields.pop(("optimizer", name), None) for name in GIVEN if name != "name"}
+    places = [at for at in (("optimizer",), ("optimizer", "name")) if at in fields]
+    values = {at: fields.pop(at) for at in places}
+    if known["reference"]:
+        values = {("optimizer", "reference"): known["reference"]}
+    at, value = next(iter(values.items()), (_FLAG, "muon"))
+    folder, name = source.folder, value
+    if flagged:
+        at, folder, name = _FLAG, Path.cwd(), flagged
+    if not (isinstance(name, str) and is_reference(name)):
+        name = _choice(at, name, OPTIMIZERS, errors) if at else name
+        errors.check()
+        return str(name)
+    name = absolute(name, folder)
+    try:
+        found = fixed_fields(name)
+    except BadReference as error:
+        errors.add(at, f"--optimizer: {error}" if flagged else f"optimizer {error}")
+        errors.check()
+        raise
+    if not flagged and known["source_sha256"] not in (None, found["source_sha256"]):
+        errors.add(
+            ("optimizer", "source_sha256"), f"{short(name)} has changed since; remove this line to train with it"
+        )
+        errors.check()
+    return name
 
 
 def read_run_file(path: str) -> Source:
@@ -95,9 +127,8 @@ def _flag_field(given: Given, optimizer: str) -> FieldPath:
 
 
 def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors: _Errors) -> RunConfig:
-    base = PRESETS[preset] | {"optimizer": {"name": optimizer}}
     try:
-        return build(base, {path: item.value for path, item in given.items()})
+        return build(PRESETS[preset], optimizer, {path: item.value for path, item in given.items()})
     except ValidationError as error:
         for path, text in invalid(error):
             errors.add(place(given, path, text, _FLAG), text)

@@ -2,9 +2,9 @@
 
 What a block may set follows from its optimizer, so each has three definitions: `muon` holds the values of its
 parameters, `muon.axes` the lists of them that stand under `grid` and `zip`, `muon.names` which names there are; `run`
-and `run.axes` hold what all runs have. A schema sees a value, not how it was written nor what it becomes with others:
-that 100.0 is no whole number, that two fields contradict each other or that too many runs are spanned, it cannot say;
-`muon sweep plan` does.
+and `run.axes` hold what all runs have, `by_reference` what all have whose optimizer is a class that no schema knows. A
+schema sees a value, not how it was written nor what it becomes with others: that 100.0 is no whole number, that two
+fields contradict each other or that too many runs are spanned, it cannot say; `muon sweep plan` does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.reference import ReferenceConfig
 from search_spaces.blocks import Block
 from search_spaces.early_stopping import EarlyStopping
 from search_spaces.fields import (
@@ -23,8 +24,10 @@ from search_spaces.fields import (
     describe_range,
     describe_type,
     fields,
+    is_choice,
     optimizer_fields,
     owners,
+    reference_fields,
     run_fields,
 )
 from search_spaces.gates import Gate
@@ -44,6 +47,7 @@ def json_schema() -> Schema:
         definitions[name] = _own_values(name, definitions, " ".join((model.__doc__ or "").split()))
     for name in ("run", *OPTIMIZERS):
         definitions[f"{name}.axes"] = _axes(name, definitions[name]["properties"])
+    definitions["by_reference"] = _by_reference()
     for name in OPTIMIZERS:
         names = (*definitions["run"]["properties"], *definitions[name]["properties"])
         definitions[f"{name}.names"] = {"properties": dict.fromkeys(names, True), "additionalProperties": False}
@@ -77,6 +81,7 @@ def json_schema() -> Schema:
         **sweep,
         "if": {"required": ["extends"]},
         "else": {"required": required, **_complete()},
+        "allOf": [_constants_exist(definitions["constants"]["properties"])],
         "$defs": definitions,
     }
 
@@ -130,7 +135,13 @@ def _described(field: Field, values: Schema) -> Schema:
 def _summary(field: Field) -> str:
     """Type, range and default in words: not every editor shows them beside the description."""
     type_, range_, default = describe_type(field.values), describe_range(field.values), describe_default(field)
-    kind = f"one of {range_}" if "enum" in field.values else f"{type_}, {range_}" if range_ else type_
+    kind = (
+        f"one of {range_}"
+        if is_choice(field.values) and "const" not in field.values
+        else f"{type_}, {range_}"
+        if range_
+        else type_
+    )
     return kind + ("; required" if field.required else f"; default {default}" if default else "")
 
 
@@ -173,7 +184,15 @@ def _constants() -> Schema:
     names: Schema = {name: _ref("run", "properties", name) for name in run_fields()}
     for name, having in owners().items():
         names[name] = names[f"optimizer.{name}"] = _shared(name, having)
-    return {"type": "object", "properties": names, "additionalProperties": False}
+    return {"type": "object", "properties": names}
+
+
+def _constants_exist(names: Schema) -> Schema:
+    """Which parameters a class by reference has, no schema knows."""
+    return {
+        "if": {"properties": {"blocks": {"contains": _IS_REFERENCE}}, "required": ["blocks"]},
+        "else": {"properties": {"constants": {"propertyNames": {"enum": [*names]}}}},
+    }
 
 
 def _shared(name: str, having: tuple[str, ...]) -> Schema:
@@ -198,7 +217,8 @@ def _block() -> Schema:
         skip={"type": "array", "items": {"type": "object", "minProperties": 1}},
     )
     block["required"] = ["name"]  # all that one must have which goes over a block of the file that is extended
-    return block | {"allOf": [*map(_under, OPTIMIZERS), _baseline_is_one_cell(), _baseline_draws_nothing()]}
+    by_name = map(_under, OPTIMIZERS)
+    return block | {"allOf": [*by_name, _under_reference(), _baseline_is_one_cell(), _baseline_draws_nothing()]}
 
 
 def _under(optimizer: str) -> Schema:
@@ -209,6 +229,26 @@ def _under(optimizer: str) -> Schema:
     return {
         "if": {"properties": {"optimizer": {"const": optimizer}}, "required": ["optimizer"]},
         "then": {"properties": {"set": values, "grid": axes, "zip": axes, "sample": drawn, "skip": {"items": values}}},
+    }
+
+
+_IS_REFERENCE: Schema = {"properties": {"optimizer": {"pattern": ":"}}, "required": ["optimizer"]}
+
+
+def _by_reference() -> Schema:
+    """What a block has by any reference, by both names; the parameters of its class are not known here."""
+    schema = _values(reference_fields(), " ".join((ReferenceConfig.__doc__ or "").split()))
+    for name in list(schema["properties"]):
+        schema["properties"][f"optimizer.{name}"] = _ref("by_reference", "properties", name)
+    return schema
+
+
+def _under_reference() -> Schema:
+    values = {"allOf": [_ref("run"), _ref("by_reference")]}
+    axes = _ref("run.axes")
+    return {
+        "if": _IS_REFERENCE,
+        "then": {"properties": {"set": values, "grid": axes, "zip": axes, "skip": {"items": values}}},
     }
 
 

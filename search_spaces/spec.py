@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.config import JsonDict
 
+from muon_core.by_reference import absolute, is_reference
 from muon_core.config.base import Config
 from search_spaces.blocks import Block, check_blocks
 from search_spaces.early_stopping import EarlyStopping
@@ -151,10 +153,25 @@ def _read(path: str) -> Source:
 
 
 def _spec(source: Source) -> SweepSpec:
-    source = with_base(source, _read)
+    source = _located(with_base(source, _read))
     try:
         spec = SweepSpec.model_validate(source.data, strict=True)
     except ValidationError as error:
         raise spec_error(error, source, SweepSpec) from error
     spec._source = source
     return spec
+
+
+def _located(source: Source) -> Source:
+    """`source`, in which the optimizers that files hold are named by absolute paths, each seen from where it stands."""
+    blocks = source.data.get("blocks")
+    if not isinstance(blocks, list):
+        return source
+    located = []
+    for index, block in enumerate(blocks):
+        optimizer = block.get("optimizer") if isinstance(block, dict) else None
+        if isinstance(optimizer, str) and is_reference(optimizer):
+            folder = source.folder_of(("blocks", index, "optimizer"))
+            block = block | {"optimizer": absolute(optimizer, folder)}
+        located.append(block)
+    return replace(source, data=source.data | {"blocks": located})

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from muon_core.by_reference import is_reference
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.store.keys import check_name
@@ -21,6 +22,14 @@ def _known(known: Iterable[str], text: str) -> str:
     if text not in known:
         raise ValueError(f"{text!r} is unknown{suggest(text, known)}")
     return text
+
+
+def _optimizer(text: str) -> str:
+    if text.endswith(".py"):
+        raise ValueError(f"{text!r} names no class; write {text}:Class")
+    if is_reference(text) and not re.match(REFERENCE_PATTERN, text):
+        raise ValueError(f"{text!r} is no reference; write package.module:Class or ./file.py:Class")
+    return text if is_reference(text) else _known(OPTIMIZERS, text)
 
 
 def _name(text: str) -> str:
@@ -62,7 +71,14 @@ def hashable(value: Any) -> Hashable:
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]*"  # as `check_name` has it; for the schema alone, whose message says less
 Name = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": f"^{NAME_PATTERN}$"}), AfterValidator(_name)]
 Axis = Annotated[list[Any], Field(min_length=1), AfterValidator(distinct)]
+REFERENCE_PATTERN = r"^(.+\.py|[A-Za-z_][\w.]*):[A-Za-z_]\w*$"  # what of a reference can be seen
 OptimizerName = Annotated[
-    str, AfterValidator(partial(_known, OPTIMIZERS)), Field(json_schema_extra={"enum": [*OPTIMIZERS]})
+    str,
+    AfterValidator(_optimizer),
+    Field(
+        json_schema_extra={
+            "anyOf": [{"type": "string", "enum": [*OPTIMIZERS]}, {"type": "string", "pattern": REFERENCE_PATTERN}]
+        }
+    ),
 ]
 PresetName = Annotated[str, AfterValidator(partial(_known, PRESETS)), Field(json_schema_extra={"enum": [*PRESETS]})]

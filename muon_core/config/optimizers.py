@@ -38,6 +38,8 @@ class OptimizerConfig(Config):
 
     builder: ClassVar[str]
     """`module:function` that makes it of named parameters, its config and a `Setting` (`muon_core.optim.build`)."""
+    decoupled: ClassVar[bool] = True
+    """Whether weights shrink by `lr * weight_decay` apart from the update, which is then shown without it."""
     name: str
     """What sweep files, run ids and figures call it."""
     embedding_lr: float = Field(0.08, gt=0)
@@ -58,6 +60,10 @@ class OptimizerConfig(Config):
         """Register a class with a name; one that derives from it and has none of its own is a part of others."""
         if not cls.model_fields["name"].is_required():
             OPTIMIZERS.setdefault(cls.model_fields["name"].default, cls)
+
+    def is_set(self, field: str) -> bool:
+        """Whether a field has another value than it has by itself."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)
 
 
 OPTIMIZERS: dict[str, type[OptimizerConfig]] = {}

@@ -6,16 +6,32 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from muon_core.config.base import Config
 from muon_core.config.identity import Identity
 from muon_core.config.optimizers import OPTIMIZERS, MuonConfig, OptimizerConfig
+from muon_core.config.reference import ReferenceConfig
+
+_BY_REFERENCE = "by reference"  # no name of a built-in one has a space
+
+
+def _which(fields: Any) -> Any:
+    """Tag of the config class that an optimizer's fields are of."""
+    if isinstance(fields, dict):
+        return _BY_REFERENCE if "reference" in fields else fields.get("name")
+    return _BY_REFERENCE if isinstance(fields, ReferenceConfig) else getattr(fields, "name", None)
+
 
 if TYPE_CHECKING:
     AnyOptimizer = OptimizerConfig
-else:  # the one that `name` says, with its own fields
-    AnyOptimizer = Annotated[reduce(or_, OPTIMIZERS.values()), Field(discriminator="name")]
+else:  # with the fields of its own class
+    AnyOptimizer = Annotated[
+        reduce(or_, (Annotated[cls, Tag(tag)] for tag, cls in {**OPTIMIZERS, _BY_REFERENCE: ReferenceConfig}.items())),
+        Discriminator(_which),
+    ]
+TAGS = (*OPTIMIZERS, _BY_REFERENCE)
+"""What pydantic calls the class of an optimizer's config where it says what is wrong."""
 
 SCHEMA = 1  # raised when the meaning of a field changes, so that old and new runs never share an identity
 
@@ -240,6 +256,8 @@ class RunConfig(Config):
         science = self.model_dump(mode="json", exclude=set(self.EXECUTION - decides))
         if self.data.corpus_sha256 is not None:
             science["data"]["corpus"] = "sha256"  # the content is the identity, not where it lies
+        if isinstance(self.optimizer, ReferenceConfig):
+            del science["optimizer"]["reference"]  # as here
         return science | {"schema": SCHEMA}
 
     def identity(self) -> Identity:
@@ -263,7 +281,7 @@ class RunConfig(Config):
         parts: list[str] = [optimizer.name]
         for field, prefix in _LABELLED.items():
             value = getattr(optimizer, field, None)
-            if value is not None and (field == "alpha" or value != type(optimizer).model_fields[field].default):
+            if value is not None and (optimizer.is_set(field) or (field == "alpha" and isinstance(value, float))):
                 parts.append(f"{prefix}{value:g}" if isinstance(value, float) else f"{prefix}{value}")
         return "-".join(parts).replace("+", "")  # 1e+30: a run id is part of object names
 

@@ -32,6 +32,7 @@ from muon_core.config.optimizers import (
     SGDConfig,
     SOAPConfig,
 )
+from muon_core.config.reference import ReferenceConfig
 from muon_core.optim.adamw import AdamW
 from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
 from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
@@ -253,10 +254,15 @@ def build_optimizers(
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
     """  # all ranks
     groups = assign(named_parameters, patterns)
+    matrices = [name for name, _ in groups["hidden"]]
+    if isinstance(config, ReferenceConfig) and config.takes == "all":
+        groups = {"hidden": groups["hidden"] + groups["vectors"], "vectors": []}
     hidden = hidden_optimizer(groups["hidden"], config, Setting(noise_seed, head_size, distribute))
-    vectors = AdamW(
-        groups["vectors"], lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0
-    )
+    vectors = [
+        AdamW(named, lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0)
+        for named in [groups["vectors"]]
+        if named
+    ]
     if config.clipping == "all" and isinstance(hidden, Muon):
         warnings.warn(
             f"clipping all at norm {config.max_grad_norm:g} under {config.name}: Muon's updates have a fixed size, and "
@@ -264,5 +270,11 @@ def build_optimizers(
             stacklevel=2,
         )
     return Optimizers(
-        hidden, vectors, clipping=config.clipping, max_grad_norm=config.max_grad_norm, stopwatch=stopwatch
+        hidden,
+        *vectors,
+        matrices=matrices,
+        decoupled=config.decoupled,
+        clipping=config.clipping,
+        max_grad_norm=config.max_grad_norm,
+        stopwatch=stopwatch,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from muon_core.optim.adamw import AdamW
 from muon_core.optim.clipping import clipped
 from muon_core.optim.health import Health, Watch, measure
 from muon_core.optim.muon import Muon
+from muon_core.optim.own_state import OWN, OwnState
 from muon_core.optim.sharding import Distribution
 from muon_core.stopwatch import Stopwatch
 
@@ -27,36 +29,46 @@ MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
 
 
 class Optimizers:
-    """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one."""
+    """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one.
+
+    Args:
+        matrices: names of the hidden matrices; by default all that `hidden` steps.
+        decoupled: whether `hidden` shrinks weights by `lr * weight_decay` apart from its update.
+    """
 
     def __init__(
         self,
         hidden: Optimizer,
-        vectors: Optimizer,
-        *,
+        *vectors: Optimizer,
+        matrices: Collection[str] | None = None,
+        decoupled: bool = True,
         clipping: str = "none",
         max_grad_norm: float = 1.0,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.hidden, self.vectors = hidden, vectors
+        self._matrices = matrices
+        self._decoupled = decoupled
         self._muon = hidden if isinstance(hidden, Muon) else None  # what orthogonalizes has more to show
         self.health: Health = {}
         """What the `health` table says of the last step with `keep_updates`."""
         self._stopwatch = stopwatch or Stopwatch()
         self._clipping, self._max_grad_norm = clipping, max_grad_norm
         self._previous: dict[str, Tensor] = {}
-        for group in self._groups:
-            group["initial_lr"] = group["lr"]
+        self._initial_lr = [group.get("lr") for group in self._groups]
+        self._own = OwnState(hidden, leave_out=("lr", "step") if self._muon else ("lr",))
 
     @property
-    def hidden_lr(self) -> float:
-        """Current learning rate of the hidden matrices."""
-        return float(self.hidden.param_groups[0]["lr"])
+    def hidden_lr(self) -> float | None:
+        """Current learning rate of the hidden matrices; None for an optimizer that has none."""
+        lr = self.hidden.param_groups[0].get("lr")
+        return None if lr is None else float(lr)
 
     def set_lr_multiplier(self, multiplier: float) -> None:
         """Set every learning rate to `multiplier` times its configured value."""
-        for group in self._groups:
-            group["lr"] = group["initial_lr"] * multiplier
+        for group, initial in zip(self._groups, self._initial_lr, strict=True):
+            if initial is not None:
+                group["lr"] = initial * multiplier
 
     def step(self, step: int, *, keep_updates: bool = False, next_keeps: bool = False) -> dict[str, Tensor]:
         """Apply optimizer step `step`, counted from 0; noise is drawn for this number.
@@ -72,11 +84,11 @@ class Optimizers:
         with self._stopwatch.timed("tracking"):
             before = [param.detach().clone() for _, param, _ in self._hidden_matrices()] if keeping else []
             watch = self._watch() if keep_updates else None
-        for group in self.hidden.param_groups:
+        for group in self._muon.param_groups if self._muon else ():
             group["step"] = step
         with self._clipped():
-            self.hidden.step()
-            self.vectors.step()
+            for optimizer in self._all:
+                optimizer.step()
         with self._stopwatch.timed("tracking"):
             updates = {
                 name: param.detach() - old * kept
@@ -111,7 +123,7 @@ class Optimizers:
     def _clipped(self) -> AbstractContextManager[None]:
         if self._clipping == "none":
             return nullcontext()
-        both = (self.vectors, self.hidden)
+        both = (*self.vectors, self.hidden)
         optimizers = [one for one in both if self._clipping == "all" or isinstance(one, AdamW)]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
@@ -141,8 +153,8 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        self.hidden.zero_grad()
-        self.vectors.zero_grad()
+        for optimizer in self._all:
+            optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """State of every parameter by its name, empty before its first step: tensors and numbers, no copies.
@@ -152,7 +164,7 @@ class Optimizers:
         state = {name: dict(optimizer.state.get(param, {})) for name, param, optimizer in self._named()}
         for name, update in self._previous.items():
             state[name][PREVIOUS] = update
-        return state
+        return state | ({OWN: own} if (own := self._own.save()) else {})
 
     def kept(self) -> dict[str, list[str]]:
         """The parts of every parameter's state, by its name: what a saved state is whole with."""
@@ -168,7 +180,7 @@ class Optimizers:
         Raises: ValueError if names, parts or shapes are not those of the model; nothing is changed then.
         """
         names = {name for name, _, _ in self._named()}
-        if differing := sorted(names ^ state.keys()):
+        if differing := sorted(names ^ (state.keys() - {OWN})):
             side = "lacks" if differing[0] in names else "has unknown"
             raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
         for name, param, optimizer in self._named():
@@ -176,18 +188,23 @@ class Optimizers:
             for key, value in state[name].items() if isinstance(optimizer, Muon | AdamW) else ():
                 _check_shape(f"{name}/{key}", value, param)
         self._previous = {}
+        self._own.load(state.get(OWN, {}))
         for name, param, optimizer in self._named():
-            values = {key: _placed(value, param.device) for key, value in state[name].items()}
+            values = {key: _placed(key, value, param.device) for key, value in state[name].items()}
             if PREVIOUS in values:
                 self._previous[name] = values.pop(PREVIOUS)
             optimizer.state[param] = values
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
-        return [*self.hidden.param_groups, *self.vectors.param_groups]
+        return [group for optimizer in self._all for group in optimizer.param_groups]
+
+    @property
+    def _all(self) -> tuple[Optimizer, ...]:
+        return (self.hidden, *self.vectors)
 
     def _named(self) -> Iterable[tuple[str, nn.Parameter, Optimizer]]:
-        for optimizer in (self.hidden, self.vectors):
+        for optimizer in self._all:
             for group in optimizer.param_groups:
                 for name, param in zip(group["param_names"], group["params"], strict=True):
                     yield name, param, optimizer
@@ -195,9 +212,10 @@ class Optimizers:
     def _hidden_matrices(self) -> Iterable[tuple[str, nn.Parameter, float]]:
         """Name, parameter, and the factor by which this step's weight decay shrinks it (1 without a gradient)."""
         for group in self.hidden.param_groups:
-            kept = 1 - group["lr"] * group["weight_decay"]
+            kept = 1 - group["lr"] * group["weight_decay"] if self._decoupled else 1.0
             for name, param in zip(group["param_names"], group["params"], strict=True):
-                yield name, param, 1.0 if param.grad is None else kept
+                if self._matrices is None or name in self._matrices:
+                    yield name, param, 1.0 if param.grad is None else kept
 
 
 def _check_parts(name: str, values: dict[str, Any], parts: Collection[str]) -> None:
@@ -215,8 +233,8 @@ def _check_shape(name: str, value: Any, param: Tensor) -> None:
         )
 
 
-def _placed(value: Any, device: torch.device) -> Any:
-    """A copy of a state value for a parameter on `device`; counters stay where they are, as AdamW wants them."""
+def _placed(key: str, value: Any, device: torch.device) -> Any:
+    """A copy of a state value for a parameter on `device`; step counts stay where they are, as AdamW wants them."""
     if not isinstance(value, Tensor):
-        return value
-    return value.to(device, copy=True) if value.ndim else value.clone()
+        return copy.deepcopy(value)
+    return value.clone() if key == "step" and not value.ndim else value.to(device, copy=True)

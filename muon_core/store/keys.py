@@ -10,6 +10,7 @@
     stops/<sweep>/<id>.json                                              a wish that who runs the sweep ends it
     checkpoints/<run>/<name>/<step>.<id>.<seq>.<digest>.pt               a run's state after <seq> rows, by attempt <id>
     code/<diff hash>.diff                                                uncommitted changes that a job was sent with
+    code/<sha256>.py                                                     a file whose optimizer runs were planned with
     logs/<run>/<start>.r<rank>.<lo>-<hi>.txt                             bytes [lo, hi) of what a rank printed
     data/<data_hash>/<file>/<part>                                       tokens that a cluster's nodes fetch
     schema/<version>.json                                                marks what release may read it
@@ -200,6 +201,11 @@ def stop_key(sweep: str, request: str) -> str:
 def changes_key(diff_hash: str) -> str:
     """Key of the uncommitted changes that the runs of a job were trained with."""
     return f"code/{diff_hash}.diff"
+
+
+def source_key(sha256: str) -> str:
+    """Key of the source of an optimizer that is named by a file."""
+    return f"code/{sha256}.py"
 
 
 def parse_stops(keys: Iterable[str]) -> dict[str, str]:

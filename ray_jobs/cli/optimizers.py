@@ -11,7 +11,7 @@ import click
 
 from muon_core.config.optimizers import OPTIMIZERS, OptimizerConfig
 from ray_jobs.cli.options import Group, json_option
-from ray_jobs.cli.pretrain import assigned
+from ray_jobs.cli.pretrain import OptimizerName, assigned
 from ray_jobs.cli.text import cut, table_lines, terminal_width
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 @command.command("check")
-@click.argument("optimizer", metavar="REF", type=click.Choice(list(OPTIMIZERS)))
+@click.argument("optimizer", metavar="REF", type=OptimizerName(list(OPTIMIZERS)))
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A parameter of it: lr=0.02.")
 @json_option
 def check_command(optimizer: str, assignments: tuple[str, ...], as_json: bool) -> None:

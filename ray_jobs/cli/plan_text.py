@@ -28,6 +28,7 @@ def render_plan(plan: Plan, money: Money) -> str:
             *([_time(plan), *money.describe()] if plan.coming else []),
             *_elsewhere(plan),
             *_unlisted(plan),
+            *(f"changed: {sentence}" for sentence in plan.changed),
             f"power: {_describe_power(plan.power, 'confirm the best' if plan.search else 'add seeds')}",
             *(f"odd: {doubt}" for doubt in plan.doubts),
         ]

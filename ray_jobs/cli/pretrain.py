@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from muon_core.by_reference import is_reference
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
+from muon_core.sources import publish_source
 from muon_core.statuses import FINISHED, last_line
 from muon_core.store.keys import next_start
 from muon_core.store.known import read_known
@@ -22,12 +24,20 @@ from search_spaces.parameters import parse_assignment
 from search_spaces.run_file import resolve_run
 
 
+class OptimizerName(click.Choice[str]):
+    """A built-in optimizer, or a reference, which is looked for later."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return value if is_reference(value) else super().convert(value, param, ctx)
+
+
 @click.command("pretrain")
 @click.argument("config", default="tiny")
 @click.option(
     "--optimizer",
-    type=click.Choice(list(OPTIMIZERS)),
-    help="Optimizer of the hidden matrices.  [default: CONFIG's, or muon]",
+    type=OptimizerName(list(OPTIMIZERS)),
+    help="Optimizer of the hidden matrices, a built-in one or any by reference: ./my_opt.py:MyOptimizer or "
+    "package.module:MyOptimizer.  [default: CONFIG's, or muon]",
 )
 @click.option("--orthonoise", is_flag=True, help="Short for --optimizer orthonoise.")
 @click.option("--isotropic", is_flag=True, help="Short for --optimizer isotropic.")
@@ -72,6 +82,7 @@ def command(
     muon pretrain --steps 50
     muon pretrain --orthonoise --alpha 1e-2 --anneal --steps 10
     muon pretrain 88m --optimizer adamw --ngpus 1 --set data.corpus=books/
+    muon pretrain --optimizer torch.optim:Adafactor --set lr=0.01
     muon pretrain --seed 137 --dry-run > run.yaml   # such a file: the resolved config
     muon pretrain run.yaml --steps 50
 
@@ -120,6 +131,7 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
         click.echo(f"{run.run_id} is {status} already; --again trains it once more", err=True)
         click.echo(f"next: {next_command(f'muon status {run.run_id}')}", err=True)
         return 0
+    publish_source(run.optimizer, storage)
     on_ray = workers > 1 or ngpus > 0
     if on_ray:
         _check_machine(ngpus, workers)

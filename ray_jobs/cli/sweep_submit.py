@@ -63,8 +63,9 @@ def submit_command(
 ) -> int:
     """Have a Ray cluster run the sweep as a job: this machine may go away then. Submitted again, it is joined.
 
-    What is sent is this project's code as it is here, the sweep file with those it extends, and its corpora; no
-    credentials. The cluster's nodes need what the code depends on, and credentials of their own for the store.
+    What is sent is this project's code as it is here, the sweep file with those it extends, its corpora and the files
+    of its optimizers; no credentials. The cluster's nodes need what the code depends on, and credentials of their own
+    for the store.
 
     \b
     muon sweep submit search_spaces/demo.yaml --store s3://bucket/prefix

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.cpu_kinds import IDS, set_kind
+from support.lion_like import lion_like
 from support.ranks import run_ranks
 from torch import Tensor, nn
 
@@ -33,8 +34,12 @@ STRIPED = {f"blocks.{layer}.striped.weight": (64, 64) for layer in range(2)}
 """Large enough for a CPU that multiplies bf16 number by number to take them in strips."""
 
 
+ENTRIES = {**dict(sorted(OPTIMIZERS.items())), "LionLike": lion_like}
+"""What makes the config of each built-in optimizer, and of a class by reference."""
+AVERAGED = ("adamw", "lion", "soap", "LionLike")
+"""Those whose average of the gradient is called `exp_avg`."""
 SHARED: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in sorted(OPTIMIZERS)),
+    *((name, {}) for name in ENTRIES),
     ("muon", {"ns_dtype": "fp32"}),
     ("muon", {"profile": "exact"}),
     ("muon", {"attention_blocks": "merge_qkvo"}),
@@ -53,7 +58,7 @@ AS_SEED_SCALE = 0.05
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 
 
-@pytest.fixture(params=[*sorted(OPTIMIZERS), "orthonoise as_seed", "isotropic as_seed", "nolah as_seed"])
+@pytest.fixture(params=[*ENTRIES, "orthonoise as_seed", "isotropic as_seed", "nolah as_seed"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -69,7 +74,7 @@ def posed(
     entry, *mode = name.split()
     if mode:
         fields = {"mode": "as_seed"} | ({} if entry == "nolah" else {"rank_threshold": 1.0}) | fields
-    config = OPTIMIZERS[entry](**fields)  # type: ignore[arg-type]
+    config = ENTRIES[entry](**fields)  # type: ignore[arg-type]
     build = partial(build_optimizers, config=config, noise_seed=11, head_size=HEAD_SIZE, distribute=distribute)
     return Problem(build, dtype, shapes, AS_SEED_SCALE if mode else 1.0)
 
@@ -89,7 +94,7 @@ def test_what_is_kept_of_a_parameter_is_known(name: str) -> None:
     assert momenta
     for key, momentum in momenta.items():
         state = hidden.state[problem.params[key]]
-        assert momentum is state["exp_avg" if name in ("adamw", "lion", "soap") else "momentum_buffer"]
+        assert momentum is state["exp_avg" if name in AVERAGED else "momentum_buffer"]
 
 
 def test_a_state_that_lost_a_part_is_refused(name: str) -> None:
@@ -104,7 +109,7 @@ def test_a_state_that_lost_a_part_is_refused(name: str) -> None:
     assert saved(other.optimizers) == {key: {} for key in SHAPES}
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", ENTRIES)
 @both_dtypes
 def test_loss_falls_on_a_quadratic(name: str, dtype: torch.dtype) -> None:
     """Each parameter's own share of the loss."""
@@ -196,7 +201,7 @@ def test_keeping_updates_changes_no_bit(name: str) -> None:
         before = kept.weights()
         updates = kept.optimizers.step(step, keep_updates=True)
         assert updates.keys() == {key for key in SHAPES if key.startswith("blocks.")}
-        decay = 1 - kept.optimizers.hidden_lr * 0.1
+        decay = 1 if name == "LionLike" else 1 - kept.optimizers.hidden_lr * 0.1  # whether it is decoupled is not known
         for key, update in updates.items():
             torch.testing.assert_close(before[key] * decay + update, kept.params[key].detach(), rtol=0, atol=1e-6)
     assert_same_bits(plain.weights(), kept.weights())

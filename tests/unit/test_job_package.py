@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.lion_like import SOURCE
 
 from muon_core.code_state import PACKAGES, ROOT, SENT, code_state
 from muon_core.store.folder import Folder
@@ -19,6 +20,7 @@ from ray_jobs.job_entry import JOB, SOURCES, sources
 from ray_jobs.job_package import LARGEST, PROGRAM, SWEEP, content, pack, sent_sweep
 from ray_jobs.same_store import check_mark, marked
 from ray_jobs.sent_job import SentJob, check_sent, code_here, original_path, sent_code, sent_job
+from ray_jobs.sweep_plan import portable
 from search_spaces.expand import expand
 from search_spaces.spec import load_spec
 
@@ -88,6 +90,26 @@ def test_a_corpus_of_one_file_keeps_its_name_which_decides_the_split(tmp_path: P
     (tmp_path / "sweep.yaml").write_text(BASE.replace("words", "words.txt").replace("seeds", "name: one\nseeds"))
     sent = unpacked(package(tmp_path / "sweep.yaml"), tmp_path / "sent")
     assert (sent / "corpora" / "0" / "words.txt").read_text() == "some words\n" * 9
+
+
+def test_the_file_of_an_optimizer_is_sent_and_its_runs_are_the_same(tmp_path: Path) -> None:
+    """Beside the file that is extended, and by the path it has here in what the store keeps."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "lion_like.py").write_text(SOURCE)
+    base = BASE.replace("data.corpus: words", "steps: 5") + "  - {name: mine, optimizer: 'lion_like.py:LionLike'}\n"
+    (tmp_path / "base" / "base.yaml").write_text(base)
+    (tmp_path / "sweep.yaml").write_text("extends: base/base.yaml\nname: mine\n")
+    spec = load_spec(tmp_path / "sweep.yaml")
+    sent = unpacked(package(tmp_path / "sweep.yaml"), tmp_path / "sent")
+    assert (sent / "optimizers" / "0" / "lion_like.py").read_text() == SOURCE
+    there = load_spec(sent / SWEEP)
+    assert [run.run_id for run in expand(there)] == [run.run_id for run in expand(spec)]
+    assert there.blocks[1].optimizer == f"{sent}/optimizers/0/lion_like.py:LionLike"
+    job = sent_job(sent)
+    assert job is not None
+    assert job.files == {"optimizers/0/lion_like.py": str(tmp_path / "base" / "lion_like.py")}
+    kept = portable(there, lambda path: job.files[os.path.relpath(path, sent)])
+    assert kept["blocks"][1]["optimizer"] == spec.blocks[1].optimizer
 
 
 def test_the_same_content_is_the_same_bytes_and_any_other_is_another(spec: Path) -> None:
@@ -177,7 +199,7 @@ def test_a_job_knows_its_code_store_and_paths_and_others_know_none(spec: Path, t
     job = sent_job(sent)
     assert job is not None
     assert (job.arguments, sent_code(sent)) == (("sweep", "run"), code_here())
-    assert set(job.corpora.values()) == {
+    assert set(job.files.values()) == {
         str(spec.parent / "words"), str(spec.parent / "shared" / "words"), str(tmp_path / "home" / "words")
     }  # fmt: skip
     assert (sent_job(), sent_code(), original_path("/a/b")) == (None, None, "/a/b")
@@ -187,7 +209,7 @@ def test_a_job_knows_its_code_store_and_paths_and_others_know_none(spec: Path, t
         f"print(original_path({str(sent / 'corpora/0/words')!r})); check_sent(Folder('elsewhere'))"
     )
     told = subprocess.run([sys.executable, "-c", script], cwd=sent, capture_output=True, text=True, check=False)
-    assert told.stdout.strip() == job.corpora["corpora/0/words"]
+    assert told.stdout.strip() == job.files["corpora/0/words"]
     assert "StoreUnavailable: the head of the cluster finds another store at" in told.stderr
 
 

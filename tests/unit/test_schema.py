@@ -47,7 +47,7 @@ def block(optimizer: str, **more: Any) -> dict[str, Any]:
 def fits_the_run(optimizer: str, name: str, value: Any) -> bool:
     """Whether a run can have the value, what other fields ask of it left out."""
     try:
-        build({"optimizer": {"name": optimizer}}, {parameters(optimizer)[name]: value})
+        build({}, optimizer, {parameters(optimizer)[name]: value})
     except ValidationError as error:
         return {detail["type"] for detail in error.errors()} == {"value_error"}  # a rule that joins fields
     return True
@@ -100,6 +100,29 @@ def test_a_block_has_the_parameters_of_its_optimizer_and_no_others(optimizer: st
             assert refuses(BLOCK, block(optimizer, **{field: entry})), name
 
 
+@pytest.mark.parametrize("optimizer", ["./my_opt.py:Mine", "package.module:Mine"])
+def test_a_block_by_reference_takes_what_its_class_has(optimizer: str) -> None:
+    """That is not known here; what all of them have is."""
+    assert not refuses(BLOCK, block(optimizer, set={"betas": [0.9, 0.99], "takes": "all", "steps": 5, "beta": "x"}))
+    assert not refuses(BLOCK, block(optimizer, grid={"beta": [0.9, 0.95]}))
+    for wrong in (
+        {"set": {"takes": "some"}},
+        {"set": {"steps": "x"}},
+        {"set": {"embedding_lr": 0}},
+        {"grid": {"beta": 1}},
+    ):
+        assert refuses(BLOCK, block(optimizer, **wrong))
+    sweep = {"version": 1, "name": "s", "seeds": [1], "constants": {"beta": 0.1}}
+    for other, fits in ((optimizer, True), ("adamw", False)):
+        blocks = [block("muon", role="baseline"), block(other)]
+        assert refuses(Draft202012Validator(SCHEMA), sweep | {"blocks": blocks}) != fits
+
+
+@pytest.mark.parametrize("optimizer", ["lion", "./my_opt.py", "a b:C", "package:", ":Class", "./my_opt.py:a b"])
+def test_what_is_no_reference_is_refused(optimizer: str) -> None:
+    assert refuses(BLOCK, block(optimizer))
+
+
 @pytest.mark.parametrize(("axis", "fits"), [([], False), (0.5, False), ([0.5, 0.5], False), ([0.5, 1], True)])
 @pytest.mark.parametrize("field", ["grid", "zip"])
 def test_an_axis_is_a_list_of_distinct_values(field: str, axis: Any, fits: bool) -> None:
@@ -138,7 +161,7 @@ def test_names_are_those_that_the_store_takes(name: str) -> None:
 
 def test_it_knows_the_choices_and_what_must_be_there() -> None:
     assert SCHEMA["properties"]["preset"]["enum"] == list(PRESETS)
-    assert SCHEMA["$defs"]["block"]["properties"]["optimizer"]["enum"] == list(OPTIMIZERS)
+    assert SCHEMA["$defs"]["block"]["properties"]["optimizer"]["anyOf"][0]["enum"] == list(OPTIMIZERS)
     assert SCHEMA["else"]["required"] == ["version", "name", "seeds", "blocks"]
     assert set(SCHEMA["properties"]) == set(SweepSpec.model_fields)
     assert "default" not in SCHEMA["$defs"]["metrics"]["properties"]["goal"]  # it follows from `primary`
