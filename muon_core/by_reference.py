@@ -114,22 +114,26 @@ def remembered(source_sha256: str) -> bytes | None:
     return _SOURCES.get(source_sha256)
 
 
-def build(cls: Any, params: Sequence[Any], values: Mapping[str, Any]) -> Any:
-    """The optimizer of `params`; a list among `values`, which JSON writes for a tuple, is one where the default is."""
+def build(cls: Any, named: Sequence[tuple[str, Any]], values: Mapping[str, Any]) -> Any:
+    """The optimizer of named parameters, which it is given without their names unless its class has `needs_names`.
+
+    A list among `values`, which JSON writes for a tuple, is one where the default is.
+    """
     known = inspect.signature(cls).parameters
     given = {
         name: tuple(value) if isinstance(value, list) and not isinstance(known[name].default, list) else value
         for name, value in values.items()
         if name in known
     }
-    return cls(list(params), **given)
+    params = list(named) if getattr(cls, "needs_names", False) else [param for _, param in named]
+    return cls(params, **given)
 
 
 def refusal(cls: Any, values: Mapping[str, Any]) -> str | None:
     """Why the class does not take `values`, in its own words, tried on a small matrix; None if it does."""
     torch: Any = sys.modules["torch"]  # with which the class has been loaded
     try:
-        build(cls, [torch.nn.Parameter(torch.zeros(2, 2))], values)
+        build(cls, [("probe", torch.nn.Parameter(torch.zeros(2, 2)))], values)
     except (ValueError, TypeError) as error:
         return _said(error)
     except Exception:  # such as for want of a process group: what it says in the run decides
@@ -148,7 +152,10 @@ def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise BadReference(f"no file {path} can be read ({error.strerror}); give its path as seen from here") from error
+        reason = error.strerror or type(error).__name__
+        raise BadReference(
+            f"file {path} cannot be read: {reason}; give its path as seen from the file that names it"
+        ) from error
 
 
 def _loaded(digest: str, path: str) -> ModuleType:
@@ -188,7 +195,7 @@ def _check_alone(source: bytes, path: str) -> None:
         for name in names:
             top = name.partition(".")[0]
             beside = not top or any((folder / other).is_file() for other in (f"{top}.py", f"{top}/__init__.py"))
-            if beside and top not in sys.stdlib_module_names:
+            if beside and top not in (*sys.stdlib_module_names, __package__):  # which all workers have
                 raise BadReference(
                     f"{file} imports {name}, which lies beside it, and travels alone to where runs train; put all of "
                     "it into one file, or install it as a package"

@@ -258,11 +258,11 @@ def build_optimizers(
     if isinstance(config, ReferenceConfig) and config.takes == "all":
         groups = {"hidden": groups["hidden"] + groups["vectors"], "vectors": []}
     hidden = hidden_optimizer(groups["hidden"], config, Setting(noise_seed, head_size, distribute))
-    vectors = [
-        AdamW(named, lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0)
-        for named in [groups["vectors"]]
-        if named
-    ]
+    vectors = None
+    if groups["vectors"]:
+        vectors = AdamW(
+            groups["vectors"], lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0
+        )
     if config.clipping == "all" and isinstance(hidden, Muon):
         warnings.warn(
             f"clipping all at norm {config.max_grad_norm:g} under {config.name}: Muon's updates have a fixed size, and "
@@ -271,7 +271,7 @@ def build_optimizers(
         )
     return Optimizers(
         hidden,
-        *vectors,
+        vectors,
         matrices=matrices,
         decoupled=config.decoupled,
         clipping=config.clipping,

@@ -71,6 +71,8 @@ class Muon(torch.optim.Optimizer):
     Raises: ValueError for a parameter that is no matrix, is empty, or has no name; for a momentum outside [0, 1).
     """
 
+    needs_names = True  # for who builds a class that derives from it
+
     def __init__(
         self,
         params: Iterable[tuple[str, nn.Parameter]],

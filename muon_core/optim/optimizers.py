@@ -32,6 +32,7 @@ class Optimizers:
     """The optimizer of the hidden matrices and AdamW for the rest, stepped, scheduled and saved as one.
 
     Args:
+        vectors: None if `hidden` steps all there is.
         matrices: names of the hidden matrices; by default all that `hidden` steps.
         decoupled: whether `hidden` shrinks weights by `lr * weight_decay` apart from its update.
     """
@@ -39,7 +40,8 @@ class Optimizers:
     def __init__(
         self,
         hidden: Optimizer,
-        *vectors: Optimizer,
+        vectors: Optimizer | None,
+        *,
         matrices: Collection[str] | None = None,
         decoupled: bool = True,
         clipping: str = "none",
@@ -105,15 +107,15 @@ class Optimizers:
         The class of an optimizer may name it by the attribute `momentum_key`; else it is what has one of torch's names.
         Zeros for a matrix that had no gradient yet. The optimizer's own tensors: not to be changed.
         """
-        states = {name: self.hidden.state.get(param, {}) for name, param, _ in self._hidden_matrices()}
-        kept = {key for state in states.values() for key in state}
-        keys = [key for key in (getattr(self.hidden, "momentum_key", None), *MOMENTUM_KEYS) if key in kept]
-        if kept and not keys:
-            return None
-        return {
-            name: states[name][keys[0]] if keys and keys[0] in states[name] else torch.zeros_like(param)
-            for name, param, _ in self._hidden_matrices()
-        }
+        params = {name: param for name, param, _ in self._hidden_matrices()}
+        states = {name: self.hidden.state[param] for name, param in params.items() if self.hidden.state.get(param)}
+        for key in (getattr(self.hidden, "momentum_key", None), *MOMENTUM_KEYS):
+            if all(_is_like(state.get(key), params[name]) for name, state in states.items()):
+                return {
+                    name: states[name][key] if name in states else torch.zeros_like(param)
+                    for name, param in params.items()
+                }
+        return None
 
     @property
     def distribution(self) -> Distribution | None:
@@ -123,8 +125,7 @@ class Optimizers:
     def _clipped(self) -> AbstractContextManager[None]:
         if self._clipping == "none":
             return nullcontext()
-        both = (*self.vectors, self.hidden)
-        optimizers = [one for one in both if self._clipping == "all" or isinstance(one, AdamW)]
+        optimizers = [one for one in reversed(self._all) if self._clipping == "all" or isinstance(one, AdamW)]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
 
@@ -201,7 +202,7 @@ class Optimizers:
 
     @property
     def _all(self) -> tuple[Optimizer, ...]:
-        return (self.hidden, *self.vectors)
+        return (self.hidden, self.vectors) if self.vectors else (self.hidden,)
 
     def _named(self) -> Iterable[tuple[str, nn.Parameter, Optimizer]]:
         for optimizer in self._all:
@@ -216,6 +217,10 @@ class Optimizers:
             for name, param in zip(group["param_names"], group["params"], strict=True):
                 if self._matrices is None or name in self._matrices:
                     yield name, param, 1.0 if param.grad is None else kept
+
+
+def _is_like(value: Any, param: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == param.shape and value.is_floating_point()
 
 
 def _check_parts(name: str, values: dict[str, Any], parts: Collection[str]) -> None:

@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 OWN = "param_groups"
 """Its key in the saved state, whose other keys are names of parameters."""
 
+_KEPT = (bool, int, float, str, Tensor, list, tuple)  # such as a checkpoint can hold
+
 
 class OwnState:
     """That of one optimizer, which is new: what changes from here on is saved.
@@ -48,8 +50,10 @@ class OwnState:
             group |= {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
     def _values(self) -> list[dict[str, Any]]:
-        groups = self._optimizer.param_groups
-        return [{name: value for name, value in group.items() if name not in self._leave_out} for group in groups]
+        return [
+            {name: value for name, value in group.items() if name not in self._leave_out and isinstance(value, _KEPT)}
+            for group in self._optimizer.param_groups
+        ]
 
     def _dict(self) -> dict[str, Any]:
         """The optimizer's own `state_dict`, where it is not torch's."""
@@ -57,6 +61,10 @@ class OwnState:
 
 
 def _equal(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, Tensor):
         return torch.equal(left, right)
-    return type(left) is type(right) and bool(left == right)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    return bool(left == right)

@@ -16,7 +16,7 @@ def referenced(params: NamedParameters, config: ReferenceConfig, setting: Settin
     Raises: BadReference for another class than the run was planned with; ValueError if it leaves a parameter out.
     """
     cls = class_of(config.reference, config.source_sha256, config.distribution)
-    built: Optimizer = build(cls, [param for _, param in params], config.parameters)
+    built: Optimizer = build(cls, params, config.parameters)
     names = {id(param): name for name, param in params}
     for group in built.param_groups:
         group["param_names"] = [names.pop(id(param)) for param in group["params"]]

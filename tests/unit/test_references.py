@@ -158,7 +158,8 @@ def test_types_follow_from_annotations_and_defaults(folder: Path) -> None:
         (
             "./lion.py:Lion",
             CANDIDATE,
-            "optimizer no file lion.py can be read (No such file or directory); give its path as seen from here",
+            "optimizer file lion.py cannot be read: No such file or directory; give its path as seen from the file "
+            "that names it",
         ),
         (
             "./others.py:Plain",
@@ -238,6 +239,14 @@ def test_what_is_wrong_is_one_line_with_its_place(folder: Path, optimizer: str, 
 def test_a_parameter_that_must_be_given_and_cannot_be_is_named(folder: Path) -> None:
     said = refusal(folder, "./others.py:Unwritable")
     assert "Unwritable needs rule, a torch.Tensor, which no file can give; give it a default" in said
+
+
+def test_a_file_beside_this_project_may_import_it(folder: Path) -> None:
+    (folder / "muon_core").mkdir()
+    (folder / "muon_core" / "__init__.py").touch()
+    source = "from muon_core.optim.muon import Muon\n\n\nclass Mine(Muon):\n    pass\n"
+    (folder / "mine.py").write_text(source)
+    assert config(folder, "./mine.py:Mine", "set: {lr: 0.5}").arm_label == "Mine-lr0.5"
 
 
 def test_identity_is_the_class_and_its_source_not_its_place(folder: Path) -> None:
