@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from muon_core.config.optimizers import AdaMuonConfig, NorMuonConfig
 from muon_core.optim.decoupled import DecoupledOptimizer
 from muon_core.optim.lion import Lion
 from muon_core.optim.muon import Muon, match_rms_adamw
@@ -233,6 +234,20 @@ def test_state_is_fp32_or_finer_also_after_loading(name: str, dtype: torch.dtype
     for mine, other, before in zip(*ends, halfway, strict=True):
         assert torch.equal(mine, other)
         assert not torch.equal(mine, before)
+
+
+def test_adamuon_has_the_scale_of_its_paper_unless_another_is_set() -> None:
+    assert (AdaMuonConfig().profile, AdaMuonConfig().adjust, AdaMuonConfig().momentum_kind) == (
+        "moonlight", "match_rms_adamw", "sum"
+    )  # fmt: skip
+    assert AdaMuonConfig(profile="keller").adjust == "original"
+    assert AdaMuonConfig(adjust="none").momentum_kind == "sum"
+    assert AdaMuonConfig().replace(profile="torch").adjust == "original"
+
+
+def test_normuon_has_no_parts_of_matrices() -> None:
+    with pytest.raises(ValueError, match="attention_blocks per_head under normuon, whose neurons are rows of whole"):
+        NorMuonConfig(attention_blocks="per_head")
 
 
 @pytest.mark.parametrize("optimizer", [Lion, SGD, SOAP])
