@@ -127,7 +127,7 @@ HEALTH = Table(
         "cos_previous_update": (_REAL, "cosine of the update and the one before, both without decay"),
         "gradient_agreement": (_REAL, "<U, g> / nuclear norm of g; U is minus the update at root mean square sigma 1"),
         "alpha": (_REAL, "annealed noise strength at the step; null without noise"),
-        "momentum_effective_rank": (_REAL, "exp(entropy) of what is orthogonalized, before noise; null for AdamW"),
+        "momentum_effective_rank": (_REAL, "exp(entropy) of what is orthogonalized, before noise; null for others"),
         "gate_open": (_REAL, "share of the matrix's blocks that were perturbed: 0 or 1 for whole matrices"),
         "noise_ratio": (_REAL, "Frobenius norm of what the perturbation added / that of the momentum"),
         "cos_noise_free": (_REAL, "cosine of the update direction and the one without perturbation"),

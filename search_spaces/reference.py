@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from textwrap import fill
 
 from muon_core.config.base import Config, leaves
-from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.optimizers import OPTIMIZERS, MuonConfig
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
 from muon_core.config.reference import ReferenceConfig
@@ -50,7 +50,9 @@ _IDENTITY = (
 )
 _OPTIMIZERS = """\
 A block takes those of its optimizer. AdamW steps embeddings and norms in every arm; `lr` is the hidden matrices' own.
+The Muons are {muons}.
 """
+_MUONS = [name for name, config in OPTIMIZERS.items() if issubclass(config, MuonConfig)]
 _REFERENCE = """\
 An optimizer may be any class that derives from `torch.optim.Optimizer`: `./my_opt.py:MyOptimizer`, a path seen from the
 file that names it, or `package.module:MyOptimizer` of an installed package. Its parameters are those of its `__init__`,
@@ -80,7 +82,7 @@ def describe() -> str:
         _table(field.named(name) for name, field in run_fields().items() if "." not in name),
         *(part for name, model in GROUPS.items() for part in _group(name, model)),
         "## Parameters of optimizers\n",
-        _OPTIMIZERS,
+        _OPTIMIZERS.format(muons=_code(_MUONS)),
         _optimizers(),
         "### Any optimizer by reference\n",
         _REFERENCE,
@@ -180,7 +182,13 @@ def _names(optimizers: tuple[str, ...]) -> str:
     missing = [name for name in OPTIMIZERS if name not in optimizers]
     if not missing:
         return "all"
-    return f"all but `{missing[0]}`" if len(missing) == 1 else _code(optimizers)
+    if len(missing) == 1:
+        return f"all but `{missing[0]}`"
+    lacking = [name for name in _MUONS if name in missing]
+    if len(lacking) > 1:
+        return _code(optimizers)
+    others = [_code([name]) for name in optimizers if name not in _MUONS]
+    return ", ".join([*others, f"every Muon but `{lacking[0]}`" if lacking else "every Muon"])
 
 
 def _by_reference() -> Iterator[Field]:

@@ -30,6 +30,7 @@ class ArmStyle:
 
 
 # Okabe & Ito 2008, https://jfly.uni-koeln.de/color/; black and yellow are left out, each vanishes on one background.
+# From lion on, hues between theirs.
 _OPTIMIZER_STYLES = {
     "muon": ArmStyle("#0072B2", (1, 0)),
     "adamw": ArmStyle("#D55E00", (7, 3)),
@@ -37,14 +38,19 @@ _OPTIMIZER_STYLES = {
     "isotropic": ArmStyle("#CC79A7", (9, 2, 2, 2)),
     "damped": ArmStyle("#E69F00", (4, 4)),
     "nolah": ArmStyle("#56B4E9", (12, 4)),
+    "lion": ArmStyle("#D63D3D", (1, 3)),
+    "soap": ArmStyle("#58811B", (6, 2, 1, 2)),
+    "sgd": ArmStyle("#1D8289", (14, 3, 2, 3)),
+    "normuon": ArmStyle("#8D59DC", (3, 3, 9, 3)),
+    "adamuon": ArmStyle("#C92BBF", (1, 2, 5, 2)),
 }
 _NAMELESS_STYLE = ArmStyle("#7F7F7F", (9, 2, 2, 2, 2, 2))
 """Of runs that name no optimizer, as imported ones may."""
-_HUES = (0, 62, 84, 106, 128, 184, 224, 244, 264, 284, 304, 350)
+_HUES = (62, 106, 128, 224, 244, 284, 330, 350)
 """Degrees, those left between the colours above."""
 _LUMINANCES = (0.18, 0.3)
 """Relative ones of WCAG 2.1: a contrast above 3 with white and with black."""
-_MORE_DASHES = ((1, 3), (6, 2, 1, 2), (14, 3, 2, 3), (3, 3, 9, 3), (1, 2, 5, 2))
+_MORE_DASHES = ((2, 5), (5, 2, 5, 6), (16, 4), (3, 2, 3, 2, 10, 2), (10, 2, 1, 2, 1, 2))
 _DASHES = tuple(style.dash for style in (*_OPTIMIZER_STYLES.values(), _NAMELESS_STYLE))
 
 

@@ -84,6 +84,58 @@ class AdamWConfig(OptimizerConfig):
     """The hidden matrices shrink by `lr * weight_decay` a step, nothing else decays."""
 
 
+class _NoMuon(OptimizerConfig):
+    """What the rivals that are no Muon share."""
+
+    embedding_lr: float = Field(0.04, gt=0)
+    """Learning rate of embeddings, norms and other one-dimensional parameters, which AdamW steps in every arm; each arm
+    has its own optimum, and the defaults are those of the tiny preset (docs/tuning.md)."""
+    weight_decay: float = Field(0.0, ge=0)
+    """The hidden matrices shrink by `lr * weight_decay` a step, nothing else decays."""
+
+
+class LionConfig(_NoMuon):
+    """Lion (arXiv 2302.06675): every entry moves by the learning rate, by the sign of a momentum."""
+
+    builder = "muon_core.optim.build:lion"
+    name: Literal["lion"] = "lion"
+    lr: float = Field(2e-3, gt=0)
+    """Learning rate of the hidden matrices."""
+    betas: Betas = (0.9, 0.99)
+    """What Lion's momentum keeps a step: the first where its sign is taken, the second where it is stored."""
+
+
+class SOAPConfig(_NoMuon):
+    """SOAP (arXiv 2409.11321): Adam in the eigenbases of Shampoo, of the rows and columns of gradients."""
+
+    builder = "muon_core.optim.build:soap"
+    name: Literal["soap"] = "soap"
+    lr: float = Field(3e-3, gt=0)
+    """Learning rate of the hidden matrices."""
+    betas: Betas = (0.95, 0.95)
+    """What SOAP keeps of its means a step: the first of the gradient, the second of its square and of the products that
+    the bases are taken from."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the root of the mean square that divides a step, in the rotated coordinates."""
+    precondition_frequency: int = Field(10, gt=0)
+    """Steps between two new bases."""
+    max_precondition_dim: int = Field(10_000, gt=0)
+    """Longest side of a matrix that is rotated; for a longer one it would take too long."""
+
+
+class SGDConfig(_NoMuon):
+    """Gradient descent with momentum, as torch.optim.SGD but for its decay."""
+
+    builder = "muon_core.optim.build:sgd"
+    name: Literal["sgd"] = "sgd"
+    lr: float = Field(0.025, gt=0)
+    """Learning rate of the hidden matrices."""
+    momentum: float = Field(0.95, ge=0, lt=1)
+    """mu, the share of the momentum B that each step keeps: B = mu B + g."""
+    nesterov: bool = True
+    """Step by the momentum one step ahead, g + mu B."""
+
+
 _LITERAL = {"momentum_kind": "sum", "nesterov": False, "orthogonalizer": "svd", "noise_norm": "as_seed"}
 """What mode `as_seed` cannot be without, where a config has it."""
 
@@ -256,6 +308,47 @@ class NolahConfig(MuonConfig):
         if self.mode == "well_posed":
             _refuse_set(self, "mode well_posed", on_nonfinite="fail")
         return self
+
+
+class _AdaptiveMuon(MuonConfig):
+    """Muon whose updates are divided by the root of their own mean square over the steps."""
+
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """What the mean square of the updates that divides them, by rows in normuon and by entries in adamuon, keeps of
+    itself a step."""
+
+
+class NorMuonConfig(_AdaptiveMuon):
+    """NorMuon (arXiv 2510.05491): Muon with updates whose rows have one size over the steps."""
+
+    builder = "muon_core.optim.build:normuon"
+    name: Literal["normuon"] = "normuon"  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _neurons_are_rows(self) -> Self:
+        if self.attention_blocks != "whole":
+            raise ValueError(
+                f"attention_blocks {self.attention_blocks} under normuon, whose neurons are rows of whole matrices; "
+                "remove it"
+            )
+        return self
+
+
+class AdaMuonConfig(_AdaptiveMuon):
+    """AdaMuon (arXiv 2507.11005): Muon of a momentum's signs, with entries of one size over the steps."""
+
+    builder = "muon_core.optim.build:adamuon"
+    name: Literal["adamuon"] = "adamuon"  # type: ignore[assignment]
+    lr: float = Field(0.015, gt=0)
+    """Learning rate of the hidden matrices."""
+    profile: Profile = "moonlight"
+    """The published Muon whose conventions fill in the parameters from `momentum_kind` to `ns_dtype` that are not given
+    (Profiles in docs/parameters.md)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_moonlight(cls, fields: Any) -> Any:
+        return {"profile": "moonlight"} | fields if isinstance(fields, dict) else fields
 
 
 def _refuse_set(config: MuonConfig, where: str, **defaults: str) -> None:

@@ -19,19 +19,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from muon_core.config.optimizers import (
+    AdaMuonConfig,
     AdamWConfig,
     DampedConfig,
     IsotropicConfig,
+    LionConfig,
     MuonConfig,
     NolahConfig,
+    NorMuonConfig,
     OptimizerConfig,
     OrthoNoiseConfig,
+    SGDConfig,
+    SOAPConfig,
 )
 from muon_core.config.reference import ReferenceConfig
 from muon_core.optim.adamw import AdamW
 from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
 from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
 from muon_core.optim.damped import Damped, top_block
+from muon_core.optim.lion import Lion
 from muon_core.optim.momentum import MOMENTA
 from muon_core.optim.muon import Muon, keep, match_rms_adamw, original, scale_lr, scale_update, unscaled
 from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, newton_schulz, polar_factor
@@ -39,7 +45,10 @@ from muon_core.optim.nolah import Project, as_they_are, braked, gated, root_mean
 from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
+from muon_core.optim.second_moment import of_signs, per_entry, per_neuron
+from muon_core.optim.sgd import SGD
 from muon_core.optim.sharding import choose_distribution
+from muon_core.optim.soap import SOAP
 from muon_core.stopwatch import Stopwatch
 
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
@@ -63,6 +72,31 @@ class Setting:
 def adamw(params: NamedParameters, config: AdamWConfig, setting: Setting) -> AdamW:
     """AdamW on the hidden matrices."""
     return AdamW(params, lr=config.lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=config.weight_decay)
+
+
+def lion(params: NamedParameters, config: LionConfig, setting: Setting) -> Lion:
+    """Lion."""
+    return Lion(params, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def soap(params: NamedParameters, config: SOAPConfig, setting: Setting) -> SOAP:
+    """SOAP."""
+    return SOAP(
+        params,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        precondition_frequency=config.precondition_frequency,
+        max_precondition_dim=config.max_precondition_dim,
+    )
+
+
+def sgd(params: NamedParameters, config: SGDConfig, setting: Setting) -> SGD:
+    """Gradient descent."""
+    return SGD(
+        params, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+    )
 
 
 def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functions: Any) -> Muon:
@@ -160,6 +194,22 @@ def nolah(params: NamedParameters, config: NolahConfig, setting: Setting) -> Muo
         rule=braked(gated(rule, config.gate, as_they_are)),
         perturb=Project(as_they_are, brakes=False, fails=fails),
         repair=keep if fails else sgd_where_not_finite,
+    )
+
+
+def normuon(params: NamedParameters, config: NorMuonConfig, setting: Setting) -> Muon:
+    """Muon whose updates are divided row by row."""
+    return muon(params, config, setting, adapt=partial(per_neuron, beta2=config.beta2))
+
+
+def adamuon(params: NamedParameters, config: AdaMuonConfig, setting: Setting) -> Muon:
+    """Muon of signs, whose updates are divided entry by entry."""
+    return muon(
+        params,
+        config,
+        setting,
+        orthogonalize=partial(of_signs, orthogonalize=orthogonalizer(config)),
+        adapt=partial(per_entry, beta2=config.beta2),
     )
 
 

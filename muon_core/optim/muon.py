@@ -14,9 +14,10 @@ from torch.optim.optimizer import ParamsT
 from muon_core.optim.blocks import MatrixBlock, Partition, whole
 from muon_core.optim.momentum import EMA, Momentum
 from muon_core.optim.muon_checks import check_gradients, check_matrix, check_options, named, with_names
-from muon_core.optim.muon_state import readable, saved_momenta
+from muon_core.optim.muon_state import readable, saved_state
 from muon_core.optim.newton_schulz import QUINTIC, newton_schulz
 from muon_core.optim.perturb import Perturb, unperturbed
+from muon_core.optim.second_moment import Adapt, as_orthogonalized
 from muon_core.optim.sharding import Distribute, Distribution, check_same_blocks, replicated
 
 Watch = Callable[[Sequence[MatrixBlock], Tensor, Tensor, Tensor], None]
@@ -53,7 +54,7 @@ def keep(updates: Tensor, gradients: Sequence[Tensor]) -> Tensor:
     return updates
 
 
-_FUNCTIONS = ("rule", "partition", "perturb", "orthogonalize", "repair", "scale", "scale_on", "distribute")
+_FUNCTIONS = ("rule", "partition", "perturb", "orthogonalize", "repair", "adapt", "scale", "scale_on", "distribute")
 ADJUSTED = {original: "original", match_rms_adamw: "match_rms_adamw"}
 """Scales that torch.optim.Muon has, by its names."""
 
@@ -70,6 +71,7 @@ class Muon(torch.optim.Optimizer):
         perturb: what the orthogonalizer sees in place of the momentum.
         orthogonalize: `(k, rows, cols)` fp32 to the update's directions, in any float dtype.
         repair: the last word on the updates, given the gradients.
+        adapt: what is applied of updates, on every rank; may keep state of its own.
         scale: factor on the update by `(rows, cols)` of its block; `scale_on` says where it is multiplied in.
         distribute: which rank computes which update.
         store_perturbed: let the perturbed momentum replace the stored one, on every rank; only with `replicated`.
@@ -95,13 +97,14 @@ class Muon(torch.optim.Optimizer):
         perturb: Perturb = unperturbed,
         orthogonalize: Callable[[Tensor], Tensor] = newton_schulz,
         repair: Callable[[Tensor, Sequence[Tensor]], Tensor] = keep,
+        adapt: Adapt = as_orthogonalized,
         scale: Callable[[int, int], float] = original,
         scale_on: Callable[[Tensor, float], tuple[Tensor, float]] = scale_lr,
         distribute: Distribute = replicated,
         store_perturbed: bool = False,
     ) -> None:
         self.rule, self.partition, self.perturb, self.orthogonalize = rule, partition, perturb, orthogonalize
-        self.repair, self.scale, self.scale_on = repair, scale, scale_on
+        self.repair, self.adapt, self.scale, self.scale_on = repair, adapt, scale, scale_on
         self.distribute, self.store_perturbed = distribute, store_perturbed
         self.watch: Watch | None = None
         self.distribution = Distribution("replicated")
@@ -146,7 +149,8 @@ class Muon(torch.optim.Optimizer):
             waiting = {param for param in group["params"] if param.grad is not None}
             for stack, updates in self.distribute(blocks, partial(self._updates, group=group, waiting=waiting)):
                 self._take_up_gradients(stack, group, waiting)  # if another rank has computed these
-                self._apply(stack, updates, float(group["lr"]), float(group["weight_decay"]))
+                adapted = self.adapt(stack, updates, self.state)
+                self._apply(stack, adapted, float(group["lr"]), float(group["weight_decay"]))
             group["step"] += 1
         return loss
 
@@ -162,17 +166,19 @@ class Muon(torch.optim.Optimizer):
 
         Raises: ValueError, in one line and before anything changes, for a state that is of another optimizer or model.
         """
-        known = readable(state_dict, self.param_groups, self._torch_settings())
+        adapts = self.adapt is not as_orthogonalized
+        known = readable(state_dict, self.param_groups, self._torch_settings(), adapts=adapts)
         for group in known["param_groups"]:
             check_options(group)
         super().load_state_dict(known)
-        for param, buffer in saved_momenta(known, self.param_groups).items():  # torch casts it as its parameter
-            self.state[param]["momentum_buffer"] = buffer
+        for param, state in saved_state(known, self.param_groups).items():  # torch casts it as its parameter
+            self.state[param] = state
 
     def _torch_settings(self) -> dict[str, Any]:
         """What groups of a torch.optim.Muon that steps as this one hold beside ours; empty if there is none."""
-        own = (self.rule, self.partition, self.perturb, self.orthogonalize, self.repair, self.scale_on)
-        if own != (EMA, whole, unperturbed, newton_schulz, keep, scale_lr) or self.scale not in ADJUSTED:
+        own = (self.rule, self.partition, self.perturb, self.orthogonalize, self.repair, self.adapt, self.scale_on)
+        torchs = (EMA, whole, unperturbed, newton_schulz, keep, as_orthogonalized, scale_lr)
+        if own != torchs or self.scale not in ADJUSTED:
             return {}
         return {
             "ns_coefficients": QUINTIC[0], "eps": 1e-7, "ns_steps": len(QUINTIC), "adjust_lr_fn": ADJUSTED[self.scale]

@@ -21,11 +21,12 @@ BUFFER = "momentum_buffer"
 _SAME_MODEL = "load it into an optimizer of the parameters it was saved from, in the same order"
 
 
-def readable(saved: dict[str, Any], groups: Sequence[Group], torch_settings: Group) -> dict[str, Any]:
+def readable(saved: dict[str, Any], groups: Sequence[Group], torch_settings: Group, *, adapts: bool) -> dict[str, Any]:
     """`saved` as a Muon with these `groups` can take it up: a copy, without what only torch.optim.Muon has.
 
     Args:
         torch_settings: what torch.optim.Muon would hold of TORCH_ONLY if it stepped as this one; empty: it cannot.
+        adapts: whether this one keeps more than a momentum.
     Raises: ValueError, in one line, for a state of another optimizer, of one that steps otherwise, or of another model.
     """
     if not {"state", "param_groups"} <= saved.keys():
@@ -44,7 +45,7 @@ def readable(saved: dict[str, Any], groups: Sequence[Group], torch_settings: Gro
     if unknown := [key for key in saved["state"] if key not in known]:
         raise ValueError(f"state has a parameter {unknown[0]} that none of its groups lists; save it again")
     for key, name, param in _keyed(theirs, groups):
-        _check_buffer(name, param, saved["state"].get(key, {}))
+        _check_state(name, param, saved["state"].get(key, {}), adapts=adapts)
     taken = [
         {key: value for key, value in their.items() if key not in TORCH_ONLY}
         | {"step": their.get("step", group["step"]), "param_names": list(group["param_names"])}
@@ -53,10 +54,10 @@ def readable(saved: dict[str, Any], groups: Sequence[Group], torch_settings: Gro
     return {"state": saved["state"], "param_groups": taken}
 
 
-def saved_momenta(saved: dict[str, Any], groups: Sequence[Group]) -> dict[nn.Parameter, Tensor]:
-    """Copies of the momenta of a readable state, fp32 as ours are, on their parameters' devices."""
+def saved_state(saved: dict[str, Any], groups: Sequence[Group]) -> dict[nn.Parameter, dict[str, Tensor]]:
+    """Copies of the state of each parameter in a readable state, fp32 as ours is, on the parameters' devices."""
     return {
-        param: saved["state"][key][BUFFER].to(param.device, torch.float32, copy=True)
+        param: {name: value.to(param.device, torch.float32, copy=True) for name, value in saved["state"][key].items()}
         for key, _, param in _keyed(saved["param_groups"], groups)
         if saved["state"].get(key)
     }
@@ -85,12 +86,15 @@ def _check_group(saved: Group, torch_settings: Group) -> None:
             )
 
 
-def _check_buffer(name: str, param: Tensor, saved: Any) -> None:
-    """A state is one momentum, or nothing before the first step."""
+def _check_state(name: str, param: Tensor, saved: Any, *, adapts: bool) -> None:
+    """A state is one momentum, and more where updates are adapted, or nothing before the first step."""
     if not saved:
         return
-    if set(saved) != {BUFFER} or not isinstance(saved[BUFFER], Tensor):
-        raise ValueError(f"state of {name} is {', '.join(map(str, saved))}, and not {BUFFER}; load a state of Muon")
+    if BUFFER not in saved or (len(saved) > 1) != adapts:
+        kept = f"{BUFFER} and what updates are adapted by" if adapts else BUFFER
+        raise ValueError(
+            f"state of {name} is {', '.join(map(str, saved))}, and not {kept}; load a state of such a Muon"
+        )
     if saved[BUFFER].shape != param.shape:
         raise ValueError(
             f"state of {name} has shape {tuple(saved[BUFFER].shape)}, its parameter {tuple(param.shape)}; {_SAME_MODEL}"

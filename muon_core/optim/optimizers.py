@@ -230,8 +230,8 @@ def _check_parts(name: str, values: dict[str, Any], parts: Collection[str]) -> N
 
 
 def _check_shape(name: str, value: Any, param: Tensor) -> None:
-    """A state tensor is a counter or as large as its parameter."""
-    if isinstance(value, Tensor) and value.ndim and value.shape != param.shape:
+    """A state tensor is a counter, as large as its parameter, or a number for each of its rows."""
+    if isinstance(value, Tensor) and value.ndim and value.shape not in (param.shape, (len(param), 1)):
         raise ValueError(
             f"optimizer state {name} has shape {tuple(value.shape)}, its parameter {tuple(param.shape)}; "
             "load it into the model it was saved from"

@@ -98,7 +98,7 @@ def command(
         raise click.UsageError(f"--ngpus {ngpus} means {ngpus} workers; leave --workers {workers} out.")
     if again and (ngpus or (workers or 1) > 1):
         raise click.UsageError("--again trains in this process only; without it, another --store trains the run anew.")
-    named = _assigned(assignments)
+    named = assigned(assignments)
     named |= {name: value for name, value in flags.items() if value is not None}
     if anneal:
         named["anneal"] = "exponential"
@@ -111,8 +111,8 @@ def command(
     return _train_unless_done(run, open_storage(store), ngpus, workers or max(1, ngpus), again)
 
 
-def _assigned(texts: tuple[str, ...]) -> dict[str, Any]:
-    """What `--set` gives, by name."""
+def assigned(texts: tuple[str, ...]) -> dict[str, Any]:
+    """What `--set` gives, by name. Raises: click.UsageError for a parameter that is set twice."""
     named: dict[str, Any] = {}
     seen: dict[str, str] = {}
     for text in texts:

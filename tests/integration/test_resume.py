@@ -111,6 +111,20 @@ def test_a_run_that_died_continues_bitwise(
     assert_same_run(tmp_path / "killed", whole, config)
 
 
+@pytest.mark.parametrize("optimizer", ["lion", "soap", "normuon"])
+def test_an_optimizer_with_another_state_continues_bitwise(tmp_path: Path, config: RunConfig, optimizer: str) -> None:
+    """One average alone, bases of another shape than the weight's, a number for each row; momentum's columns too."""
+    fields = {"name": optimizer} | ({"precondition_frequency": 3} if optimizer == "soap" else {"lr": 0.005})
+    other = config.replace(optimizer=fields)
+    assert train(other, Folder(tmp_path / "whole")).status == "done"
+    train_until(Folder(tmp_path / "killed"), other, 8)
+    assert steps_reported(Folder(tmp_path / "killed"), other) == list(range(4, 13))
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", other)
+    shown = rows(tmp_path / "whole", "layers")["momentum_left_alignment"]
+    assert shown.null_count() == 0
+    assert shown.max() > 0
+
+
 def test_a_run_that_died_again_and_again_continues_bitwise(tmp_path: Path, whole: Path, config: RunConfig) -> None:
     for step in (5, 7, 10, 3 + 8):
         train_until(Folder(tmp_path / "killed"), config, step)

@@ -21,9 +21,11 @@ from muon_core.optim.build import Setting, hidden_optimizer
 from muon_core.optim.momentum import SUM
 from muon_core.optim.muon import match_rms_adamw, original
 from muon_core.optim.newton_schulz import POLAR_EXPRESS_1, newton_schulz
+from muon_core.optim.second_moment import per_neuron
 
 SHAPES = [(16, 16), (16, 16), (48, 16), (5, 7)]
 Parameters = list[nn.Parameter]
+NORMALIZED = partial(per_neuron, beta2=0.9)
 SCALES = {"original": original, "match_rms_adamw": match_rms_adamw}
 
 
@@ -90,7 +92,10 @@ def test_state_of_ours_goes_on_in_torchs_muon_with_its_bits(adjust: str) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"rule": SUM}, {"orthogonalize": partial(newton_schulz, dtype=torch.float32)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rule": SUM}, {"orthogonalize": partial(newton_schulz, dtype=torch.float32)}, {"adapt": NORMALIZED}],
+)
 def test_state_goes_on_in_ours_with_its_bits_whatever_the_dtype(dtype: torch.dtype, options: dict[str, Any]) -> None:
     handed_over(ours(**options), ours(**options), ours(**options), dtype)
 
@@ -178,7 +183,11 @@ REFUSED: dict[str, tuple[Make, Make, Callable[[dict[str, Any]], None], str]] = {
     ),
     "names": (ours(), ours(), other_names, "state has embedding in the place of w1; load it into an optimizer of the"),
     "shape": (ours(), ours(), other_shape, "state of w3 has shape (7, 5), its parameter (5, 7); load it into an"),
-    "state": (ours(), ours(), other_state, "state of w2 is exp_avg, and not momentum_buffer; load a state of Muon"),
+    "state": (ours(), ours(), other_state, "state of w2 is exp_avg, and not momentum_buffer; load a state of"),
+    "adapted": (ours(adapt=NORMALIZED), ours(), lambda state: None, "is momentum_buffer, second_moment, and not"),
+    "not adapted": (
+        ours(rule=SUM), ours(adapt=NORMALIZED), lambda state: None, "and not momentum_buffer and what updates are"
+    ),
     "file": (ours(), ours(), no_groups, "state has no state and param_groups; load what state_dict() of an optimizer"),
     "lr": (ours(), ours(), no_number, "lr nan is negative or not finite"),
     "unlisted": (ours(), ours(), unlisted, "state has a parameter 9 that none of its groups lists"),
@@ -212,6 +221,7 @@ def built(config: MuonConfig) -> Make:
     "make",
     [
         ours("match_rms_adamw"),
+        ours(adapt=NORMALIZED),
         ours(rule=SUM),
         *(built(MuonConfig(profile=profile)) for profile in ("keller", "polar_express", "exact")),
         built(IsotropicConfig()),
