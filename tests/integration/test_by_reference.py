@@ -87,7 +87,11 @@ def forget() -> None:
 
 @pytest.mark.parametrize(("reference", "takes"), [("lion_like.py:LionLike", "hidden"), ("peculiar.py:Peculiar", "all")])
 def test_a_run_goes_on_bit_for_bit_where_only_the_store_has_its_source(
-    folder: Path, reference: str, takes: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    reference: str,
+    takes: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(folder)
     config = resolve_run("run.yaml", reference, {"takes": takes})
@@ -96,6 +100,8 @@ def test_a_run_goes_on_bit_for_bit_where_only_the_store_has_its_source(
     layers = open_store(folder / "whole").layers.collect()
     nulls = layers.select(pl.col("^momentum_.*$").null_count()).row(0)
     assert set(nulls) == {layers.height if takes == "all" else 0}  # of the one nobody knows what it averages
+    told = [record.message for record in caplog.records if "momentum are null" in record.message]
+    assert len(told) == (takes == "all")
     publish_source(config.optimizer, cut)
     train_until(cut, config, 5)
     forget()
