@@ -128,7 +128,7 @@ class SGDConfig(_NoMuon):
 
     builder = "muon_core.optim.build:sgd"
     name: Literal["sgd"] = "sgd"
-    lr: float = Field(0.025, gt=0)
+    lr: float = Field(0.05, gt=0)
     """Learning rate of the hidden matrices."""
     momentum: float = Field(0.95, ge=0, lt=1)
     """mu, the share of the momentum B that each step keeps: B = mu B + g."""

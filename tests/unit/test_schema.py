@@ -118,7 +118,7 @@ def test_a_block_by_reference_takes_what_its_class_has(optimizer: str) -> None:
         assert refuses(Draft202012Validator(SCHEMA), sweep | {"blocks": blocks}) != fits
 
 
-@pytest.mark.parametrize("optimizer", ["lion", "./my_opt.py", "a b:C", "package:", ":Class", "./my_opt.py:a b"])
+@pytest.mark.parametrize("optimizer", ["lyon", "./my_opt.py", "a b:C", "package:", ":Class", "./my_opt.py:a b"])
 def test_what_is_no_reference_is_refused(optimizer: str) -> None:
     assert refuses(BLOCK, block(optimizer))
 
@@ -190,8 +190,10 @@ def test_an_axis_shows_what_its_values_mean() -> None:
 
 def test_a_constant_that_optimizers_have_otherwise_shows_each() -> None:
     lr = SCHEMA["$defs"]["constants"]["properties"]["lr"]
-    assert "adamw: Learning rate of the hidden matrices. (number, > 0; default 0.003)" in lr["description"]
-    assert "damped, nolah: Learning rate of the hidden matrices. (number, > 0; default 0.02)" in lr["description"]
+    assert "adamw, soap: Learning rate of the hidden matrices. (number, > 0; default 0.003)" in lr["description"]
+    assert (
+        "damped, nolah, normuon: Learning rate of the hidden matrices. (number, > 0; default 0.02)" in lr["description"]
+    )
     assert "default" not in lr
 
 
