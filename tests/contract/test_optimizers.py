@@ -230,9 +230,9 @@ def without_a_gradient(distribute: str) -> dict[str, Tensor]:
     return problem.weights()
 
 
-def with_a_gradient_on_one(rank: int) -> tuple[str, list[Tensor]]:
+def with_a_gradient_on_one(rank: int) -> tuple[str, dict[str, Tensor]]:
     """What a step says of it, and the weights after that step and one in which all ranks have all gradients."""
-    problem = Problem("muon", ns_dtype="fp32", distribute="owner")
+    problem = posed("muon", distribute="owner", ns_dtype="fp32")
     problem.backward()
     if rank == 1:
         problem.params["blocks.1.square.weight"].grad = None
@@ -376,7 +376,7 @@ def test_owners_refuse_a_gradient_that_only_one_rank_has_before_anything_moves(t
             "blocks.1.square.weight has a gradient on ranks [0] of 2 only, so that its momentum would differ between "
             "them; give it one on every rank (zeros, as DDP does for what a rank did not use) or on none"
         )
-        assert_same_bits(weights, Problem("muon", ns_dtype="fp32").run(range(1)))
+        assert_same_bits(weights, posed("muon", ns_dtype="fp32").run(range(1)))
 
 
 def test_probe_decides_alike_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:
