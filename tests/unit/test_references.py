@@ -132,7 +132,7 @@ def test_types_follow_from_annotations_and_defaults(folder: Path) -> None:
         (
             LION,
             "set: {momentum: 0.9}",
-            "'momentum' is no parameter of LionLike, only of muon, orthonoise, isotropic, "
+            "'momentum' is no parameter of LionLike, only of sgd, muon, orthonoise, isotropic, "
             "damped, nolah; remove it or change the optimizer",
         ),
         (
