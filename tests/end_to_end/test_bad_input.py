@@ -167,7 +167,10 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         (["pretrain", "none.yaml"], "none.yaml: no such file, and no preset (tiny, 88m, 350m, 1b)"),
         (["pretrain", "."], ".: cannot be read: Is a directory"),
         # parameters
-        (["pretrain", "--optimizer", "rmsprop"], "'--optimizer': 'rmsprop' is not one of 'adamw', 'lion', "),
+        (
+            ["pretrain", "--optimizer", "rmsprop"],
+            "Invalid value for '--optimizer': 'rmsprop' is not one of 'adamw', 'lion', ",
+        ),
         (["pretrain", "--alpha", "0.1"], "'alpha' is no parameter of muon, only of "),
         (["pretrain", "--anneal"], "'anneal' is no parameter of muon, only of "),
         (["pretrain", "--orthonoise", "--optimizer", "adamw"], "--orthonoise and --optimizer adamw contradict each "),
