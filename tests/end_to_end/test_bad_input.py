@@ -91,11 +91,13 @@ def test_several_faults_are_a_line_each_in_the_order_of_the_file(
 
 def test_the_executable_says_it_in_one_line_too(folder: Path) -> None:
     """The installed `muon` in a process of its own: no traceback, no warning, no Ray banner around the line."""
-    (folder / "sweep.yaml").write_text(SWEEP.replace("optimizer: orthonoise", "optimizer: sgd"))
+    (folder / "sweep.yaml").write_text(SWEEP.replace("optimizer: orthonoise", "optimizer: rmsprop"))
     done = subprocess.run([MUON, "sweep", "run", "sweep.yaml"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith("muon: sweep.yaml:10: blocks[noise]: optimizer 'sgd' is unknown; known: adamw, muon")
+    assert line.startswith(
+        "muon: sweep.yaml:10: blocks[noise]: optimizer 'rmsprop' is unknown; known: adamw, lion, soap, sgd, muon"
+    )
 
 
 def test_a_bare_exponent_is_the_number_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +167,10 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         (["pretrain", "none.yaml"], "none.yaml: no such file, and no preset (tiny, 88m, 350m, 1b)"),
         (["pretrain", "."], ".: cannot be read: Is a directory"),
         # parameters
-        (["pretrain", "--optimizer", "sgd"], "Invalid value for '--optimizer': 'sgd' is not one of 'adamw', 'muon', "),
+        (
+            ["pretrain", "--optimizer", "rmsprop"],
+            "Invalid value for '--optimizer': 'rmsprop' is not one of 'adamw', 'lion', ",
+        ),
         (["pretrain", "--alpha", "0.1"], "'alpha' is no parameter of muon, only of "),
         (["pretrain", "--anneal"], "'anneal' is no parameter of muon, only of "),
         (["pretrain", "--orthonoise", "--optimizer", "adamw"], "--orthonoise and --optimizer adamw contradict each "),

@@ -122,11 +122,12 @@ def test_commands_with_arguments_stand_in_fenced_blocks(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands of the texts speak of: two sweeps in a store, sweep files, a run, a corpus."""
+    """A folder with what the commands of the texts speak of: sweeps in a store, sweep files, a run, a corpus."""
     folder = tmp_path_factory.mktemp("workplace")
     storage = write_store(folder / "results", demo_runs())
     (key,) = [key for key, _ in storage.list("sweeps/demo/")]
-    storage.put(key.replace("demo", "alpha-scan"), storage.get(key))
+    for name in ("alpha-scan", "rivals"):
+        storage.put(key.replace("demo", name), storage.get(key))
     storage.put(LogPart("muon-s42-0badcafe", next_start(), 0, 0, 8).key, b"printed\n")
     (folder / "sweep.yaml").write_text("".join(blocks(README, "yaml")))
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")

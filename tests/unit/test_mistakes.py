@@ -40,8 +40,9 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
     ("optimizer: orthonoise", "optimizer: adam",
      "12: blocks[noise]: optimizer 'adam' is unknown. Did you mean 'adamw'?", None),
     ("optimizer: muon", "optimizer: MUON", "10: blocks[base]: optimizer 'MUON' is unknown. Did you mean 'muon'?", None),
-    ("optimizer: muon", "optimizer: sgd",
-     "10: blocks[base]: optimizer 'sgd' is unknown; known: adamw, muon, orthonoise, isotropic, damped, nolah", None),
+    ("optimizer: muon", "optimizer: rmsprop",
+     "10: blocks[base]: optimizer 'rmsprop' is unknown; known: adamw, lion, soap, sgd, muon, orthonoise, isotropic, "
+     "damped, nolah, normuon, adamuon", None),
     ("rank_threshold", "rank_treshold",
      "13: blocks[noise]: unknown parameter 'rank_treshold'. Did you mean 'rank_threshold'?", None),
     ("steps: 20", "eval_every: 5", "6: constants: unknown parameter 'eval_every'. Did you mean 'tracking.eval_every'?",

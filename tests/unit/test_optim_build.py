@@ -52,7 +52,7 @@ def test_multiplier_sets_every_rate_from_its_configured_value() -> None:
     for multiplier in (0.5, 0.25, 1.0):
         optimizers.set_lr_multiplier(multiplier)
         assert optimizers.hidden_lr == 0.5 * multiplier
-        assert optimizers.vectors[0].param_groups[0]["lr"] == 0.25 * multiplier
+        assert optimizers.vectors.param_groups[0]["lr"] == 0.25 * multiplier
 
 
 def test_muon_update_is_the_step_without_decay() -> None:

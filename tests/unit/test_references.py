@@ -132,8 +132,8 @@ def test_types_follow_from_annotations_and_defaults(folder: Path) -> None:
         (
             LION,
             "set: {momentum: 0.9}",
-            "'momentum' is no parameter of LionLike, only of sgd, muon, orthonoise, isotropic, damped, nolah, normuon, "
-            "adamuon; remove it or change the optimizer",
+            "'momentum' is no parameter of LionLike, only of sgd, muon, orthonoise, isotropic, "
+            "damped, nolah, normuon, adamuon; remove it or change the optimizer",
         ),
         (
             LION,

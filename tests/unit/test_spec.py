@@ -109,8 +109,8 @@ def test_replace_keeps_the_file_for_messages() -> None:
         ("version: 1", "version: 1\npreset: tny", "2: preset: 'tny' is unknown. Did you mean 'tiny'?"),
         (
             "optimizer: muon",
-            "optimizer: lion",
-            f"9: blocks[base]: optimizer 'lion' is unknown; known: {', '.join(OPTIMIZERS)}",
+            "optimizer: rmsprop",
+            f"9: blocks[base]: optimizer 'rmsprop' is unknown; known: {', '.join(OPTIMIZERS)}",
         ),
         ("optimizer: muon", "optimizer: mun", "9: blocks[base]: optimizer 'mun' is unknown. Did you mean 'muon'?"),
         (
@@ -204,12 +204,12 @@ def test_parse_spec_tells_the_fault_in_one_line(old: str, new: str, message: str
 
 def test_parse_spec_tells_every_fault_in_the_order_of_the_file() -> None:
     faulty = (
-        GOOD.replace("[42, 137]", "[]").replace("optimizer: muon", "optimizer: lion").replace("name: hunt", "nam: x")
+        GOOD.replace("[42, 137]", "[]").replace("optimizer: muon", "optimizer: rmsprop").replace("name: hunt", "nam: x")
     )
     assert problems(faulty) == [
         "sweep.yaml:2: unknown field 'nam'. Did you mean 'name'?",
         "sweep.yaml:4: seeds: must not be empty; give at least one value",
-        f"sweep.yaml:9: blocks[base]: optimizer 'lion' is unknown; known: {', '.join(OPTIMIZERS)}",
+        f"sweep.yaml:9: blocks[base]: optimizer 'rmsprop' is unknown; known: {', '.join(OPTIMIZERS)}",
     ]
 
 
