@@ -105,6 +105,7 @@ def test_a_folder_serves_a_cluster_only_where_all_runs_reach_it(
 
     launch.patch.setattr(launch.module, "connected", joined)
     launch.patch.setattr(launch.module, "give_back_of_the_dead", lambda: None)
+    launch.patch.setattr(launch.module, "check_nodes", lambda storage: None)
     launch.patch.setattr(launch.module, "can_grow", lambda: False)
     launch.patch.setattr(launch.module.ray, "nodes", lambda: [{"Alive": state} for state in alive])
     launch.patch.setattr(launch.module.ray, "cluster_resources", lambda: {"CPU": cpus})
