@@ -175,7 +175,7 @@ def refused(made: Cluster, spec: Path, *options: str) -> str:
     began = time.time()
     sweep = made.submit(spec, *options)
     assert sweep.wait(SWEEP_S) == 7, sweep.text
-    at, line = next((at, line) for at, line in sweep.lines if "Error" in line or "error" in line)
+    at, line = next((at, line) for at, line in sweep.lines if line.startswith("muon: "))
     say(f"{at - began:.1f} s: {line}")
     return line
 
