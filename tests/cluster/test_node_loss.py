@@ -183,7 +183,7 @@ def refused(made: Cluster, spec: Path, *options: str) -> str:
 def test_what_keeps_a_sweep_from_starting_is_told_in_a_line(story: Story) -> None:
     """Where nobody is, where nobody listens, and a worker that has lost its credentials."""
     made, worker = story.cluster, story.cluster.workers[0]
-    spec = sweep_file(story.folder, story.small, BLOCKS[1:2], name="refused", seeds=[1])
+    spec = sweep_file(story.folder, story.small, BLOCKS[:1], name="refused", seeds=[1])
     for host in (made.head.network.subnet[99], made.head.address):
         line = refused(made, spec, "--address", f"http://{host}:8265")
         assert f"nothing answers at http://{host}:8265" in line
