@@ -9,18 +9,19 @@ SHOWN = 3  # arms of a gate in an answer; `muon gates` tells of all
 
 
 def headline(found: GateResult) -> str:
-    """`sane: FAIL: every arm worse than muon by less than 5 %; 2 of 3 pass, 1 fail`."""
+    """`sane: FAIL: every arm must be less than 5 % worse than muon; 2 of 3 pass, 1 fail`."""
     start = f"{found.gate.name}: {found.result}:"
     if not found.arms:
-        return f"{start} there is no arm to be {_asked(found)}"
+        return f"{start} some arm must be {_asked(found)}, and the sweep lists none to ask"
     results, to_come = [arm.result for arm in found.arms], found.tests - len(found.arms)
     if found.tests == 1:
-        return f"{start} {found.arms[0].arm} {_asked(found)}"
+        return f"{start} {found.arms[0].arm} must be {_asked(found)}"
     counts = f"{results.count('PASS')} of {len(results)} pass, {results.count('FAIL')} fail"
     counts += f", {to_come} to be chosen yet" if to_come else ""
     confirm = not found.gate.needs_all and found.result == "PASS"
     luck = "; the best of several is partly the luckiest, so confirm it on fresh seeds" if confirm else ""
-    return f"{start} {'every' if found.gate.needs_all else 'some'} arm {_asked(found)}; {counts}{luck}"
+    who = "every arm" if found.gate.needs_all else "one arm at least"
+    return f"{start} {who} must be {_asked(found)}; {counts}{luck}"
 
 
 def arm_line(arm: GateArm, found: GateResult) -> str:
@@ -43,8 +44,8 @@ def _asked(found: GateResult) -> str:
     size = f"{gate.size:g} {_unit(found)}".rstrip() if isinstance(gate.size, int | float) else gate.size
     size = size.replace("%", " %") if size else None
     if gate.kind == "superior":
-        return f"better than {vs}" + (f" by {size} at least" if size else "")
-    return f"worse than {vs} by less than {size}" if gate.kind == "non_inferior" else f"within {size} of {vs}"
+        return f"better than {vs}" + (f", by {size} or more" if size else "")
+    return f"less than {size} worse than {vs}" if gate.kind == "non_inferior" else f"within {size} of {vs}"
 
 
 def _numbers(arm: GateArm, found: GateResult) -> str:

@@ -56,7 +56,7 @@ class Gate:
     @property
     def level(self) -> float:
         """Of the two-sided interval that decides: an end of a 90 % interval is a one-sided 95 % bound."""
-        return LEVEL if self.kind == "superior" else 2 * LEVEL - 1
+        return LEVEL if self.kind == "superior" else round(2 * LEVEL - 1, 9)
 
 
 @dataclass(frozen=True, slots=True)
