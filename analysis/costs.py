@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import polars as pl
 
 from analysis.store import Store
@@ -31,9 +33,35 @@ def total(store: Store) -> pl.DataFrame:
     return attempts.select(pl.len().alias("attempts"), *(_sum(name) for name in _SUMS))
 
 
+class SeedCost(NamedTuple):
+    """What a run took, all its attempts together."""
+
+    gpu_hours: float
+    usd: float | None
+    """None where an attempt has no price."""
+
+
+def cost_per_seed(store: Store, members: pl.DataFrame) -> dict[str, SeedCost]:
+    """Arm -> the mean over its done runs that the ledger knows; arms without one are left out.
+
+    Args:
+        members: rows of `sweep_members`.
+    """
+    attempts = store.attempts.unique(["run_id", "attempt"])
+    runs = attempts.group_by("run_id").agg(pl.col("gpu_hours").sum(), _sum("usd"))
+    done = members.lazy().filter(pl.col("status") == "done").select("arm", "run_id").unique()
+    usd = _unless_null("usd", pl.col("usd").mean())
+    means = done.join(runs, on="run_id").group_by("arm").agg(pl.col("gpu_hours").mean(), usd)
+    return {arm: SeedCost(gpu_hours, usd) for arm, gpu_hours, usd in means.collect().iter_rows()}
+
+
 def _sum(name: str) -> pl.Expr:
-    """Null where any of the summands is."""
-    return pl.when(pl.col(name).is_null().any()).then(None).otherwise(pl.col(name).sum()).alias(name)
+    return _unless_null(name, pl.col(name).sum())
+
+
+def _unless_null(name: str, value: pl.Expr) -> pl.Expr:
+    """`value` of the column `name`, null where any of its rows is."""
+    return pl.when(pl.col(name).is_null().any()).then(None).otherwise(value).alias(name)
 
 
 def attempts_with_costs(store: Store) -> pl.DataFrame:

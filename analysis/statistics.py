@@ -139,15 +139,22 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def seeds_to_resolve(sd: float, effect: float, num_tests: int = 1, limit: int = 1000) -> int | None:
+def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation of two values or more."""
+    return float(np.mean(values)), _sd(values)
+
+
+def seeds_to_resolve(
+    sd: float, effect: float, num_tests: int = 1, limit: int = 1000, level: float = LEVEL
+) -> int | None:
     """Seeds with about even odds that a true difference of `effect` is resolved; None for no effect and above `limit`.
 
-    That is the fewest whose interval, at Holm's strictest level among `num_tests`, is no wider than |effect| to a side:
-    of the estimates around a true `effect`, half are smaller than that.
+    That is the fewest whose interval, at `level` made Holm's strictest among `num_tests`, is no wider than |effect| to
+    a side: of the estimates around a true `effect`, half are smaller than that.
     """
     if effect == 0:
         return None
-    level = 1 - (1 - LEVEL) / num_tests
+    level = 1 - (1 - level) / num_tests
     return next((n for n in range(2, limit + 1) if t_quantile(n - 1, level) * sd / sqrt(n) <= abs(effect)), None)
 
 

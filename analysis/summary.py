@@ -14,6 +14,8 @@ import polars as pl
 
 from analysis import queries
 from analysis.arms import ArmSummary, summarize_arms
+from analysis.costs import cost_per_seed
+from analysis.gates import GateResult, judge, parse_gates
 from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.statistics import Goal, spread_ratio
@@ -41,6 +43,8 @@ class Summary:
     errors: tuple[str, ...]
     """What forbids a comparison; the arms it concerns are `invalid`."""
     warnings: tuple[str, ...]
+    gates: tuple[GateResult, ...] = ()
+    """What the sweep must show, in the order of its file."""
 
     @property
     def tests(self) -> int:
@@ -76,11 +80,13 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     errors = integrity_errors(members)
     arms, baseline = summarize_arms(runs.collect(), goal, errors)
     once = members.unique("run_id")["status"].to_list()
+    unit, gates = queries.metric_unit(metric), parse_gates(record.spec)
+    costs = cost_per_seed(view, members) if gates else {}
     return Summary(
         sweep=record.sweep,
         question=record.question,
         metric=metric,
-        unit=queries.metric_unit(metric),
+        unit=unit,
         at=at,
         goal=goal,
         baseline=baseline,
@@ -92,6 +98,9 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
             *_early_notes(once.count(EARLY)),
             *_notes(arms),
             *integrity_warnings(members, view.val),
+        ),
+        gates=tuple(
+            judge(gate, arms, baseline, goal=goal, unit=unit, costs=costs, to_choose=record.to_choose) for gate in gates
         ),
     )
 

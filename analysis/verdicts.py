@@ -61,6 +61,12 @@ def seconds_text(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def p_text(adjusted: float, tests: int) -> str:
+    """`p = 0.014`, or with more than one test `p < 0.0001, Holm over 5 arms`."""
+    value = "p < 0.0001" if adjusted < 1e-4 else f"p = {adjusted:.2g}"
+    return f"{value}, Holm over {tests} {_plural('arm', tests)}" if tests > 1 else value
+
+
 def _with_interval(value: float, interval: tuple[float, float] | None, decimals: int) -> str:
     if interval is None:
         return signed(value, decimals)
@@ -89,7 +95,7 @@ def _tested(arm: ArmSummary, found: PairedComparison, adjusted_p: float, summary
     parts = [f"{arm.verdict} {relation} {summary.baseline}: {_effect(arm, found, summary)}", _interval(found)]
     if arm.verdict == "not resolved" and not arm.of_survivors:
         parts.append(_why(arm, found, summary.tests))
-    test = f"better in {found.better} of {found.n} seeds; {_p(adjusted_p, summary.tests)}"
+    test = f"better in {found.better} of {found.n} seeds; {p_text(adjusted_p, summary.tests)}"
     return f"{', '.join(parts)}; {test}"
 
 
@@ -130,11 +136,6 @@ def _why(arm: ArmSummary, found: PairedComparison, tests: int) -> str:
     if arm.seeds_to_resolve is None:
         return f"which {zero}; for a difference of this size more than 1000 seeds would be needed"
     return f"which {zero}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
-
-
-def _p(adjusted: float, tests: int) -> str:
-    value = "p < 0.0001" if adjusted < 1e-4 else f"p = {adjusted:.2g}"
-    return f"{value}, Holm over {tests} {_plural('arm', tests)}" if tests > 1 else value
 
 
 def _lost(arm: ArmSummary, summary: Summary) -> str:

@@ -73,7 +73,8 @@ class Gate(Config):
     of: Annotated[
         str, AfterValidator(_arms), Field(json_schema_extra={"pattern": rf"^(\*|{_BLOCK}{NAME_PATTERN})$"})
     ] = Field(examples=["*"])
-    """Whose arms must show it: `"*"`, those of every block but the one compared with, or `block:NAME`."""
+    """Whose arms must show it: `"*"`, those of every block but the one compared with, or `block:NAME`. Each must; of
+    several that might be `superior` one is enough."""
     vs: Annotated[
         str, AfterValidator(_arm), Field(json_schema_extra={"pattern": f"^(baseline|{_BLOCK}{NAME_PATTERN})$"})
     ] = "baseline"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jinja2
 import polars as pl
 
+from analysis.gate_texts import brief, headline
 from analysis.report.figures import Figure, curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
 from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
@@ -91,6 +92,7 @@ def _page(
         css=(here / "report.css").read_text(encoding="utf-8"),
         summary=summary,
         counts=counts_text(summary.counts),
+        gates=[(headline(found), brief(found)) for found in summary.gates],
         sentences=[sentence(arm, summary) for arm in summary.arms],
         table_caption=f"{summary.at.capitalize()} {summary.metric} ({summary.unit}; {better} is better) of each arm, "
         f"and its difference to {summary.baseline or 'no baseline'}, paired by seed, with 95 % t intervals.",

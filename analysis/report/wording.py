@@ -60,12 +60,19 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
             "from three to six, until an arm without effect is lower or higher, sees that in about 12 % of sweeps, "
             "not in 5 %.",
         ),
+        *([("gate", _GATE)] if summary.gates else []),
         ("pair corr.", "Correlation of candidate and baseline over seeds, from three pairs on: what pairing gains."),
         ("seeds", "Runs done of runs asked for. Means are over done runs; the others are named with the verdict."),
         (layer_metric, f"{queries.metric_unit(layer_metric)}. {_LAYER_NOTES.get(layer_metric, '')}".strip()),
     ]
 
 
+_GATE = (
+    "PASS and FAIL are tests, each at 5 % and adjusted by Holm for the arms of the gate, which show that the true "
+    "difference is as it must be, or that it is not; INCONCLUSIVE is neither. Of a margin they are one-sided, and an "
+    "end of the 90 % interval is a 95 % bound. Better asks for p < 0.05, two-sided, against no difference, and an "
+    "estimate of the size named. An arm that lost a seed cannot pass, and nothing is decided while seeds are to come."
+)
 _LAYER_NOTES = {
     "effective_rank": "Entropy is -sum p log p over all singular values of the weight, p = s / sum s. It is at most "
     "min(rows, cols), which is smaller for k and v than for q and o under grouped-query attention.",

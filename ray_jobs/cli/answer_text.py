@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from analysis.gate_texts import brief, headline
 from analysis.summary import Summary
 from analysis.verdicts import arm_texts, sentence
 from muon_core.statuses import counts_text
@@ -16,9 +17,9 @@ _LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  #
 
 
 def render_summary(summary: Summary, width: int | None = None) -> str:
-    """Errors, the verdict table, a sentence for each arm, warnings; lines of at most `width`, or the terminal's width.
+    """Errors, the verdict table, a sentence for each arm, warnings, gates; lines of at most `width`.
 
-    Below 72 columns the numbers of the table do not fit.
+    None is the terminal's width. Below 72 columns the numbers of the table do not fit.
     """
     width = terminal_width() if width is None else width
     better = "lower" if summary.goal == "min" else "higher"
@@ -32,7 +33,8 @@ def render_summary(summary: Summary, width: int | None = None) -> str:
     sentences = [sentence(arm, summary) for arm in summary.arms]
     errors = [f"error: {text}" for text in summary.errors]
     warnings = [f"warning: {text}" for text in summary.warnings]
-    texts = [_wrap(paragraphs, width) for paragraphs in (errors, head, sentences, warnings)]
+    gates = [line for found in summary.gates for line in (f"gate {headline(found)}", *indented(brief(found)))]
+    texts = [wrap(paragraphs, width) for paragraphs in (errors, head, sentences, warnings, gates)]
     parts = [*texts[:2], _table(cells, width), *texts[2:]]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -63,8 +65,18 @@ def _lines(row: dict[str, str], widths: dict[str, int]) -> list[str]:
     return [aligned([row[name] for name in widths], list(widths.values()), [name not in _WORDS for name in widths])]
 
 
-def _wrap(paragraphs: list[str], width: int) -> list[str]:
-    """Lines of at most `width`; a number keeps its % sign and p its number."""
+def indented(lines: list[str]) -> list[str]:
+    """What stands below another line."""
+    return [f"  {line}" for line in lines]
+
+
+def wrap(paragraphs: list[str], width: int) -> list[str]:
+    """Lines of at most `width`, those that go on further in; a number keeps its % sign and p its number."""
     tied = [text.replace(" %", "\xa0%").replace("p = ", "p\xa0=\xa0") for text in paragraphs]
-    lines = [line for text in tied for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    lines = [line for text in tied for line in _wrapped(text, width)]
     return [line.replace("\xa0", " ") for line in lines]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(text, width, subsequent_indent=f"{indent}  ")

@@ -8,9 +8,10 @@ import sys
 
 from ray_jobs.stop_signals import interrupting
 
-# 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 6 stopped by the budget, 7 Ray or the
-# store is out of reach, 130 interrupted
-EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_BUDGET, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 6, 7, 130
+# 0 done, 1 internal error, 2 usage or invalid input, 3 finished with failed runs, 4 a gate fails, 5 a gate is
+# inconclusive, 6 stopped by the budget, 7 Ray or the store is out of reach, 130 interrupted
+EXIT_INTERNAL, EXIT_USAGE, EXIT_FAILED_RUNS, EXIT_GATE_FAIL, EXIT_GATE_INCONCLUSIVE = 1, 2, 3, 4, 5
+EXIT_BUDGET, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 6, 7, 130
 
 
 def main(arguments: list[str] | None = None) -> None:

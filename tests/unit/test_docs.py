@@ -124,7 +124,8 @@ def test_commands_with_arguments_stand_in_fenced_blocks(path: Path) -> None:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the commands of the texts speak of: sweeps in a store, sweep files, a run, a corpus."""
     folder = tmp_path_factory.mktemp("workplace")
-    storage = write_store(folder / "results", demo_runs())
+    gate = {"name": "sane", "kind": "non_inferior", "of": "block:noise", "margin": "5%"}
+    storage = write_store(folder / "results", demo_runs(), spec={"version": 1, "name": "demo", "gates": [gate]})
     (key,) = [key for key, _ in storage.list("sweeps/demo/")]
     for name in ("alpha-scan", "rivals"):
         storage.put(key.replace("demo", name), storage.get(key))
