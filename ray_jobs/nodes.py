@@ -16,7 +16,7 @@ from ray_jobs.checks import versions
 from ray_jobs.node_checks import why_not
 from ray_jobs.same_store import marked
 
-QUICK_S = 12.0  # a process of Ray's starts in three seconds, in ten on a busy node
+ANSWER_S = 45.0  # a process of Ray's starts in three seconds, on a busy node and with the code of a job in thirty
 
 
 def on_each(nodes: Iterable[str], function: Callable[..., Any], *arguments: Any) -> dict[Any, str]:
@@ -37,7 +37,7 @@ def check_nodes(storage: Storage) -> None:
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     with marked(storage, f"nodes-{uuid.uuid4().hex}") as mark:
         pending = on_each(addresses, why_not, storage.url, mark, versions())
-        deadline = time.monotonic() + QUICK_S
+        deadline = time.monotonic() + ANSWER_S
         while pending and (ready := ray.wait([*pending], timeout=max(0.0, deadline - time.monotonic()))[0]):
             address = addresses[pending.pop(ready[0])]
             try:
