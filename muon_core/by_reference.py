@@ -8,6 +8,7 @@ as ever, and known by the source of its module and the version of its distributi
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+MANY = 6  # optimizers of a module, above which a message names those alone that are called alike
 _SOURCES: dict[str, bytes] = {}  # of files, by their hash: what this process has read or been given
 
 
@@ -215,6 +217,8 @@ def _class(module: ModuleType, name: str, where: str) -> Any:
     found = getattr(module, name, None)
     if found is None:
         others = [other for other, value in vars(module).items() if _is_optimizer(value) and other != "Optimizer"]
+        if len(others) > MANY:
+            others = [*(difflib.get_close_matches(name, others, MANY) or others[:MANY]), "..."]
         raise BadReference(f"{file} has no class {name}; its optimizers: {', '.join(others) or 'none'}")
     if not _is_optimizer(found):
         kind = "a class" if inspect.isclass(found) else type(found).__name__
