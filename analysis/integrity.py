@@ -26,6 +26,7 @@ _ALIKE = {
     "diff_hash": "states of uncommitted changes",
 }
 """Columns that all runs of a comparison should share -> what they are called."""
+_SHOWN = 3  # arms of one length that are named
 
 
 def integrity_errors(members: pl.DataFrame) -> dict[str, list[str]]:
@@ -53,6 +54,7 @@ def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
     """
     started = _started(members)
     return [
+        *_unequal_lengths(started),
         *_pinned_streams(started),
         *equal_first_losses(started, val),
         *_unequal_starts(started),
@@ -141,8 +143,26 @@ def _unequal(runs: pl.DataFrame, column: str, what: str) -> list[str]:
     ]
 
 
+def _unequal_lengths(started: pl.DataFrame) -> list[str]:
+    """Done runs that trained for other numbers of steps, or other numbers of tokens a step, than others did."""
+    done = started.filter(pl.col("status") == "done").unique("run_id", maintain_order=True).drop_nulls("steps")
+    groups = done.group_by("steps", "tokens").agg(pl.col("arm").unique(maintain_order=True), runs=pl.len())
+    if groups.height < 2:
+        return []
+    lengths = groups.sort("steps", "tokens", nulls_last=True).iter_rows(named=True)
+    return [f"runs of unequal length or batch are compared: {'; '.join(map(_length, lengths))}"]
+
+
+def _length(group: dict[str, Any]) -> str:
+    """`500 steps of 65,536 tokens (muon, adamw: 6 runs)`."""
+    steps, tokens, arms, runs = group["steps"], group["tokens"], group["arm"], group["runs"]
+    each = "" if tokens is None else f" of {tokens / max(1, steps):,.0f} tokens"
+    named = ", ".join(arms[:_SHOWN]) + (f" and {len(arms) - _SHOWN:,} more" if len(arms) > _SHOWN else "")
+    return f"{steps:,} steps{each} ({named}: {runs:,} {'run' if runs == 1 else 'runs'})"
+
+
 def _repeated_seeds(started: pl.DataFrame) -> list[str]:
-    counts = started.group_by("arm", "seed", maintain_order=True).len().filter(pl.col("len") > 1)
+    counts = started.drop_nulls("seed").group_by("arm", "seed", maintain_order=True).len().filter(pl.col("len") > 1)
     return [
         f"{row['arm']}: {row['len']} runs have seed {row['seed']} (other streams differ); their mean stands for it"
         for row in counts.iter_rows(named=True)

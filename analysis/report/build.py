@@ -16,14 +16,15 @@ import jinja2
 import polars as pl
 
 from analysis.report.figures import Figure, curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
-from analysis.report.numbers import arms_frame, report_numbers
-from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
+from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
+from analysis.report.wording import DROPPED_COLUMNS, RUN_COLUMNS, definitions, dropped_rows, provenance, run_rows
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
 from analysis.verdicts import arm_texts, sentence
 from muon_core.statuses import counts_text
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
+_DROPPED = "data/dropped.csv"
 
 
 class Report(NamedTuple):
@@ -52,6 +53,8 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
     numbers = report_numbers(summary, members, [*curves, *heatmaps])
     tables = {name: frame for figure in [*curves, *heatmaps] for name, frame in figure.tables.items()}
     tables |= {"data/arms.csv": arms_frame(summary), "data/runs.csv": members}
+    if summary.dropped:
+        tables[_DROPPED] = dropped_frame(summary)
     root = Path(folder)
     try:
         (root / "data").mkdir(parents=True, exist_ok=True)
@@ -69,11 +72,12 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
 
 
 def _earlier_tables(root: Path) -> set[str]:
-    """Data of the figures of the report that is in `root`; empty if none is."""
+    """Data of the figures, and of dropped runs, of the report that is in `root`; empty if none is."""
     try:
-        figures = json.loads((root / "report.json").read_text(encoding="utf-8"))["figures"]
-        return {f"data/{Path(name).name}" for figure in figures for name in figure["data"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        report = json.loads((root / "report.json").read_text(encoding="utf-8"))
+        dropped = {_DROPPED} if report.get("dropped") else set()
+        return {f"data/{Path(name).name}" for figure in report["figures"] for name in figure["data"]} | dropped
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return set()  # no report, or none of ours
 
 
@@ -104,6 +108,8 @@ def _page(
         definitions=definitions(summary, metric),
         run_columns=RUN_COLUMNS,
         run_rows=run_rows(members),
+        dropped_columns=[*DROPPED_COLUMNS, (f"{summary.at} {summary.metric}", True)],
+        dropped_rows=dropped_rows(summary),
         provenance=provenance(view.record, members, view.storage.url, metric),
         spec=json.dumps(view.record.spec, indent=2, ensure_ascii=False),
     )
