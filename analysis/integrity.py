@@ -105,17 +105,26 @@ def equal_first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
 
     Equal weights give equal losses; that different ones do, to the last digit, is next to impossible.
     """
-    groups = _first_losses(members, val).group_by("arm", "val_loss", maintain_order=True).agg("seed")
+    losses = _first_losses(members, val).drop_nulls("val_loss")
     return [
-        f"{row['arm']}: seeds {', '.join(map(str, sorted(set(row['seed']))))} have the same validation loss at step 0 "
-        f"({row['val_loss']}): their initial weights were probably the same, so they are not independent draws of them"
-        for row in groups.filter(pl.col("seed").list.n_unique() > 1).iter_rows(named=True)
+        f"{arm}: {who} have the same validation loss at step 0 ({loss}): their initial weights were probably the same, "
+        "so they are not independent draws of them"
+        for (arm, loss), runs in losses.group_by("arm", "val_loss", maintain_order=True)
+        if (who := _several(runs["seed"]))
     ]
+
+
+def _several(seeds: pl.Series) -> str:
+    """`seeds 1, 2`, or `3 runs` where not all tell theirs; empty for runs of one seed, or a single run."""
+    if seeds.null_count():
+        return f"{len(seeds)} runs" if len(seeds) > 1 else ""
+    different = sorted(set(seeds))
+    return f"seeds {', '.join(map(str, different))}" if len(different) > 1 else ""
 
 
 def _first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> pl.DataFrame:
     """`arm`, `seed`, `val_loss` at step 0 of the runs whose initial weights have no hash."""
-    unknown = members.filter(pl.col("init_hash").is_null()).drop_nulls("seed").select("run_id", "arm", "seed")
+    unknown = members.filter(pl.col("init_hash").is_null()).select("run_id", "arm", "seed")
     if unknown.height < 2:
         return unknown.clear().with_columns(val_loss=pl.lit(None, pl.Float64))
     first = val.filter(pl.col("step") == 0, pl.col("run_id").is_in(unknown["run_id"].to_list()))
@@ -134,7 +143,7 @@ def _unequal_first_losses(started: pl.DataFrame, val: pl.LazyFrame) -> list[str]
 
 
 def _unequal(runs: pl.DataFrame, column: str, what: str) -> list[str]:
-    by_seed = runs.group_by("seed").agg(pl.col(column).n_unique())
+    by_seed = runs.drop_nulls("seed").group_by("seed").agg(pl.col(column).n_unique())
     seeds = by_seed.filter(pl.col(column) > 1)["seed"].sort().to_list()
     if not seeds:
         return []

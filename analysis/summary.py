@@ -156,7 +156,7 @@ def _equal_notes(arms: list[ArmSummary]) -> list[str]:
 
 
 def _spread_notes(arms: list[ArmSummary]) -> list[str]:
-    ratio = spread_ratio({arm.arm: dict(enumerate(arm.all_values)) for arm in arms})
+    ratio = spread_ratio({arm.arm: arm.values for arm in arms})
     if ratio is None or ratio <= MAX_SPREAD_RATIO:
         return []
     fold = f"{ratio:.3g}-fold" if isfinite(ratio) else "one of them not at all"

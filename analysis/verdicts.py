@@ -43,6 +43,16 @@ def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
     }
 
 
+def how_compared(summary: Summary) -> str:
+    """How differences are taken, and what their intervals are."""
+    paired, unpaired = (any(getattr(arm, kind) for arm in summary.arms) for kind in ("comparison", "unpaired"))
+    if not unpaired:
+        return "paired by seed, with 95 % Student t intervals"
+    where = " where not all runs tell their seed" if paired else ", for not all runs tell their seed"
+    welch = f"unpaired, with Welch's 95 % intervals{where}"
+    return f"paired by seed, with 95 % Student t intervals, or {welch}" if paired else welch
+
+
 def signed(value: float, decimals: int) -> str:
     """`value` with its sign, a true minus: `+0.0582`, `−1.73`."""
     return f"{value:+.{decimals}f}".replace("-", "−")

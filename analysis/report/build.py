@@ -20,7 +20,7 @@ from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
 from analysis.report.wording import DROPPED_COLUMNS, RUN_COLUMNS, definitions, dropped_rows, provenance, run_rows
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.verdicts import arm_texts, sentence
+from analysis.verdicts import arm_texts, how_compared, sentence
 from muon_core.statuses import counts_text
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
@@ -97,7 +97,7 @@ def _page(
         counts=counts_text(summary.counts),
         sentences=[sentence(arm, summary) for arm in summary.arms],
         table_caption=f"{summary.at.capitalize()} {summary.metric} ({summary.unit}; {better} is better) of each arm, "
-        f"and its difference to {summary.baseline or 'no baseline'}, paired by seed, with 95 % t intervals.",
+        f"and its difference to {summary.baseline or 'no baseline'}, {how_compared(summary)}.",
         arm_columns=[(name, name not in _WORDS) for name in (rows[0] if rows else ())],
         arm_rows=[list(row.values()) for row in rows],
         curves=curves,

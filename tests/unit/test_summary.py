@@ -545,7 +545,18 @@ def test_runs_without_a_seed_get_welchs_interval_and_their_number(tmp_path: Path
     assert said(summary, "muon").endswith("; Welch's interval, unpaired, for not all runs tell their seed; p = 0.0026.")
     assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3529 over 3 runs."
     assert adamw.mean == pytest.approx(float(np.mean(np.exp(logs[1]))))
-    assert not [w for w in summary.warnings if "None" in w]
+    assert not [w for w in summary.warnings if "None" in w or "scatter" in w]
+    assert "; differences to adamw, unpaired, with Welch's 95 % intervals, for not all" in render_summary(summary, 500)
+
+
+def test_runs_without_a_seed_that_start_at_one_loss_are_named(tmp_path: Path) -> None:
+    runs = without_seeds(known_runs())
+    for run in runs:
+        run.val[0] = 10.0 if run.optimizer == "muon" else 10.0 + run.seed
+    assert summary_of(tmp_path, runs).warnings == (
+        "muon: 3 runs have the same validation loss at step 0 (10.0): their initial weights were probably the same, so "
+        "they are not independent draws of them",
+    )
 
 
 def test_one_run_without_a_seed_is_a_single_run_and_one_that_is_nan_is_counted(tmp_path: Path) -> None:
