@@ -25,6 +25,7 @@ from analysis.statistics import (
     holm,
     seeds_to_resolve,
 )
+from analysis.unpaired import UnpairedComparison, compare_unpaired
 from muon_core.statuses import EARLY
 
 ALPHA = 0.05  # of the Holm-adjusted p, to match the 95 % intervals
@@ -45,8 +46,10 @@ class ArmSummary:
     """Runs by status, `planned` for those nobody has started."""
     values: dict[int, float]
     """Seed -> primary metric of its done run, positive and finite."""
-    unusable: tuple[int, ...]
-    """Seeds that are done without such a value."""
+    unseeded: tuple[float, ...]
+    """The same of its done runs that do not tell their seed, as imported ones may."""
+    unusable: tuple[int | None, ...]
+    """Seeds that are done without such a value; None for each such run without a seed."""
     mean: float | None
     sd: float | None
     wall_s: float | None
@@ -58,12 +61,24 @@ class ArmSummary:
     verdict: Verdict = "no data"
     comparison: PairedComparison | None = None
     """With the baseline; None for the baseline and where no seed pairs."""
+    unpaired: UnpairedComparison | None = None
+    """In its place where runs of either have no seed."""
     adjusted_p: float | None = None
     """Holm over the arms that were tested."""
     seeds_to_resolve: int | None = None
     """Seeds with even odds for a difference this size; None where resolved, invalid, of survivors, or above 1000."""
     pooled: Contrast | None = None
     """The same contrast under the additive model, which pools the error of all arms."""
+
+    @property
+    def found(self) -> PairedComparison | UnpairedComparison | None:
+        """The comparison with the baseline, of whichever kind."""
+        return self.comparison or self.unpaired
+
+    @property
+    def all_values(self) -> list[float]:
+        """Of its seeds, and of its runs without one."""
+        return [*self.values.values(), *self.unseeded]
 
     @property
     def planned(self) -> int:
@@ -118,8 +133,12 @@ def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
 def _arm(frame: pl.DataFrame, copy_of: str | None, errors: tuple[str, ...]) -> ArmSummary:
     done = frame.filter(pl.col("status") == "done")
     wall = done["wall_s"].drop_nulls().to_list()
-    values = _usable_values(done)
-    own = list(values.values())
+    is_usable = pl.col("value").is_finite() & (pl.col("value") > 0)  # differences are ratios
+    usable, seedless = done.filter(is_usable), pl.col("seed").is_null()
+    values, unseeded = _by_seed(usable.filter(~seedless)), tuple(usable.filter(seedless)["value"])
+    own = [*values.values(), *unseeded]
+    lost = sorted(set(done["seed"].drop_nulls()) - values.keys())
+    lost_seedless = done["seed"].null_count() - len(unseeded)
     return ArmSummary(
         arm=frame["arm"][0],
         block=frame["block"][0],
@@ -128,7 +147,8 @@ def _arm(frame: pl.DataFrame, copy_of: str | None, errors: tuple[str, ...]) -> A
         copy_of=copy_of,
         counts={status: frame.filter(pl.col("status") == status).height for status in ALL_STATUSES},
         values=values,
-        unusable=tuple(sorted(set(done["seed"]) - values.keys())),
+        unseeded=unseeded,
+        unusable=(*lost, *[None] * lost_seedless),
         mean=fmean(own) if own else None,
         sd=stdev(own) if len(own) > 1 else None,
         wall_s=fmean(wall) if wall else None,
@@ -136,9 +156,8 @@ def _arm(frame: pl.DataFrame, copy_of: str | None, errors: tuple[str, ...]) -> A
     )
 
 
-def _usable_values(done: pl.DataFrame) -> dict[int, float]:
-    """Seed -> value of the runs that have one arms can be compared by; the mean where two runs share a seed."""
-    usable = done.filter(pl.col("value").is_finite() & (pl.col("value") > 0))  # differences are ratios
+def _by_seed(usable: pl.DataFrame) -> dict[int, float]:
+    """Seed -> value; the mean where two runs share a seed."""
     means = usable.group_by("seed").agg(pl.col("value").mean()).sort("seed")
     return dict(zip(means["seed"], means["value"], strict=True))
 
@@ -147,19 +166,28 @@ def _tested(arms: list[ArmSummary], base: ArmSummary | None, goal: Goal) -> dict
     """`arms`, each with other runs, by name, and compared with the baseline among them."""
     if base is None:
         return {arm.arm: arm for arm in arms}
-    found = [None if arm.arm == base.arm else compare_paired(arm.values, base.values, goal) for arm in arms]
-    adjusted = holm([comparison.p_value if comparison else None for comparison in found])
+    compared = [arm if arm.arm == base.arm else _compared(arm, base, goal) for arm in arms]
+    adjusted = holm([arm.found.p_value if arm.found else None for arm in compared])
     pooled = additive_model({arm.arm: arm.values for arm in arms}, base.arm)
     return {
-        arm.arm: replace(arm, comparison=comparison, adjusted_p=p, pooled=pooled.get(arm.arm))
-        for arm, comparison, p in zip(arms, found, adjusted, strict=True)
+        arm.arm: replace(arm, adjusted_p=p, pooled=pooled.get(arm.arm))
+        for arm, p in zip(compared, adjusted, strict=True)
     }
+
+
+def _compared(arm: ArmSummary, base: ArmSummary, goal: Goal) -> ArmSummary:
+    """`arm` against the baseline, by pairs where all runs tell their seed."""
+    if arm.unseeded or base.unseeded:
+        return replace(arm, unpaired=compare_unpaired(arm.all_values, base.all_values))
+    return replace(arm, comparison=compare_paired(arm.values, base.values, goal))
 
 
 def _with_test(arm: ArmSummary, tested: Mapping[str, ArmSummary]) -> ArmSummary:
     """`arm` with the test of the arm that stands for it."""
     test = tested[arm.copy_of or arm.arm]
-    return replace(arm, comparison=test.comparison, adjusted_p=test.adjusted_p, pooled=test.pooled)
+    return replace(
+        arm, comparison=test.comparison, unpaired=test.unpaired, adjusted_p=test.adjusted_p, pooled=test.pooled
+    )
 
 
 def _with_verdict(arm: ArmSummary, base: ArmSummary | None, num_tests: int) -> ArmSummary:
@@ -176,8 +204,8 @@ def _verdict(arm: ArmSummary, base: ArmSummary | None) -> Verdict:
         return "invalid"
     if base and base.arm in (arm.arm, arm.copy_of):
         return "baseline"
-    if not arm.values:
+    if not arm.all_values:
         return "no data"
-    if arm.of_survivors or arm.comparison is None or arm.adjusted_p is None or arm.adjusted_p >= ALPHA:
+    if arm.of_survivors or arm.found is None or arm.adjusted_p is None or arm.adjusted_p >= ALPHA:
         return "not resolved"
-    return "lower" if arm.comparison.log_ratio < 0 else "higher"
+    return "lower" if arm.found.log_ratio < 0 else "higher"

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from analysis.arms import ALPHA, ArmSummary
 from analysis.costs import SeedCost
-from analysis.regions import Region, better_and_not, beyond, inside_and_outside, region
+from analysis.margins import Region, better_and_not, beyond, inside_and_outside, region
 from analysis.statistics import LEVEL, Goal, Interval, holm, mean_and_sd, mean_interval, seeds_to_resolve
 from muon_core.statuses import EARLY, OPEN, counts_text
 

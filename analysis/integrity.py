@@ -26,6 +26,7 @@ _ALIKE = {
     "diff_hash": "states of uncommitted changes",
 }
 """Columns that all runs of a comparison should share -> what they are called."""
+_SHOWN = 3  # arms of one length that are named
 
 
 def integrity_errors(members: pl.DataFrame) -> dict[str, list[str]]:
@@ -53,6 +54,7 @@ def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
     """
     started = _started(members)
     return [
+        *_unequal_lengths(started),
         *_pinned_streams(started),
         *equal_first_losses(started, val),
         *_unequal_starts(started),
@@ -103,17 +105,26 @@ def equal_first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
 
     Equal weights give equal losses; that different ones do, to the last digit, is next to impossible.
     """
-    groups = _first_losses(members, val).group_by("arm", "val_loss", maintain_order=True).agg("seed")
+    losses = _first_losses(members, val).drop_nulls("val_loss")
     return [
-        f"{row['arm']}: seeds {', '.join(map(str, sorted(set(row['seed']))))} have the same validation loss at step 0 "
-        f"({row['val_loss']}): their initial weights were probably the same, so they are not independent draws of them"
-        for row in groups.filter(pl.col("seed").list.n_unique() > 1).iter_rows(named=True)
+        f"{arm}: {who} have the same validation loss at step 0 ({loss}): their initial weights were probably the same, "
+        "so they are not independent draws of them"
+        for (arm, loss), runs in losses.group_by("arm", "val_loss", maintain_order=True)
+        if (who := _several(runs["seed"]))
     ]
+
+
+def _several(seeds: pl.Series) -> str:
+    """`seeds 1, 2`, or `3 runs` where not all tell theirs; empty for runs of one seed, or a single run."""
+    if seeds.null_count():
+        return f"{len(seeds)} runs" if len(seeds) > 1 else ""
+    different = sorted(set(seeds))
+    return f"seeds {', '.join(map(str, different))}" if len(different) > 1 else ""
 
 
 def _first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> pl.DataFrame:
     """`arm`, `seed`, `val_loss` at step 0 of the runs whose initial weights have no hash."""
-    unknown = members.filter(pl.col("init_hash").is_null()).drop_nulls("seed").select("run_id", "arm", "seed")
+    unknown = members.filter(pl.col("init_hash").is_null()).select("run_id", "arm", "seed")
     if unknown.height < 2:
         return unknown.clear().with_columns(val_loss=pl.lit(None, pl.Float64))
     first = val.filter(pl.col("step") == 0, pl.col("run_id").is_in(unknown["run_id"].to_list()))
@@ -132,7 +143,7 @@ def _unequal_first_losses(started: pl.DataFrame, val: pl.LazyFrame) -> list[str]
 
 
 def _unequal(runs: pl.DataFrame, column: str, what: str) -> list[str]:
-    by_seed = runs.group_by("seed").agg(pl.col(column).n_unique())
+    by_seed = runs.drop_nulls("seed").group_by("seed").agg(pl.col(column).n_unique())
     seeds = by_seed.filter(pl.col(column) > 1)["seed"].sort().to_list()
     if not seeds:
         return []
@@ -141,8 +152,26 @@ def _unequal(runs: pl.DataFrame, column: str, what: str) -> list[str]:
     ]
 
 
+def _unequal_lengths(started: pl.DataFrame) -> list[str]:
+    """Done runs that trained for other numbers of steps, or other numbers of tokens a step, than others did."""
+    done = started.filter(pl.col("status") == "done").unique("run_id", maintain_order=True).drop_nulls("steps")
+    groups = done.group_by("steps", "tokens").agg(pl.col("arm").unique(maintain_order=True), runs=pl.len())
+    if groups.height < 2:
+        return []
+    lengths = groups.sort("steps", "tokens", nulls_last=True).iter_rows(named=True)
+    return [f"runs of unequal length or batch are compared: {'; '.join(map(_length, lengths))}"]
+
+
+def _length(group: dict[str, Any]) -> str:
+    """`500 steps of 65,536 tokens (muon, adamw: 6 runs)`."""
+    steps, tokens, arms, runs = group["steps"], group["tokens"], group["arm"], group["runs"]
+    each = "" if tokens is None else f" of {tokens / max(1, steps):,.0f} tokens"
+    named = ", ".join(arms[:_SHOWN]) + (f" and {len(arms) - _SHOWN:,} more" if len(arms) > _SHOWN else "")
+    return f"{steps:,} steps{each} ({named}: {runs:,} {'run' if runs == 1 else 'runs'})"
+
+
 def _repeated_seeds(started: pl.DataFrame) -> list[str]:
-    counts = started.group_by("arm", "seed", maintain_order=True).len().filter(pl.col("len") > 1)
+    counts = started.drop_nulls("seed").group_by("arm", "seed", maintain_order=True).len().filter(pl.col("len") > 1)
     return [
         f"{row['arm']}: {row['len']} runs have seed {row['seed']} (other streams differ); their mean stands for it"
         for row in counts.iter_rows(named=True)

@@ -180,14 +180,14 @@ class Follower:
             rows = table.filter(pl.col("run_id").is_in(going)).sort("step")
             return rows.group_by("run_id").agg(**{name: pl.col(column).last() for name, column in columns.items()})
 
-        steps, losses = last(self._store.train, steps="step"), last(self._store.val, final_val_loss="val_loss")
+        steps, losses = last(self._store.train, steps="step"), last(self._store.val, last_val_loss="val_loss")
         newest = steps.join(losses, on="run_id", how="full", coalesce=True).collect()
         return runs.update(newest, on="run_id", how="left")
 
 
 def _describe(run: Mapping[str, Any], entry: Entry | None, now: float) -> RunStanding:
     config = json.loads(run["config_json"]) if run["config_json"] else {}
-    step, steps, val_loss = run["steps"], config.get("steps"), run["final_val_loss"]
+    step, steps, val_loss = run["steps"], config.get("steps"), run["last_val_loss"]
     is_running = run["status"] == "running"
     if entry and entry.steps and run["status"] in ("running", "interrupted"):
         step, steps = max(entry.step, step or 0), entry.steps

@@ -218,7 +218,7 @@ class Store:
     def _runs(self) -> pl.LazyFrame:
         rows, problems = relisting(self._run_rows)
         self._refuse(problems)
-        return from_arrow(rows).lazy()
+        return _settled(from_arrow(rows)).lazy()
 
     def _attempts(self) -> pl.LazyFrame:
         wants = self._wanted()
@@ -251,6 +251,13 @@ class Store:
 
     def _sweeps(self) -> dict[str, str]:
         return parse_sweeps(list_keys(self.storage, "sweeps/"))
+
+
+def _settled(runs: pl.DataFrame) -> pl.DataFrame:
+    """`runs` with final values where a run is done and nowhere else; earlier releases recorded those of all."""
+    last, is_done = pl.coalesce("last_val_loss", "final_val_loss"), pl.col("status") == "done"
+    final = pl.when(is_done).then(pl.col("final_val_loss", "final_val_accuracy"))
+    return runs.with_columns(final, last_val_loss=last)
 
 
 def _attempt_row(entry: Entry, now: float) -> dict[str, Any]:

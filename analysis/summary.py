@@ -15,12 +15,14 @@ import polars as pl
 from analysis import queries
 from analysis.arms import ArmSummary, summarize_arms
 from analysis.costs import cost_per_seed
+from analysis.dropped import read_dropped
 from analysis.gates import GateResult, judge, parse_gates
 from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.statistics import Goal, spread_ratio
 from analysis.store import Store
 from muon_core.statuses import EARLY, FINISHED
+from muon_core.store.dropped import DroppedRun, describe_dropped
 from muon_core.store.ledger import read_alive
 
 MAX_SPREAD_RATIO = 3  # at three seeds chance alone exceeds it for one pair of arms in five
@@ -45,6 +47,10 @@ class Summary:
     warnings: tuple[str, ...]
     gates: tuple[GateResult, ...] = ()
     """What the sweep must show, in the order of its file."""
+    dropped: tuple[DroppedRun, ...] = ()
+    """Runs that ended, that earlier versions of the sweep listed, and this one does not; they are in no number."""
+    dropped_text: str = ""
+    """How many those are, and which; empty where there are none."""
 
     @property
     def tests(self) -> int:
@@ -82,6 +88,9 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     once = members.unique("run_id")["status"].to_list()
     unit, gates = queries.metric_unit(metric), parse_gates(record.spec)
     costs = cost_per_seed(view, members) if gates else {}
+    dropped = read_dropped(view)
+    seeds = {*members["seed"], *(run.seed for run in record.runs)}
+    dropped_text = describe_dropped(dropped, seeds, {run.arm for run in record.runs})
     return Summary(
         sweep=record.sweep,
         question=record.question,
@@ -94,6 +103,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         counts={status: once.count(status) for status in ALL_STATUSES},
         errors=tuple(text for texts in errors.values() for text in texts),
         warnings=(
+            *([dropped_text] if dropped_text else []),
             *_search_notes(record.to_choose),
             *_early_notes(once.count(EARLY)),
             *_notes(arms),
@@ -102,6 +112,8 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         gates=tuple(
             judge(gate, arms, baseline, goal=goal, unit=unit, costs=costs, to_choose=record.to_choose) for gate in gates
         ),
+        dropped=dropped,
+        dropped_text=dropped_text,
     )
 
 
@@ -130,11 +142,18 @@ def _baseline_notes(arms: list[ArmSummary]) -> list[str]:
 
 def _value_notes(arms: list[ArmSummary]) -> list[str]:
     return [
-        f"{arm.arm}: done, but without a positive, finite value of the metric at seed "
-        f"{', '.join(map(str, arm.unusable))}"
+        f"{arm.arm}: done, but without a positive, finite value of the metric {_where(arm.unusable)}"
         for arm in arms
         if arm.unusable
     ]
+
+
+def _where(seeds: Sequence[int | None]) -> str:
+    """`at seed 1, 2 and in 1 run without a seed`."""
+    known, unknown = [seed for seed in seeds if seed is not None], seeds.count(None)
+    parts = [f"at seed {', '.join(map(str, known))}"] if known else []
+    parts += [f"in {unknown} run{'' if unknown == 1 else 's'} without a seed"] if unknown else []
+    return " and ".join(parts)
 
 
 def _equal_notes(arms: list[ArmSummary]) -> list[str]:

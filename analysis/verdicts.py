@@ -9,10 +9,12 @@ from __future__ import annotations
 from analysis.arms import ArmSummary
 from analysis.statistics import PairedComparison
 from analysis.summary import Summary
+from analysis.unpaired import UnpairedComparison
 from muon_core.statuses import counts_text
 
 SHORT_UNITS = {"nats per token": "nats"}
 DASH = "–"
+Found = PairedComparison | UnpairedComparison
 
 
 def sentence(arm: ArmSummary, summary: Summary) -> str:
@@ -23,7 +25,7 @@ def sentence(arm: ArmSummary, summary: Summary) -> str:
 
 def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
     """An arm's row in a table, as text by column name; a dash where there is nothing."""
-    found, unit = arm.comparison, SHORT_UNITS.get(summary.unit, "")
+    found, pairs, unit = arm.found, arm.comparison, SHORT_UNITS.get(summary.unit, "")
     return {
         "arm": arm.arm,
         "block": arm.block,
@@ -33,12 +35,22 @@ def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
         f"difference {unit}".strip(): _with_interval(found.difference, found.difference_interval, 4) if found else DASH,
         "%": signed(found.percent, 2) if found else DASH,
         "95 % interval, %": interval_text(found.percent_interval, 2) if found and found.percent_interval else DASH,
-        "better": f"{found.better} of {found.n}" if found else DASH,
+        "better": f"{pairs.better} of {pairs.n}" if pairs else DASH,
         "p (Holm)": DASH if arm.adjusted_p is None else f"{arm.adjusted_p:.2g}",
-        "pair corr.": DASH if not found or found.correlation is None else signed(found.correlation, 2),
+        "pair corr.": DASH if not pairs or pairs.correlation is None else signed(pairs.correlation, 2),
         "wall": seconds_text(arm.wall_s),
         "verdict": arm.verdict,
     }
+
+
+def how_compared(summary: Summary) -> str:
+    """How differences are taken, and what their intervals are."""
+    paired, unpaired = (any(getattr(arm, kind) for arm in summary.arms) for kind in ("comparison", "unpaired"))
+    if not unpaired:
+        return "paired by seed, with 95 % Student t intervals"
+    where = " where not all runs tell their seed" if paired else ", for not all runs tell their seed"
+    welch = f"unpaired, with Welch's 95 % intervals{where}"
+    return f"paired by seed, with 95 % Student t intervals, or {welch}" if paired else welch
 
 
 def signed(value: float, decimals: int) -> str:
@@ -74,7 +86,7 @@ def _with_interval(value: float, interval: tuple[float, float] | None, decimals:
 
 
 def _finding(arm: ArmSummary, summary: Summary) -> str:
-    found = arm.comparison
+    found = arm.found
     if arm.verdict == "invalid":
         return f"invalid: {'; '.join(arm.errors)}"
     if arm.verdict == "baseline":
@@ -90,27 +102,36 @@ def _finding(arm: ArmSummary, summary: Summary) -> str:
     return _tested(arm, found, arm.adjusted_p, summary)
 
 
-def _tested(arm: ArmSummary, found: PairedComparison, adjusted_p: float, summary: Summary) -> str:
+def _tested(arm: ArmSummary, found: Found, adjusted_p: float, summary: Summary) -> str:
     relation = "against" if arm.verdict == "not resolved" else "than"
     parts = [f"{arm.verdict} {relation} {summary.baseline}: {_effect(arm, found, summary)}", _interval(found)]
     if arm.verdict == "not resolved" and not arm.of_survivors:
         parts.append(_why(arm, found, summary.tests))
-    test = f"better in {found.better} of {found.n} seeds; {p_text(adjusted_p, summary.tests)}"
-    return f"{', '.join(parts)}; {test}"
+    return f"{', '.join(parts)}; {_over(found)}; {p_text(adjusted_p, summary.tests)}"
+
+
+def _over(found: Found) -> str:
+    """What the interval is over."""
+    if isinstance(found, PairedComparison):
+        return f"better in {found.better} of {found.n} seeds"
+    return "Welch's interval, unpaired, for not all runs tell their seed"
 
 
 def _mean(arm: ArmSummary, summary: Summary) -> str:
     if arm.mean is None:
         return "without a finished run yet"
-    if len(arm.values) == 1:
+    if len(arm.all_values) == 1:
         return f"{summary.metric} {arm.mean:.4f} in a single run"
-    return f"mean {summary.metric} {arm.mean:.4f} over {len(arm.values)} seeds"
+    over = f"{len(arm.all_values)} runs" if arm.unseeded else f"{len(arm.values)} seeds"
+    return f"mean {summary.metric} {arm.mean:.4f} over {over}"
 
 
-def _effect(arm: ArmSummary, found: PairedComparison, summary: Summary) -> str:
+def _effect(arm: ArmSummary, found: Found, summary: Summary) -> str:
     """The difference, and the means it is between where those of the table are over other seeds."""
     unit, base = SHORT_UNITS.get(summary.unit, ""), _baseline(summary)
     effect = f"{signed(found.difference, 4)} {unit}".strip() + f" ({signed(found.percent, 2)} %)"
+    if not isinstance(found, PairedComparison):
+        return f"{effect} between {found.n} and {found.baseline_n} runs"
     is_of_all = base is not None and set(found.seeds) == arm.values.keys() == base.values.keys()
     means = "" if is_of_all else f" ({found.mean:.4f} against {found.baseline_mean:.4f})"
     if found.n == 1:
@@ -122,17 +143,19 @@ def _baseline(summary: Summary) -> ArmSummary | None:
     return next((arm for arm in summary.arms if arm.arm == summary.baseline), None)
 
 
-def _interval(found: PairedComparison) -> str:
+def _interval(found: Found) -> str:
     assert found.percent_interval is not None
     return f"95 % interval {interval_text(found.percent_interval, 2)} %"
 
 
-def _why(arm: ArmSummary, found: PairedComparison, tests: int) -> str:
+def _why(arm: ArmSummary, found: Found, tests: int) -> str:
     assert found.log_ratio_interval is not None
-    if found.is_identical:
+    if isinstance(found, PairedComparison) and found.is_identical:
         return "as the runs are equal to the last digit"
     low, high = found.log_ratio_interval
     zero = "contains 0" if low <= 0 <= high else f"excludes 0 alone but not after the adjustment for {tests} arms"
+    if not isinstance(found, PairedComparison):
+        return f"which {zero}"
     if arm.seeds_to_resolve is None:
         return f"which {zero}; for a difference of this size more than 1000 seeds would be needed"
     return f"which {zero}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
@@ -141,18 +164,24 @@ def _why(arm: ArmSummary, found: PairedComparison, tests: int) -> str:
 def _lost(arm: ArmSummary, summary: Summary) -> str:
     """The runs that are not in the numbers; where they did not go missing at random, what that does to the verdict."""
     base = _baseline(summary)
-    is_compared = arm.verdict == "not resolved" and arm.comparison is not None
+    is_compared = arm.verdict == "not resolved" and arm.found is not None
     lost = {status: count for status, count in arm.counts.items() if status != "done" and count}
     own = [counts_text(lost)] if lost else []
     own += [f"{count} {how}" for how, count in arm.casualties.items() if how not in lost]
-    clauses = [f"of {arm.planned} {_plural('seed', arm.planned)} {', '.join(own)}"] if own else []
+    clauses = [f"of {_asked(arm)} {', '.join(own)}"] if own else []
     if is_compared and base and base.casualties:
         ended = ", ".join(f"{count} {how}" for how, count in base.casualties.items())
-        clauses.append(f"of {base.planned} {_plural('seed', base.planned)} of {base.arm} {ended}")
+        clauses.append(f"of {_asked(base)} of {base.arm} {ended}")
     if not clauses:
         return ""
     survivors = "; these are numbers of survivors, which support no verdict"
     return f"; {', '.join(clauses)}{survivors if is_compared and arm.of_survivors else ', not in these numbers'}"
+
+
+def _asked(arm: ArmSummary) -> str:
+    """`5 seeds`, or `5 runs` where not all tell theirs."""
+    is_seeded = not arm.unseeded and None not in arm.unusable
+    return f"{arm.planned} {_plural('seed' if is_seeded else 'run', arm.planned)}"
 
 
 def _plural(word: str, count: int) -> str:

@@ -291,14 +291,16 @@ class Recorder:
             writer.end(status=status, error=error)  # how far the attempts before came is in their own records
             return
         device = self._matrices[0].parameter.device
+        last, final = self.final, self.final if status == "done" else None
         writer.end(
             settle=settle,
             status=status,
             error=error,
             steps=self.step,
             tokens=self.step * self.config.tokens_per_step,
-            final_val_loss=self.final.val_loss if self.final else None,
-            final_val_accuracy=self.final.val_accuracy if self.final else None,
+            final_val_loss=final.val_loss if final else None,
+            last_val_loss=last.val_loss if last else None,
+            final_val_accuracy=final.val_accuracy if final else None,
             best_val_loss=self._best_val_loss,
             wall_s=self._elapsed,
             train_s=sum(self.stopwatch.seconds[part] for part in TRAINING),

@@ -47,12 +47,12 @@ def plan_sweep(
     """
     known = read_known(storage)
     past = speeds(known.newest)
-    before = _listed_before(storage, sweep.name)
+    records = _records(storage, sweep.name)
     sweep = with_what_was_chosen(sweep, storage)
     _check_installed(sweep)
     trained = [end.config_json for end in known.newest]
     compare = functools.partial(
-        make_plan, sweep, known.statuses, past=past, listed_before=before, trained=trained, retry=retry, sd=sd
+        make_plan, sweep, known.statuses, past=past, records=records, trained=trained, retry=retry, sd=sd
     )
     planned = compare()
     if alive := unfinished_alive(storage, known.statuses, [run.run_id for run in planned.runs]):
@@ -64,14 +64,14 @@ def plan_sweep(
     return narrow(planned, only)
 
 
-def _listed_before(storage: Storage, name: str) -> set[str]:
-    """The runs that the newest record of the sweep `name` lists."""
+def _records(storage: Storage, name: str) -> list[SweepRecord]:
+    """All records of the sweep `name`, the newest last."""
     if not storage.list(f"sweeps/{name}/"):
-        return set()
-    from muon_core.store.sweeps import read_sweep  # loads Parquet
+        return []
+    from muon_core.store.cache import cached  # loads Parquet
+    from muon_core.store.sweeps import read_records
 
-    record = read_sweep(storage, name)
-    return {run.run_id for run in record.runs} if record else set()
+    return read_records(cached(storage), name)
 
 
 def with_what_was_chosen(sweep: SweepSpec, storage: Storage) -> SweepSpec:
@@ -79,12 +79,8 @@ def with_what_was_chosen(sweep: SweepSpec, storage: Storage) -> SweepSpec:
 
     Two calls may choose at the same moment, and neither record has then what the other chose, so all are read.
     """
-    if search_block(sweep) is None or not storage.list(f"sweeps/{sweep.name}/"):
+    if search_block(sweep) is None or not (records := _records(storage, sweep.name)):
         return sweep
-    from muon_core.store.cache import cached  # loads Parquet
-    from muon_core.store.sweeps import read_records
-
-    records = read_records(cached(storage), sweep.name)
     return continued(sweep, [(record.spec, {run.run_id for run in record.runs}) for record in records])
 
 

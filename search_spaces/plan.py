@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from muon_core.statuses import EARLY, FINISHED, in_order, status_told
+from muon_core.store.dropped import DroppedRun, describe_dropped, dropped_runs, earlier_runs
 from search_spaces.arm_names import arm_names
 from search_spaces.changed import changed
 from search_spaces.chosen import chosen_runs, stand_ins
@@ -18,6 +19,9 @@ from search_spaces.expand import PlannedRun, expand
 from search_spaces.searching import search_block
 from search_spaces.spec import Resources, SweepSpec
 from search_spaces.student_t import detectable_shift, t_quantile
+
+if TYPE_CHECKING:
+    from muon_core.store.sweeps import SweepRecord
 
 # Between-seed sd of a paired difference in final val_loss, nats per token, where none is given. Measured, Muon - AdamW.
 _TINY_SD = (0.029, "measured: muon against adamw, tiny preset on English prose, 200 steps, 8 seeds")
@@ -75,8 +79,8 @@ class Plan:
     """What is odd about it, a sentence each."""
     estimate: Estimate
     """How long what is coming will take."""
-    unlisted: tuple[str, ...]
-    """Finished runs that an earlier version of the sweep listed, and this one does not."""
+    dropped: tuple[DroppedRun, ...]
+    """Runs that ended, that an earlier version of the sweep listed, and this one does not."""
     changed: tuple[str, ...]
     """Which optimizers by reference are others than those of runs in the store, a sentence each."""
     to_choose: tuple[PlannedRun, ...]
@@ -96,6 +100,16 @@ class Plan:
         chosen = {run.run_id for run in chosen_runs(self.spec, self.runs)}
         counts = Counter(status for run, status in zip(self.runs, self.statuses, strict=True) if run.run_id in chosen)
         return Search(found[0].name, found[1].n, len(found[1].chosen), in_order(counts))
+
+    @property
+    def unlisted(self) -> tuple[str, ...]:
+        """Ids of those that were dropped."""
+        return tuple(run.run_id for run in self.dropped)
+
+    @property
+    def dropped_text(self) -> str:
+        """How many were dropped, and which; empty where none was."""
+        return describe_dropped(self.dropped, {run.config.seed for run in self.runs}, self.names.values())
 
     @property
     def duplicates(self) -> int:
@@ -175,7 +189,7 @@ def plan(
     *,
     alive: Collection[str] = (),
     past: Sequence[Speed] = (),
-    listed_before: Collection[str] = (),
+    records: Sequence[SweepRecord] = (),
     trained: Iterable[str | None] = (),
     retry: Collection[str] = (),
     sd: float | None = None,
@@ -187,7 +201,7 @@ def plan(
         alive: run_id of those that another process trains now.
         past: how fast runs in the store were.
         trained: configs of runs in the store, as JSON.
-        listed_before: run_id of those that the newest record of this sweep lists.
+        records: those of this sweep in the store, the newest last.
         retry: statuses of runs that have ended and are to be run again: failed, diverged.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
@@ -205,12 +219,11 @@ def plan(
     odd = (*doubts([run.config for run in once]), *gate_doubts(spec))
     asked = {run.arm_id: run.config for run in (*to_run, *elsewhere, *unchosen)}
     takes = estimate(asked, past, _guess(spec.resources))
-    listed = {run.run_id for run in runs} if listed_before else set()
-    unlisted = tuple(sorted(run for run in listed_before if run not in listed and done.get(run) in FINISHED))
+    dropped = dropped_runs(earlier_runs(records, {run.run_id for run in runs}), done)
     others = tuple(changed(runs, {run.run_id for run in to_run}, trained))
     resolves = power(spec, len(once) - 1, sd)
     return Plan(
-        spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, unlisted, others, unchosen
+        spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, dropped, others, unchosen
     )
 
 

@@ -47,7 +47,7 @@ def describe_heatmap(info: Heatmap, file: str) -> str:
     parts = [
         f"Heatmaps of {info.metric}, {info.projection} projection, {_count(layers, 'layer')} by "
         f"{_count(steps, 'step')} ({info.steps[0]:,} to {info.steps[-1]:,}), "
-        f"{_count(len(info.panels), 'arm')} at seed {info.seed}.",
+        f"{_count(len(info.panels), 'arm')} {_at(info)}.",
         f"Shared scale {_number(info.low)} to {_number(info.high)} over {_count(_panels_with_rows(info), 'panel')}; "
         f"{100 * info.clipped:.1f} % clipped.",
         *(_panel_text(info, panel) for panel in info.panels),
@@ -60,7 +60,7 @@ def heatmap_caption(info: Heatmap) -> str:
     peak = "maximum" if info.metric.endswith("_peak") else "mean"
     cell = "" if info.bin_size == 1 else f" A column is the {peak} of {info.bin_size} measured steps."
     return (
-        f"{info.metric} of the {info.projection} matrices by layer (0 is the first) and step, seed {info.seed}.{cell} "
+        f"{info.metric} of the {info.projection} matrices by layer (0 is the first) and step, {info.whose}.{cell} "
         f"One scale for the {_count(_panels_with_rows(info), 'panel')} of this figure, {_number(info.low)} to "
         f"{_number(info.high)}, the 1st to 99th percentile; {100 * info.clipped:.1f} % of the cells lie beyond it and "
         "take its end colours. Other projections have other scales. Grey is missing."
@@ -83,7 +83,7 @@ def _arm_text(info: Curves, arm: str) -> str:
 
 def _panel_text(info: Heatmap, panel: Panel) -> str:
     if panel.run_id is None:
-        return f"{panel.arm}: no rows."
+        return f"{panel.arm}: no rows {_at(info)}."
     rows = info.rows.filter((pl.col("arm") == panel.arm) & pl.col("value").is_finite())
     missing = int(np.isnan(panel.cells).sum())
     gone = f"; {_count(missing, 'cell')} missing" if missing else ""
@@ -96,6 +96,10 @@ def _panel_text(info: Heatmap, panel: Panel) -> str:
         f"{panel.arm}: median {_number(first[1])} at step {first[0]:,} and {_number(last[1])} at step {last[0]:,}; "
         f"lowest {_number(lowest['value'])} at layer {lowest['layer']}, step {lowest['step']:,}{gone}."
     )
+
+
+def _at(info: Heatmap) -> str:
+    return "without a seed" if info.seed is None else f"at seed {info.seed}"
 
 
 def _panels_with_rows(info: Heatmap) -> int:

@@ -29,7 +29,7 @@ _MISSING = (153, 153, 153)
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One arm's cells; `run_id` is None where the arm has no rows at this seed."""
+    """One arm's cells; `run_id` is None where the arm has no rows at the figure's seed."""
 
     arm: str
     run_id: str | None
@@ -43,7 +43,8 @@ class Heatmap:
 
     metric: str
     projection: str
-    seed: int
+    seed: int | None
+    """None where no run tells its seed: an arm is then shown by its first run with values."""
     panels: tuple[Panel, ...]
     layers: tuple[int, ...]
     steps: tuple[int, ...]
@@ -58,9 +59,14 @@ class Heatmap:
     rows: pl.DataFrame
     """What was measured: `arm`, `run_id`, `seed`, `projection`, `layer`, `step`, `value`."""
 
+    @property
+    def whose(self) -> str:
+        """`seed 42`, or that there is none."""
+        return "no seed" if self.seed is None else f"seed {self.seed}"
+
 
 def choose_seed(members: pl.DataFrame, run_ids: set[str]) -> int | None:
-    """The seed at which most arms have rows (`run_ids`), the first listed of equals; None if no run has."""
+    """The seed at which most arms have values (`run_ids`), the first listed of equals; None if no run of a seed has."""
     present = members.filter(pl.col("run_id").is_in(run_ids)).drop_nulls("seed")
     counts = present.group_by("seed", maintain_order=True).agg(pl.col("arm").n_unique())
     seeds = counts.sort("arm", descending=True, maintain_order=True)["seed"]
@@ -72,25 +78,32 @@ def heatmaps_info(layers: pl.LazyFrame, members: pl.DataFrame, metric: str, seed
 
     Args:
         members: rows of `sweep_members`; every arm gets a panel.
-        seed: whose runs to show; None takes the one at which most arms have rows.
+        seed: whose runs to show; None takes the one at which most arms have values. An arm of which no run tells its
+            seed is shown by the first that has values.
     """
     queries.check_layer_metric(metric)
-    with_rows = set(layers.select(pl.col("run_id").unique()).collect()["run_id"])
-    chosen = choose_seed(members, with_rows) if seed is None else seed
-    if chosen is None:
-        return []
-    runs = members.filter(pl.col("seed") == chosen).unique("arm", keep="first", maintain_order=True)
+    measured = queries.layer_cells(layers, members["run_id"].to_list(), metric).filter(pl.col("value").is_finite())
+    with_values = set(measured.select(pl.col("run_id").unique()).collect()["run_id"])
+    chosen = choose_seed(members, with_values) if seed is None else seed
+    runs = _shown(members, with_values, chosen)
     cells = queries.layer_cells(layers, runs["run_id"].to_list(), metric).collect()
     rows = runs.select("arm", "run_id", "seed").join(cells, on="run_id", maintain_order="left_right")
     arms = members["arm"].unique(maintain_order=True).to_list()
-    measured = rows.filter(pl.col("value").is_finite())["projection"].unique()
+    projections = rows.filter(pl.col("value").is_finite())["projection"].unique()
     return [
         _heatmap(rows.filter(pl.col("projection") == name), name, arms, metric, chosen)
-        for name in sorted(measured, key=_projection_order)
+        for name in sorted(projections, key=_projection_order)
     ]
 
 
-def _heatmap(rows: pl.DataFrame, projection: str, arms: list[str], metric: str, seed: int) -> Heatmap:
+def _shown(members: pl.DataFrame, with_values: set[str], seed: int | None) -> pl.DataFrame:
+    """The run that an arm is shown by, of the arms that have one."""
+    of_seed = members.clear() if seed is None else members.filter(pl.col("seed") == seed)
+    seedless = members.filter(pl.col("seed").is_null().all().over("arm"), pl.col("run_id").is_in(with_values))
+    return pl.concat([of_seed, seedless]).unique("arm", keep="first", maintain_order=True)
+
+
+def _heatmap(rows: pl.DataFrame, projection: str, arms: list[str], metric: str, seed: int | None) -> Heatmap:
     scale = queries.shared_scale(rows.lazy()).collect().row(0, named=True)
     layers, steps = rows["layer"].unique().sort().to_list(), rows["step"].unique().sort().to_list()
     bin_size = -(-len(steps) // MAX_COLUMNS)

@@ -17,14 +17,15 @@ import polars as pl
 
 from analysis.gate_texts import brief, headline
 from analysis.report.figures import Figure, curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
-from analysis.report.numbers import arms_frame, report_numbers
-from analysis.report.wording import RUN_COLUMNS, definitions, provenance, run_rows
+from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
+from analysis.report.wording import DROPPED_COLUMNS, RUN_COLUMNS, definitions, dropped_rows, provenance, run_rows
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.verdicts import arm_texts, sentence
+from analysis.verdicts import arm_texts, how_compared, sentence
 from muon_core.statuses import counts_text
 
 _WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
+_DROPPED = "data/dropped.csv"
 
 
 class Report(NamedTuple):
@@ -53,6 +54,8 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
     numbers = report_numbers(summary, members, [*curves, *heatmaps])
     tables = {name: frame for figure in [*curves, *heatmaps] for name, frame in figure.tables.items()}
     tables |= {"data/arms.csv": arms_frame(summary), "data/runs.csv": members}
+    if summary.dropped:
+        tables[_DROPPED] = dropped_frame(summary)
     root = Path(folder)
     try:
         (root / "data").mkdir(parents=True, exist_ok=True)
@@ -70,11 +73,12 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
 
 
 def _earlier_tables(root: Path) -> set[str]:
-    """Data of the figures of the report that is in `root`; empty if none is."""
+    """Data of the figures, and of dropped runs, of the report that is in `root`; empty if none is."""
     try:
-        figures = json.loads((root / "report.json").read_text(encoding="utf-8"))["figures"]
-        return {f"data/{Path(name).name}" for figure in figures for name in figure["data"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        report = json.loads((root / "report.json").read_text(encoding="utf-8"))
+        dropped = {_DROPPED} if report.get("dropped") else set()
+        return {f"data/{Path(name).name}" for figure in report["figures"] for name in figure["data"]} | dropped
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return set()  # no report, or none of ours
 
 
@@ -95,7 +99,7 @@ def _page(
         gates=[(headline(found), brief(found)) for found in summary.gates],
         sentences=[sentence(arm, summary) for arm in summary.arms],
         table_caption=f"{summary.at.capitalize()} {summary.metric} ({summary.unit}; {better} is better) of each arm, "
-        f"and its difference to {summary.baseline or 'no baseline'}, paired by seed, with 95 % t intervals.",
+        f"and its difference to {summary.baseline or 'no baseline'}, {how_compared(summary)}.",
         arm_columns=[(name, name not in _WORDS) for name in (rows[0] if rows else ())],
         arm_rows=[list(row.values()) for row in rows],
         curves=curves,
@@ -106,6 +110,8 @@ def _page(
         definitions=definitions(summary, metric),
         run_columns=RUN_COLUMNS,
         run_rows=run_rows(members),
+        dropped_columns=[*DROPPED_COLUMNS, (f"{summary.at} {summary.metric}", True)],
+        dropped_rows=dropped_rows(summary),
         provenance=provenance(view.record, members, view.storage.url, metric),
         spec=json.dumps(view.record.spec, indent=2, ensure_ascii=False),
     )

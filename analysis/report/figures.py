@@ -77,8 +77,8 @@ def _curve_figure(name: str, info: Curves) -> Figure:
 
 
 def _heatmap_figure(info: Heatmap) -> Figure:
-    name, title = f"{info.metric}_{info.projection}", f"{info.projection} projection, seed {info.seed}"
-    file = f"data/{name}_s{info.seed}.csv"
+    name, title = f"{info.metric}_{info.projection}", f"{info.projection} projection, {info.whose}"
+    file = f"data/{name}_{'no_seed' if info.seed is None else f's{info.seed}'}.csv"
     description = describe_heatmap(info, file)
     svg = to_svg(*draw_heatmap(info), name=name, title=f"{info.metric}, {title}", description=description)
     return Figure(name, title, heatmap_caption(info), description, svg, {file: info.rows})

@@ -11,7 +11,7 @@ import polars as pl
 from analysis.arms import ArmSummary
 from analysis.report.figures import Figure
 from analysis.summary import Summary
-from analysis.verdicts import sentence
+from analysis.verdicts import Found, sentence
 
 SCHEMA = 1  # of report.json; raised when a name or meaning in it changes
 
@@ -21,16 +21,18 @@ def arms_frame(summary: Summary) -> pl.DataFrame:
     return pl.DataFrame([_arm_row(arm) for arm in summary.arms], infer_schema_length=None)
 
 
+def dropped_frame(summary: Summary) -> pl.DataFrame:
+    """One row a run that ended and is no longer listed, with its value of the primary metric."""
+    return pl.DataFrame([dataclasses.asdict(run) for run in summary.dropped], infer_schema_length=None)
+
+
 def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure]) -> dict[str, Any]:
     """The content of report.json: plain JSON values; what is not finite is null."""
     arms = []
     for arm in summary.arms:
-        found = arm.comparison
-        percent = {"percent": found.percent, "percent_interval": found.percent_interval, "n": found.n} if found else {}
-        comparison = dataclasses.asdict(found) | percent if found else None
+        compared = {"comparison": _comparison(arm.comparison), "unpaired": _comparison(arm.unpaired)}
         values = {str(seed): value for seed, value in arm.values.items()}
-        text = sentence(arm, summary)
-        arms.append(dataclasses.asdict(arm) | {"values": values, "comparison": comparison, "sentence": text})
+        arms.append(dataclasses.asdict(arm) | compared | {"values": values, "sentence": sentence(arm, summary)})
     names = ("name", "title", "caption", "description")
     numbers = dataclasses.asdict(summary) | {
         "schema": SCHEMA,
@@ -43,8 +45,16 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
     return plain
 
 
+def _comparison(found: Found | None) -> dict[str, Any] | None:
+    """Its fields, and what follows from them."""
+    if found is None:
+        return None
+    derived = {"percent": found.percent, "percent_interval": found.percent_interval, "n": found.n}
+    return dataclasses.asdict(found) | derived
+
+
 def _arm_row(arm: ArmSummary) -> dict[str, Any]:
-    found = arm.comparison
+    found, pairs = arm.found, arm.comparison
     nats = (found.difference_interval if found else None) or (None, None)
     percent = (found.percent_interval if found else None) or (None, None)
     return {
@@ -55,17 +65,17 @@ def _arm_row(arm: ArmSummary) -> dict[str, Any]:
         "mean": arm.mean,
         "sd": arm.sd,
         "copy_of": arm.copy_of,
-        "paired_mean": found.mean if found else None,
-        "paired_baseline_mean": found.baseline_mean if found else None,
+        "paired_mean": pairs.mean if pairs else None,
+        "paired_baseline_mean": pairs.baseline_mean if pairs else None,
         "difference": found.difference if found else None,
         "difference_low": nats[0],
         "difference_high": nats[1],
         "percent": found.percent if found else None,
         "percent_low": percent[0],
         "percent_high": percent[1],
-        "pairs": found.n if found else None,
-        "better": found.better if found else None,
-        "correlation": found.correlation if found else None,
+        "pairs": pairs.n if pairs else None,
+        "better": pairs.better if pairs else None,
+        "correlation": pairs.correlation if pairs else None,
         "p_value": found.p_value if found else None,
         "adjusted_p": arm.adjusted_p,
         "wall_s": arm.wall_s,

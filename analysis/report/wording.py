@@ -30,6 +30,10 @@ RUN_COLUMNS = (
 """Heading, and whether the column holds numbers."""
 
 
+DROPPED_COLUMNS = (("run", False), ("arm", False), ("seed", True), ("status", False))
+"""The same of the table of dropped runs, before the primary metric."""
+
+
 def definitions(summary: Summary, layer_metric: str) -> Pairs:
     """What each quantity on the page means."""
     return [
@@ -44,7 +48,8 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
         (
             "95 % interval",
             "Student t over the paired seeds, n − 1 degrees of freedom. One seed has no interval. Bootstrap intervals "
-            "are not used: with three seeds they cover far less than they say.",
+            "are not used: with three seeds they cover far less than they say. Where runs do not tell their seed, "
+            "it is Welch's, over all runs of both arms.",
         ),
         (
             "verdict",
@@ -118,6 +123,20 @@ def run_rows(members: pl.DataFrame) -> list[list[str]]:
             last_line(row["error"]),
         ]
         for row in members.iter_rows(named=True)
+    ]
+
+
+def dropped_rows(summary: Summary) -> list[list[str]]:
+    """Rows of the table of runs that the sweep no longer lists."""
+    return [
+        [
+            run.run_id,
+            run.arm,
+            _count_text(run.seed),
+            run.status,
+            DASH if run.value is None else f"{run.value:.4f}",
+        ]
+        for run in summary.dropped
     ]
 
 

@@ -62,9 +62,16 @@ class LegacyRun:
         return None
 
     @property
+    def steps(self) -> int | None:
+        """Steps trained; None without metrics, which alone tell."""
+        return self.metrics["actual_steps"] if self.metrics else None
+
+    @property
     def arm_id(self) -> str:
-        """The same for runs whose configs differ only in their seed."""
+        """The same for runs of one length whose configs differ only in their seed."""
         arm = {name: value for name, value in self.config.items() if name != "seed"}
+        if self.steps is not None:
+            arm["actual_steps"] = self.steps
         return f"imported-{self.optimizer}-{_digest(canonical(arm))}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,13 +103,15 @@ def _end(run: LegacyRun) -> dict[str, Any]:
     losses = [row["val_loss"] for row in run.val]
     finite = [loss for loss in losses if math.isfinite(loss)]
     status = "stopped" if run.metrics is None else "done" if len(finite) == len(losses) else "diverged"
+    final = last if status == "done" else {}
     return {
         "status": status,
         "error": NO_END if run.metrics is None else None,
         "steps": metrics.get("actual_steps", newest["step"]),
         "tokens": metrics.get("tokens_seen", newest["tokens"]),
-        "final_val_loss": last.get("val_loss"),
-        "final_val_accuracy": last.get("val_accuracy"),
+        "final_val_loss": final.get("val_loss"),
+        "last_val_loss": last.get("val_loss"),
+        "final_val_accuracy": final.get("val_accuracy"),
         "best_val_loss": min(finite, default=None),
         "wall_s": run.wall_s,
     }
@@ -118,7 +121,7 @@ def _start(run: LegacyRun) -> dict[str, Any]:
     """Columns of the `runs` table known from the config. Hashes and environment are unknown, so null."""
     embedding_lr = _number(run.config.get("adamw_lr"))
     lr = _number(run.config.get("muon_lr")) if run.optimizer == "muon" else embedding_lr
-    config = run.config | {"imported_from": run.folder, "steps": (run.metrics or {}).get("actual_steps")}
+    config = run.config | {"imported_from": run.folder, "steps": run.steps}
     return {
         "arm_id": run.arm_id,
         "arm": run.optimizer,
@@ -159,13 +162,15 @@ def _write_sweep(
         baseline = next((run.block for run in earlier if run.role == "baseline"), None)
     elif baseline not in blocks:
         raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {', '.join(blocks)}")
-    names = arm_names({start["arm_id"]: _arm(start, baseline) for start in starts})
+    arms = _arms(starts, baseline)
+    keys = {run_id: canonical(arm.fields) for run_id, arm in arms.items()}
+    names = arm_names({keys[run_id]: arm for run_id, arm in arms.items()})
     listed = tuple(
         SweepRun(
             run_id=start["run_id"],
             block=start["optimizer"],
             role="baseline" if start["optimizer"] == baseline else "candidate",
-            arm=names[start["arm_id"]],
+            arm=names[keys[start["run_id"]]],
             seed=start["seed"],
         )
         for start in starts
@@ -179,7 +184,23 @@ def _starts(storage: Storage, run_ids: Iterable[str]) -> list[dict[str, Any]]:
     return read_starts(storage, [max(attempts[run_id].values()) for run_id in run_ids])
 
 
-def _arm(start: dict[str, Any], baseline: str | None) -> Arm:
-    fields = dict(flat_fields(json.loads(start["config_json"])))
-    known = {name: value for name, value in fields.items() if name not in ("seed", "imported_from", "steps")}
-    return Arm(start["arm"], known, start["optimizer"] == baseline)
+def _arms(starts: list[dict[str, Any]], baseline: str | None) -> dict[str, Arm]:
+    """run_id -> its arm, of which the length is a part; a run of unknown length is of the one it may belong to, if one.
+
+    What stopped without telling how far it was to go is then missed where it belongs.
+    """
+    configs = {start["run_id"]: dict(flat_fields(json.loads(start["config_json"]))) for start in starts}
+    fields = {
+        run_id: {name: value for name, value in config.items() if name not in ("seed", "imported_from", "steps")}
+        for run_id, config in configs.items()
+    }
+    lengths: dict[str, set[int | None]] = defaultdict(set)
+    for run_id, config in configs.items():
+        lengths[canonical(fields[run_id])] |= {config.get("steps")} - {None}
+    arms = {}
+    for start in starts:
+        run_id, known = start["run_id"], fields[start["run_id"]]
+        possible = lengths[canonical(known)]
+        steps = configs[run_id].get("steps") or (next(iter(possible)) if len(possible) == 1 else None)
+        arms[run_id] = Arm(start["arm"], known | {"steps": steps or "unknown"}, start["optimizer"] == baseline)
+    return arms

@@ -6,7 +6,7 @@ import textwrap
 
 from analysis.gate_texts import brief, headline
 from analysis.summary import Summary
-from analysis.verdicts import arm_texts, sentence
+from analysis.verdicts import arm_texts, how_compared, sentence
 from muon_core.statuses import counts_text
 from ray_jobs.cli.text import GAP, aligned, terminal_width
 
@@ -26,7 +26,7 @@ def render_summary(summary: Summary, width: int | None = None) -> str:
     head = [
         f"{summary.sweep}: {summary.question}" if summary.question else summary.sweep,
         f"{summary.metric} ({summary.unit}), {summary.at} value, {better} is better; means over done runs; "
-        f"differences to {summary.baseline or 'no baseline'}, paired by seed, with 95 % Student t intervals. "
+        f"differences to {summary.baseline or 'no baseline'}, {how_compared(summary)}. "
         f"{counts_text(summary.counts)}.",
     ]
     cells = [arm_texts(arm, summary) for arm in summary.arms]

@@ -9,8 +9,6 @@ from ray_jobs.cli.text import table_lines
 from ray_jobs.money import Money
 from search_spaces.plan import Plan, Power
 
-SHOWN_UNLISTED = 3
-
 
 def render_plan(plan: Plan, money: Money) -> str:
     """The plan in words: a line an arm, then what would start, what it takes and costs, and what it can tell."""
@@ -27,7 +25,7 @@ def render_plan(plan: Plan, money: Money) -> str:
             f"to run: {_count(len(plan.coming), 'run')}{_unchosen(plan)}{_work(plan)}",
             *([_time(plan), *money.describe()] if plan.coming else []),
             *_elsewhere(plan),
-            *_unlisted(plan),
+            *([f"dropped: {plan.dropped_text}"] if plan.dropped else []),
             *(f"changed: {sentence}" for sentence in plan.changed),
             f"power: {_describe_power(plan.power, 'confirm the best' if plan.search else 'add seeds')}",
             *(f"odd: {doubt}" for doubt in plan.doubts),
@@ -58,15 +56,6 @@ def _time(plan: Plan) -> str:
     lasts = f"{minutes:.2g} minutes" if minutes < 99.5 else f"{minutes / 60:.3g} hours"
     less = "; less, for candidates may end early" if plan.spec.early_stopping else ""
     return f"time: about {lasts}, one run after the other ({plan.estimate.source}){less}"
-
-
-def _unlisted(plan: Plan) -> list[str]:
-    if not plan.unlisted:
-        return []
-    named = ", ".join(plan.unlisted[:SHOWN_UNLISTED]) + (", ..." if len(plan.unlisted) > SHOWN_UNLISTED else "")
-    return [
-        f"no longer listed: {_count(len(plan.unlisted), 'finished run')} of an earlier version of the file: {named}"
-    ]
 
 
 def _elsewhere(plan: Plan) -> list[str]:

@@ -40,6 +40,8 @@ def command(sweep: str, output: Path, metric: str, store: str) -> int:
 
     report = write_report(view, output, metric=metric)
     click.echo(f"report: {report.page}")
+    if dropped := report.summary.dropped_text:
+        click.echo(f"dropped: {dropped}", err=True)
     click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
     for error in report.summary.errors:
         click.echo(f"error: {error}", err=True)

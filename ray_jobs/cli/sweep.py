@@ -217,6 +217,8 @@ def run(
         write_sweep(storage, sweep_record(planned))  # with what other calls chose meanwhile
     left_out |= ended.kept
     is_answer = _print_answer(sweep.name, storage)
+    if planned.dropped:
+        click.echo(f"dropped: {planned.dropped_text}", err=True)
     for reason, count in Counter(reason for reason in left_out.values() if not is_unpaid(reason)).items():
         click.echo(f"left out: {count} run{'' if count == 1 else 's'}: {reason}", err=True)
     if unpaid := next(filter(is_unpaid, left_out.values()), None):

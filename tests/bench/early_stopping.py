@@ -58,9 +58,9 @@ def run(folder: Path, name: str, *options: str, **fields: Any) -> pl.DataFrame:
     file.write_text(yaml.safe_dump(SWEEP | fields))
     command = [MUON, "sweep", "run", str(file), "--store", str(store), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    columns = ("run_id", "arm", "status", "steps", "final_val_loss")
+    columns = ("run_id", "arm", "status", "steps", "last_val_loss")
     runs = open_store(store).sweep("narrow").runs.select(columns).collect()
-    return runs.sort("final_val_loss")
+    return runs.sort("last_val_loss")
 
 
 def main() -> int:
@@ -69,14 +69,14 @@ def main() -> int:
         full = run(Path(folder), "full", "--in-process")
         early = run(Path(folder), "early", early_stopping=rule)
     print(f"{'arm':16s} {'status':8s} {'steps':>5s} {'loss':>7s} {'of the full grid':>17s}")
-    for row in early.join(full.select("run_id", full="final_val_loss"), on="run_id").iter_rows(named=True):
-        losses = f"{row['final_val_loss']:7.4f} {row['full']:17.4f}"
+    for row in early.join(full.select("run_id", full="last_val_loss"), on="run_id").iter_rows(named=True):
+        losses = f"{row['last_val_loss']:7.4f} {row['full']:17.4f}"
         print(f"{row['arm']:16s} {row['status']:8s} {row['steps']:5d} {losses}")
     share = early["steps"].sum() / full["steps"].sum()
     best = full.filter(status="done").row(0, named=True)
     kept = early.filter(run_id=best["run_id"], status="done").height == 1
     print(f"{share:.0%} of the steps of {full.height} runs; goal <= {GOAL:.0%}: {'met' if share <= GOAL else 'MISSED'}")
-    print(f"the best, {best['arm']} with {best['final_val_loss']:.4f}: {'kept' if kept else 'LOST'}")
+    print(f"the best, {best['arm']} with {best['last_val_loss']:.4f}: {'kept' if kept else 'LOST'}")
     return 0 if share <= GOAL and kept else 1
 
 

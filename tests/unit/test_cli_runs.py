@@ -161,7 +161,7 @@ def test_runs_diff_json_keeps_what_both_have_of_the_outcome(pair: Muon) -> None:
     assert told["config"]["optimizer.name"] == ["muon", "adamw"]
     assert "device" in told["environment"]
     assert "data_hash" not in told["environment"]
-    assert told["outcome"]["final_val_loss"] == [3.5, 6.9]
+    assert (told["outcome"]["final_val_loss"], told["outcome"]["last_val_loss"]) == ([3.5, None], [3.5, 6.9])
 
 
 def test_runs_diff_of_a_run_with_itself_says_so(pair: Muon) -> None:

@@ -118,7 +118,7 @@ def test_describe_heatmap_counts_missing_cells_and_arms_without_rows(demo: tuple
         r"isotropic: .* step 60; 28 cells missing\.", describe_heatmap(early, "x")
     )  # 4 layers, 7 of 11 steps
     failed = heatmaps_info(view.layers, members, "effective_rank", seed=256)[0]
-    assert "isotropic: no rows." in describe_heatmap(failed, "x")
+    assert "isotropic: no rows at seed 256." in describe_heatmap(failed, "x")
 
 
 def test_describe_heatmap_counts_cells_that_are_not_finite(tmp_path: Path) -> None:

@@ -143,6 +143,31 @@ def test_imported_arms_of_one_optimizer_are_named_by_what_differs(muon: Muon, tm
     assert sorted(run.arm for run in listed) == ["muon muon_lr=0.01", "muon muon_lr=0.02"]
 
 
+def test_the_length_of_imported_runs_is_a_part_of_their_arm(muon: Muon, tmp_path: Path) -> None:
+    """A run that stopped without metrics counts where its config fits one arm only."""
+    for seed, steps in ((1, 20), (2, 20), (3, 10)):
+        write_metrics(tmp_path / "older" / f"r{seed}", "adamw", seed, [10.4, 4.6, 3.3], actual_steps=steps,
+                      experiment_config={})  # fmt: skip
+    write_metrics(tmp_path / "older" / "m1", "muon", 1, [10.4, 4.6, 3.3], experiment_config={})
+    for name, optimizer in (("r4", "adamw"), ("m2", "muon")):
+        write_metrics(tmp_path / "older" / name, optimizer, int(name[1]), [3.0])
+        (tmp_path / "older" / name / "metrics.json").unlink()
+        (tmp_path / "older" / name / "norms.jsonl").write_text(line(5, 0, "q", 100, weight_norm=1.0))
+    assert muon("import", "older", "--baseline", "muon").code == 0
+    listed = imported(tmp_path).sweep("older").record.runs  # type: ignore[union-attr]
+    assert sorted((run.arm, run.seed) for run in listed) == [
+        ("adamw steps=10", 3),
+        ("adamw steps=20", 1),
+        ("adamw steps=20", 2),
+        ("adamw steps=unknown", 4),
+        ("muon", 1),
+        ("muon", 2),
+    ]
+    arm_ids = imported(tmp_path).runs.filter(optimizer="adamw").select("seed", "arm_id").collect()
+    assert len({arm for seed, arm in arm_ids.iter_rows() if seed in (1, 2)}) == 1
+    assert arm_ids["arm_id"].n_unique() == 3
+
+
 def test_an_imported_sweep_reports(muon: Muon, tmp_path: Path, older: Path) -> None:
     muon("import", "older", "--name", "old", "--baseline", "adamw")
     assert muon("report", "old", "-o", "page").code == 0

@@ -308,3 +308,14 @@ def test_an_unknown_layer_metric_is_refused_before_anything_is_written(tmp_path:
 @pytest.mark.parametrize(("text", "expected"), [(None, ""), ("", ""), ("a\n  b\n\n", "b"), ("one", "one")])
 def test_last_line_is_the_last_that_is_not_blank(text: str | None, expected: str) -> None:
     assert last_line(text) == expected
+
+
+def test_layers_of_runs_without_a_seed_are_shown(tmp_path: Path) -> None:
+    runs = [FakeRun("muon", 1, loss_curve(3.0), role="baseline"), FakeRun("adamw", 1, loss_curve(3.5))]
+    for run in runs:
+        run.facts["seed"] = None
+    page = write_report(view_of(tmp_path / "store", runs), tmp_path / "report").page.read_text()
+    assert "q projection, no seed" in page
+    assert "2 arms without a seed." in page
+    assert "with no finite value" not in page
+    assert set(pl.read_csv(tmp_path / "report/data/effective_rank_q_no_seed.csv")["arm"]) == {"muon", "adamw"}

@@ -489,3 +489,89 @@ def test_a_row_of_the_table_is_the_comparison(tmp_path: Path) -> None:
 )
 def test_seconds_text_picks_the_unit(seconds: float | None, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+def with_lengths(lengths: dict[tuple[str, int], tuple[int, int]]) -> list[FakeRun]:
+    """The known runs, each done after so many steps and tokens; 200 of 2,048 unless told otherwise."""
+    runs = known_runs()
+    for run in runs:
+        steps, tokens = lengths.get((run.optimizer, run.seed), (200, 200 * 2048))
+        run.facts |= {"steps": steps, "tokens": tokens}
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("lengths", "told"),
+    [
+        ({}, None),
+        ({("muon", 42): (100, 100 * 2048)}, "100 steps of 2,048 tokens (muon: 1 run); 200 steps of 2,048 tokens"),
+        ({("adamw", 42): (200, 200 * 4096)}, "200 steps of 2,048 tokens (muon, adamw: 5 runs); 200 steps of 4,096"),
+    ],
+    ids=["equal", "fewer steps", "a larger batch"],
+)
+def test_runs_of_unequal_length_or_batch_are_named(
+    tmp_path: Path, lengths: dict[tuple[str, int], tuple[int, int]], told: str | None
+) -> None:
+    found = [w for w in summary_of(tmp_path, with_lengths(lengths)).warnings if "unequal length" in w]
+    assert [w.startswith(f"runs of unequal length or batch are compared: {told}") for w in found] == [True] * bool(told)
+
+
+def test_a_run_that_did_not_come_to_its_end_is_no_unequal_length(tmp_path: Path) -> None:
+    runs = with_lengths({("muon", 42): (100, 100 * 2048)})
+    runs[0].status = "failed"
+    assert not [w for w in summary_of(tmp_path, runs).warnings if "unequal length" in w]
+
+
+def without_seeds(runs: list[FakeRun]) -> list[FakeRun]:
+    """As imported runs that do not tell theirs."""
+    for run in runs:
+        run.facts |= {"seed": None, "init_hash": None, "first_batch_hash": None}
+    return runs
+
+
+def test_runs_without_a_seed_get_welchs_interval_and_their_number(tmp_path: Path) -> None:
+    """scipy is the oracle."""
+    summary = summary_of(tmp_path, without_seeds(known_runs()))
+    muon, adamw = (arm(summary, name) for name in ("muon", "adamw"))
+    logs = [np.log([run.val[200] for run in known_runs() if run.optimizer == name]) for name in ("muon", "adamw")]
+    oracle = stats.ttest_ind(*logs, equal_var=False)
+    found = muon.unpaired
+    assert found is not None
+    assert (muon.comparison, muon.values, found.n, found.baseline_n) == (None, {}, 3, 3)
+    assert found.log_ratio_interval == pytest.approx(tuple(oracle.confidence_interval()))
+    assert (found.p_value, found.df) == (pytest.approx(oracle.pvalue), pytest.approx(oracle.df))
+    assert (muon.verdict, summary.tests) == ("lower", 1)
+    assert "lower than adamw: −0.0644 nats (−1.92 %) between 3 and 3 runs, 95 % interval " in said(summary, "muon")
+    assert said(summary, "muon").endswith("; Welch's interval, unpaired, for not all runs tell their seed; p = 0.0026.")
+    assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3529 over 3 runs."
+    assert adamw.mean == pytest.approx(float(np.mean(np.exp(logs[1]))))
+    assert not [w for w in summary.warnings if "None" in w or "scatter" in w]
+    assert "; differences to adamw, unpaired, with Welch's 95 % intervals, for not all" in render_summary(summary, 500)
+
+
+def test_runs_without_a_seed_that_start_at_one_loss_are_named(tmp_path: Path) -> None:
+    runs = without_seeds(known_runs())
+    for run in runs:
+        run.val[0] = 10.0 if run.optimizer == "muon" else 10.0 + run.seed
+    assert summary_of(tmp_path, runs).warnings == (
+        "muon: 3 runs have the same validation loss at step 0 (10.0): their initial weights were probably the same, so "
+        "they are not independent draws of them",
+    )
+
+
+def test_one_run_without_a_seed_is_a_single_run_and_one_that_is_nan_is_counted(tmp_path: Path) -> None:
+    runs = without_seeds([run for run in known_runs() if (run.optimizer, run.seed) != ("muon", 256)])
+    runs[0].val[200] = math.nan
+    summary = summary_of(tmp_path, runs)
+    assert said(summary, "muon").startswith("muon: not resolved against adamw: −")
+    assert " between 1 and 3 runs, which gives no interval; of 2 runs 1 done without a positive" in said(
+        summary, "muon"
+    )
+    assert "muon: done, but without a positive, finite value of the metric in 1 run without a seed" in summary.warnings
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped", "diverged"])
+def test_only_a_run_that_is_done_has_a_final_loss(tmp_path: Path, status: str) -> None:
+    write_store(tmp_path, [FakeRun("muon", 1, {0: 7.0, 20: 6.0}, status), FakeRun("adamw", 1, loss_curve(3.0))])
+    rows = analysis.open_store(tmp_path).runs.select("status", "final_val_loss", "last_val_loss").collect()
+    assert set(rows.iter_rows()) == {(status, None, 6.0), ("done", 3.0, 3.0)}
