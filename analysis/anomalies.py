@@ -66,7 +66,7 @@ def anomalies(view: Store) -> Anomalies:
         regions=find(tracked, states, who.lazy()),
         notes=tuple(_notes(seen, looked)),
         runs=looked.height,
-        matrices=looked["matrices"].sum(),
+        matrices=int(looked["matrices"].sum()),
         steps=looked["steps"].max() or 0,  # type: ignore[arg-type]
     )
 
@@ -98,22 +98,27 @@ def find(layers: pl.LazyFrame, health: pl.LazyFrame, who: pl.LazyFrame) -> pl.Da
 
 
 def _cells(table: pl.LazyFrame, runs: pl.DataFrame) -> pl.DataFrame:
-    """`table` sorted by matrix and step, with numbers for runs and arms, tracked steps, and `departures.GROUPS`."""
-    numbered = runs.select("run_id", "run", arm=pl.col("arm").rank("dense"))
-    rows = table.join(numbered.lazy(), on="run_id").with_columns(pl.col("projection").cast(pl.Categorical)).collect()
-    steps = rows.select("run", "step").unique().sort("run", "step")
-    steps = steps.with_columns(t=pl.int_range(pl.len(), dtype=pl.UInt32).over("run"))
-    places = rows.select("projection", "layer").unique().sort("projection", "layer").with_row_index("place")
-    places = places.with_columns(row=pl.col("projection").rank("dense") - 1)
-    rows = rows.drop("run_id").join(steps, on=["run", "step"]).join(places, on=["projection", "layer"])
-    num_places, num_rows, num_steps = places.height, places["row"].n_unique(), steps["t"].n_unique()
-    after_last = (rows["step"].max() or 0) + 1
-    run, arm, place, row = (pl.col(name).cast(pl.UInt64) for name in ("run", "arm", "place", "row"))
-    return rows.with_columns(
-        matrix=run * num_places + place,
-        mates=(arm * num_places + place) * after_last + pl.col("step").cast(pl.UInt64),
-        siblings=(run * num_rows + row) * num_steps + pl.col("t"),
-    ).sort("matrix", "t")
+    """`table` sorted by matrix and step, with numbers for runs and arms, tracked steps, and `departures.GROUPS`.
+
+    All by arithmetic on numbers, for joins on names would take longer than all that is found by them.
+    """
+    number = pl.col("run_id").cast(pl.Enum(runs["run_id"]), strict=False).to_physical().cast(pl.UInt64)
+    names = pl.col("projection").cast(pl.Categorical)
+    rows = table.with_columns(names, run=number).filter(pl.col("run").is_not_null()).drop("run_id").collect()
+    rows = rows.with_columns(row=pl.col("projection").to_physical().cast(pl.UInt64))
+    num_rows, num_layers, num_steps = (int(rows[name].max() or 0) + 1 for name in ("row", "layer", "step"))  # type: ignore[arg-type]
+    layer, step = pl.col("layer").cast(pl.UInt64), pl.col("step").cast(pl.UInt64)
+    matrix = (pl.col("run") * num_rows + pl.col("row")) * num_layers + layer
+    arms = runs.select("run", arm=pl.col("arm").rank("dense").cast(pl.UInt64))
+    rows = rows.with_columns(matrix=matrix, arm=arms["arm"].gather(rows["run"]))
+    rows = rows.with_columns(
+        mates=((pl.col("arm") * num_rows + pl.col("row")) * num_layers + layer) * num_steps + step,
+        siblings=(pl.col("run") * num_rows + pl.col("row")) * num_steps + step,
+        tracked=pl.col("run") * num_steps + step,
+    )
+    tracked = rows.select("run", "tracked").unique().sort("tracked")
+    tracked = tracked.select("tracked", t=pl.int_range(pl.len(), dtype=pl.UInt32).over("run"))
+    return rows.join(tracked, on="tracked").drop("row", "tracked").sort("matrix", "t")
 
 
 def _notes(seen: pl.DataFrame, looked: pl.DataFrame) -> list[str]:

@@ -18,7 +18,7 @@ import polars as pl
 from muon_core.tables import FROZEN_AGREEMENT, FROZEN_COSINE
 
 THRESHOLD = 8.0
-"""Robust standard deviations. Of the 1e7 cells of a large sweep chance takes Gaussian noise to 5.5; gradient norms have
+"""Robust standard deviations. Of the 3e7 values of a large sweep chance takes Gaussian noise to 5.6; gradient norms have
 heavier tails, and what passes 8 must moreover stay or double."""
 WORST = 1000.0
 """The largest score, and that of values that are not finite, which have no distance."""
@@ -74,7 +74,8 @@ def shifts(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(mad=_mad(jump).over(MATRIX))
     kink = (jump - (jump.shift(1) + jump.shift(-1)) / 2).abs()
     is_sudden = kink > 2 * pl.max_horizontal(jump.shift(1).abs(), jump.shift(-1).abs())
-    rows = _of_suspects(rows, is_sudden & (_score(kink, "mad", SHIFT) >= THRESHOLD / 2))
+    is_sudden &= _score(kink, "mad", SHIFT) >= THRESHOLD * 3 / 4  # three jumps are in it, and so is their noise
+    rows = _of_suspects(rows, is_sudden)
     rows = rows.with_columns(
         is_sudden=is_sudden,
         usual=_around(jump),
