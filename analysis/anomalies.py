@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from analysis import departures
-from analysis.departures import LOGARITHMIC, MATES, MIN_LAYERS, PEAKS, SHARES, SIBLINGS, SIDE, series
+from analysis.departures import MATES, METRICS, MIN_LAYERS, PEAKS, SIBLINGS, SIDE, series
 from analysis.regions import regions
 from analysis.store import Store
 from analysis.summary import members_of
@@ -21,7 +21,7 @@ PERSISTS = 3
 """Tracked steps in a row that a level must stand out, all but spikes and shifts: one alone is noise, or a spike."""
 _MOMENTARY = ("sudden shift", "spike", "not finite", "runaway momentum")
 _NORMS = tuple(dict.fromkeys(column for norm in PEAKS for column in (norm, f"{norm}_peak")))
-_LAYERS = tuple(dict.fromkeys((*LOGARITHMIC, *SHARES, *_NORMS)))
+_LAYERS = tuple(dict.fromkeys((*METRICS, *_NORMS)))
 _HEALTH = ("cos_previous_update", "gradient_agreement", "sigma_max", "num_divergent", "num_nonfinite")
 _KEY = ("run_id", "projection", "layer", "step")
 _NAMED = 3  # runs in a note
@@ -86,7 +86,7 @@ def find(layers: pl.LazyFrame, health: pl.LazyFrame, who: pl.LazyFrame) -> pl.Da
     by_seed, by_layer = cells.sort(MATES), cells.sort(SIBLINGS)
     hits = [departures.not_finite(cells, _LAYERS), departures.frozen(states), departures.runaways(states)]
     hits += [departures.spikes(cells, norm) for norm in PEAKS]
-    for metric in (*LOGARITHMIC, *SHARES):
+    for metric in METRICS:
         hits.append(departures.shifts(series(cells, metric)))
         hits.append(departures.disagreements(series(by_seed, metric)))
         hits.append(departures.outlying_layers(series(by_layer, metric)))

@@ -4,8 +4,8 @@ What is normal is the same matrix at other steps, the other seeds of its arm, or
 of a cell is its distance from that in robust standard deviations, `0.6745 (x - median) / MAD`, and a cell is a hit from
 THRESHOLD on. A metric that hardly moves has a MAD near 0, by which everything would be far. So each kind has a
 *smallest* departure worth telling, and the deviation counts as at least that over THRESHOLD: a score is finite, and a
-hit is both THRESHOLD deviations out and at least the smallest departure. Positive metrics are compared by
-their logarithms, so that no score depends on units or on the size of the model.
+hit is both THRESHOLD deviations out and at least the smallest departure. Metrics are compared by their logarithms, so
+that no score depends on units or on the size of the model.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ import polars as pl
 from muon_core.tables import FROZEN_AGREEMENT, FROZEN_COSINE
 
 THRESHOLD = 8.0
-"""Robust standard deviations. Of the 3e7 values of a large sweep chance takes Gaussian noise to 5.6; gradient norms have
-heavier tails, and what passes 8 must moreover stay or double."""
+"""Robust standard deviations. Of the 3e7 values of a large sweep chance takes Gaussian noise to 5.6; gradient norms
+have heavier tails, and what passes 8 must moreover stay or double."""
 WORST = 1000.0
 """The largest score, and that of values that are not finite, which have no distance."""
-LOGARITHMIC = ("effective_rank", "spectral_norm", "weight_norm", "update_norm")
-SHARES = ("left_alignment", "momentum_left_alignment")
-"""Between 0 and 1; compared as they are."""
+METRICS = (
+    "effective_rank", "spectral_norm", "weight_norm", "update_norm", "left_alignment", "momentum_left_alignment"
+)  # fmt: skip
+"""What is looked at for shifts, seeds and layers; metrics that follow from these would tell everything twice."""
 PEAKS = ("grad_norm", "weight_norm")
 """Norms whose running maxima catch a spike between two tracked steps."""
-SHIFT, SPIKE, COLLAPSE, SEEDS, LAYER, RUNAWAY = 0.05, math.log(2), math.log(2), 0.2, 0.5, math.log(10)
-"""Smallest departures, logarithms of ratios or differences of shares: 5 %, twofold, to a half, 22 %, 65 %, tenfold."""
+SHIFT, SPIKE, COLLAPSE, SEEDS, LAYER, RUNAWAY = (math.log(ratio) for ratio in (1.05, 2, 2, 1.5, 2, 10))
+"""Smallest departures, as logarithms of ratios."""
 SIDE = 5
 """Tracked steps on either side of a sudden shift, whose medians must differ too."""
 AROUND = 21
@@ -50,18 +51,17 @@ _SQRT5 = math.sqrt(5)
 
 
 def series(cells: pl.DataFrame, metric: str, *others: str) -> pl.DataFrame:
-    """The finite values of `metric` in the order of `cells`, and `x`: their logarithm, or the share itself.
+    """The positive, finite values of `metric` in the order of `cells`, and `x`, their logarithm.
 
     Args:
         others: columns to keep beside.
     """
     value = pl.col(metric).cast(pl.Float64)
-    is_usable = value.is_finite() if metric in SHARES else value.is_finite() & (value > 0)
+    is_usable = value.is_finite() & (value > 0)
     if metric == "left_alignment":  # without meaning where the update has no top 5
         is_usable &= ~pl.col("ill_posed").fill_null(False)
     rows = cells.filter(is_usable).select(*PLACE, *GROUPS, "arm", *others, value=value)
-    x = pl.col("value") if metric in SHARES else pl.col("value").log()
-    return rows.with_columns(x=x, metric=pl.lit(metric).cast(pl.Categorical))
+    return rows.with_columns(x=pl.col("value").log(), metric=pl.lit(metric).cast(pl.Categorical))
 
 
 def shifts(rows: pl.DataFrame) -> pl.DataFrame:
@@ -85,7 +85,7 @@ def shifts(rows: pl.DataFrame) -> pl.DataFrame:
     rows = rows.with_columns(local=_around(off.abs()))
     stays = (pl.col("after") - pl.col("before")) * off.sign() >= off.abs() / 2
     score = _score(off.abs(), pl.max_horizontal("mad", "local"), SHIFT)
-    return _hits(rows.filter("is_sudden", stays), "sudden shift", normal=_back("normal"), score=score)
+    return _hits(rows.filter("is_sudden", stays), "sudden shift", normal=pl.col("normal").exp(), score=score)
 
 
 def spikes(cells: pl.DataFrame, norm: str) -> pl.DataFrame:
@@ -153,15 +153,22 @@ def disagreements(rows: pl.DataFrame) -> pl.DataFrame:
     off = (pl.col("x") - pl.col("normal")).abs()
     usual = off.max().over(MATES).median()  # of the farthest seed, for the middle one is at 0
     rows = rows.with_columns(mad=usual).filter(~(is_pair & (pl.col("run") == pl.col("first"))))
-    return _hits(rows, "seeds disagree", normal=_back("normal"), score=_score(off, "mad", SEEDS))
+    return _hits(rows, "seeds disagree", normal=pl.col("normal").exp(), score=_score(off, "mad", SEEDS))
 
 
 def outlying_layers(rows: pl.DataFrame) -> pl.DataFrame:
-    """Cells far from the median over the layers of their run and projection at that step."""
+    """Cells far from the median over the layers of their run and projection at that step.
+
+    By chance a few layers may lie close together at a step. So they count as at least as far apart as they usually are.
+    """
     rows = rows.with_columns(normal=pl.col("x").median().over(SIBLINGS), layers=pl.len().over(SIBLINGS))
     off = (pl.col("x") - pl.col("normal")).abs()
     rows = rows.with_columns(mad=off.median().over(SIBLINGS)).filter(pl.col("layers") >= MIN_LAYERS)
-    return _hits(rows, "outlying layer", normal=_back("normal"), score=_score(off, "mad", LAYER))
+    far = rows.filter(_score(off, "mad", LAYER) >= THRESHOLD)
+    group = ["run", "projection"]
+    usual = rows.join(far, on=group, how="semi").group_by(group).agg(usual=pl.col("mad").median())
+    score = _score(off, pl.max_horizontal("mad", "usual"), LAYER)
+    return _hits(far.join(usual, on=group), "outlying layer", normal=pl.col("normal").exp(), score=score)
 
 
 def not_finite(cells: pl.DataFrame, metrics: Iterable[str]) -> pl.DataFrame:
@@ -180,7 +187,7 @@ def _since_early(rows: pl.DataFrame, kind: str, direction: int, smallest: float)
     began = began.filter(pl.col("rows") > EARLY, pl.col("farthest") - direction * pl.col("normal") >= smallest)
     rows = rows.join(began, on=MATRIX, maintain_order="left")
     score = _score(direction * (pl.col("x") - pl.col("normal")), "mad", smallest)
-    return _hits(rows, kind, normal=_back("normal"), score=score)
+    return _hits(rows, kind, normal=pl.col("normal").exp(), score=score)
 
 
 def _score(off: pl.Expr, mad: str | pl.Expr, smallest: float) -> pl.Expr:
@@ -195,11 +202,6 @@ def _mad(values: pl.Expr) -> pl.Expr:
 def _around(values: pl.Expr) -> pl.Expr:
     """Median of a matrix's values over AROUND tracked steps, centred."""
     return values.rolling_median(AROUND, min_samples=SIDE, center=True).over(MATRIX)
-
-
-def _back(column: str) -> pl.Expr:
-    """A value of `x` as one of the metric."""
-    return pl.when(pl.col("metric").is_in(SHARES)).then(column).otherwise(pl.col(column).exp())
 
 
 def _hits(
