@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from analysis import departures
-from analysis.departures import MATES, METRICS, MIN_LAYERS, PEAKS, SIBLINGS, SIDE, series
+from analysis.departures import MATES, MATRIX, METRICS, MIN_LAYERS, PEAKS, SIBLINGS, SIDE, series
 from analysis.regions import regions
 from analysis.store import Store
 from analysis.summary import members_of
@@ -82,15 +82,17 @@ def find(layers: pl.LazyFrame, health: pl.LazyFrame, who: pl.LazyFrame) -> pl.Da
         its worst cell `layer`, `step`, `value` and what is `normal` there.
     """
     runs = who.select("run_id", "arm", "seed").collect().with_row_index("run")
-    cells, states = _cells(layers, runs), _cells(health, runs)
-    by_seed, by_layer = cells.sort(MATES), cells.sort(SIBLINGS)
-    hits = [departures.not_finite(cells, _LAYERS), departures.frozen(states), departures.runaways(states)]
+    states = _cells(health, runs)
+    hits = [departures.frozen(states), departures.runaways(states)]
+    del states  # as large as `cells`
+    cells = _cells(layers, runs)
+    hits.append(departures.not_finite(cells, _LAYERS))
     hits += [departures.spikes(cells, norm) for norm in PEAKS]
-    for metric in METRICS:
-        hits.append(departures.shifts(series(cells, metric)))
-        hits.append(departures.disagreements(series(by_seed, metric)))
-        hits.append(departures.outlying_layers(series(by_layer, metric)))
     hits.append(departures.collapses(series(cells, "effective_rank")))
+    kinds = {MATRIX: departures.shifts, MATES: departures.disagreements, SIBLINGS: departures.outlying_layers}
+    for group, find_hits in kinds.items():
+        ordered = cells.sort(group, maintain_order=True)
+        hits += [find_hits(series(ordered, metric)) for metric in METRICS]
     least = pl.when(pl.col("kind").is_in(_MOMENTARY)).then(1).otherwise(PERSISTS)
     found = regions(pl.concat(hits), least).join(runs, on="run", how="left", maintain_order="left")
     first = ["score", "kind", "run_id", "arm", "seed", "metric", "projection"]
