@@ -139,6 +139,12 @@ HEALTH = Table(
     },
 )
 
+FROZEN_COSINE, FROZEN_AGREEMENT = 0.99, 0.2
+"""A momentum is frozen with a `cos_previous_update` above the one and a `gradient_agreement` below the other.
+
+Plain Muon has cosines of 0.6 to 0.92 and agreements of 0.3 to 0.5; frozen, 0.997 to 1 and 0.19 to -0.06.
+"""
+
 RUNS = Table(
     "runs",
     (),

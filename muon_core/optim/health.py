@@ -19,6 +19,7 @@ from muon_core.metrics.spectrum import effective_rank, nonzero, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import MatrixBlock
 from muon_core.stopwatch import Stopwatch
+from muon_core.tables import FROZEN_AGREEMENT, FROZEN_COSINE
 
 Health = dict[str, dict[str, float | None]]
 """Parameter name -> column of the `health` table -> value, None where there is none."""
@@ -130,10 +131,6 @@ def agreement(update: Tensor, gradient: Tensor) -> Tensor:
     unit = _norm(update) / math.sqrt(min(update.shape))
     nuclear = singular_values(gradient).sum(-1)
     return -(update.double() * gradient.double()).sum((-2, -1)) / nonzero(unit * nuclear)
-
-
-FROZEN_COSINE, FROZEN_AGREEMENT = 0.99, 0.2
-"""Plain Muon has cosines of 0.6 to 0.92 and agreements of 0.3 to 0.5; frozen, 0.997 to 1 and 0.19 to -0.06."""
 
 
 def failing(step: int, health: Health) -> str | None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "query": ("ray_jobs.cli.query", "Answer a question to the tables, asked in SQL."),
     "report": ("ray_jobs.cli.report", "Write a sweep's answer as one HTML page with its data beside it."),
     "gates": ("ray_jobs.cli.gates", "Judge a sweep by its gates; the exit code is the verdict."),
+    "anomalies": ("ray_jobs.cli.anomalies", "Show what stands out in a sweep's matrices, and what is normal there."),
     "cost": ("ray_jobs.cli.cost", "Show what runs took and cost, and what of it was in vain."),
     "import": ("ray_jobs.cli.import_", "Bring JSONL and metrics.json of older projects into the store."),
     "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
