@@ -16,8 +16,8 @@ from support.analysis_fixtures import FakeRun, write_run, write_store, write_swe
 from analysis.arms import ArmSummary
 from analysis.gate_texts import SHOWN, brief, headline
 from analysis.gates import Gate, GateArm, GateResult, judge, parse_gates
-from analysis.members import ALL_STATUSES
 from analysis.margins import better_and_not, inside_and_outside, region
+from analysis.members import ALL_STATUSES
 from analysis.report.build import write_report
 from analysis.statistics import Goal, holm
 from analysis.store import open_store
