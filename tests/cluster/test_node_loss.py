@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 import pytest
 from cluster.hosts import Host
-from cluster.local_cluster import COPY, PATH, ROOT, STORE, Cluster, Followed, cluster
+from cluster.local_cluster import PATH, ROOT, STORE, Cluster, Followed, cluster
 from cluster.waiting import say, until
 from servers.fixtures import enter
 from support.ranks import run_ranks
