@@ -76,6 +76,7 @@ def asked(losses: Mapping[str, Mapping[int, float]], gate: dict[str, Any], goal:
             copy_of=None,
             counts=dict.fromkeys(ALL_STATUSES, 0) | {"done": len(values)},
             values=dict(values),
+            unseeded=(),
             unusable=(),
             mean=None,
             sd=None,
