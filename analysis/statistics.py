@@ -25,8 +25,29 @@ Goal = Literal["min", "max"]
 Interval = tuple[float, float]
 
 
+class InPercent:
+    """What a comparison by its log ratio says in percent."""
+
+    __slots__ = ()
+    log_ratio: float
+    log_ratio_interval: Interval | None
+
+    @property
+    def percent(self) -> float:
+        """100 (exp(log ratio) - 1)."""
+        return 100 * expm1(self.log_ratio)
+
+    @property
+    def percent_interval(self) -> Interval | None:
+        """`log_ratio_interval` in percent."""
+        if self.log_ratio_interval is None:
+            return None
+        low, high = self.log_ratio_interval
+        return 100 * expm1(low), 100 * expm1(high)
+
+
 @dataclass(frozen=True, slots=True)
-class PairedComparison:
+class PairedComparison(InPercent):
     """A candidate against a baseline over the seeds both have.
 
     Differences are candidate minus baseline, ratios candidate / baseline. With one pair there is no spread, so the
@@ -62,19 +83,6 @@ class PairedComparison:
     def is_identical(self) -> bool:
         """Whether every pair is equal to the last digit."""
         return self.difference == 0 and self.better == 0  # no seed better, so for a mean of 0 none is worse
-
-    @property
-    def percent(self) -> float:
-        """100 (exp(mean log ratio) - 1)."""
-        return 100 * expm1(self.log_ratio)
-
-    @property
-    def percent_interval(self) -> Interval | None:
-        """`log_ratio_interval` in percent."""
-        if self.log_ratio_interval is None:
-            return None
-        low, high = self.log_ratio_interval
-        return 100 * expm1(low), 100 * expm1(high)
 
 
 def t_quantile(df: float, level: float = LEVEL) -> float:

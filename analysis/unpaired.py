@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import expm1, log, sqrt
+from math import log, sqrt
 from statistics import fmean, variance
 
 from scipy.special import stdtr
 
-from analysis.statistics import Interval, t_quantile
+from analysis.statistics import InPercent, Interval, t_quantile
 
 
 @dataclass(frozen=True, slots=True)
-class UnpairedComparison:
+class UnpairedComparison(InPercent):
     """A candidate against a baseline, each by all of its runs. Intervals and `p_value` are None where one has one run.
 
     Differences are candidate minus baseline, ratios those of the geometric means.
@@ -37,19 +37,6 @@ class UnpairedComparison:
     """Degrees of freedom of the log ratio, after Welch and Satterthwaite."""
     p_value: float | None
     """Two-sided, of Welch's test that the log ratio is 0."""
-
-    @property
-    def percent(self) -> float:
-        """100 (exp(log ratio) - 1)."""
-        return 100 * expm1(self.log_ratio)
-
-    @property
-    def percent_interval(self) -> Interval | None:
-        """`log_ratio_interval` in percent."""
-        if self.log_ratio_interval is None:
-            return None
-        low, high = self.log_ratio_interval
-        return 100 * expm1(low), 100 * expm1(high)
 
 
 def compare_unpaired(candidate: Sequence[float], baseline: Sequence[float]) -> UnpairedComparison | None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.published import MODDED, PAPER, QUINTIC, Coefficients
 from torch import nn
 
 from muon_core.config.optimizers import OPTIMIZERS
@@ -57,31 +58,13 @@ def original(shape: tuple[int, int]) -> float:
     return float(np.sqrt(max(1, shape[0] / shape[1])))
 
 
-QUINTIC = [(3.4445, -4.7750, 2.0315)] * 5
-EXPRESS_1 = [
-    (a / 1.01, b / 1.01**3, c / 1.01**5)
-    for a, b, c in [
-        (8.28721201814563, -23.595886519098837, 17.300387312530933),
-        (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
-        (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
-        (3.3184196573706015, -2.488488024314874, 0.51004894012372),
-        (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
-    ]
-]
-EXPRESS_2 = [
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-]
-PROFILES: dict[str, tuple[list[tuple[float, float, float]], float]] = {
+PROFILES: dict[str, tuple[Coefficients, float]] = {
     "torch": (QUINTIC, 1.0),
     "keller": (QUINTIC, 1.0),
     "moonlight": (QUINTIC, 1.0),
-    "polar_express": (EXPRESS_1, 1.01),
-    "modded_nanogpt": (EXPRESS_2, 1.02),
-    "muon_llm_research": (EXPRESS_2, 1.01),
+    "polar_express": (PAPER, 1.01),
+    "modded_nanogpt": (MODDED, 1.02),
+    "muon_llm_research": (MODDED, 1.01),
     "simple12": ([(2.0, -1.5, 0.5)] * 12, 1.0),
 }
 """Polynomials, and the margin on the norm; the 1e-7 beside it is below these tests' tolerance."""
