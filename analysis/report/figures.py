@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import polars as pl
 
 from analysis import queries
 from analysis.figures.curves import Curves, curves_info, difference_info, draw_curves
 from analysis.figures.describe import curves_caption, describe_curves, describe_heatmap, heatmap_caption
+from analysis.figures.figure import Figure
 from analysis.figures.heatmap import Heatmap, draw_heatmap, heatmaps_info
 from analysis.figures.svg import to_svg
 from analysis.store import Store
 from analysis.summary import Summary
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of a page; `tables` are its data by file name, the first being what the description points to."""
-
-    name: str
-    title: str
-    caption: str
-    description: str
-    svg: str
-    tables: dict[str, pl.DataFrame]
-
-    @property
-    def file(self) -> str:
-        """Where the values lie, relative to the page."""
-        return next(iter(self.tables))
 
 
 def curve_figures(view: Store, members: pl.DataFrame, summary: Summary) -> list[Figure]:

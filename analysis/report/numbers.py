@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from analysis.arms import ArmSummary
-from analysis.report.figures import Figure
+from analysis.figures.figure import Figure
 from analysis.summary import Summary
 from analysis.verdicts import Found, sentence
 

@@ -29,7 +29,8 @@ commands.COMMANDS["wait"] = ("__main__", "")
 sys.argv[1:] = ["wait"]
 main()
 """
-WAIT = 'print("ready", flush=True); time.sleep(60)'
+# A signal that comes between Python's look for signals and a system call is heard after that: so calls are short.
+WAIT = 'print("ready", flush=True); [time.sleep(0.1) for _ in range(600)]'
 TWICE = """
     import os
     from ray_jobs import stop_signals
@@ -37,7 +38,7 @@ TWICE = """
     print("ready", flush=True)
     try:
         os.kill(os.getpid(), {number})
-        time.sleep(60)
+        [time.sleep(0.1) for _ in range(600)]
     finally:
         time.sleep({pause})
         os.kill(os.getpid(), {number})
@@ -57,7 +58,7 @@ DEFERRED = """
     from ray_jobs.stop_signals import deferred
     with deferred():
         print("ready", flush=True)
-        time.sleep(1.0)
+        [time.sleep(0.1) for _ in range(10)]
         print("whole", flush=True)
     print("never", flush=True)
 """
@@ -162,7 +163,7 @@ def test_a_closed_terminal_ends_a_command_without_an_error_of_printing(tmp_path:
     body = f"""
     import pathlib
     try:
-        print("ready", flush=True); time.sleep(60)
+        {WAIT}
     except KeyboardInterrupt:
         print("x" * 10_000, flush=True); print("x", file=sys.stderr, flush=True)
         pathlib.Path({str(ended)!r}).write_text("orderly")
