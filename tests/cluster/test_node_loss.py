@@ -102,7 +102,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             say(f"{time.time() - began:.1f} s: hosts, an S3 server and a token are there")
             enter(made.s3, monkeypatch)
             folder = made.head.network.folder
-            yield bring_up(made, folder, tmp_path_factory.mktemp("undisturbed"))
+            try:
+                yield bring_up(made, folder, tmp_path_factory.mktemp("undisturbed"))
+            finally:
+                kept = tmp_path_factory.mktemp("head")
+                for log in folder.glob("head/tmp/ray/session_*/logs/monitor.*"):
+                    shutil.copy(log, kept / f"{log.parts[-3]}.{log.name}")
+                say(f"what started and missed nodes is told in {kept}")
         assert not folder.exists()
         assert not Path("/sys/class/net", made.head.network.bridge).exists()
     say(f"wall time {time.time() - began:.0f} s\n")
