@@ -16,6 +16,8 @@ READING = ("select", "with", "show", "describe")
 """First words of the statements that only read. The effect of others would last no longer than the query."""
 _COMMENTS = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 """Texts and quoted names, which stay, and comments, which do not."""
+_DECIMALS = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|(?<![\w.])(?P<number>\d+\.\d*|\.\d+)(?![\w.])""")
+"""The same, and numbers that Polars would take for decimals, whose quotients it rounds to seven digits."""
 _DESCRIBE = re.compile(r"\s*describe\s+(?:table\s+)?(?P<name>\S+?)\s*;?\s*", re.IGNORECASE)
 _FILES = re.compile(r"""\b(?P<name>(?:read|scan)_\w+)["`]?\s*\(""", re.IGNORECASE)
 """Functions that are tables of other files."""
@@ -44,7 +46,7 @@ def query(store: Store, sql: str) -> pl.DataFrame:
         return _describe(store, sql)
     if other := _FILES.search(_TEXTS.sub("''", sql)):
         raise ValueError(f"{other['name']} opens other files; a query reads the tables of the store only")
-    names = _tables_in(sql)
+    names, sql = _tables_in(sql), _in_floats(sql)
     try:
         return relisting(lambda: _execute(store, sql, names))
     except pl.exceptions.PolarsError as error:
@@ -56,12 +58,17 @@ def matching(rows: pl.DataFrame, condition: str, named: Sequence[str]) -> pl.Dat
 
     Raises ValueError with one line, which lists the columns `named`, for what is no condition or has other columns.
     """
-    quoted = _WORDS.sub(lambda word: word[0] if word[0][0] in "'\"" else f'"{word[0]}"', condition)
+    quoted = _WORDS.sub(lambda word: word[0] if word[0][0] in "'\"" else f'"{word[0]}"', _in_floats(condition))
     try:
         return pl.SQLContext(runs=rows, eager=True).execute(f"SELECT * FROM runs WHERE ({quoted})")  # noqa: S608
     except pl.exceptions.PolarsError as error:
         message, listed = _explain(str(error), {"runs": list(named)}), ", ".join(named)
         raise ValueError(message if listed in message else f"{message}; the columns are {listed}") from error
+
+
+def _in_floats(sql: str) -> str:
+    """`sql` with its decimal numbers as floats."""
+    return _DECIMALS.sub(lambda found: found[1] or f"{found['number']}e0", sql)
 
 
 def _describe(store: Store, sql: str) -> pl.DataFrame:
