@@ -43,6 +43,7 @@ from muon_core.tables import ATTEMPTS, RUNS, SERIES, SWEEP_RUNS, TABLES, Table
 log = logging.getLogger(__name__)
 MEMBERSHIP = {"block": pl.String(), "role": pl.String()}
 """What a sweep adds to the rows of its runs."""
+AMBIGUOUS_SHOWN = 5
 
 
 def open_store(place: str | os.PathLike[str] | Storage, *, skip_damaged: bool | None = None) -> Store:
@@ -126,6 +127,16 @@ class Store:
         """Norms and spectra of every hidden matrix by step, layer and projection."""
         return self.table("layers")
 
+    @property
+    def spectra(self) -> pl.LazyFrame:
+        """All singular values of the hidden matrices by step, layer and projection, where a run records them."""
+        return self.table("spectra")
+
+    @property
+    def health(self) -> pl.LazyFrame:
+        """How updates and momentum agree with gradients, by step, layer and projection."""
+        return self.table("health")
+
     def table(self, name: str) -> pl.LazyFrame:
         """The table `name` in its fixed schema, empty if nothing was written. Raises ValueError for an unknown one."""
         if name not in TABLES:
@@ -152,9 +163,21 @@ class Store:
             raise ValueError(f"no sweep {name!r} in {self.storage.url}; it holds: {', '.join(keys) or 'no sweep yet'}")
         return replace(self, record=read_record(self.storage, keys[name]))
 
-    def run(self, run_id: str) -> Store:
-        """This store narrowed to one run, which is quicker than a filter on `run_id`; empty if there is no such run."""
-        return replace(self, only=run_id)
+    def run(self, name: str) -> Store:
+        """This store narrowed to the run that `name` is or begins, which is quicker than a filter on `run_id`.
+
+        Raises ValueError if it begins none, or several, which are named.
+        """
+        names = sorted(filter(self._wanted(), read_attempts(self.storage)))
+        found = [name] if name in names else [run for run in names if run.startswith(name)]
+        if not found:
+            raise ValueError(
+                f"no run begins with {name!r} in {self.storage.url}; `muon runs ls` lists its {len(names)}"
+            )
+        if len(found) > 1:
+            shown = ", ".join([*found[:AMBIGUOUS_SHOWN], *(["..."] if len(found) > AMBIGUOUS_SHOWN else [])])
+            raise ValueError(f"{len(found)} runs begin with {name!r}: {shown}; give more of the name")
+        return replace(self, only=found[0])
 
     def sweep_names(self) -> list[str]:
         """Sweeps recorded in the store, sorted."""

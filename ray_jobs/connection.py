@@ -69,8 +69,8 @@ def _ended_whole() -> Iterator[contextlib.ExitStack]:
 def _start(address: str | None, folder: str | None, options: dict[str, Any]) -> None:
     """Call `ray.init`, whose errors are of many types. Raises ConnectionError with what it said, or its processes.
 
-    On a busy machine a Ray of our own may give up on its own processes after fifteen seconds, or one of them may find
-    another not as it expects it, and end: it gets another chance.
+    On a busy machine a Ray of our own may give up on a node that is not ready in half a minute, or one of its processes
+    may find another not as it expects it, and end: it gets another chance.
     """
     for is_last in (False, True):
         try:

@@ -27,6 +27,9 @@ SETTINGS = {
 _PRIVATE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: the node's address is 127.0.0.1
     "RAY_AUTH_MODE": "token",
+    # On a busy machine its own processes take longer to start than the 15 and 30 s after which it gives itself up.
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_gcs_server_port_wait_time_s": "120",
 }
 
 for _name, _value in SETTINGS.items():

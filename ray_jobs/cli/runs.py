@@ -25,7 +25,6 @@ LONG = ("health", "error")
 """Of the outcome, texts that are shown whole."""
 CIRCUMSTANCES = ("device", "world_size", "commit", "diff_hash", "data_hash", "init_hash", "first_batch_hash")
 """What a run was computed with, beside its environment."""
-AMBIGUOUS_SHOWN = 5
 
 
 @click.group("runs", cls=Group)
@@ -130,17 +129,12 @@ def diff_command(one: str, other: str, store: str, as_json: bool) -> None:
 
 
 def find_run(store: Store, text: str) -> dict[str, Any]:
-    """Row of the run that `text` names or begins. Raises ValueError if that is no run or several."""
-    runs = store.runs.collect()
-    names = sorted(runs["run_id"])
-    found = [text] if text in names else [name for name in names if name.startswith(text)]
-    if not found:
-        raise ValueError(f"no run begins with {text!r} in {store.storage.url}; `muon runs ls` lists its {len(names)}")
-    if len(found) > 1:
-        more = ", ..." if len(found) > AMBIGUOUS_SHOWN else ""
-        shown = ", ".join(found[:AMBIGUOUS_SHOWN])
-        raise ValueError(f"{len(found)} runs begin with {text!r}: {shown}{more}; give more of the name")
-    return runs.row(by_predicate=_named(found[0]), named=True)
+    """Row of the run that `text` names or begins. Raises ValueError if that is no run, several, or a lost one."""
+    view = store.run(text)
+    rows = view.runs.collect()
+    if rows.is_empty():
+        raise ValueError(f"run {view.only} has lost its records; run its sweep again")
+    return rows.row(0, named=True)
 
 
 def spent(row: dict[str, Any]) -> dict[str, float]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ray_jobs.cli.options import json_option, next_command, store_option
-from ray_jobs.cli.runs import find_run
 from ray_jobs.cli.standing_text import run_lines, summary_lines
 
 if TYPE_CHECKING:
@@ -101,4 +100,4 @@ def _narrowed(store: Store, name: str | None) -> Store:
         return store.sweep(name)
     if not store.runs.collect()["run_id"].str.starts_with(name).any():
         raise ValueError(f"no sweep or run {name!r} in {store.storage.url}; its sweeps: {', '.join(sweeps) or 'none'}")
-    return store.run(find_run(store, name)["run_id"])
+    return store.run(name)

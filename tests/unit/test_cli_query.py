@@ -39,7 +39,7 @@ def test_query_prints_a_table_and_counts_its_rows_for_people(demo: Muon) -> None
         " 256   3.88  muon-s256-0badcafe",
     ]
     assert done.err == "3 rows\nnext: muon query 'SHOW TABLES'\n"
-    assert demo("query", "show tables").err.splitlines()[-1] == "next: muon query 'SELECT * FROM runs'"
+    assert demo("query", "show tables").err.splitlines()[-1] == "next: muon query 'DESCRIBE TABLE runs'"
 
 
 def test_query_csv_and_json_keep_every_digit(muon: Muon, tmp_path: Path) -> None:
@@ -86,14 +86,29 @@ def test_query_knows_every_table(demo: Muon) -> None:
             "SELECT v.val_los FROM val v",
             "no column 'val_los' (did you mean 'val_loss'?); the columns are val: run_id, ",
         ),
-        ("SELECT loss_of FROM val JOIN runs ON val.run_id = runs.run_id", "no column 'loss_of'; the columns are val: "),
+        (
+            "SELECT loss_of FROM val JOIN runs ON val.run_id = runs.run_id",
+            "no column 'loss_of' (a text has single quotes: 'loss_of'); the columns are val: ",
+        ),
         ("SELECT step FROM val WHERE", "Polars cannot answer this query: sql parser error: Expected: an expression, "),
         ("SELECT nope(step) FROM val", "Polars cannot answer this query: unsupported function 'nope'"),
         ("SELECT step FROM val; SELECT 1", "Polars cannot answer this query: one (and only one) statement can be "),
         ("SELECT SUM(run_id) FROM val", "Polars cannot answer this query: `sum` operation not supported for dtype"),
         ("SELECT COUNT(*) FROM val WHERE run_id > 3", "Polars cannot answer this query: cannot compare string with "),
-        ("DELETE FROM runs", "a query begins with SELECT, WITH or SHOW TABLES, not 'delete'; it only reads the store"),
-        ("", "a query begins with SELECT, WITH or SHOW TABLES, not ''; it only reads the store"),
+        (
+            "DELETE FROM runs",
+            "a query begins with SELECT, WITH, SHOW TABLES or DESCRIBE, not 'delete'; it only reads the store",
+        ),
+        ("", "a query begins with SELECT, WITH, SHOW TABLES or DESCRIBE, not ''; it only reads the store"),
+        ("-- SELECT 1", "a query begins with SELECT, WITH, SHOW TABLES or DESCRIBE, not ''; it only reads the store"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "read_csv opens other files; a query reads the tables of the store"),
+        (
+            "WITH t AS (SELECT * FROM \"READ_PARQUET\" ('x')) SELECT * FROM t JOIN runs",
+            "READ_PARQUET opens other files; a query reads the tables of the store only",
+        ),
+        ("SELECT run_id FROM runs WHERE optimizer = muon", "no column 'muon' (a text has single quotes: 'muon'); the "),
+        ("DESCRIBE TABLE rans", "DESCRIBE wants one of the tables: train, val, layers, "),
+        ("DESCRIBE", "DESCRIBE wants one of the tables: train, val, layers, "),
     ],
 )
 def test_query_answers_a_mistake_in_one_line(demo: Muon, sql: str, message: str) -> None:
@@ -101,6 +116,40 @@ def test_query_answers_a_mistake_in_one_line(demo: Muon, sql: str, message: str)
     assert (failed.code, failed.out) == (2, "")
     assert failed.err.startswith(f"muon: {message}")
     assert failed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("comment", ["-- 'all' of them\n", "/* all\n of them */ ", "  \n"])
+def test_query_may_begin_with_a_comment_and_ends_where_it_ends(demo: Muon, comment: str) -> None:
+    plain = demo("query", "SELECT run_id FROM runs WHERE arm <> '--' ORDER BY run_id", "--json")
+    noted = demo("query", f"{comment}SELECT run_id FROM runs -- SELECT\nWHERE arm <> '--' ORDER BY run_id;", "--json")
+    assert (plain.code, noted.code) == (0, 0)
+    assert len(json.loads(plain.out)) == 12
+    assert plain.out == noted.out
+
+
+@pytest.mark.parametrize("ask", ["DESCRIBE TABLE runs", "describe Runs;", 'DESCRIBE "runs"'])
+def test_describe_says_what_each_column_of_a_table_means(demo: Muon, ask: str) -> None:
+    rows = json.loads(demo("query", ask, "--json").out)
+    assert {row["column"]: row["meaning"] for row in rows} == {
+        name: meaning for name, (_, meaning) in TABLES["runs"].columns.items()
+    }
+    assert {"column": "seed", "type": "Int64", "meaning": TABLES["runs"].columns["seed"][1]} in rows
+    of_sweep = json.loads(demo("query", ask, "--sweep", "demo", "--json").out)
+    assert [row["column"] for row in of_sweep[-2:]] == ["block", "role"]
+
+
+def test_query_is_read_from_a_file_or_stdin(demo: Muon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = "-- how many\nSELECT COUNT(*) AS n FROM runs\n"
+    file = tmp_path / "question.sql"
+    file.write_text(sql)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sql.encode())))
+    assert demo("query", "--file", str(file), "--json").out == demo("query", "-", "--json").out == '[{"n":12}]\n'
+    for given in ([], ["SELECT 1", "--file", str(file)]):
+        failed = demo("query", *given)
+        assert failed.code == 2
+        assert "Give one query" in failed.err
+    missing = demo("query", "--file", str(tmp_path / "none.sql"))
+    assert (missing.code, "none.sql cannot be read: No such file" in missing.err) == (2, True)
 
 
 def test_query_refuses_two_formats_lists_in_csv_and_a_folder_that_is_no_store(demo: Muon, tmp_path: Path) -> None:

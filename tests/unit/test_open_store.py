@@ -584,3 +584,21 @@ def test_reading_results_loads_neither_torch_nor_ray_nor_altair() -> None:
     code = f"import sys, {modules}; print(sorted({{'torch', 'ray', 'altair'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_run_is_named_by_its_beginning(tmp_path: Path) -> None:
+    write_store(tmp_path, [FakeRun("muon", seed, {0: 6.9, 20: 4.0}) for seed in (1, 2, 12)])
+    store = analysis.open_store(tmp_path)
+    assert store.run("muon-s2").runs.collect()["run_id"].to_list() == ["muon-s2-0badcafe"]
+    assert store.run("muon-s12-0badcafe").val.collect().height == 2
+    with pytest.raises(ValueError, match="2 runs begin with 'muon-s1': muon-s1-0badcafe, muon-s12-0badcafe; give more"):
+        store.run("muon-s1")
+    with pytest.raises(ValueError, match=r"no run begins with 'adamw' in .*; `muon runs ls` lists its 3"):
+        store.run("adamw")
+
+
+def test_every_table_is_an_attribute(tmp_path: Path) -> None:
+    write_store(tmp_path, [FakeRun("muon", 1, {0: 6.9})])
+    store = analysis.open_store(tmp_path)
+    for name in TABLES:
+        assert getattr(store, name).collect_schema() == store.table(name).collect_schema()
