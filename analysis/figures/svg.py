@@ -1,13 +1,15 @@
 """Renders a chart to static SVG that stands alone in a page: titled, described, without scripts, offline.
 
 Vega draws it here, once, so the page needs neither Vega nor a network. Its ids are renamed, for several figures on one
-page would share them, and colours are left to the page's text, so that a dark page stays readable.
+page would share them, and colours are left to the page's text, so that a dark page stays readable. Text is measured in
+the font that the page embeds, so that nothing overlaps on a machine with other fonts.
 """
 
 from __future__ import annotations
 
 import re
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import vl_convert
@@ -15,6 +17,8 @@ import vl_convert
 from analysis.figures.style import vega_config
 
 VEGA_LITE = "6.4"
+FONTS = Path(__file__).parent / "fonts"
+vl_convert.register_font_directory(str(FONTS))
 Spec = dict[str, Any]
 """A Vega-Lite specification whose data are named, not contained."""
 Rows = list[dict[str, Any]]
@@ -23,7 +27,8 @@ Rows = list[dict[str, Any]]
 def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
     """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
     spec = spec | {"config": vega_config(), "datasets": datasets}
-    return _describe(_own_ids(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), name), name, title, description)
+    drawn = _without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
+    return _describe(_own_ids(drawn, name), name, title, description)
 
 
 def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background: str = "#ffffff") -> bytes:
@@ -44,8 +49,13 @@ def _own_ids(svg: str, name: str) -> str:
     return re.sub(r"url\(#([^)]+)\)", lambda match: f"url(#{own[match[1]]})", svg)
 
 
+def _without_roles(svg: str) -> str:
+    """One picture, not a hundred: Vega calls each mark an image or a symbol, and names none of them."""
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r' (role|aria-[a-z]+)="[^"]*"', "", tag[0]), svg)
+
+
 def _describe(svg: str, name: str, title: str, description: str) -> str:
     """Vega-Lite drops descriptions on the way to SVG, so they are put in here."""
-    labels = f'role="img" aria-labelledby="{name}-title {name}-desc"'
+    labels = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc"'
     texts = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
     return re.sub(r"<svg ([^>]*)>", lambda match: f"<svg {labels} {match[1]}>{texts}", svg, count=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis.answer import answer
 from analysis.arms import ArmSummary
 from analysis.figures.figure import Figure
 from analysis.summary import Summary
@@ -26,8 +27,12 @@ def dropped_frame(summary: Summary) -> pl.DataFrame:
     return pl.DataFrame([dataclasses.asdict(run) for run in summary.dropped], infer_schema_length=None)
 
 
-def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure]) -> dict[str, Any]:
-    """The content of report.json: plain JSON values; what is not finite is null."""
+def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure], files: list[str]) -> dict[str, Any]:
+    """The content of report.json: plain JSON values; what is not finite is null.
+
+    Args:
+        files: pictures and data that lie beside the page.
+    """
     arms = []
     for arm in summary.arms:
         compared = {"comparison": _comparison(arm.comparison), "unpaired": _comparison(arm.unpaired)}
@@ -36,10 +41,12 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
     names = ("name", "title", "caption", "description")
     numbers = dataclasses.asdict(summary) | {
         "schema": SCHEMA,
+        "answer": answer(summary),
         "arms": arms,
         "counts": summary.counts,
         "runs": members.to_dicts(),
         "figures": [{n: getattr(figure, n) for n in names} | {"data": list(figure.tables)} for figure in figures],
+        "files": sorted(files),
     }
     plain: dict[str, Any] = _plain(numbers)
     return plain

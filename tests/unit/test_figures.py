@@ -352,7 +352,7 @@ def test_an_svg_stands_alone_and_says_what_it_is(tmp_path: Path, kind: str) -> N
         "heatmap": lambda: draw_heatmap(heatmaps_info(view.layers, members, "effective_rank")[0]),
     }
     svg = to_svg(*drawings[kind](), name="fig", title="A < B", description='5 > 4 & "so"')
-    assert svg.startswith('<svg role="img" aria-labelledby="fig-title fig-desc"')
+    assert svg.startswith('<svg role="img" aria-labelledby="fig-title" aria-describedby="fig-desc"')
     assert '<title id="fig-title">A &lt; B</title><desc id="fig-desc">5 &gt; 4 &amp; &quot;so&quot;</desc>' in svg
     assert "currentColor" in svg
     assert "<script" not in svg

@@ -1,0 +1,138 @@
+"""The sections of a report in the order of the page, a subject each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from analysis.anomalies import anomalies
+from analysis.figures.figure import Figure
+from analysis.gate_texts import arm_line, headline
+from analysis.report.figures import curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
+from analysis.report.page import Choice, Fold, Section
+from analysis.report.tables import arms_table, dropped_table, regions_table, runs_table, stability_table
+from analysis.report.wording import definitions, provenance
+from analysis.stability import early_stability, stability_of_arms
+from analysis.store import Store
+from analysis.summary import Summary
+from analysis.verdicts import sentence
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every section is made from, and the tables that lie beside the page."""
+
+    view: Store
+    members: pl.DataFrame
+    summary: Summary
+    choice: Choice
+    tables: dict[str, pl.DataFrame] = field(default_factory=dict)
+    """File -> frame; sections add theirs, those of figures come with them."""
+
+
+def all_sections(material: Material) -> Iterator[Section]:
+    """Each section of the page, made when it is asked for."""
+    for make in _SECTIONS:
+        yield make(material)
+
+
+def num_sections() -> int:
+    """How many sections a page has."""
+    return len(_SECTIONS)
+
+
+def top_figures(of: Material) -> list[Figure]:
+    """What the first screen shows."""
+    return []
+
+
+def _arms(of: Material) -> Section:
+    points = tuple(sentence(arm, of.summary) for arm in of.summary.arms)
+    if not points:
+        return Section("arms", "Arms in full", nothing="The sweep lists no runs.")
+    return Section("arms", "Arms in full", points=points, tables=(arms_table(of.summary),))
+
+
+def _gates(of: Material) -> Section:
+    points = [
+        line for gate in of.summary.gates for line in (headline(gate), *(arm_line(arm, gate) for arm in gate.arms))
+    ]
+    return Section("gates", "Gates", points=tuple(points), nothing="" if points else "The sweep file sets no gates.")
+
+
+def _curves(of: Material) -> Section:
+    figures = curve_figures(of.view, of.members, of.summary)
+    nothing = "" if figures else why_no_curves(of.view, of.summary.metric)
+    return Section("curves", "Training curves", figures=tuple(figures), nothing=nothing)
+
+
+def _layers(of: Material) -> Section:
+    folds = []
+    for metric in of.choice.metrics:
+        figures = heatmap_figures(of.view, of.members, metric)
+        folds += [Fold(metric, tuple(figures))] if figures else []
+    nothing = "" if folds else why_no_heatmaps(of.view, of.members, of.choice.metrics[0])
+    return Section("layers", "Layers by step", folds=tuple(folds), nothing=nothing)
+
+
+def _stability(of: Material) -> Section:
+    runs = early_stability(of.view.train, of.members)
+    if runs.is_empty():
+        return Section("stability", "Early stability", nothing="No run has been started yet.")
+    of.tables["data/stability.csv"] = runs
+    table = stability_table(stability_of_arms(runs), runs["early_steps"][0])
+    return Section("stability", "Early stability", tables=(table,))
+
+
+def _anomalies(of: Material) -> Section:
+    found = anomalies(of.view)
+    notes = tuple(f"Note: {note}." for note in found.notes)
+    over = f"{found.runs} runs, {found.matrices:,} matrices and up to {found.steps:,} tracked steps"
+    if not found.runs:
+        nothing = "No run has tracked its hidden matrices, so there is nothing to look at."
+        return Section("anomalies", "Anomalies", points=notes, nothing=nothing)
+    if found.regions.is_empty():
+        return Section("anomalies", "Anomalies", points=notes, nothing=f"Nothing stands out in {over}.")
+    of.tables["data/anomalies.csv"] = found.regions
+    table = regions_table(found)
+    shown = f"; the first {len(table.rows)} are shown" if found.regions.height > len(table.rows) else ""
+    count = found.regions.height
+    intro = (
+        f"{count:,} {'region stands' if count == 1 else 'regions stand'} out in {over}{shown}. "
+        "A region is a reason to look, no verdict."
+    )
+    return Section("anomalies", "Anomalies", intro=intro, points=notes, tables=(table,))
+
+
+def _definitions(of: Material) -> Section:
+    return Section("definitions", "Definitions", terms=tuple(definitions(of.summary, of.choice.metrics)))
+
+
+def _runs(of: Material) -> Section:
+    of.tables["data/runs.csv"] = of.members
+    if of.members.is_empty():
+        return Section("runs", "Runs", nothing="The sweep lists no runs.")
+    return Section("runs", "Runs", tables=(runs_table(of.members),))
+
+
+def _dropped(of: Material) -> Section:
+    if not of.summary.dropped:
+        nothing = "Every run that ended and that any version of the sweep has listed is on this page."
+        return Section("dropped", "Dropped runs", nothing=nothing)
+    return Section("dropped", "Dropped runs", tables=(dropped_table(of.summary),))
+
+
+def _provenance(of: Material) -> Section:
+    record = of.view.record
+    assert record is not None
+    terms = provenance(record, of.members, of.view.storage.url, of.choice)
+    source = json.dumps(record.spec, indent=2, ensure_ascii=False)
+    return Section("provenance", "Provenance", terms=tuple(terms), source=source)
+
+
+_SECTIONS: tuple[Callable[[Material], Section], ...] = (
+    _arms, _gates, _curves, _layers, _stability, _anomalies, _definitions, _runs, _dropped, _provenance
+)  # fmt: skip
