@@ -13,13 +13,14 @@ from math import isfinite
 import polars as pl
 
 from analysis import queries
+from analysis.additive import spread_ratio
 from analysis.arms import ArmSummary, summarize_arms
 from analysis.costs import cost_per_seed
 from analysis.dropped import read_dropped
 from analysis.gates import GateResult, judge, parse_gates
 from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
-from analysis.statistics import Goal, spread_ratio
+from analysis.statistics import Goal
 from analysis.store import Store
 from muon_core.statuses import EARLY, FINISHED
 from muon_core.store.dropped import DroppedRun, describe_dropped

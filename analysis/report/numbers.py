@@ -13,7 +13,7 @@ from analysis.figures.figure import Figure
 from analysis.summary import Summary
 from analysis.verdicts import Found, sentence
 
-SCHEMA = 1  # of report.json; raised when a name or meaning in it changes
+SCHEMA = 2  # of report.json; raised when a name or meaning in it changes
 
 
 def arms_frame(summary: Summary) -> pl.DataFrame:

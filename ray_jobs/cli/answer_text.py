@@ -13,7 +13,7 @@ from ray_jobs.cli.text import GAP, aligned, terminal_width
 _WORDS = ("arm", "role", "verdict")
 _ROOM_FOR_NAMES = {"role": 20, "wall": 8, "%": 8, "better": 8}
 """Columns that go, in this order, while the arms' names have less room."""
-_LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  # the sentences below the table say them
+_LEFT_TO_THE_REPORT = ("block", "p (Holm)", "pair corr.")  # the sentences below the table say them
 
 
 def render_summary(summary: Summary, width: int | None = None) -> str:
