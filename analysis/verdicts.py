@@ -74,10 +74,10 @@ def seconds_text(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def p_text(adjusted: float, tests: int) -> str:
+def p_text(adjusted: float, tests: int, of: str = "arm") -> str:
     """`p = 0.014`, or with more than one test `p < 0.0001, Holm over 5 arms`."""
     value = "p < 0.0001" if adjusted < 1e-4 else f"p = {adjusted:.2g}"
-    return f"{value}, Holm over {tests} {_plural('arm', tests)}" if tests > 1 else value
+    return f"{value}, Holm over {tests} {_plural(of, tests)}" if tests > 1 else value
 
 
 def decimals_of(interval: tuple[float, float] | None) -> int:

@@ -37,6 +37,7 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
     numbers = dataclasses.asdict(summary) | {
         "schema": SCHEMA,
         "arms": arms,
+        "effects": [dataclasses.asdict(effect) | {"percent": effect.percent} for effect in summary.effects],
         "counts": summary.counts,
         "runs": members.to_dicts(),
         "figures": [{n: getattr(figure, n) for n in names} | {"data": list(figure.tables)} for figure in figures],
