@@ -14,7 +14,7 @@ from analysis.figures.figure import Figure
 from analysis.summary import Summary
 from analysis.verdicts import Found, sentence
 
-SCHEMA = 1  # of report.json; raised when a name or meaning in it changes
+SCHEMA = 2  # of report.json; raised when a name or meaning in it changes
 
 
 def arms_frame(summary: Summary) -> pl.DataFrame:
@@ -43,6 +43,7 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
         "schema": SCHEMA,
         "answer": answer(summary),
         "arms": arms,
+        "effects": [dataclasses.asdict(effect) | {"percent": effect.percent} for effect in summary.effects],
         "counts": summary.counts,
         "runs": members.to_dicts(),
         "figures": [{n: getattr(figure, n) for n in names} | {"data": list(figure.tables)} for figure in figures],

@@ -22,9 +22,9 @@ def definitions(summary: Summary, layer_metrics: tuple[str, ...]) -> Pairs:
         ("val_accuracy", "Share of validation tokens whose most probable prediction is exactly right."),
         (
             "difference, %",
-            "Candidate minus baseline at the same seed, averaged over the seeds both finished. The per cent are "
-            "100 (exp(mean of ln(candidate / baseline)) − 1). Where an arm finished other seeds than the baseline, it "
-            "is not the difference of the two means in the table.",
+            "Candidate minus baseline at the same seed, averaged over the seeds both finished; the per cent are the "
+            "same divided by the baseline's mean. Where an arm finished other seeds than the baseline, it is not the "
+            "difference of the two means in the table.",
         ),
         (
             "95 % interval",
@@ -34,7 +34,7 @@ def definitions(summary: Summary, layer_metrics: tuple[str, ...]) -> Pairs:
         ),
         (
             "verdict",
-            "lower or higher if p < 0.05 in the paired t test of the log ratio, adjusted by Holm for the number of "
+            "lower or higher if p < 0.05 in the paired t test of the difference, adjusted by Holm for the number of "
             "arms tested, arms of the same runs once; else not resolved, which is no claim that the arms are equal. "
             "Where seeds of the arm or the baseline diverged or failed, the rest are survivors, and the verdict stays "
             "not resolved. Invalid if runs that should be independent are not.",

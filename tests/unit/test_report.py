@@ -139,7 +139,7 @@ def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) 
     assert numbers["counts"] == summary.counts
     assert (numbers["errors"], numbers["warnings"]) == (list(summary.errors), list(summary.warnings))
     assert summary.arms[1].pooled is not None
-    assert numbers["arms"][1]["pooled"]["log_ratio"] == summary.arms[1].pooled.log_ratio
+    assert numbers["arms"][1]["pooled"]["difference"] == summary.arms[1].pooled.difference
     assert [run["run_id"] for run in numbers["runs"]][:3] == [run.run_id for run in demo_runs()][:3]
     for row, arm in zip(numbers["arms"], summary.arms, strict=True):
         assert (row["arm"], row["verdict"], row["mean"], row["counts"]) == (arm.arm, arm.verdict, arm.mean, arm.counts)
