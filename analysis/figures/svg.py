@@ -2,7 +2,7 @@
 
 Vega draws it here, once, so the page needs neither Vega nor a network. Its ids are renamed, for several figures on one
 page would share them, and colours are left to the page's text, so that a dark page stays readable. Text is measured in
-the font that the page embeds, so that nothing overlaps on a machine with other fonts.
+the font that a page brings along, and larger than it is shown, for a notebook shows it in another (`style.ROOM`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import vl_convert
 
-from analysis.figures.style import vega_config
+from analysis.figures.style import LIGHT, ROOM, vega_config
 
 VEGA_LITE = "6.4"
 FONTS = Path(__file__).parent / "fonts"
@@ -27,11 +27,11 @@ Rows = list[dict[str, Any]]
 def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
     """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
     spec = spec | {"config": vega_config(), "datasets": datasets}
-    drawn = _without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
-    return _describe(_own_ids(drawn, name), name, title, description)
+    svg = _sized(_without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)))
+    return _describe(_own_ids(svg, name), name, title, description)
 
 
-def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background: str = "#ffffff") -> bytes:
+def to_png(svg: str, *, scale: float = 2.0, colour: str = LIGHT.ink, background: str = LIGHT.paper) -> bytes:
     """PNG bytes of an SVG from `to_svg`, with the colour and background that a page would lend it."""
     opaque = svg.replace("currentColor", colour).replace(
         "</desc>", f'</desc><rect width="100%" height="100%" fill="{background}"/>', 1
@@ -39,6 +39,11 @@ def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background:
     png = vl_convert.svg_to_png(opaque, scale=scale)
     assert isinstance(png, bytes)
     return png
+
+
+def _sized(svg: str) -> str:
+    """Font sizes as they are to be shown."""
+    return re.sub(r'font-size="([\d.]+)px"', lambda match: f'font-size="{float(match[1]) / ROOM:.4g}px"', svg)
 
 
 def _own_ids(svg: str, name: str) -> str:

@@ -14,6 +14,7 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 import analysis
 from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
 from analysis.figures.describe import curves_caption
+from analysis.figures.figure import Figure, Figures
 from analysis.figures.heatmap import (
     MAX_COLUMNS,
     Heatmap,
@@ -26,7 +27,7 @@ from analysis.figures.heatmap import (
     spread,
 )
 from analysis.figures.png import encode_indexed
-from analysis.figures.style import VIRIDIS_ANCHORS, arm_styles, hex_colour, viridis
+from analysis.figures.style import DARK, LIGHT, VIRIDIS_ANCHORS, Theme, arm_styles, contrast, hex_colour, viridis
 from analysis.figures.svg import to_png, to_svg
 from analysis.store import Store
 from analysis.summary import members_of
@@ -268,6 +269,40 @@ def test_arms_of_one_optimizer_differ_in_colour_and_dash(name: str) -> None:
     assert len({s.colour for s in styles}) == len(styles)
     for start in range(1, len(styles), MAX_TOGETHER):
         assert len({s.dash for s in (styles[0], *styles[start : start + MAX_TOGETHER])}) == MAX_TOGETHER + 1
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *(f"Rival{i}" for i in range(8)), None])
+def test_marks_and_texts_can_be_told_from_either_background(name: str | None, theme: Theme) -> None:
+    """3 to 1 for marks, 4.5 to 1 for text: WCAG 2.1, 1.4.11 and 1.4.3. Texts are in the ink of the page."""
+    styles = arm_styles([(f"arm{i}", name) for i in range(40)])
+    assert min(contrast(style.colour, theme.paper) for style in styles.values()) >= 3
+    assert contrast(theme.ink, theme.paper) >= 4.5
+
+
+def test_contrast_is_that_of_wcag() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)
+
+
+def test_texts_are_laid_out_with_room_and_shown_at_their_size() -> None:
+    """The lines of a legend are as far apart as texts a fifth wider need; what is shown has 12 pixels."""
+    svg = to_svg(*draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0)), name="h", title="t", description="d")
+    assert set(re.findall(r'font-size="([^"]+)"', svg)) == {"11px", "12px"}
+
+
+def test_a_figure_is_saved_as_the_picture_its_ending_says(tmp_path: Path) -> None:
+    svg = to_svg(*draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0)), name="h", title="t", description="d")
+    figure = Figure("h", "Title <1>", "Caption & more", "d", svg, {})
+    assert figure.save(tmp_path / "a.svg").read_text() == svg
+    assert decode_png(figure.save(tmp_path / "a.png").read_bytes())[0, 0, :3].tolist() == [255, 255, 255]
+    assert hex_colour(tuple(decode_png(figure.to_png(dark=True))[0, 0, :3].tolist())) == DARK.paper
+    with pytest.raises(ValueError, match=r"saved as .svg or .png, not as 'a.pdf'"):
+        figure.save(tmp_path / "a.pdf")
+    shown = Figures([figure, figure])._repr_html_()
+    assert shown.count("<svg ") == 2
+    assert shown.count("Title &lt;1&gt;") == shown.count("Caption &amp; more") == 2
+    assert "Nothing was measured" in Figures()._repr_html_()
 
 
 def test_an_arm_looks_the_same_in_every_row_and_figure(tmp_path: Path) -> None:
