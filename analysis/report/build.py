@@ -23,7 +23,7 @@ from analysis.figures.svg import FONTS
 from analysis.gate_texts import brief, headline
 from analysis.queries import check_layer_metric
 from analysis.report.markdown import markdown, pictures
-from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
+from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.page import Choice, Section
 from analysis.report.sections import Material, all_sections, num_sections, top_figures
 from analysis.report.tables import verdict_table
@@ -73,8 +73,6 @@ def write_report(
     text = markdown(summary, top, sections)
     tables = {"data/arms.csv": arms_frame(summary)} | material.tables
     tables |= {name: frame for figure in figures for name, frame in figure.tables.items()}
-    if summary.dropped:
-        tables["data/dropped.csv"] = dropped_frame(summary)
     numbers = report_numbers(summary, members, figures, [*png, *tables])
     encoded = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
     _write(Path(folder), tables, png, {"report.json": encoded, "report.md": text, "index.html": page})

@@ -9,13 +9,31 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from analysis.anomalies import anomalies
+from analysis.arm_costs import arm_costs, arm_speeds, cost_sentences
+from analysis.costs import total
+from analysis.early import early_stability
+from analysis.effect_texts import effects_frame
+from analysis.fairness import excluded_runs, fairness, tuning
 from analysis.figures.figure import Figure
+from analysis.figures.forest import forest_figures
+from analysis.figures.volatility import volatility_figures, why_no_volatility
 from analysis.gate_texts import arm_line, headline
 from analysis.report.figures import curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
+from analysis.report.numbers import dropped_frame
 from analysis.report.page import Choice, Fold, Section
-from analysis.report.tables import arms_table, dropped_table, regions_table, runs_table, stability_table
+from analysis.report.tables import (
+    arms_table,
+    costs_table,
+    dropped_table,
+    early_table,
+    effects_table,
+    excluded_table,
+    regions_table,
+    runs_table,
+    speeds_table,
+    tuning_table,
+)
 from analysis.report.wording import definitions, provenance
-from analysis.stability import early_stability, stability_of_arms
 from analysis.store import Store
 from analysis.summary import Summary
 from analysis.verdicts import sentence
@@ -46,7 +64,7 @@ def num_sections() -> int:
 
 def top_figures(of: Material) -> list[Figure]:
     """What the first screen shows."""
-    return []
+    return list(forest_figures(of.view, of.members, of.summary))
 
 
 def _arms(of: Material) -> Section:
@@ -61,6 +79,14 @@ def _gates(of: Material) -> Section:
         line for gate in of.summary.gates for line in (headline(gate), *(arm_line(arm, gate) for arm in gate.arms))
     ]
     return Section("gates", "Gates", points=tuple(points), nothing="" if points else "The sweep file sets no gates.")
+
+
+def _sensitivity(of: Material) -> Section:
+    if not of.summary.effects:
+        nothing = "No block varies a parameter over arms that finished the same seeds."
+        return Section("sensitivity", "Sensitivity", nothing=nothing)
+    of.tables["data/effects.csv"] = effects_frame(of.summary)
+    return Section("sensitivity", "Sensitivity", tables=(effects_table(of.summary),))
 
 
 def _curves(of: Material) -> Section:
@@ -78,13 +104,19 @@ def _layers(of: Material) -> Section:
     return Section("layers", "Layers by step", folds=tuple(folds), nothing=nothing)
 
 
+def _volatility(of: Material) -> Section:
+    figures = tuple(volatility_figures(of.view, of.members, of.summary))
+    nothing = "" if figures else why_no_volatility(of.view, of.members)
+    folds = tuple(Fold(figure.title, (figure,)) for figure in figures)
+    return Section("volatility", "Volatility between seeds", folds=folds, nothing=nothing)
+
+
 def _stability(of: Material) -> Section:
-    runs = early_stability(of.view.train, of.members)
-    if runs.is_empty():
+    stability = early_stability(of.view, of.members)
+    if stability.is_empty():
         return Section("stability", "Early stability", nothing="No run has been started yet.")
-    of.tables["data/stability.csv"] = runs
-    table = stability_table(stability_of_arms(runs), runs["early_steps"][0])
-    return Section("stability", "Early stability", tables=(table,))
+    of.tables["data/stability.csv"] = stability
+    return Section("stability", "Early stability", tables=(early_table(stability),))
 
 
 def _anomalies(of: Material) -> Section:
@@ -107,6 +139,39 @@ def _anomalies(of: Material) -> Section:
     return Section("anomalies", "Anomalies", intro=intro, points=notes, tables=(table,))
 
 
+def _fairness(of: Material) -> Section:
+    checks = fairness(of.view, of.members, of.summary)
+    verdicts = {True: "fine", False: "weak", None: "not known"}
+    terms = tuple((f"{check.term}: {verdicts[check.is_fine]}", check.text) for check in checks)
+    excluded, tuned = excluded_runs(of.view, of.members, of.summary), tuning(of.view, of.members)
+    tables = []
+    for file, frame, show in (("tuning", tuned, tuning_table), ("excluded", excluded, excluded_table)):
+        if frame.height:
+            of.tables[f"data/{file}.csv"] = frame
+            tables.append(show(frame))
+    return Section("fairness", "Fairness", terms=terms, tables=tuple(tables))
+
+
+def _cost(of: Material) -> Section:
+    costs, speeds = arm_costs(of.view, of.members), arm_speeds(of.view, of.members)
+    said = cost_sentences(costs, total(of.view), _budget(of))
+    tables = []
+    made = (("costs", costs, costs_table, "hours"), ("speeds", speeds, speeds_table, "wall_s"))
+    for file, frame, show, known in made:
+        if frame[known].count():
+            of.tables[f"data/{file}.csv"] = frame
+            tables.append(show(frame))
+    return Section("cost", "Cost", intro=said[0], tables=tuple(tables))
+
+
+def _budget(of: Material) -> float | None:
+    """USD that the sweep file allows."""
+    assert of.view.record is not None
+    budget = of.view.record.spec.get("budget")
+    usd = budget.get("usd") if isinstance(budget, dict) else None
+    return float(usd) if isinstance(usd, int | float) else None
+
+
 def _definitions(of: Material) -> Section:
     return Section("definitions", "Definitions", terms=tuple(definitions(of.summary, of.choice.metrics)))
 
@@ -122,7 +187,8 @@ def _dropped(of: Material) -> Section:
     if not of.summary.dropped:
         nothing = "Every run that ended and that any version of the sweep has listed is on this page."
         return Section("dropped", "Dropped runs", nothing=nothing)
-    return Section("dropped", "Dropped runs", tables=(dropped_table(of.summary),))
+    of.tables["data/dropped.csv"] = dropped = dropped_frame(of.summary)
+    return Section("dropped", "Dropped runs", tables=(dropped_table(of.summary, dropped),))
 
 
 def _provenance(of: Material) -> Section:
@@ -134,5 +200,6 @@ def _provenance(of: Material) -> Section:
 
 
 _SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    _arms, _gates, _curves, _layers, _stability, _anomalies, _definitions, _runs, _dropped, _provenance
+    _arms, _gates, _curves, _sensitivity, _layers, _volatility, _stability, _anomalies, _fairness, _cost, _definitions,
+    _runs, _dropped, _provenance,
 )  # fmt: skip
