@@ -56,9 +56,9 @@ def _section(section: Section) -> Iterable[str]:
     if len(section.folds) > 1:
         rest = ", ".join(fold.title for fold in section.folds[1:])
         yield f"Also on the page, index.html: {_plain(rest)}."
-    yield from (_table(table) for table in section.tables)
     yield "\n".join(f"- **{_plain(term)}**: {_plain(text)}" for term, text in section.terms)
-    yield f"```json\n{section.source}\n```" if section.source else ""
+    yield from (_table(table) for table in section.tables)
+    yield f"```yaml\n{section.source}\n```" if section.source else ""
 
 
 def _figure(figure: Figure) -> str:

@@ -56,8 +56,8 @@ class Section:
     points: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
     folds: tuple[Fold, ...] = ()
-    tables: tuple[Table, ...] = ()
     terms: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
     nothing: str = ""
     """Why there is nothing to show; empty where there is something."""
     source: str = ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
+import yaml
 
 from analysis.anomalies import anomalies
 from analysis.arm_costs import arm_costs, arm_speeds, cost_sentences
@@ -180,7 +180,11 @@ def _runs(of: Material) -> Section:
     of.tables["data/runs.csv"] = of.members
     if of.members.is_empty():
         return Section("runs", "Runs", nothing="The sweep lists no runs.")
-    return Section("runs", "Runs", tables=(runs_table(of.members),))
+    assert of.view.record is not None
+    seeds = {run.run_id: run.seed for run in of.view.record.runs}  # also of runs that nobody has begun
+    listed = pl.Series([seeds[run_id] for run_id in of.members["run_id"]], dtype=pl.Int64)
+    members = of.members.with_columns(seed=pl.coalesce("seed", listed))
+    return Section("runs", "Runs", tables=(runs_table(members),))
 
 
 def _dropped(of: Material) -> Section:
@@ -195,7 +199,7 @@ def _provenance(of: Material) -> Section:
     record = of.view.record
     assert record is not None
     terms = provenance(record, of.members, of.view.storage.url, of.choice)
-    source = json.dumps(record.spec, indent=2, ensure_ascii=False)
+    source = yaml.safe_dump(record.spec, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
     return Section("provenance", "Provenance", terms=tuple(terms), source=source)
 
 
