@@ -16,8 +16,9 @@ import jinja2
 import polars as pl
 
 from analysis.figures.figure import Figure
+from analysis.figures.heatmap import heatmap_figures, why_no_heatmaps
 from analysis.gate_texts import brief, headline
-from analysis.report.figures import curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
+from analysis.report.figures import curve_figures, why_no_curves
 from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
 from analysis.report.wording import DROPPED_COLUMNS, RUN_COLUMNS, definitions, dropped_rows, provenance, run_rows
 from analysis.store import Store
@@ -49,7 +50,7 @@ def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "eff
     """
     members = members_of(view)
     summary = summarize_members(view, members)
-    heatmaps = heatmap_figures(view, members, metric)
+    heatmaps = heatmap_figures(view, members, summary, [metric])
     curves = curve_figures(view, members, summary)
     page = _page(view, members, summary, curves, heatmaps, metric)
     numbers = report_numbers(summary, members, [*curves, *heatmaps])
@@ -106,7 +107,7 @@ def _page(
         curves=curves,
         no_curves="" if curves else why_no_curves(view, summary.metric),
         heatmaps=heatmaps,
-        no_heatmaps="" if heatmaps else why_no_heatmaps(view, members, metric),
+        no_heatmaps="" if heatmaps else why_no_heatmaps(view, members, [metric]),
         layer_metric=metric,
         definitions=definitions(summary, metric),
         run_columns=RUN_COLUMNS,

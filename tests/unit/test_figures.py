@@ -14,17 +14,9 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 import analysis
 from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
 from analysis.figures.describe import curves_caption
-from analysis.figures.heatmap import (
-    MAX_COLUMNS,
-    Heatmap,
-    Panel,
-    choose_seed,
-    colour_indices,
-    draw_heatmap,
-    heatmaps_info,
-    scale_ends,
-    spread,
-)
+from analysis.figures.heatmap import choose_seed, heatmaps_info
+from analysis.figures.heatmap_drawing import colour_indices, draw_heatmap, scale_ends, spread
+from analysis.figures.panels import MAX_COLUMNS, Heatmap, Panel
 from analysis.figures.png import encode_indexed
 from analysis.figures.style import VIRIDIS_ANCHORS, arm_styles, hex_colour, viridis
 from analysis.figures.svg import to_png, to_svg
@@ -76,9 +68,9 @@ def view_of(tmp_path: Path, runs: list[FakeRun]) -> tuple[Store, pl.DataFrame]:
 
 def heatmap(cells: npt.NDArray[np.float64], low: float, high: float) -> Heatmap:
     """A figure of one panel."""
-    rows = pl.DataFrame(schema={"arm": pl.String, "value": pl.Float64})
     layers, steps = tuple(range(cells.shape[0])), tuple(range(0, 20 * cells.shape[1], 20))
-    return Heatmap("entropy", "q", 1, (Panel("muon", "r", cells),), layers, steps, 1, low, high, 0.0, rows)
+    panel = Panel("muon", "r", cells.astype(np.float32))
+    return Heatmap("entropy", "q", "seed 1", "1 arm at seed 1", (panel,), layers, steps, 1, low, high, 0.0)
 
 
 def panel_pixels(info: Heatmap) -> Pixels:
