@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 
 from analysis.figures.cells import Cells, Chance, all_with_values, cells_by_metric
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figures
+from analysis.figures.given import given
 from analysis.figures.heatmap import METRICS, choose_seed, heatmap_figure, listed, shown_arms
 from analysis.figures.heatmap_text import count
 from analysis.figures.panels import Heatmap, Shown, heatmaps
@@ -55,15 +56,16 @@ def difference_infos(
 
 def difference_heatmap_figures(
     view: Store,
-    members: pl.DataFrame,
-    summary: Summary,
+    members: pl.DataFrame | None = None,
+    summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     seed: int | None = None,
-) -> list[Figure]:
+) -> Figures:
     """A figure for each of `metrics` and each projection, every other arm minus the baseline at one seed.
 
     Empty without a baseline, or where it has no values. Raises ValueError for an unknown metric.
     """
+    members, summary = given(view, members, summary)
     with_values = all_with_values(view, members, metrics)
     of_baseline = members.filter(pl.col("arm") == summary.baseline)
     chosen = (
@@ -73,11 +75,11 @@ def difference_heatmap_figures(
     baseline = next((one for one in who if one.arm == summary.baseline), None)
     others = [one for one in who if one.arm != summary.baseline]
     if baseline is None or not others:
-        return []
+        return Figures()
     found = cells_by_metric(view, listed(members, who), metrics)
     infos = [info for metric in metrics for info in difference_infos(found[metric], metric, others, baseline, chosen)]
     end = "no_seed" if chosen is None else f"s{chosen}"
-    return [heatmap_figure(info, f"{info.metric}_minus_baseline_{info.projection}", end) for info in infos]
+    return Figures(heatmap_figure(info, f"{info.metric}_minus_baseline_{info.projection}", end) for info in infos)
 
 
 def why_no_difference_heatmaps(summary: Summary) -> str:

@@ -12,7 +12,8 @@ import polars as pl
 
 from analysis import queries
 from analysis.figures.cells import Cells, all_with_values, cells_by_metric, read_cells, runs_with_values
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, Figures
+from analysis.figures.given import given
 from analysis.figures.heatmap_drawing import draw_heatmap
 from analysis.figures.heatmap_text import count, describe_heatmap, heatmap_caption
 from analysis.figures.panels import Heatmap, Shown, heatmaps
@@ -64,22 +65,23 @@ def heatmaps_info(table: pl.LazyFrame, members: pl.DataFrame, *metrics: str, see
 
 def heatmap_figures(
     view: Store,
-    members: pl.DataFrame,
-    summary: Summary,
+    members: pl.DataFrame | None = None,
+    summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     seed: int | None = None,
-) -> list[Figure]:
+) -> Figures:
     """A figure for each of `metrics` and each projection that has a finite value of it, by metric, all at one seed.
 
     Raises ValueError for an unknown metric.
     """
+    members, summary = given(view, members, summary)
     with_values = all_with_values(view, members, metrics)
     chosen = choose_seed(members, with_values) if seed is None else seed
     who = shown_arms(members, with_values, chosen)
     found = cells_by_metric(view, listed(members, who), metrics)
     infos = [info for metric in metrics for info in _infos(found[metric], who, metric, chosen)]
     end = "no_seed" if chosen is None else f"s{chosen}"
-    return [heatmap_figure(info, f"{info.metric}_{info.projection}", end) for info in infos]
+    return Figures(heatmap_figure(info, f"{info.metric}_{info.projection}", end) for info in infos)
 
 
 def why_no_heatmaps(view: Store, members: pl.DataFrame, metrics: Sequence[str] = METRICS) -> str:

@@ -18,7 +18,8 @@ import polars as pl
 from analysis import queries
 from analysis.figures.cells import ALIGNMENTS, Cells, Chance, all_with_values, cells_by_metric
 from analysis.figures.curves import runs_text
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, Figures
+from analysis.figures.given import given
 from analysis.figures.heatmap_text import chance_text, count, number
 from analysis.figures.panels import bin_steps
 from analysis.figures.style import ArmStyle, arm_styles
@@ -235,26 +236,27 @@ def _arm_text(info: LayerLines, projection: str, arm: str) -> str:
 
 def layer_lines_figures(
     view: Store,
-    members: pl.DataFrame,
-    summary: Summary,
+    members: pl.DataFrame | None = None,
+    summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     arms: Sequence[str] | None = None,
-) -> list[Figure]:
+) -> Figures:
     """A figure for each of `metrics` that the arms have finite values of.
 
     Args:
         arms: whose lines, one or two; None takes the baseline and the first arm of another optimizer.
     Raises: ValueError for an unknown metric or arm.
     """
+    members, summary = given(view, members, summary)
     known = members["arm"].unique(maintain_order=True).to_list()
     if unknown := [arm for arm in arms or () if arm not in known]:
         raise ValueError(f"no arm {unknown[0]!r} in the sweep; its arms are {', '.join(known)}")
     chosen = two_arms(members, all_with_values(view, members, metrics), summary.baseline) if arms is None else arms
     if not chosen:
-        return []
+        return Figures()
     found = cells_by_metric(view, members.filter(pl.col("arm").is_in(list(chosen))), metrics)
     infos = [layer_lines_info(found[metric], members, metric, chosen) for metric in metrics]
-    return [_figure(info) for info in infos if info is not None]
+    return Figures(_figure(info) for info in infos if info is not None)
 
 
 def _figure(info: LayerLines) -> Figure:

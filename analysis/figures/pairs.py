@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from analysis.figures.cells import all_with_values, cells_by_metric
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figures
+from analysis.figures.given import given
 from analysis.figures.heatmap import heatmap_figure, listed
 from analysis.figures.heatmap_text import count
 from analysis.figures.panels import Shown, heatmaps
@@ -27,11 +28,11 @@ def seed_pair(members: pl.DataFrame, with_values: set[str]) -> tuple[int, int] |
 
 def pair_figures(
     view: Store,
-    members: pl.DataFrame,
-    summary: Summary,
+    members: pl.DataFrame | None = None,
+    summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     pair: tuple[int, int] | tuple[str, str] | None = None,
-) -> list[Figure]:
+) -> Figures:
     """A figure for each of `metrics` and each projection: a row of two panels for each arm, all on one scale.
 
     Args:
@@ -40,10 +41,11 @@ def pair_figures(
     Returns: none where there are not two seeds.
     Raises: ValueError for an unknown metric, a seed that no arm has or a run that is not in the sweep.
     """
+    members, summary = given(view, members, summary)
     with_values = all_with_values(view, members, metrics)
     pair = seed_pair(members, with_values) if pair is None else pair
     if pair is None:
-        return []
+        return Figures()
     who = _pairs(members, pair)
     found = cells_by_metric(view, listed(members, who), metrics)
     first, second = pair
@@ -55,7 +57,7 @@ def pair_figures(
         for metric in metrics
         for info in heatmaps(found[metric], metric, who, shown=shown, counted=counted, per_row=2)
     ]
-    return [heatmap_figure(info, f"{info.metric}_pairs_{info.projection}") for info in infos]
+    return Figures(heatmap_figure(info, f"{info.metric}_pairs_{info.projection}") for info in infos)
 
 
 def why_no_pairs(members: pl.DataFrame) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from analysis.figures.cells import ALIGNMENTS, Cells, Chance, Flags, Values, cells_by_metric
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, Figures
+from analysis.figures.given import given
 from analysis.figures.heatmap_drawing import LINES, MISSING, PAPER, notes_legend
 from analysis.figures.heatmap_text import chance_text, count, number
 from analysis.figures.panels import bin_steps, scale_of
@@ -242,12 +243,13 @@ def scan_caption(info: Scan) -> str:
 
 
 def scan_figures(
-    view: Store, members: pl.DataFrame, summary: Summary, metrics: Sequence[str] = METRICS
-) -> list[Figure]:
+    view: Store, members: pl.DataFrame | None = None, summary: Summary | None = None, metrics: Sequence[str] = METRICS
+) -> Figures:
     """A figure of all runs for each of `metrics` with a finite value. Raises ValueError for an unknown metric."""
+    members, summary = given(view, members, summary)
     found = cells_by_metric(view, members, metrics)
     infos = [scan_info(found[metric], members, metric) for metric in metrics]
-    return [_figure(info) for info in infos if info is not None]
+    return Figures(_figure(info) for info in infos if info is not None)
 
 
 def _figure(info: Scan) -> Figure:

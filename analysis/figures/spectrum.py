@@ -13,7 +13,8 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, Figures
+from analysis.figures.given import given
 from analysis.figures.heatmap import choose_seed, listed, shown_arms
 from analysis.figures.heatmap_text import count, number
 from analysis.figures.style import VIRIDIS_ANCHORS, hex_colour, viridis
@@ -204,10 +205,12 @@ def _num_at_the_edge(info: Spectrum) -> int:
     return int((info.rows["value"] < axis_range(info)[0]).sum())
 
 
-def spectrum_figures(view: Store, members: pl.DataFrame, summary: Summary, seed: int | None = None) -> list[Figure]:
+def spectrum_figures(
+    view: Store, members: pl.DataFrame | None = None, summary: Summary | None = None, seed: int | None = None
+) -> Figures:
     """A figure for each projection with spectra, of the baseline and up to three other arms, at one seed."""
-    infos = spectra_info(view.table("spectra"), members, summary.baseline, seed)
-    return [_figure(info) for info in infos]
+    members, summary = given(view, members, summary)
+    return Figures(_figure(info) for info in spectra_info(view.table("spectra"), members, summary.baseline, seed))
 
 
 def why_no_spectra() -> str:

@@ -1,7 +1,8 @@
 """Renders a chart to static SVG that stands alone in a page: titled, described, without scripts, offline.
 
 Vega draws it here, once, so the page needs neither Vega nor a network. Its ids are renamed, for several figures on one
-page would share them, and colours are left to the page's text, so that a dark page stays readable.
+page would share them, and colours are left to the page's text, so that a dark page stays readable. Texts are laid out
+larger than they are shown, since nobody knows here in which font a browser will show them (`style.ROOM`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import vl_convert
 
-from analysis.figures.style import vega_config
+from analysis.figures.style import LIGHT, ROOM, vega_config
 
 VEGA_LITE = "6.4"
 Spec = dict[str, Any]
@@ -23,10 +24,11 @@ Rows = list[dict[str, Any]]
 def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
     """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
     spec = spec | {"config": vega_config(), "datasets": datasets}
-    return _describe(_own_ids(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), name), name, title, description)
+    svg = _sized(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
+    return _describe(_own_ids(svg, name), name, title, description)
 
 
-def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background: str = "#ffffff") -> bytes:
+def to_png(svg: str, *, scale: float = 2.0, colour: str = LIGHT.ink, background: str = LIGHT.paper) -> bytes:
     """PNG bytes of an SVG from `to_svg`, with the colour and background that a page would lend it."""
     opaque = svg.replace("currentColor", colour).replace(
         "</desc>", f'</desc><rect width="100%" height="100%" fill="{background}"/>', 1
@@ -34,6 +36,11 @@ def to_png(svg: str, *, scale: float = 2.0, colour: str = "#111111", background:
     png = vl_convert.svg_to_png(opaque, scale=scale)
     assert isinstance(png, bytes)
     return png
+
+
+def _sized(svg: str) -> str:
+    """Font sizes as they are to be shown."""
+    return re.sub(r'font-size="([\d.]+)px"', lambda match: f'font-size="{float(match[1]) / ROOM:.4g}px"', svg)
 
 
 def _own_ids(svg: str, name: str) -> str:
