@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.figures.figure import Figure
+from analysis.figures.heatmap import METRICS as LAYER_METRICS
 
+_FIRST = "effective_rank"
 Pairs = list[tuple[str, str]]
 """Terms and what is said of them."""
-
-LAYER_METRICS = (
-    "effective_rank", "entropy", "left_alignment", "right_alignment", "weight_norm_peak", "grad_norm_peak"
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +21,11 @@ class Choice:
     """None is the one at which most arms have values."""
     projections: tuple[str, ...] = ()
     """Empty is all."""
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """The metric of figures that show one."""
+        return (_FIRST,) if _FIRST in self.metrics else self.metrics[:1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -14,11 +14,18 @@ from analysis.costs import total
 from analysis.early import early_stability
 from analysis.effect_texts import effects_frame
 from analysis.fairness import excluded_runs, fairness, tuning
+from analysis.figures.difference_heatmap import difference_heatmap_figures, why_no_difference_heatmaps
 from analysis.figures.figure import Figure
 from analysis.figures.forest import forest_figures
+from analysis.figures.heatmap import heatmap_figures, why_no_heatmaps
+from analysis.figures.layer_lines import layer_lines_figures
+from analysis.figures.pairs import pair_figures, why_no_pairs
+from analysis.figures.scan import METRICS as SCANNED
+from analysis.figures.scan import scan_figures
+from analysis.figures.spectrum import spectrum_figures, why_no_spectra
 from analysis.figures.volatility import volatility_figures, why_no_volatility
 from analysis.gate_texts import arm_line, headline
-from analysis.report.figures import curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
+from analysis.report.figures import curve_figures, why_no_curves
 from analysis.report.numbers import dropped_frame
 from analysis.report.page import Choice, Fold, Section
 from analysis.report.tables import (
@@ -95,13 +102,52 @@ def _curves(of: Material) -> Section:
     return Section("curves", "Training curves", figures=tuple(figures), nothing=nothing)
 
 
+def _scan(of: Material) -> Section:
+    figures = tuple(scan_figures(of.view, of.members, of.summary))
+    nothing = "" if figures else why_no_heatmaps(of.view, of.members, SCANNED)
+    return Section("scan", "All runs", figures=figures, nothing=nothing)
+
+
 def _layers(of: Material) -> Section:
-    folds = []
-    for metric in of.choice.metrics:
-        figures = heatmap_figures(of.view, of.members, metric)
-        folds += [Fold(metric, tuple(figures))] if figures else []
-    nothing = "" if folds else why_no_heatmaps(of.view, of.members, of.choice.metrics[0])
-    return Section("layers", "Layers by step", folds=tuple(folds), nothing=nothing)
+    choice = of.choice
+    figures = heatmap_figures(of.view, of.members, of.summary, choice.metrics, choice.seed, choice.projections)
+    folds = [Fold(metric, tuple(f for f in figures if _shows(f, metric))) for metric in choice.metrics]
+    nothing = "" if figures else why_no_heatmaps(of.view, of.members, choice.metrics)
+    return Section("layers", "Layers by step", folds=tuple(fold for fold in folds if fold.figures), nothing=nothing)
+
+
+def _shows(figure: Figure, metric: str) -> bool:
+    return figure.name.rpartition("_")[0] == metric
+
+
+def _against(of: Material) -> Section:
+    metrics, choice = of.choice.first, of.choice
+    figures = difference_heatmap_figures(of.view, of.members, of.summary, metrics, choice.seed, choice.projections)
+    nothing = "" if figures else why_no_difference_heatmaps(of.summary)
+    return Section("against", "Minus the baseline", folds=_fold(figures, metrics), nothing=nothing)
+
+
+def _pairs(of: Material) -> Section:
+    metrics = of.choice.first
+    figures = pair_figures(of.view, of.members, of.summary, metrics, projections=of.choice.projections)
+    nothing = "" if figures else why_no_pairs(of.members)
+    return Section("pairs", "Pairs of seeds", folds=_fold(figures, metrics), nothing=nothing)
+
+
+def _lines(of: Material) -> Section:
+    figures = layer_lines_figures(of.view, of.members, of.summary)
+    nothing = "" if figures else "No layer has been measured yet."
+    return Section("lines", "Lines by layer", folds=tuple(Fold(f.title, (f,)) for f in figures), nothing=nothing)
+
+
+def _spectra(of: Material) -> Section:
+    figures = spectrum_figures(of.view, of.members, of.summary, of.choice.seed, of.choice.projections)
+    nothing = "" if figures else why_no_spectra()
+    return Section("spectra", "Singular values", folds=_fold(figures, ("singular values",)), nothing=nothing)
+
+
+def _fold(figures: Sequence[Figure], titles: Sequence[str]) -> tuple[Fold, ...]:
+    return (Fold(" and ".join(titles), tuple(figures)),) if figures else ()
 
 
 def _volatility(of: Material) -> Section:
@@ -204,6 +250,6 @@ def _provenance(of: Material) -> Section:
 
 
 _SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    _arms, _gates, _curves, _sensitivity, _layers, _volatility, _stability, _anomalies, _fairness, _cost, _definitions,
-    _runs, _dropped, _provenance,
+    _arms, _gates, _curves, _sensitivity, _scan, _layers, _against, _pairs, _lines, _spectra, _volatility, _stability,
+    _anomalies, _fairness, _cost, _definitions, _runs, _dropped, _provenance,
 )  # fmt: skip

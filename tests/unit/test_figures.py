@@ -15,17 +15,9 @@ import analysis
 from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
 from analysis.figures.describe import curves_caption
 from analysis.figures.figure import Figure, Figures
-from analysis.figures.heatmap import (
-    MAX_COLUMNS,
-    Heatmap,
-    Panel,
-    choose_seed,
-    colour_indices,
-    draw_heatmap,
-    heatmaps_info,
-    scale_ends,
-    spread,
-)
+from analysis.figures.heatmap import choose_seed, heatmaps_info
+from analysis.figures.heatmap_drawing import colour_indices, draw_heatmap, scale_ends, spread
+from analysis.figures.panels import MAX_COLUMNS, Heatmap, Panel
 from analysis.figures.png import encode_indexed
 from analysis.figures.style import DARK, LIGHT, VIRIDIS_ANCHORS, Theme, arm_styles, contrast, hex_colour, viridis
 from analysis.figures.svg import to_png, to_svg
@@ -77,19 +69,20 @@ def view_of(tmp_path: Path, runs: list[FakeRun]) -> tuple[Store, pl.DataFrame]:
 
 def heatmap(cells: npt.NDArray[np.float64], low: float, high: float) -> Heatmap:
     """A figure of one panel."""
-    rows = pl.DataFrame(schema={"arm": pl.String, "value": pl.Float64})
     layers, steps = tuple(range(cells.shape[0])), tuple(range(0, 20 * cells.shape[1], 20))
-    return Heatmap("entropy", "q", 1, (Panel("muon", "r", cells),), layers, steps, 1, low, high, 0.0, rows)
+    panel = Panel("muon", "r", cells.astype(np.float32))
+    return Heatmap("entropy", "q", "seed 1", "1 arm at seed 1", (panel,), layers, steps, 1, low, high, 0.0)
 
 
 def panel_pixels(info: Heatmap) -> Pixels:
     """The rendered picture of the first panel, (height, width, 3), at two pixels a unit."""
     svg = to_svg(*draw_heatmap(info), name="h", title="t", description="d")
     pixels = decode_png(to_png(svg, scale=2))
-    image = re.search(r'<image[^>]*width="(\d+)" height="(\d+)"', svg)
+    image = re.search(r'<image[^>]*transform="translate\(([\d.]+),([\d.]+)\)" width="(\d+)" height="(\d+)"', svg)
     assert image is not None
-    x, y = (sum(float(pair[axis]) for pair in _open_groups(svg[: image.start()])) for axis in (0, 1))
-    left, top, width, height = round(2 * x), round(2 * y), 2 * int(image[1]), 2 * int(image[2])
+    groups = [*_open_groups(svg[: image.start()]), (image[1], image[2])]
+    x, y = (sum(float(pair[axis]) for pair in groups) for axis in (0, 1))
+    left, top, width, height = round(2 * x), round(2 * y), 2 * int(image[3]), 2 * int(image[4])
     return pixels[top : top + height, left : left + width, :3]
 
 
@@ -150,15 +143,14 @@ def test_a_constant_scale_is_widened() -> None:
 def test_the_legend_has_the_colours_of_the_pictures() -> None:
     """The legend interpolates its range linearly; at every palette index that gives the palette's colour."""
     spec, data = draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0))
-    layer = spec["concat"][0]["layer"][1]
-    scale = layer["encoding"]["color"]["scale"]
+    (scale,) = (layer["encoding"]["color"]["scale"] for layer in spec["layer"] if "color" in layer["encoding"])
     anchors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in scale["range"]])
     at = np.linspace(0, len(anchors) - 1, 255)
     legend = np.stack([np.interp(at, range(len(anchors)), anchors[:, k]) for k in range(3)], axis=1)
     assert scale["interpolate"] == "rgb"
     assert np.abs(legend - np.array(viridis())).max() <= 0.5
     assert scale["domain"] == [1.0, 2.0]
-    assert [row["value"] for row in data["corners"]] == [1.0, 2.0]
+    assert [row["value"] for row in data["ends"]] == [1.0, 2.0]
 
 
 def test_viridis_has_its_published_ends_and_anchors() -> None:
