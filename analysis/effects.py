@@ -85,10 +85,10 @@ def block_axes(members: pl.DataFrame, names: Sequence[str]) -> list[Axis]:
 
 def _axis(names: Sequence[str], cells: Mapping[str, Values]) -> Axis:
     of = {arm: ", ".join(_text(values.get(name)) for name in names) for arm, values in cells.items()}
-    order = {level: index for index, level in enumerate(dict.fromkeys(of.values()))}
+    order = {level: float(index) for index, level in enumerate(dict.fromkeys(of.values()))}
     first = {of[arm]: values.get(names[0]) for arm, values in cells.items()}
-    if all(isinstance(value, int | float) for value in first.values()):
-        order = {level: float(value) for level, value in first.items()}  # type: ignore[misc]
+    numbers = {level: float(value) for level, value in first.items() if isinstance(value, int | float)}
+    order = numbers if len(numbers) == len(order) else order
     return Axis(", ".join(names), tuple(sorted(order, key=order.__getitem__)), of)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import ceil, log10
 
 from analysis.arms import ArmSummary
+from analysis.selection import Selection
 from analysis.statistics import PairedComparison
 from analysis.summary import Summary
 from analysis.unpaired import UnpairedComparison
@@ -22,7 +23,7 @@ Found = PairedComparison | UnpairedComparison
 def sentence(arm: ArmSummary, summary: Summary) -> str:
     """Direction, effect, interval, n and adjusted p of one arm, or why there is none; then the seeds that are lost."""
     same = f"; its runs are {arm.copy_of}'s" if arm.copy_of else ""
-    return f"{arm.arm}: {_finding(arm, summary)}{same}{_lost(arm, summary)}."
+    return f"{arm.arm}: {_finding(arm, summary)}{same}{_selected(arm, summary)}{_lost(arm, summary)}."
 
 
 def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
@@ -40,8 +41,15 @@ def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
         "p (Holm)": DASH if arm.adjusted_p is None else f"{arm.adjusted_p:.2g}",
         "pair corr.": DASH if not pairs or pairs.correlation is None else signed(pairs.correlation, 2),
         "wall": seconds_text(arm.wall_s),
-        "verdict": arm.verdict,
+        "verdict": verdict_text(arm, summary),
     }
+
+
+def verdict_text(arm: ArmSummary, summary: Summary) -> str:
+    """The verdict, and `not confirmed` where the arm was chosen by the results that it rests on."""
+    chosen = _selection(arm, summary)
+    is_open = chosen and chosen.confirmed_by is None and arm.verdict in ("lower", "higher")
+    return f"{arm.verdict}, not confirmed" if is_open else arm.verdict
 
 
 def how_compared(summary: Summary) -> str:
@@ -118,7 +126,7 @@ def _tested(arm: ArmSummary, found: Found, adjusted_p: float, summary: Summary) 
     relation = "against" if arm.verdict == "not resolved" else "than"
     parts = [f"{arm.verdict} {relation} {summary.baseline}: {_effect(arm, found, summary)}", _interval(found, summary)]
     if arm.verdict == "not resolved" and not arm.of_survivors:
-        parts.append(_why(arm, found, summary.tests))
+        parts.append(_why(arm, found, summary))
     return f"{', '.join(parts)}; {_over(found)}; {p_text(adjusted_p, summary.tests)}"
 
 
@@ -165,17 +173,45 @@ def _interval(found: Found, summary: Summary) -> str:
     return f"95 % interval {interval_text(interval, decimals_of(interval))} {unit}".rstrip()
 
 
-def _why(arm: ArmSummary, found: Found, tests: int) -> str:
+def _why(arm: ArmSummary, found: Found, summary: Summary) -> str:
     assert found.difference_interval is not None
     if isinstance(found, PairedComparison) and found.is_identical:
         return "as the runs are equal to the last digit"
-    low, high = found.difference_interval
+    (low, high), tests = found.difference_interval, summary.tests
     zero = "contains 0" if low <= 0 <= high else f"excludes 0 alone but not after the adjustment for {tests} arms"
-    if not isinstance(found, PairedComparison):
-        return f"which {zero}"
+    like = _equivalence(arm, summary)
+    if not isinstance(found, PairedComparison) or like.startswith("; equivalent"):
+        return f"which {zero}{like}"
     if arm.seeds_to_resolve is None:
-        return f"which {zero}; for a difference of this size more than 1000 seeds would be needed"
-    return f"which {zero}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
+        return f"which {zero}{like}; for a difference of this size more than 1000 seeds would be needed"
+    return f"which {zero}{like}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
+
+
+def _equivalence(arm: ArmSummary, summary: Summary) -> str:
+    """`; equivalent within 5 %, TOST p = 0.012`, or that it is not shown; empty where no gate has a margin."""
+    test = next((test for test in summary.equivalences if test.arm == (arm.copy_of or arm.arm)), None)
+    if test is None:
+        return ""
+    unit = SHORT_UNITS.get(summary.unit, "")
+    size = test.margin.replace("%", " %") if isinstance(test.margin, str) else f"{test.margin:g} {unit}".rstrip()
+    shown = "equivalent" if test.is_shown else "not shown to be equivalent"
+    return f"; {shown} within {size}, TOST {p_text(test.adjusted_p, test.tests)}"
+
+
+def _selection(arm: ArmSummary, summary: Summary) -> Selection | None:
+    return next((one for one in summary.selections if one.arm == arm.arm), None)
+
+
+def _selected(arm: ArmSummary, summary: Summary) -> str:
+    """That an arm was chosen by these results, and where it was tried on others."""
+    if not (chosen := _selection(arm, summary)):
+        return ""
+    tried = (
+        f"tried on {len(chosen.fresh_seeds)} fresh {_plural('seed', len(chosen.fresh_seeds))} in {chosen.confirmed_by}"
+        if chosen.confirmed_by
+        else "not confirmed on fresh seeds"
+    )
+    return f"; the best of {chosen.of} arms, {tried}"
 
 
 def _lost(arm: ArmSummary, summary: Summary) -> str:
