@@ -46,7 +46,7 @@ class Gate:
     @property
     def is_relative(self) -> bool:
         """Whether arms are compared by ratios, and the gate's unit is %."""
-        return not isinstance(self.size, int | float)
+        return isinstance(self.size, str)
 
     @property
     def needs_all(self) -> bool:

@@ -13,13 +13,15 @@ from math import isfinite
 import polars as pl
 
 from analysis import queries
+from analysis.additive import spread_ratio
 from analysis.arms import ArmSummary, summarize_arms
 from analysis.costs import cost_per_seed
 from analysis.dropped import read_dropped
+from analysis.effects import Effect, main_effects
 from analysis.gates import GateResult, judge, parse_gates
 from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
-from analysis.statistics import Goal, spread_ratio
+from analysis.statistics import Goal
 from analysis.store import Store
 from muon_core.statuses import EARLY, FINISHED
 from muon_core.store.dropped import DroppedRun, describe_dropped
@@ -47,6 +49,8 @@ class Summary:
     warnings: tuple[str, ...]
     gates: tuple[GateResult, ...] = ()
     """What the sweep must show, in the order of its file."""
+    effects: tuple[Effect, ...] = ()
+    """What the parameters do that blocks vary, in the order of the file."""
     dropped: tuple[DroppedRun, ...] = ()
     """Runs that ended, that earlier versions of the sweep listed, and this one does not; they are in no number."""
     dropped_text: str = ""
@@ -112,6 +116,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         gates=tuple(
             judge(gate, arms, baseline, goal=goal, unit=unit, costs=costs, to_choose=record.to_choose) for gate in gates
         ),
+        effects=main_effects(members, arms),
         dropped=dropped,
         dropped_text=dropped_text,
     )

@@ -6,9 +6,8 @@ import polars as pl
 
 from analysis import queries
 from analysis.figures.curves import Curves, curves_info, difference_info, draw_curves
-from analysis.figures.describe import curves_caption, describe_curves, describe_heatmap, heatmap_caption
+from analysis.figures.describe import curves_caption, describe_curves
 from analysis.figures.figure import Figure
-from analysis.figures.heatmap import Heatmap, draw_heatmap, heatmaps_info
 from analysis.figures.svg import to_svg
 from analysis.store import Store
 from analysis.summary import Summary
@@ -28,21 +27,10 @@ def curve_figures(view: Store, members: pl.DataFrame, summary: Summary) -> list[
     return [_curve_figure(name, info) for name, info in infos.items() if info.seeds.height]
 
 
-def heatmap_figures(view: Store, members: pl.DataFrame, metric: str) -> list[Figure]:
-    """One figure for each projection that has a finite value."""
-    return [_heatmap_figure(info) for info in heatmaps_info(view.layers, members, metric)]
-
-
 def why_no_curves(view: Store, metric: str) -> str:
     """What the page says in place of curves."""
     values = view.table(queries.metric_table(metric)).select(value=pl.col(metric))
     return _not_finite(values, metric) or "No run has been evaluated yet."
-
-
-def why_no_heatmaps(view: Store, members: pl.DataFrame, metric: str) -> str:
-    """What the page says in place of heatmaps."""
-    cells = queries.layer_cells(view.layers, members["run_id"].to_list(), metric)
-    return _not_finite(cells, metric) or "No layer has been measured yet."
 
 
 def _not_finite(values: pl.LazyFrame, metric: str) -> str:
@@ -56,11 +44,3 @@ def _curve_figure(name: str, info: Curves) -> Figure:
     description = describe_curves(info, next(iter(tables)))
     svg = to_svg(*draw_curves(info), name=name, title=title, description=description)
     return Figure(name, title, curves_caption(info), description, svg, tables)
-
-
-def _heatmap_figure(info: Heatmap) -> Figure:
-    name, title = f"{info.metric}_{info.projection}", f"{info.projection} projection, {info.whose}"
-    file = f"data/{name}_{'no_seed' if info.seed is None else f's{info.seed}'}.csv"
-    description = describe_heatmap(info, file)
-    svg = to_svg(*draw_heatmap(info), name=name, title=f"{info.metric}, {title}", description=description)
-    return Figure(name, title, heatmap_caption(info), description, svg, {file: info.rows})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from analysis.effect_texts import brief_effects
 from analysis.gate_texts import brief, headline
 from analysis.summary import Summary
 from analysis.verdicts import arm_texts, how_compared, sentence
@@ -13,11 +14,11 @@ from ray_jobs.cli.text import GAP, aligned, terminal_width
 _WORDS = ("arm", "role", "verdict")
 _ROOM_FOR_NAMES = {"role": 20, "wall": 8, "%": 8, "better": 8}
 """Columns that go, in this order, while the arms' names have less room."""
-_LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  # the sentences below the table say them
+_LEFT_TO_THE_REPORT = ("block", "p (Holm)", "pair corr.")  # the sentences below the table say them
 
 
 def render_summary(summary: Summary, width: int | None = None) -> str:
-    """Errors, the verdict table, a sentence for each arm, warnings, gates; lines of at most `width`.
+    """Errors, the verdict table, a sentence for each arm, effects of parameters, warnings, gates; lines of at most `width`.
 
     None is the terminal's width. Below 72 columns the numbers of the table do not fit.
     """
@@ -34,7 +35,8 @@ def render_summary(summary: Summary, width: int | None = None) -> str:
     errors = [f"error: {text}" for text in summary.errors]
     warnings = [f"warning: {text}" for text in summary.warnings]
     gates = [line for found in summary.gates for line in (f"gate {headline(found)}", *indented(brief(found)))]
-    texts = [wrap(paragraphs, width) for paragraphs in (errors, head, sentences, warnings, gates)]
+    paragraphs = (errors, head, sentences, brief_effects(summary), warnings, gates)
+    texts = [wrap(paragraph, width) for paragraph in paragraphs]
     parts = [*texts[:2], _table(cells, width), *texts[2:]]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
