@@ -56,6 +56,8 @@ class Check:
     """Of those, beyond what the baseline's seeds explain."""
     first: Departure | None
     """The first point outside."""
+    is_assumed: bool
+    """Whether it is assumed what seeds explain: the margin and no more, for the baseline is one run."""
     reason: str = ""
     """Why nothing was compared, or what keeps the run from passing; empty where the counts say it."""
 
@@ -117,7 +119,9 @@ def check_points(what: str, points: pl.DataFrame, runs: int, margin: float) -> C
         margin: by which the range is widened, a share of the baseline's mean.
     """
     if points.is_empty():
-        return Check(what, "INCONCLUSIVE", 0, 0, 0, None, "nothing was measured at tokens that the baseline reached")
+        return Check(
+            what, "INCONCLUSIVE", 0, 0, 0, None, runs < 2, "nothing was measured at tokens that the baseline reached"
+        )
     room = margin * pl.col("mean").abs()
     points = points.with_columns(low=pl.col("least") - room, high=pl.col("most") + room)
     value = pl.col("value")
@@ -134,7 +138,7 @@ def check_points(what: str, points: pl.DataFrame, runs: int, margin: float) -> C
     else:
         reason = _lone_matrix(marked)
         result = "INCONCLUSIVE" if reason else "PASS"
-    return Check(what, result, points.height, outside, beyond, _departure(left), reason)
+    return Check(what, result, points.height, outside, beyond, _departure(left), runs < 2, reason)
 
 
 def _half_width(points: int, runs: int) -> pl.Expr:

@@ -100,11 +100,17 @@ _TOLD = {
     "nonfinite_momenta": ("entry of a momentum not finite", "entries of momenta not finite"),
 }
 
+_CLEAN = {
+    "not_finite": "all losses and norms finite",
+    "loss_spikes": "no loss spike",
+    "skipped_steps": "no step skipped",
+}
+
 
 def _sentence(row: dict[str, Any]) -> str:
     wrong = [f"{row[name]:,} {words[row[name] > 1]}" for name, words in _TOLD.items() if row[name]]
-    seen = [words[1] for name, words in _TOLD.items() if row[name] is not None and name not in ("diverged", "failed")]
-    rest = ", ".join(wrong) if wrong else f"no {', no '.join(seen)}" if seen else "spikes were not counted"
+    clean = [words for name, words in _CLEAN.items() if row[name] is not None]
+    rest = ", ".join(wrong or clean or ["what is not finite was not counted"])
     return f"{row['arm']}: {_norm(row)}; {rest}, in {row['runs']} run{'' if row['runs'] == 1 else 's'}."
 
 

@@ -29,12 +29,11 @@ def check_lines(run: RunResult) -> list[str]:
 def check_line(check: Check) -> str:
     """`val_loss: FAIL: outside first at step 60 (122,880 tokens): 5.12, band 4.8 to 5.01; ...`."""
     parts = [_first(check.first)] if check.first else []
+    explained = "beyond what is assumed of seeds" if check.is_assumed else "beyond what seeds explain"
     if check.points > 1 and check.outside:
-        parts.append(
-            f"outside at {check.outside:,} of {check.points:,} points, {check.beyond:,} beyond what seeds explain"
-        )
+        parts.append(f"outside at {check.outside:,} of {check.points:,} points, {check.beyond:,} {explained}")
     elif check.outside:
-        parts.append("beyond what seeds explain" if check.beyond else "which seeds may explain")
+        parts.append(explained if check.beyond else "which seeds may explain")
     parts += [check.reason] if check.reason else []
     return f"{check.what}: {check.result}: {'; '.join(parts)}"
 

@@ -53,7 +53,9 @@ def _sentence(info: Volatility, rows: Sequence[dict[str, Any]], baseline: str) -
     more = sum(row["ratio"] > 1 for row in known)
     is_more = 2 * more >= len(known)
     known = known if is_more else known[::-1]
-    ends = known[:1] if len(known) == 1 else [known[0], known[-1]]
+    most = max(row["cells"] for row in known)
+    told = [row for row in known if 2 * row["cells"] >= most]  # a ratio of a few cells is noise
+    ends = told if len(told) == 1 else [told[0], told[-1]]
     number = more if is_more else sum(row["ratio"] < 1 for row in known)
     return (
         f"{info.metric} varies {'more' if is_more else 'less'} between seeds under {arm} than under {baseline} in "
@@ -69,7 +71,7 @@ def _fold(info: Volatility, row: dict[str, Any]) -> str:
     return (
         f"{_ratio_text(row['ratio'])} in {row['projection']} (median {spread_name(info)} "
         f"{spread_text(info, row['median'])} against {spread_text(info, row['baseline_median'])}, {n}{unequal}, "
-        f"{row['cells']:,} cells, larger in {100 * row['share']:.0f} % of them)"
+        f"{_count(row['cells'], 'cell')}, larger in {100 * row['share']:.0f} % of them)"
     )
 
 
@@ -85,8 +87,8 @@ def _alone(info: Volatility, compared: Collection[str]) -> list[str]:
     """The arms that have a spread, and nothing to compare it with."""
     rows = table(info, "arm").filter(pl.col("cells") > 0, ~pl.col("arm").cast(pl.String).is_in(list(compared)))
     return [
-        f"{row['arm']}: median {spread_name(info)} of {info.metric} between seeds "
-        f"{spread_text(info, row['median'])} over {row['cells']:,} cells, {seeds_text(row['n_min'], row['n_max'])}."
+        f"{row['arm']}: median {spread_name(info)} of {info.metric} between seeds {spread_text(info, row['median'])} "
+        f"over {_count(row['cells'], 'cell')}, {seeds_text(row['n_min'], row['n_max'])}."
         for row in rows.iter_rows(named=True)
     ]
 
@@ -102,7 +104,7 @@ def _left_out(info: Volatility) -> list[str]:
 def _missing(row: dict[str, Any]) -> str:
     """`muon: 9 values ill-posed; 3 of 6 cells have no two seeds left.`; empty where all count, or none could."""
     kinds = {"ill_posed": "ill-posed", "not_finite": "not finite"}
-    why = [f"{row[kind]:,} values {words}" for kind, words in kinds.items() if row[kind]]
+    why = [f"{_count(row[kind], 'value')} {words}" for kind, words in kinds.items() if row[kind]]
     gone = row["cells_left_out"]
     if not why and not (gone and row["cells"]):
         return ""
@@ -123,3 +125,7 @@ def spread_text(info: Volatility, value: float) -> str:
 def seeds_text(fewest: int, most: int) -> str:
     """`n = 3`, or `n = 2 to 3`."""
     return f"n = {fewest}" if fewest == most else f"n = {fewest} to {most}"
+
+
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count:,} {word}s"

@@ -117,10 +117,13 @@ def spreads_caption(info: Spreads) -> str:
     """What the bars are."""
     n = seeds_text(*_seeds(info))
     scale = "logarithmic" if info.is_log else "linear"
+    left_out = int(info.info.cells["ill_posed"].sum())
+    gone = f" {left_out:,} ill-posed values are left out." if left_out else ""
     return (
         f"Spread of {info.info.metric} between the seeds of an arm ({n}), taken at every layer and tracked step and "
         f"only then summed up: the tick is the median over these cells, thick the middle half, thin the 10th to 90th "
-        f"percentile; {scale} scale, the same in all panels. Cells of one run move together, so no test goes with it."
+        f"percentile; {scale} scale, the same in all panels.{gone} Cells of one run move together, so no test goes "
+        "with it."
     )
 
 

@@ -69,7 +69,7 @@ def command(name: str, baseline: str | None, margin: float, layer_margin: float,
     in the band of a golden baseline that the store has: final metrics, curves at equal tokens, ranks and norms of all
     matrices. A run that failed or diverged fails; docs/sweeps.md tells when one that leaves the band does. --json gives
     an object with result, golden (arm, run_ids, seeds, left_out), val_margin, layer_margin, and runs, each with run_id,
-    arm, seed, status, result, reason, vs, and checks: what, result, points, outside, beyond, first and reason.
+    arm, seed, status, result, reason, vs, and checks: what, result, points, outside, beyond, first, is_assumed, reason.
 
     \b
     muon gates demo

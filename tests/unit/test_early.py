@@ -49,6 +49,10 @@ def test_the_largest_early_norm_is_told_with_its_step_seed_and_the_later_median(
     assert (muon["runs"], muon["first_steps"], muon["not_finite"]) == (2, 10, 0)
     assert (muon["loss_spikes"], muon["skipped_steps"], muon["nonfinite_momenta"]) == (2, 0, None)
     assert found["adamw"]["grad_norm"] == 1.0
+    assert texts(store_of(tmp_path / "clean", {("adamw", 1): {}}, loss_spikes=0, skipped_steps=0)) == [
+        "adamw: gradient norm up to 1 in the first 10 steps (step 1, seed 1), 1 times the run's later median; all "
+        "losses and norms finite, no loss spike, no step skipped, in 1 run."
+    ]
     assert texts(storage)[0] == (
         "muon: gradient norm up to 6.5 in the first 10 steps (step 7, seed 2), 6.5 times the run's later median; 2 "
         "loss spikes, in 2 runs."

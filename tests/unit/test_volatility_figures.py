@@ -32,6 +32,7 @@ def test_a_figure_has_a_bar_for_each_arm_and_projection_and_its_numbers_in_words
     assert "5-fold more in q" in alignments.description
     assert "(n = 3)" in alignments.caption
     assert "logarithmic scale" in alignments.caption
+    assert "ill-posed" not in alignments.caption
     assert "sd / mean between seeds, %" in ranks.svg
     assert ">q projection<" in alignments.svg
 
@@ -68,3 +69,10 @@ def test_arms_of_the_same_runs_are_one_bar(tmp_path: Path) -> None:
     write_sweep(storage, view.record.model_copy(update={"runs": (*runs, *again)}))
     (figure,) = figures_of(storage, "update_alignment")
     assert figure.tables[figure.file]["arm"].to_list() == ["muon: muon", "adamw"]
+
+
+def test_the_caption_tells_how_many_values_are_ill_posed(tmp_path: Path) -> None:
+    storage = store_of(tmp_path, BOTH, lambda run, row: {"ill_posed": run.seed == 42 and row["layer"] == 0})
+    (figure,) = figures_of(storage, "update_alignment")
+    assert "6 ill-posed values are left out." in figure.caption
+    assert "(n = 2 to 3)" in figure.caption
