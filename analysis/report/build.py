@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jinja2
 import polars as pl
 
+from analysis.figures.curve_figures import curve_figures, why_no_curves
 from analysis.figures.figure import Figure
 from analysis.gate_texts import brief, headline
-from analysis.report.figures import curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
+from analysis.report.figures import heatmap_figures, why_no_heatmaps
 from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
 from analysis.report.wording import DROPPED_COLUMNS, RUN_COLUMNS, definitions, dropped_rows, provenance, run_rows
 from analysis.store import Store

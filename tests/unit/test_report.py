@@ -86,7 +86,7 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(demo: tuple[Store, Path]
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("h1") == page.tags.count("main") == 1
     assert page.tags.count("caption") == page.tags.count("table") == 2
-    assert page.tags.count("figcaption") == page.tags.count("figure") == 8  # two of curves, six projections
+    assert page.tags.count("figcaption") == page.tags.count("figure") == 9  # three of curves, six projections
     assert all(children == ["div", "figcaption"] for children in page.children.values())  # a caption is first or last
     assert set(page.scopes) == {"col", "row"}
 
@@ -138,8 +138,9 @@ def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) 
             assert row["comparison"]["difference"] == arm.comparison.difference
             assert row["comparison"]["percent"] == arm.comparison.percent
             assert row["comparison"]["n"] == arm.comparison.n
-    assert [figure["name"] for figure in numbers["figures"]][:3] == [
+    assert [figure["name"] for figure in numbers["figures"]][:4] == [
         "val_loss",
+        "val_accuracy",
         "val_loss_difference",
         "effective_rank_q",
     ]
