@@ -14,6 +14,7 @@ from analysis.costs import total
 from analysis.early import early_stability
 from analysis.effect_texts import effects_frame
 from analysis.fairness import excluded_runs, fairness, tuning
+from analysis.figures.curve_figures import curve_figures, why_no_curves
 from analysis.figures.difference_heatmap import difference_heatmap_figures, why_no_difference_heatmaps
 from analysis.figures.figure import Figure
 from analysis.figures.forest import forest_figures
@@ -25,7 +26,6 @@ from analysis.figures.scan import scan_figures
 from analysis.figures.spectrum import spectrum_figures, why_no_spectra
 from analysis.figures.volatility import volatility_figures, why_no_volatility
 from analysis.gate_texts import arm_line, headline
-from analysis.report.figures import curve_figures, why_no_curves
 from analysis.report.numbers import dropped_frame
 from analysis.report.page import Choice, Fold, Section
 from analysis.report.tables import (

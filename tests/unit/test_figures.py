@@ -12,8 +12,9 @@ import pytest
 from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
-from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
+from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info
 from analysis.figures.describe import curves_caption
+from analysis.figures.draw_curves import draw_curves
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.heatmap import choose_seed, heatmaps_info
 from analysis.figures.heatmap_drawing import colour_indices, draw_heatmap, scale_ends, spread
