@@ -32,7 +32,7 @@ def markdown(summary: Summary, top: list[Figure], sections: list[Section]) -> st
 
 
 def pictures(top: list[Figure], sections: list[Section]) -> dict[str, bytes]:
-    """File -> PNG of the figures that the page shows unfolded."""
+    """File -> PNG of the figures that the page shows unfolded, and of the first of each section's folds."""
     shown = [*top, *(figure for section in sections for figure in _shown(section))]
     return {_file(figure): to_png(figure.svg) for figure in shown}
 
@@ -40,7 +40,7 @@ def pictures(top: list[Figure], sections: list[Section]) -> dict[str, bytes]:
 def _shown(section: Section) -> Iterable[Figure]:
     yield from section.figures
     if section.folds:
-        yield from section.folds[0].figures
+        yield section.folds[0].figures[0]
 
 
 def _file(figure: Figure) -> str:
@@ -53,9 +53,8 @@ def _section(section: Section) -> Iterable[str]:
     yield _plain(section.intro)
     yield "\n".join(_listed(section.points))
     yield from (_figure(figure) for figure in _shown(section))
-    if len(section.folds) > 1:
-        rest = ", ".join(fold.title for fold in section.folds[1:])
-        yield f"Also on the page, index.html: {_plain(rest)}."
+    if more := len(section.all_figures) - len([*_shown(section)]):
+        yield f"{more} more such figures are on the page, index.html."
     yield "\n".join(f"- **{_plain(term)}**: {_plain(text)}" for term, text in section.terms)
     yield from (_table(table) for table in section.tables)
     yield f"```yaml\n{section.source}\n```" if section.source else ""

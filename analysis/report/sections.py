@@ -99,7 +99,10 @@ def _sensitivity(of: Material) -> Section:
 def _curves(of: Material) -> Section:
     figures = curve_figures(of.view, of.members, of.summary)
     nothing = "" if figures else why_no_curves(of.view, of.summary.metric)
-    return Section("curves", "Training curves", figures=tuple(figures), nothing=nothing)
+    metric = of.summary.metric
+    first = {figure.name: figure for figure in figures if figure.name in (metric, f"{metric}_difference")}
+    folds = tuple(Fold(figure.title, (figure,)) for figure in figures if figure.name not in first)
+    return Section("curves", "Training curves", figures=tuple(first.values()), folds=folds, nothing=nothing)
 
 
 def _scan(of: Material) -> Section:
