@@ -148,8 +148,8 @@ def _spread(primary: str, kind: str, baseline: str, past: Sequence[Result]) -> t
             setting = _setting(result.config, _LIKE)
             arms[setting][result.optimizer][result.seed] = value
     squares, degrees, pairs = 0.0, 0, 0
-    for setting in arms.values():
-        for own, base in _couples(setting, kind, baseline):
+    for together in arms.values():
+        for own, base in _couples(together, kind, baseline):
             differences = [own[seed] - base[seed] for seed in own.keys() & base.keys()]
             if len(differences) > 1:
                 mean = fmean(differences)
