@@ -19,7 +19,7 @@ def draw_curves(info: Curves) -> tuple[Spec, dict[str, Rows]]:
     """Specification and data. `info` must have rows."""
     rows = [_row(info, arms) for arms in rows_of_arms(info)]
     chart = alt.vconcat(*rows).resolve_scale(color="independent", stroke="independent", strokeDash="independent")
-    return chart.to_dict(), _data(info)
+    return chart.to_dict(validate=False), _data(info)
 
 
 def time_unit(info: Curves) -> tuple[str, float]:

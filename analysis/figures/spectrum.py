@@ -119,7 +119,7 @@ def draw_spectrum(info: Spectrum) -> tuple[Spec, dict[str, Rows]]:
             data[name] = own.select("step", "place", pl.col("value").clip(lower_bound=low)).to_dicts()
             panels.append(_panel(info, name, arm, layer, most, (low, high)))
     chart = alt.concat(*panels, columns=len(info.layers), spacing={"row": 20, "column": 24})
-    return chart.resolve_scale(color="shared").to_dict(), data
+    return chart.resolve_scale(color="shared").to_dict(validate=False), data
 
 
 def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tuple[float, float]) -> alt.Chart:

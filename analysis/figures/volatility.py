@@ -69,7 +69,7 @@ def draw_spreads(info: Spreads) -> tuple[Spec, dict[str, Rows]]:
         alt.hconcat(*(_panel(info, name, domain, is_first=not i) for i, name in enumerate(names)), spacing=22)
         for names in rows_of
     ]
-    return alt.vconcat(*lines, spacing=26).to_dict(), {"bars": rows.to_dicts()}
+    return alt.vconcat(*lines, spacing=26).to_dict(validate=False), {"bars": rows.to_dicts()}
 
 
 def _domain(low: float, high: float, *, is_log: bool) -> tuple[float, float]:

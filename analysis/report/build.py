@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jinja2
 import polars as pl
+from altair.utils.schemapi import debug_mode
 
 from analysis.answer import answer
 from analysis.figures.figure import Figure
@@ -61,12 +62,13 @@ def write_report(
     summary = summarize_members(view, members)
     material = Material(view, members, summary, _checked(choice or Choice(), members))
     total = num_sections() + 2
-    top = top_figures(material)
-    tell(1, total)
-    sections = []
-    for section in all_sections(material):
-        sections.append(section)
-        tell(len(sections) + 1, total)
+    with debug_mode(False):  # Altair checks every part of every chart, which takes longer than all else together
+        top = top_figures(material)
+        tell(1, total)
+        sections = []
+        for section in all_sections(material):
+            sections.append(section)
+            tell(len(sections) + 1, total)
     figures = [*top, *(figure for section in sections for figure in section.all_figures)]
     png = pictures(top, sections)
     page = _page(summary, top, sections)
