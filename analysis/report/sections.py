@@ -21,6 +21,7 @@ from analysis.figures.forest import forest_figures
 from analysis.figures.heatmap import heatmap_figures, why_no_heatmaps
 from analysis.figures.layer_lines import layer_lines_figures
 from analysis.figures.pairs import pair_figures, why_no_pairs
+from analysis.figures.response import response_figures, why_no_response
 from analysis.figures.scan import METRICS as SCANNED
 from analysis.figures.scan import scan_figures
 from analysis.figures.spectrum import spectrum_figures, why_no_spectra
@@ -89,11 +90,12 @@ def _gates(of: Material) -> Section:
 
 
 def _sensitivity(of: Material) -> Section:
-    if not of.summary.effects:
-        nothing = "No block varies a parameter over arms that finished the same seeds."
-        return Section("sensitivity", "Sensitivity", nothing=nothing)
-    of.tables["data/effects.csv"] = effects_frame(of.summary)
-    return Section("sensitivity", "Sensitivity", tables=(effects_table(of.summary),))
+    figures = tuple(response_figures(of.view, of.members, of.summary))
+    tables = (effects_table(of.summary),) if of.summary.effects else ()
+    if tables:
+        of.tables["data/effects.csv"] = effects_frame(of.summary)
+    nothing = "" if figures or tables else why_no_response(of.summary)
+    return Section("sensitivity", "Sensitivity", figures=figures, tables=tables, nothing=nothing)
 
 
 def _curves(of: Material) -> Section:
