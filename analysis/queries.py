@@ -68,23 +68,27 @@ def value_per_run(
     return rows.sort("step").group_by("run_id", maintain_order=True).last()
 
 
-def curves(series: pl.LazyFrame, members: pl.LazyFrame, metric: str) -> pl.LazyFrame:
+Over = Literal["tokens", "elapsed_s"]
+"""What a curve may be over, beside steps: training tokens, or seconds since the run's start."""
+
+
+def curves(series: pl.LazyFrame, members: pl.LazyFrame, metric: str, over: Over = "tokens") -> pl.LazyFrame:
     """`metric` over time for every run of `members` (`run_id`, `arm`, `optimizer`, `seed`, `status`), sorted."""
-    rows = series.select("run_id", "step", "tokens", value=pl.col(metric)).drop_nulls("value").unique()
+    rows = series.select("run_id", "step", over, value=pl.col(metric)).drop_nulls(["value", over]).unique()
     who = members.select("run_id", "arm", "optimizer", "seed", "status")
     return who.join(rows, on="run_id", how="inner").sort("arm", "seed", "run_id", "step")
 
 
-def mean_over_seeds(curves: pl.LazyFrame) -> pl.LazyFrame:
+def mean_over_seeds(curves: pl.LazyFrame, over: Over = "tokens") -> pl.LazyFrame:
     """Mean and sample deviation of `value` over the seeds of an arm, at the steps all of its counted runs reached.
 
     Runs that diverged, failed or were stopped do not count: a mean that loses a seed half way would jump. `sd` is null
-    for one seed; `n` counts the seeds.
+    for one seed; `n` counts the seeds. Seconds are a mean, as seeds do not take the same.
     """
     arm = ["arm", "optimizer"]
     rows = curves.filter(pl.col("status").is_in(COUNTED)).with_columns(seeds=pl.col("run_id").n_unique().over(arm))
     points = rows.group_by(*arm, "step").agg(
-        tokens=pl.col("tokens").max(),
+        pl.col(over).max() if over == "tokens" else pl.col(over).mean(),
         mean=pl.col("value").mean(),
         sd=pl.col("value").std(),
         n=pl.len(),

@@ -62,6 +62,7 @@ def difference_heatmap_figures(
     summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     seed: int | None = None,
+    projections: Sequence[str] = (),
 ) -> Figures:
     """A figure for each of `metrics` and each projection, every other arm minus the baseline at one seed.
 
@@ -82,6 +83,7 @@ def difference_heatmap_figures(
         return Figures()
     found = cells_by_metric(view, listed(members, who), metrics)
     infos = [info for metric in metrics for info in difference_infos(found[metric], metric, others, baseline, chosen)]
+    infos = [info for info in infos if not projections or info.projection in projections]
     end = "no_seed" if chosen is None else f"s{chosen}"
     return Figures(heatmap_figure(info, f"{info.metric}_minus_baseline_{info.projection}", end) for info in infos)
 

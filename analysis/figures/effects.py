@@ -48,7 +48,7 @@ def effects_of(summary: Summary) -> Effects | None:
     others = [arm for arm in summary.arms if arm.verdict != "baseline" and arm is not base]
     if base is None or not any(arm.found for arm in others):
         return None
-    started = [(arm.arm, arm.optimizer) for arm in [base, *others] if arm.optimizer]
+    started: list[tuple[str, str | None]] = [(arm.arm, arm.optimizer) for arm in [base, *others] if arm.optimizer]
     return Effects(
         metric=summary.metric,
         unit=summary.unit,

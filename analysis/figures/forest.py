@@ -6,6 +6,7 @@ Arms that differ by much and by little are in panels with an axis each, one belo
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -62,7 +63,7 @@ def draw_forest(effects: Effects) -> tuple[Spec, dict[str, Rows]]:
         "zero": [{"zero": 0}],
     }
     panels = [_panel(effects, group, is_first=i == 0) for i, group in enumerate(groups)]
-    return alt.vconcat(*panels, spacing=24).resolve_scale(color="independent").to_dict(), data
+    return alt.vconcat(*panels, spacing=24).resolve_scale(color="independent").to_dict(validate=False), data
 
 
 def drawn_margins(effects: Effects, group: list[str]) -> pl.DataFrame:
@@ -78,7 +79,7 @@ def _domain(effects: Effects, group: list[str]) -> tuple[float, float]:
     return axis_around_zero([*arms["difference"], *arms["low"], *arms["high"], *seeds], margins)
 
 
-def _panel(effects: Effects, group: list[str], *, is_first: bool) -> alt.LayerChart:
+def _panel(effects: Effects, group: list[str], *, is_first: bool) -> alt.LayerChart | alt.FacetChart:
     order = [arm for arm in effects.arms["arm"] if arm in group]
     labels = {arm: shortened(arm, 56) for arm in order}
     shown = alt.FieldOneOfPredicate(field="arm", oneOf=order)
@@ -96,7 +97,7 @@ def _panel(effects: Effects, group: list[str], *, is_first: bool) -> alt.LayerCh
         return alt.Chart(alt.NamedData(name)).transform_filter(shown)
 
     arms = of("arms").transform_filter("datum.difference != null")
-    end = {"align": "left", "baseline": "middle"}
+    end: dict[str, Any] = {"align": "left", "baseline": "middle"}
     layers = [
         alt.Chart(alt.NamedData("zero")).mark_rule(color="currentColor").encode(x("zero")),
         of("margins").mark_tick(color="currentColor", thickness=2, size=_ROW - 8).encode(x("margin"), y),
@@ -156,7 +157,7 @@ def _gate_values(margins: pl.DataFrame) -> list[tuple[str, str]]:
     return [(gate, " and ".join(values)) for gate, values in by_gate.iter_rows()]
 
 
-def _text(row: dict[str, object]) -> str:
+def _text(row: dict[str, Any]) -> str:
     """`−0.0582 [−0.0907 to −0.0256], n = 3, lower`."""
     if row["difference"] is None:
         return str(row["verdict"])

@@ -69,6 +69,7 @@ def heatmap_figures(
     summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     seed: int | None = None,
+    projections: Sequence[str] = (),
 ) -> Figures:
     """A figure for each of `metrics` and each projection that has a finite value of it, by metric, all at one seed.
 
@@ -80,6 +81,7 @@ def heatmap_figures(
     who = shown_arms(members, with_values, chosen)
     found = cells_by_metric(view, listed(members, who), metrics)
     infos = [info for metric in metrics for info in _infos(found[metric], who, metric, chosen)]
+    infos = [info for info in infos if not projections or info.projection in projections]
     end = "no_seed" if chosen is None else f"s{chosen}"
     return Figures(heatmap_figure(info, f"{info.metric}_{info.projection}", end) for info in infos)
 

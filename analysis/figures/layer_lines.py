@@ -139,7 +139,7 @@ def draw_layer_lines(info: LayerLines) -> tuple[Spec, dict[str, Rows]]:
         data[f"chance_{projection}"] = [{"level": level} for level in sorted(levels)]
         panels.append(_panel(info, projection))
     chart = alt.concat(*panels, columns=_PER_ROW, spacing={"row": 24, "column": 30})
-    return chart.resolve_scale(y="independent").to_dict(), data
+    return chart.resolve_scale(y="independent").to_dict(validate=False), data
 
 
 def _panel(info: LayerLines, projection: str) -> alt.LayerChart | alt.FacetChart:

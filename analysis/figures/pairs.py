@@ -32,6 +32,7 @@ def pair_figures(
     summary: Summary | None = None,
     metrics: Sequence[str] = METRICS,
     pair: tuple[int, int] | tuple[str, str] | None = None,
+    projections: Sequence[str] = (),
 ) -> Figures:
     """A figure for each of `metrics` and each projection: a row of two panels for each arm, all on one scale.
 
@@ -56,6 +57,7 @@ def pair_figures(
         info
         for metric in metrics
         for info in heatmaps(found[metric], metric, who, shown=shown, counted=counted, per_row=2)
+        if not projections or info.projection in projections
     ]
     return Figures(heatmap_figure(info, f"{info.metric}_pairs_{info.projection}") for info in infos)
 

@@ -7,6 +7,7 @@ tail that died. So the values themselves are drawn, on a logarithmic scale, over
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import altair as alt
@@ -119,7 +120,7 @@ def draw_spectrum(info: Spectrum) -> tuple[Spec, dict[str, Rows]]:
             data[name] = own.select("step", "place", pl.col("value").clip(lower_bound=low)).to_dicts()
             panels.append(_panel(info, name, arm, layer, most, (low, high)))
     chart = alt.concat(*panels, columns=len(info.layers), spacing={"row": 20, "column": 24})
-    return chart.resolve_scale(color="shared").to_dict(), data
+    return chart.resolve_scale(color="shared").to_dict(validate=False), data
 
 
 def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tuple[float, float]) -> alt.Chart:
@@ -214,11 +215,16 @@ def _num_at_the_edge(info: Spectrum) -> int:
 
 
 def spectrum_figures(
-    view: Store, members: pl.DataFrame | None = None, summary: Summary | None = None, seed: int | None = None
+    view: Store,
+    members: pl.DataFrame | None = None,
+    summary: Summary | None = None,
+    seed: int | None = None,
+    projections: Sequence[str] = (),
 ) -> Figures:
     """A figure for each projection with spectra, of the baseline and up to three other arms, at one seed."""
     members, summary = given(view, members, summary)
-    return Figures(_figure(info) for info in spectra_info(view.table("spectra"), members, summary.baseline, seed))
+    infos = spectra_info(view.table("spectra"), members, summary.baseline, seed)
+    return Figures(_figure(info) for info in infos if not projections or info.projection in projections)
 
 
 def why_no_spectra() -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-FONT = "system-ui, sans-serif"
+FONT = "Report Roboto, sans-serif"
+"""Lies in `fonts/` and in every page: a figure is measured in what it is shown in."""
 MISSING_COLOUR = "#999999"
 # Viridis by van der Walt and Smith (CC0), every eighth colour of matplotlib's table; between them rgb is linear.
 _VIRIDIS = (

@@ -11,8 +11,9 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 from support.pictures import decode_png, panel_pixels
 
 import analysis
-from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
+from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info
 from analysis.figures.describe import curves_caption
+from analysis.figures.draw_curves import draw_curves
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.heatmap import choose_seed, heatmaps_info
 from analysis.figures.heatmap_drawing import colour_indices, draw_heatmap, scale_ends, spread
@@ -319,7 +320,7 @@ def test_an_svg_stands_alone_and_says_what_it_is(tmp_path: Path, kind: str) -> N
         "heatmap": lambda: draw_heatmap(heatmaps_info(view.layers, members, "effective_rank")[0]),
     }
     svg = to_svg(*drawings[kind](), name="fig", title="A < B", description='5 > 4 & "so"')
-    assert svg.startswith('<svg role="img" aria-labelledby="fig-title fig-desc"')
+    assert svg.startswith('<svg role="img" aria-labelledby="fig-title" aria-describedby="fig-desc"')
     assert '<title id="fig-title">A &lt; B</title><desc id="fig-desc">5 &gt; 4 &amp; &quot;so&quot;</desc>' in svg
     assert "currentColor" in svg
     assert "<script" not in svg
