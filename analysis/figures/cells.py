@@ -78,8 +78,8 @@ class Cells:
 
     def finite_projections(self, metric: str) -> list[str]:
         """Those with a finite value of `metric`."""
-        found = np.isfinite(self.values[metric]).any(axis=(0, 2, 3))
-        return [name for name, has in zip(self.projections, found, strict=True) if has]
+        is_finite = np.isfinite(self.values[metric])
+        return [name for p, name in enumerate(self.projections) if is_finite[:, p].any()]
 
 
 def chance_sd(size: int) -> float:

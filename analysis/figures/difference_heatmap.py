@@ -15,11 +15,13 @@ import polars as pl
 from analysis.figures.cells import Cells, Chance, all_with_values, cells_by_metric
 from analysis.figures.figure import Figures
 from analysis.figures.given import given
-from analysis.figures.heatmap import METRICS, choose_seed, heatmap_figure, listed, shown_arms
+from analysis.figures.heatmap import choose_seed, heatmap_figure, listed, shown_arms
 from analysis.figures.heatmap_text import count
 from analysis.figures.panels import Heatmap, Shown, heatmaps
 from analysis.store import Store
 from analysis.summary import Summary
+
+METRICS = ("effective_rank",)
 
 
 def minus_run(cells: Cells, run: str) -> Cells:
@@ -67,6 +69,8 @@ def difference_heatmap_figures(
     Empty without a baseline, or where it has no values. Raises ValueError for an unknown metric.
     """
     members, summary = given(view, members, summary)
+    if summary.baseline is None:
+        return Figures()
     with_values = all_with_values(view, members, metrics)
     of_baseline = members.filter(pl.col("arm") == summary.baseline)
     chosen = (

@@ -142,7 +142,7 @@ def draw_layer_lines(info: LayerLines) -> tuple[Spec, dict[str, Rows]]:
     return chart.resolve_scale(y="independent").to_dict(validate=False), data
 
 
-def _panel(info: LayerLines, projection: str) -> alt.LayerChart:
+def _panel(info: LayerLines, projection: str) -> alt.LayerChart | alt.FacetChart:
     low, high = axis_range(info, projection)
     x = alt.X(
         "step:Q",
@@ -194,9 +194,9 @@ def axis_range(info: LayerLines, projection: str) -> tuple[float, float]:
 def describe_layer_lines(info: LayerLines, file: str) -> str:
     """Kind and axes, each projection's medians and range of layers at the first and last step, and where values are."""
     parts = [
-        f"Line charts of {info.metric} ({queries.metric_unit(info.metric)}) against steps, {info.steps[0]:,} to "
-        f"{info.steps[-1]:,}, a panel for each projection, a thin line for each of "
-        f"{count(info.rows['layer'].n_unique(), 'layer')}, the median over layers thick: "
+        f"Line charts of {info.metric} against steps, {info.steps[0]:,} to {info.steps[-1]:,}, a panel for each "
+        f"projection, a thin line for each of {count(info.rows['layer'].n_unique(), 'layer')}, the median over "
+        "layers thick: "
         f"{' against '.join(f'{arm} ({runs_text(info.n[arm])})' for arm in info.arms)}."
     ]
     if info.metric in ALIGNMENTS:

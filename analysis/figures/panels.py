@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from analysis import queries
@@ -137,7 +138,7 @@ def heatmaps(
     for p, projection in enumerate(cells.projections):
         if not np.isfinite(cells.values[metric][numbers, p]).any():
             continue
-        measured = cells.measured[numbers, p].any(axis=0)
+        measured: Flags = np.logical_or.reduce(cells.measured[numbers, p], axis=0)
         layers, steps = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
         bin_size = -(-len(steps) // max_columns(len(who)))
         panels = tuple(
@@ -176,8 +177,8 @@ def _panel(
     p: int,
     who: Shown,
     number: int | None,
-    layers: np.typing.NDArray[np.int64],
-    steps: np.typing.NDArray[np.int64],
+    layers: npt.NDArray[np.int64],
+    steps: npt.NDArray[np.int64],
     bin_size: int,
 ) -> Panel:
     if number is None or not cells.measured[number, p].any():
@@ -214,10 +215,10 @@ def bin_steps(values: Values, size: int, *, peak: bool) -> Values:
 
 
 def _any_of(flags: Flags, size: int) -> Flags:
-    return _in_bins(flags, size, False).any(axis=2)  # type: ignore[no-any-return]
+    return np.logical_or.reduce(_in_bins(flags, size, False), axis=2)  # type: ignore[no-any-return]
 
 
-def _in_bins(values: np.typing.NDArray[np.generic], size: int, fill: float) -> np.typing.NDArray[np.generic]:
+def _in_bins(values: npt.NDArray[Any], size: int, fill: float) -> npt.NDArray[Any]:
     padding = -values.shape[1] % size
     padded = np.pad(values, ((0, 0), (0, padding)), constant_values=fill)
     return padded.reshape(len(values), -1, size)

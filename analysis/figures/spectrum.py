@@ -18,7 +18,6 @@ from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.heatmap import choose_seed, listed, shown_arms
 from analysis.figures.heatmap_text import count, number
-from analysis.figures.style import VIRIDIS_ANCHORS, hex_colour, viridis
 from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
@@ -27,6 +26,8 @@ from muon_core.tables import PROJECTIONS
 MAX_ARMS, MAX_STEPS, MAX_POINTS = 4, 6, 48
 _FLOOR = 1e-4  # of the largest value: what is smaller is drawn at the edge, else one zero would flatten all others
 _WIDTH, _HEIGHT = 205, 150
+STEP_COLOURS = ("#0072B2", "#8D59DC", "#D55E00")
+"""From the first step to the last: lines need a contrast of 3 with the paper of either theme, which viridis has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +135,23 @@ def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tup
         "value:Q",
         title="singular value" if is_first else None,
         scale=alt.Scale(type="log", domain=list(ends), nice=False),
-        axis=alt.Axis(tickCount=4, format="~g"),
+        axis=alt.Axis(tickCount=4, format="~g", grid=False),
     )
-    colours = [hex_colour(colour) for colour in viridis(VIRIDIS_ANCHORS)]
     first, last = info.steps[0], info.steps[-1]
-    legend = alt.Legend(title="step", values=list(info.steps), gradientLength=120, format="~s")
+    legend = (
+        alt.Legend(title="step", values=list(info.steps), gradientLength=120, format="~s") if first < last else None
+    )
     colour = alt.Color(
         "step:Q",
-        scale=alt.Scale(domain=[first, max(last, first + 1)], range=colours, interpolate="rgb"),
+        scale=alt.Scale(domain=[first, max(last, first + 1)], range=list(STEP_COLOURS), interpolate="rgb"),
         legend=legend,
     )
     title = [*textwrap.wrap(arm, 24), f"layer {layer}"]
     mark = alt.Chart(alt.NamedData(name)).mark_line(clip=True, strokeWidth=1.4)
-    return mark.encode(x, y, colour, detail="step:N").properties(
+    chart: alt.Chart = mark.encode(x, y, colour, detail="step:N").properties(
         width=_WIDTH, height=_HEIGHT, title=alt.Title(title, fontWeight="normal", frame="group")
     )
+    return chart
 
 
 def shown_places(most: int) -> list[int]:
@@ -171,7 +174,7 @@ def describe_spectrum(info: Spectrum, file: str) -> str:
     """Kind and axes, the largest and median value of each panel at first and last step, and where they are."""
     parts = [
         f"Line charts of the singular values of the {info.projection} weights, largest first, at "
-        f"{count(len(info.steps), 'step')} from {info.steps[0]:,} to {info.steps[-1]:,}, logarithmic scale, "
+        f"{_steps(info)}, logarithmic scale, "
         f"{count(len(info.arms), 'arm')}, {info.shown}, layers {', '.join(map(str, info.layers))}."
     ]
     value = pl.col("value")
@@ -197,9 +200,14 @@ def spectrum_caption(info: Spectrum) -> str:
     edge = _num_at_the_edge(info)
     below = f" {count(edge, 'value')} below {_FLOOR:g} of the largest lie at the edge." if edge else ""
     return (
-        f"Singular values of the {info.projection} weights by their place in the order, {info.shown}, a line for each "
-        f"step. One scale for all panels.{below}{arms}{sampled}"
+        f"Singular values of the {info.projection} weights by their place in the order, {info.shown}, at "
+        f"{_steps(info)}, a line for each. One scale for all panels.{below}{arms}{sampled}"
     )
+
+
+def _steps(info: Spectrum) -> str:
+    first, last = f"{info.steps[0]:,}", f"{info.steps[-1]:,}"
+    return f"step {first}" if len(info.steps) == 1 else f"{len(info.steps)} steps from {first} to {last}"
 
 
 def _num_at_the_edge(info: Spectrum) -> int:
