@@ -5,7 +5,7 @@ margin to either side. A run like them leaves a bare range often, at one point i
 says what does not matter, and what lies beyond it fails only where seeds do not explain it: beyond the prediction
 interval for one more run, Student t over the baseline's. Points of a run move together. So nothing is assumed of that:
 if at each point one like run in a hundred is beyond, then by Markov's inequality at most one in twenty is so at a fifth
-of its points. With a single baseline run nothing is known of seeds, and the margin stands for what they do.
+of its points. With a single baseline run nothing is known of seeds, and they are assumed to do up to three margins.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ MANY = 0.2
 """Share of the points beyond what seeds explain from which on a run fails."""
 FEW = 0.05
 """Share of the points outside the band up to which it passes."""
+ASSUMED = 3
+"""Margins that seeds are assumed to make out, where the baseline is one run."""
 PLACE = ("step", "tokens", "projection", "layer")
 
 
@@ -57,7 +59,7 @@ class Check:
     first: Departure | None
     """The first point outside."""
     is_assumed: bool
-    """Whether it is assumed what seeds explain: the margin and no more, for the baseline is one run."""
+    """Whether it is assumed what seeds explain, ASSUMED margins, for the baseline is one run."""
     reason: str = ""
     """Why nothing was compared, or what keeps the run from passing; empty where the counts say it."""
 
@@ -126,7 +128,7 @@ def check_points(what: str, points: pl.DataFrame, runs: int, margin: float) -> C
     points = points.with_columns(low=pl.col("least") - room, high=pl.col("most") + room)
     value = pl.col("value")
     is_inside = value.is_finite() & (value >= pl.col("low")) & (value <= pl.col("high"))
-    is_explained = value.is_finite() & ((value - pl.col("mean")).abs() <= _half_width(points.height, runs))
+    is_explained = value.is_finite() & ((value - pl.col("mean")).abs() <= _half_width(points.height, runs, room))
     marked = points.with_columns(outside=~is_inside, beyond=~is_inside & ~is_explained)
     left = marked.filter("outside")
     outside, beyond = left.height, int(marked["beyond"].sum())
@@ -141,10 +143,10 @@ def check_points(what: str, points: pl.DataFrame, runs: int, margin: float) -> C
     return Check(what, result, points.height, outside, beyond, _departure(left), runs < 2, reason)
 
 
-def _half_width(points: int, runs: int) -> pl.Expr:
-    """Of the prediction interval for one more run; 0 where one run tells nothing of seeds."""
+def _half_width(points: int, runs: int, room: pl.Expr) -> pl.Expr:
+    """Of the prediction interval for one more run, or of what is assumed in its place."""
     if runs < 2:
-        return pl.lit(0.0)
+        return ASSUMED * room
     level = LEVEL if points == 1 else 1 - MANY * (1 - LEVEL)
     return t_quantile(runs - 1, level) * sqrt(1 + 1 / runs) * pl.col("sd")
 

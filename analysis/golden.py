@@ -19,7 +19,8 @@ from analysis.summary import members_of
 from muon_core.statuses import FINISHED, last_line
 from muon_core.store.ledger import read_alive
 
-VAL_METRICS = ("val_loss", "val_accuracy")
+VAL_METRICS = {"val_loss": 1, "val_accuracy": 2}
+"""Metric -> how many margins it has: where losses differ by 1 %, accuracies do by about 2 % of themselves."""
 LAYER_METRICS = ("effective_rank", "stable_rank", "spectral_norm", "weight_norm")
 VAL_MARGIN, LAYER_MARGIN = 0.01, 0.1
 
@@ -132,7 +133,7 @@ class _Band:
     def __init__(self, store: Store, golden: Golden, val_margin: float, layer_margin: float) -> None:
         self.golden, self.val_margin, self.layer_margin = golden, val_margin, layer_margin
         self._val, self._layers = store.val, store.layers
-        self._curves = _rows(self._val, golden.run_ids, VAL_METRICS)
+        self._curves = _rows(self._val, golden.run_ids, tuple(VAL_METRICS))
         tracked = _rows(self._layers, golden.run_ids, LAYER_METRICS)
         self._cells = {metric: golden_cells(_values(tracked, metric)) for metric in LAYER_METRICS}
 
@@ -161,17 +162,17 @@ class _Band:
 
     def _curve_checks(self, run_id: str, *, is_done: bool) -> list[Check]:
         """The final value, at the most tokens that all of them reached, and the curve."""
-        rows = _rows(self._val, (run_id,), VAL_METRICS)
+        rows = _rows(self._val, (run_id,), tuple(VAL_METRICS))
         found = []
-        for metric in VAL_METRICS:
+        for metric, margins in VAL_METRICS.items():
             golden = _values(self._curves, metric)
             if golden.is_empty():
                 continue
             points = curve_points(_values(rows, metric), golden)
-            runs = len(self.golden.run_ids)
+            runs, margin = len(self.golden.run_ids), margins * self.val_margin
             if is_done:
-                found.append(check_points(f"final {metric}", points.tail(1), runs, self.val_margin))
-            found.append(check_points(metric, points, runs, self.val_margin))
+                found.append(check_points(f"final {metric}", points.tail(1), runs, margin))
+            found.append(check_points(metric, points, runs, margin))
         return found
 
     def _matrix_checks(self, run_id: str) -> list[Check]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from analysis.bands import Check, Departure
-from analysis.golden import Golden, GoldenResult, RunResult
+from analysis.bands import ASSUMED, Check, Departure
+from analysis.golden import VAL_METRICS, Golden, GoldenResult, RunResult
 
 
 def golden_lines(found: GoldenResult) -> list[str]:
@@ -46,10 +46,13 @@ def _first(first: Departure) -> str:
 
 
 def _made_of(golden: Golden, found: GoldenResult) -> str:
-    val, layers = f"{100 * found.val_margin:g} %", f"{100 * found.layer_margin:g} %"
-    margins = f"{val} for validation metrics and {layers} for those of matrices"
+    val = " and ".join(f"{100 * found.val_margin * many:g} % of {metric}" for metric, many in VAL_METRICS.items())
+    margins = f"{val}, {100 * found.layer_margin:g} % of ranks and norms"
     left = f"; {golden.left_out} more not done, left out" if golden.left_out else ""
     if len(golden.run_ids) == 1:
-        return f"one run, {golden.run_ids[0]}, which tells nothing of seeds: assumed that they do up to {margins}{left}"
+        return (
+            f"one run, {golden.run_ids[0]}, widened by {margins}; it tells nothing of seeds, which are assumed to "
+            f"explain up to {ASSUMED} times as much{left}"
+        )
     seeds = ", ".join("none" if seed is None else str(seed) for seed in golden.seeds)
     return f"range of {len(golden.run_ids)} runs (seeds {seeds}), widened by {margins}{left}"

@@ -10,6 +10,7 @@ import polars as pl
 
 from analysis.volatility import Volatility, compare, table
 
+_EQUAL = "as much"
 SHOWN = 4
 """Arms that a description tells of; the table has all."""
 
@@ -56,6 +57,8 @@ def _sentence(info: Volatility, rows: Sequence[dict[str, Any]], baseline: str) -
     most = max(row["cells"] for row in known)
     told = [row for row in known if 2 * row["cells"] >= most]  # a ratio of a few cells is noise
     ends = told if len(told) == 1 else [told[0], told[-1]]
+    if all(_ratio_text(row["ratio"]) == _EQUAL for row in told):
+        return f"{info.metric} varies as much between seeds under {arm} as under {baseline}: {_fold(info, told[0])}."
     number = more if is_more else sum(row["ratio"] < 1 for row in known)
     return (
         f"{info.metric} varies {'more' if is_more else 'less'} between seeds under {arm} than under {baseline} in "
@@ -66,11 +69,12 @@ def _sentence(info: Volatility, rows: Sequence[dict[str, Any]], baseline: str) -
 
 def _fold(info: Volatility, row: dict[str, Any]) -> str:
     """`8.7-fold more in q (median sd 0.26 against 0.03, n = 3, 8,800 cells, larger in 97 % of them)`."""
-    n = f"n = {row['n']}" if row["n"] == row["baseline_n"] else f"n = {row['n']} against {row['baseline_n']}"
-    unequal = "" if row["n"] == row["baseline_n"] else " (fewer seeds look steadier than they are)"
+    n = seeds_text(row["n"], row["n_max"])
+    if row["n"] != row["baseline_n"]:
+        n += f" against {row['baseline_n']} (fewer seeds look steadier than they are)"
     return (
         f"{_ratio_text(row['ratio'])} in {row['projection']} (median {spread_name(info)} "
-        f"{spread_text(info, row['median'])} against {spread_text(info, row['baseline_median'])}, {n}{unequal}, "
+        f"{spread_text(info, row['median'])} against {spread_text(info, row['baseline_median'])}, {n}, "
         f"{_count(row['cells'], 'cell')}, larger in {100 * row['share']:.0f} % of them)"
     )
 
@@ -80,7 +84,7 @@ def _ratio_text(ratio: float) -> str:
     if ratio in (0, inf):
         return "only one of them varies"
     fold = f"{max(ratio, 1 / ratio):.2g}-fold"
-    return "as much" if fold == "1-fold" else f"{fold} {'more' if ratio > 1 else 'less'}"
+    return _EQUAL if fold == "1-fold" else f"{fold} {'more' if ratio > 1 else 'less'}"
 
 
 def _alone(info: Volatility, compared: Collection[str]) -> list[str]:

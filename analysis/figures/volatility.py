@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import altair as alt
 import polars as pl
 
-from analysis.figures.figure import Figure
+from analysis.figures.figure import Figure, Figures
+from analysis.figures.given import given
 from analysis.figures.style import ArmStyle, arm_styles
 from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
-from analysis.volatility import METRICS, Volatility, table, volatility
+from analysis.volatility import METRICS, Volatility, table, volatilities
 from analysis.volatility_texts import SHOWN, seeds_text, sentences, spread_name, spread_text, why_none
 
 _WIDTH, _PER_ROW = 190, 3
@@ -149,17 +151,24 @@ def _seeds(info: Spreads) -> tuple[int, int]:
 
 
 def volatility_figures(
-    view: Store, members: pl.DataFrame, summary: Summary, metrics: tuple[str, ...] = METRICS
-) -> list[Figure]:
-    """A figure for each of `metrics` that some arm has at two seeds. Arms of the same runs are shown once."""
+    view: Store,
+    members: pl.DataFrame | None = None,
+    summary: Summary | None = None,
+    metrics: Sequence[str] = METRICS,
+) -> Figures:
+    """A figure for each of `metrics` that some arm has at two seeds. Arms of the same runs are shown once.
+
+    Raises ValueError for an unknown metric.
+    """
+    members, summary = given(view, members, summary)
     members = members.filter(~pl.col("arm").is_in([arm.arm for arm in summary.arms if arm.copy_of]))
-    infos = (spreads_info(volatility(view, members, metric), members, summary.baseline) for metric in metrics)
-    return [_figure(info) for info in infos if info.bars.height]
+    infos = [spreads_info(info, members, summary.baseline) for info in volatilities(view, members, metrics)]
+    return Figures(_figure(info) for info in infos if info.bars.height)
 
 
-def why_no_volatility(view: Store, members: pl.DataFrame, metrics: tuple[str, ...] = METRICS) -> str:
+def why_no_volatility(view: Store, members: pl.DataFrame, metrics: Sequence[str] = METRICS) -> str:
     """What the page says of the metrics that have no figure; empty where all have one."""
-    return " ".join(filter(None, (why_none(volatility(view, members, metric)) for metric in metrics)))
+    return " ".join(filter(None, map(why_none, volatilities(view, members, metrics))))
 
 
 def _figure(info: Spreads) -> Figure:

@@ -42,7 +42,7 @@ def _share(_: click.Context, __: click.Parameter, value: str) -> float:
     callback=_share,
     default="1%",
     show_default=True,
-    help="Of --baseline: room beside it for losses, accuracies.",
+    help="Of --baseline: room for losses, twice that for accuracies.",
 )
 @click.option(
     "--layer-margin",

@@ -121,6 +121,16 @@ def test_ill_posed_values_are_left_out_and_counted(tmp_path: Path) -> None:
     assert table(ranks, "arm")["ill_posed"].to_list() == [0, 0]
 
 
+def test_where_most_cells_have_equally_many_seeds_only_those_are_compared(tmp_path: Path) -> None:
+    def chance(run: FakeRun, row: dict[str, Any]) -> dict[str, Any]:
+        """One value of Muon, without which its other two are nearer to each other."""
+        return {"ill_posed": run.optimizer == "muon" and run.seed == 42 and row["step"] == 0 and row["layer"] == 0}
+
+    (row,) = compare(volatility_of(store_of(tmp_path, BOTH, chance)), "adamw").to_dicts()
+    assert (row["cells"], row["n"], row["n_max"], row["baseline_n"]) == (5, 3, 3, 3)
+    assert row["ratio"] == pytest.approx(5, rel=1e-4)
+
+
 def test_an_arm_that_is_ill_posed_everywhere_is_said_to_be(tmp_path: Path) -> None:
     storage = store_of(tmp_path, BOTH, lambda run, _: {"ill_posed": run.optimizer == "muon"})
     told = sentences(volatility_of(storage), "adamw")

@@ -8,6 +8,7 @@ from test_volatility import BOTH, SEEDS, store_of
 
 from analysis.figures.figure import Figure
 from analysis.figures.volatility import draw_spreads, spreads_info, volatility_figures, why_no_volatility
+from analysis.figures.volatility_heatmap import volatility_heatmap_figures
 from analysis.store import open_store
 from analysis.summary import members_of, summarize_members
 from analysis.volatility import volatility
@@ -76,3 +77,27 @@ def test_the_caption_tells_how_many_values_are_ill_posed(tmp_path: Path) -> None
     (figure,) = figures_of(storage, "update_alignment")
     assert "6 ill-posed values are left out." in figure.caption
     assert "(n = 2 to 3)" in figure.caption
+
+
+def test_heatmaps_show_where_seeds_part_and_hatch_what_is_ill_posed(tmp_path: Path) -> None:
+    storage = store_of(tmp_path, BOTH, lambda run, row: {"ill_posed": run.optimizer == "muon" and row["layer"] == 1})
+    (figure,) = volatility_heatmap_figures(open_store(storage).sweep("demo"), metrics=("update_alignment",))
+    assert (figure.name, figure.title) == ("volatility_update_alignment_q", "q projection, all seeds")
+    rows = figure.tables["data/volatility_update_alignment_q.csv"]
+    assert rows.columns == ["arm", "layer", "step", "value", "ill_posed"]
+    assert rows.filter(arm="muon", layer=0)["value"].to_list() == pytest.approx([0.1] * 3, rel=1e-4)
+    assert rows.filter(arm="muon", layer=1).select("value", "ill_posed").rows() == [(None, True)] * 3
+    assert rows.filter(arm="adamw")["value"].to_list() == pytest.approx([0.02] * 6, rel=1e-4)
+    assert "sd of update_alignment of the q matrices by layer" in figure.caption
+    assert figure.caption.endswith(
+        "over the seeds of an arm, n = 3. 3 cells are hatched: ill-posed values leave no two seeds there."
+    )
+    assert "muon: median 0.1 at step 0 and 0.1 at step 40" in figure.description
+
+
+def test_heatmaps_are_of_the_projections_asked_for_and_of_no_arm_with_one_seed(tmp_path: Path) -> None:
+    view = open_store(store_of(tmp_path, BOTH)).sweep("demo")
+    assert volatility_heatmap_figures(view, projections=("k",)) == []
+    assert len(volatility_heatmap_figures(view, projections=("q",))) == 2
+    alone = open_store(store_of(tmp_path / "one", {"muon": SEEDS[:1]})).sweep("demo")
+    assert volatility_heatmap_figures(alone) == []
