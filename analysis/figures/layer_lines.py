@@ -23,7 +23,7 @@ from analysis.figures.given import given
 from analysis.figures.heatmap_text import chance_text, count, number
 from analysis.figures.panels import bin_steps
 from analysis.figures.style import ArmStyle, arm_styles
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 
@@ -138,11 +138,11 @@ def draw_layer_lines(info: LayerLines) -> tuple[Spec, dict[str, Rows]]:
         levels = {chance.level for chance in info.chances[projection]}
         data[f"chance_{projection}"] = [{"level": level} for level in sorted(levels)]
         panels.append(_panel(info, projection))
-    chart = alt.concat(*panels, columns=_PER_ROW, spacing={"row": 24, "column": 30})
-    return chart.resolve_scale(y="independent").to_dict(validate=False), data
+    spacing, resolve = {"row": 24, "column": 30}, {"scale": {"y": "independent"}}
+    return {"concat": panels, "columns": _PER_ROW, "spacing": spacing, "resolve": resolve}, data
 
 
-def _panel(info: LayerLines, projection: str) -> alt.LayerChart | alt.FacetChart:
+def _panel(info: LayerLines, projection: str) -> Spec:
     low, high = axis_range(info, projection)
     x = alt.X(
         "step:Q",
@@ -178,7 +178,8 @@ def _panel(info: LayerLines, projection: str) -> alt.LayerChart | alt.FacetChart
     if len(info.steps) == 1:
         dots = alt.Chart(alt.NamedData(f"layers_{projection}")).mark_point(filled=True, size=30, opacity=0.8)
         layers.append(dots.encode(x, y("value"), colour))
-    return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=f"{projection} projection")
+    title = f"{projection} projection"
+    return {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _HEIGHT, "title": title}
 
 
 def axis_range(info: LayerLines, projection: str) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.heatmap import choose_seed, listed, shown_arms
 from analysis.figures.heatmap_text import count, number
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 from muon_core.tables import PROJECTIONS
@@ -119,11 +119,11 @@ def draw_spectrum(info: Spectrum) -> tuple[Spec, dict[str, Rows]]:
             name = f"lines{row}_{column}"
             data[name] = own.select("step", "place", pl.col("value").clip(lower_bound=low)).to_dicts()
             panels.append(_panel(info, name, arm, layer, most, (low, high)))
-    chart = alt.concat(*panels, columns=len(info.layers), spacing={"row": 20, "column": 24})
-    return chart.resolve_scale(color="shared").to_dict(validate=False), data
+    spacing, resolve = {"row": 20, "column": 24}, {"scale": {"color": "shared"}}
+    return {"concat": panels, "columns": len(info.layers), "spacing": spacing, "resolve": resolve}, data
 
 
-def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tuple[float, float]) -> alt.Chart:
+def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tuple[float, float]) -> Spec:
     is_last, is_first = arm == info.arms[-1], layer == info.layers[0]
     x = alt.X(
         "place:Q",
@@ -148,10 +148,10 @@ def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tup
     )
     title = [*textwrap.wrap(arm, 24), f"layer {layer}"]
     mark = alt.Chart(alt.NamedData(name)).mark_line(clip=True, strokeWidth=1.4)
-    chart: alt.Chart = mark.encode(x, y, colour, detail="step:N").properties(
+    chart = mark.encode(x, y, colour, detail="step:N").properties(
         width=_WIDTH, height=_HEIGHT, title=alt.Title(title, fontWeight="normal", frame="group")
     )
-    return chart
+    return part(chart)
 
 
 def shown_places(most: int) -> list[int]:

@@ -28,6 +28,12 @@ Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
 
 
+def part(chart: Any) -> Spec:
+    """An Altair chart as a part of a specification: Altair puts charts together by copying each many times over."""
+    spec: Spec = chart.to_dict(validate=False)
+    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
+
+
 def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
     """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
     spec = spec | {"config": vega_config(), "datasets": datasets}

@@ -17,7 +17,7 @@ import polars as pl
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.style import ArmStyle, arm_styles
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 from analysis.volatility import METRICS, Volatility, table, volatilities
@@ -68,10 +68,10 @@ def draw_spreads(info: Spreads) -> tuple[Spec, dict[str, Rows]]:
     low, high = float(rows["q10"].min()), float(rows["q90"].max())  # type: ignore[arg-type]
     domain = _domain(low, high, is_log=info.is_log)
     lines = [
-        alt.hconcat(*(_panel(info, name, domain, is_first=not i) for i, name in enumerate(names)), spacing=22)
+        {"hconcat": [_panel(info, name, domain, is_first=not i) for i, name in enumerate(names)], "spacing": 22}
         for names in rows_of
     ]
-    return alt.vconcat(*lines, spacing=26).to_dict(validate=False), {"bars": rows.to_dicts()}
+    return {"vconcat": lines, "spacing": 26}, {"bars": rows.to_dicts()}
 
 
 def _domain(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
@@ -80,9 +80,7 @@ def _domain(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
     return (low / 1.15, high * 1.15)
 
 
-def _panel(
-    info: Spreads, projection: str, domain: tuple[float, float], *, is_first: bool
-) -> alt.LayerChart | alt.FacetChart:
+def _panel(info: Spreads, projection: str, domain: tuple[float, float], *, is_first: bool) -> Spec:
     arms = list(info.arms)
     scale = alt.Scale(type="log" if info.is_log else "linear", domain=list(domain), nice=False)
     unit = ", %" if info.info.is_relative else ""
@@ -108,11 +106,17 @@ def _panel(
     def x(field: str) -> alt.X:
         return alt.X(f"{field}:Q", title=f"{spread_name(info.info)} between seeds{unit}", scale=scale, axis=axis)
 
-    return alt.layer(
+    layers = (
         chart.mark_rule(strokeWidth=2).encode(x("q10"), y, colour, x2="q90:Q"),
         chart.mark_bar(height=8).encode(x("q25"), y, colour, x2="q75:Q"),
         chart.mark_tick(color="currentColor", thickness=2, size=14).encode(x("median"), y),
-    ).properties(width=_WIDTH, height=(_LINE * lines + 8) * len(arms) + 8, title=f"{projection} projection")
+    )
+    return {
+        "layer": [part(layer) for layer in layers],
+        "width": _WIDTH,
+        "height": (_LINE * lines + 8) * len(arms) + 8,
+        "title": f"{projection} projection",
+    }
 
 
 def spreads_caption(info: Spreads) -> str:
