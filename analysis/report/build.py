@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jinja2
 import polars as pl
 
-from analysis.figures.curve_figures import curve_figures, why_no_curves
 from analysis.figures.figure import Figure
+from analysis.figures.training_curves import curve_figures, why_no_curves
 from analysis.gate_texts import brief, headline
 from analysis.report.figures import heatmap_figures, why_no_heatmaps
 from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
