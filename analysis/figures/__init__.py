@@ -1,0 +1,35 @@
+"""The builders of figures: each takes a sweep's view and gives `Figures`, which a notebook shows (docs/figures.md).
+
+Who does not ask for one does not pay for Altair's import.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.figures.cost import cost_figures as cost_figures
+    from analysis.figures.figure import Figure as Figure
+    from analysis.figures.figure import Figures as Figures
+    from analysis.figures.forest import forest_figures as forest_figures
+    from analysis.figures.response import response_figures as response_figures
+    from analysis.figures.runs_grid import runs_grid_figures as runs_grid_figures
+    from analysis.figures.timelines import timeline_figures as timeline_figures
+    from analysis.figures.training_curves import curve_figures as curve_figures
+
+_MODULES = {
+    "Figure": "figure",
+    "Figures": "figure",
+    "forest_figures": "forest",
+    "curve_figures": "training_curves",
+    "response_figures": "response",
+    "timeline_figures": "timelines",
+    "cost_figures": "cost",
+    "runs_grid_figures": "runs_grid",
+}
+BUILDERS = tuple(name for name in _MODULES if name.endswith("_figures"))
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -109,7 +109,7 @@ def draw_response(info: Response) -> tuple[Spec, dict[str, Rows]]:
         data[f"seeds{i}"] = info.seeds.filter(pl.col("row") == row.name).to_dicts()
         words = {"@points": f"points{i}", "@seeds": f"seeds{i}", "@colour": info.effects.styles[row.arms[0]].colour}
         panels += copies(_panel(info, row), [words])
-    return in_rows(panels, [row.name for row in info.rows], _PER_ROW, 32), data
+    return in_rows(panels, [row.name for row in info.rows], _PER_ROW, 32, gap=76), data
 
 
 def _panel(info: Response, row: AxisRow) -> Spec:

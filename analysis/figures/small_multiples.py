@@ -25,11 +25,11 @@ def copies(template: Mapping[str, Any], words: Iterable[Mapping[str, str]]) -> l
     return panels
 
 
-def in_rows(panels: list[Spec], titles: list[str], per_row: int, characters: int) -> Spec:
-    """`panels` in rows, each below its title in as many lines as the longest needs."""
+def in_rows(panels: list[Spec], titles: list[str], per_row: int, characters: int, gap: int = 56) -> Spec:
+    """`panels` in rows, `gap` pixels apart, each below its title in as many lines as the longest needs."""
     lines = [textwrap.wrap(title, characters) or [""] for title in titles]
     most = max(map(len, lines), default=1)
     for panel, title in zip(panels, lines, strict=True):
         panel["title"] = {"text": [*title, *[""] * (most - len(title))], "frame": "group"}
-    spacing = {"row": 52 + 16 * most, "column": 56}
+    spacing = {"row": 52 + 16 * most, "column": gap}
     return {"concat": panels, "columns": per_row, "bounds": "flush", "spacing": spacing}

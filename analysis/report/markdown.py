@@ -13,6 +13,9 @@ from analysis.report.tables import verdict_table
 from analysis.summary import Summary
 from muon_core.statuses import counts_text
 
+_SCALE = 1.5
+"""Pixels of a picture a CSS pixel."""
+
 
 def markdown(summary: Summary, top: list[Figure], sections: list[Section]) -> str:
     """The text; its pictures are those of `pictures`, each with its description as alternative text."""
@@ -34,7 +37,7 @@ def markdown(summary: Summary, top: list[Figure], sections: list[Section]) -> st
 def pictures(top: list[Figure], sections: list[Section]) -> dict[str, bytes]:
     """File -> PNG of the figures that the page shows unfolded, and of the first of each section's folds."""
     shown = [*top, *(figure for section in sections for figure in _shown(section))]
-    return {_file(figure): to_png(figure.svg) for figure in shown}
+    return {_file(figure): to_png(figure.svg, scale=_SCALE) for figure in shown}
 
 
 def _shown(section: Section) -> Iterable[Figure]:

@@ -14,7 +14,7 @@ from analysis.costs import total
 from analysis.early import early_stability
 from analysis.effect_texts import effects_frame
 from analysis.fairness import excluded_runs, fairness, tuning
-from analysis.figures.curve_figures import curve_figures, why_no_curves
+from analysis.figures.cost import cost_figures
 from analysis.figures.difference_heatmap import difference_heatmap_figures, why_no_difference_heatmaps
 from analysis.figures.figure import Figure
 from analysis.figures.forest import forest_figures
@@ -22,10 +22,14 @@ from analysis.figures.heatmap import heatmap_figures, why_no_heatmaps
 from analysis.figures.layer_lines import layer_lines_figures
 from analysis.figures.pairs import pair_figures, why_no_pairs
 from analysis.figures.response import response_figures, why_no_response
+from analysis.figures.runs_grid import runs_grid_figures
 from analysis.figures.scan import METRICS as SCANNED
 from analysis.figures.scan import scan_figures
 from analysis.figures.spectrum import spectrum_figures, why_no_spectra
+from analysis.figures.timelines import timeline_figures, why_no_timelines
+from analysis.figures.training_curves import curve_figures, why_no_curves
 from analysis.figures.volatility import volatility_figures, why_no_volatility
+from analysis.figures.volatility_heatmap import volatility_heatmap_figures
 from analysis.gate_texts import arm_line, headline
 from analysis.report.numbers import dropped_frame
 from analysis.report.page import Choice, Fold, Section
@@ -108,7 +112,10 @@ def _curves(of: Material) -> Section:
 
 
 def _scan(of: Material) -> Section:
-    figures = tuple(scan_figures(of.view, of.members, of.summary))
+    figures = (
+        *runs_grid_figures(of.view, of.members, of.summary, of.summary.metric),
+        *scan_figures(of.view, of.members, of.summary),
+    )
     nothing = "" if figures else why_no_heatmaps(of.view, of.members, SCANNED)
     return Section("scan", "All runs", figures=figures, nothing=nothing)
 
@@ -155,10 +162,18 @@ def _fold(figures: Sequence[Figure], titles: Sequence[str]) -> tuple[Fold, ...]:
     return (Fold(" and ".join(titles), tuple(figures)),) if figures else ()
 
 
+def _timelines(of: Material) -> Section:
+    figures = tuple(timeline_figures(of.view, of.members, of.summary))
+    nothing = "" if figures else why_no_timelines()
+    return Section("timelines", "Gates and noise over time", figures=figures, nothing=nothing)
+
+
 def _volatility(of: Material) -> Section:
     figures = tuple(volatility_figures(of.view, of.members, of.summary))
     nothing = "" if figures else why_no_volatility(of.view, of.members)
     folds = tuple(Fold(figure.title, (figure,)) for figure in figures)
+    maps = volatility_heatmap_figures(of.view, of.members, of.summary, of.choice.first, of.choice.projections)
+    folds += _fold(maps, (f"{of.choice.first[0]} by layer and step",))
     return Section("volatility", "Volatility between seeds", folds=folds, nothing=nothing)
 
 
@@ -212,7 +227,8 @@ def _cost(of: Material) -> Section:
         if frame[known].count():
             of.tables[f"data/{file}.csv"] = frame
             tables.append(show(frame))
-    return Section("cost", "Cost", intro=said[0], tables=tuple(tables))
+    figures = tuple(cost_figures(of.view, of.members, of.summary))
+    return Section("costs", "Cost", intro=said[0], figures=figures, tables=tuple(tables))
 
 
 def _budget(of: Material) -> float | None:
@@ -255,6 +271,6 @@ def _provenance(of: Material) -> Section:
 
 
 _SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    _arms, _gates, _curves, _sensitivity, _scan, _layers, _against, _pairs, _lines, _spectra, _volatility, _stability,
-    _anomalies, _fairness, _cost, _definitions, _runs, _dropped, _provenance,
+    _arms, _gates, _curves, _sensitivity, _scan, _layers, _against, _pairs, _lines, _spectra, _timelines, _volatility,
+    _stability, _anomalies, _fairness, _cost, _definitions, _runs, _dropped, _provenance,
 )  # fmt: skip

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 from support.analysis_fixtures import FakeRun, demo_runs, loss_curve, write_store
 
-from analysis.figures.curve_figures import curve_figures, why_no_curves
 from analysis.figures.curves import MAX_POINTS, Curves, axis_range, curves_info, difference_info, rows_of_arms
 from analysis.figures.describe import curves_caption, describe_curves
 from analysis.figures.draw_curves import draw_curves, time_unit
+from analysis.figures.training_curves import curve_figures, why_no_curves
 from analysis.store import Store, open_store
 from analysis.summary import members_of
 
