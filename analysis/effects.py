@@ -87,7 +87,7 @@ def _axis(names: Sequence[str], cells: Mapping[str, Values]) -> Axis:
     of = {arm: ", ".join(_text(values.get(name)) for name in names) for arm, values in cells.items()}
     order = {level: float(index) for index, level in enumerate(dict.fromkeys(of.values()))}
     first = {of[arm]: values.get(names[0]) for arm, values in cells.items()}
-    numbers = {level: float(value) for level, value in first.items() if isinstance(value, int | float)}
+    numbers = {level: float(value) for level, value in first.items() if type(value) in (int, float)}
     order = numbers if len(numbers) == len(order) else order
     return Axis(", ".join(names), tuple(sorted(order, key=order.__getitem__)), of)
 
@@ -164,4 +164,6 @@ def _alike(axis: Axis, axes: Sequence[Axis], level: str, first: str) -> list[tup
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)

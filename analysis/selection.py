@@ -15,7 +15,7 @@ import polars as pl
 from analysis.arms import ArmSummary
 from analysis.statistics import Goal
 from analysis.store import Store
-from muon_core.store.sweeps import SweepRecord, read_sweep
+from muon_core.store.sweeps import SweepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def selections(view: Store, members: pl.DataFrame, arms: Sequence[ArmSummary], g
     if not chosen or view.record is None:
         return ()
     used = _seeds(view.record) | set(members["seed"].drop_nulls())
-    later = [record for record in view.records() if record.spec.get("confirms") == view.record.sweep]
+    later = [record for record in view.readable_records() if record.spec.get("confirms") == view.record.sweep]
     done = {record.sweep: _done(view, record) for record in later}
     found = []
     for arm, of in chosen:
@@ -63,9 +63,9 @@ def confirms_text(view: Store) -> str:
     earlier = record.spec.get("confirms") if record else None
     if not record or not earlier:
         return ""
-    first = read_sweep(view.storage, earlier)
+    first = next((other for other in view.readable_records() if other.sweep == earlier), None)
     if first is None:
-        return f"confirms {earlier}, which this store does not hold: whether its seeds are fresh is not known"
+        return f"confirms {earlier}, which cannot be read here: whether its seeds are fresh is not known"
     seeds = _seeds(record)
     if again := sorted(seeds & _seeds(first)):
         return f"confirms {earlier} in part: seed {', '.join(map(str, again))} had a part in choosing its arms"
@@ -77,7 +77,7 @@ def _best(arms: Sequence[ArmSummary], goal: Goal) -> list[tuple[ArmSummary, int]
     sign = 1 if goal == "min" else -1
     found = []
     for block in dict.fromkeys(arm.block for arm in arms if arm.role == "candidate"):
-        known = [arm for arm in arms if arm.block == block and arm.found and not arm.errors]
+        known = [arm for arm in arms if arm.block == block and arm.found and not (arm.errors or arm.casualties)]
         best = min(known, key=lambda arm: sign * arm.found.difference if arm.found else 0.0, default=None)
         if best and best.found and len(known) > 1 and sign * best.found.difference < 0:
             found.append((best, len(known)))

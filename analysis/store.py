@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -163,6 +164,14 @@ class Store:
     def records(self) -> list[SweepRecord]:
         """The newest record of every sweep in the store, by name."""
         return [read_record(self.storage, key) for key in self._sweeps().values()]
+
+    def readable_records(self) -> list[SweepRecord]:
+        """The same, but for those that are damaged or of a newer release: no other sweep's question hangs on them."""
+        found = []
+        for key in self._sweeps().values():
+            with suppress(ValueError):
+                found.append(read_record(self.storage, key))
+        return found
 
     def damaged(self) -> str | None:
         """One line that names an object of this view which cannot be read; None if each, read in full, is whole."""

@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 from support.analysis_fixtures import FakeRun, loss_curve, write_store
+from test_names import trained
 
 from analysis.effect_texts import brief_effects, effect_line, effects_frame
 from analysis.report.build import write_report
 from analysis.store import open_store
 from analysis.summary import Summary, summarize
+from muon_core.store.sweeps import write_sweep
 from ray_jobs.cli.answer_text import render_summary
+from ray_jobs.sweep_plan import sweep_record
+from search_spaces.plan import plan
+from search_spaces.spec import parse_spec
 
 SEEDS = (1, 2, 3)
 Cells = list[dict[str, Any]]
@@ -92,6 +97,38 @@ def test_parameters_that_vary_together_are_one_axis_and_drawn_ones_none(tmp_path
     drawn = [{"lr": 0.01 + i / 1000, "alpha": 0.1 + i / 100} for i in range(4)]
     assert sweep(tmp_path / "b", drawn).effects == ()
     assert sweep(tmp_path / "c", [{"alpha": 0.1}]).effects == ()
+
+
+TEXT = """\
+version: 1
+name: hunt
+seeds: [1, 2]
+constants: {steps: 50, ns_dtype: fp32}
+blocks:
+  - {name: base, role: baseline, optimizer: muon}
+  - name: noise
+    optimizer: orthonoise
+    grid: {alpha: [0.05, 0.01], anneal: [none, exponential], schedule.warmup_steps: [0, 5]}
+    skip: [{alpha: 0.01, anneal: none}]
+  - {name: rates, optimizer: muon, zip: {lr: [0.01, 0.03], momentum: [0.9, 0.95]}, grid: {nesterov: [true, false]}}
+"""
+
+
+def test_axes_of_real_configs_are_the_parameters_of_the_file_by_their_names(tmp_path: Path) -> None:
+    planned = plan(parse_spec(TEXT), {})
+    runs = [trained(run, 3.0 + 0.01 * index + 0.1 * run.config.seed) for index, run in enumerate(planned.runs)]
+    for fake, run in zip(runs, planned.runs, strict=True):
+        fake.facts["config_json"] = run.config.model_dump_json()
+    storage = write_store(tmp_path, runs)
+    write_sweep(storage, sweep_record(planned))
+    effects = summarize(open_store(storage).sweep("hunt")).effects
+    assert [(e.block, e.axis, e.level, e.against, e.cells) for e in effects] == [
+        ("noise", "alpha", "0.05", "0.01", 2),
+        ("noise", "anneal", "exponential", "none", 2),
+        ("noise", "schedule.warmup_steps", "5", "0", 3),
+        ("rates", "lr, momentum", "0.03, 0.95", "0.01, 0.9", 2),
+        ("rates", "nesterov", "false", "true", 2),
+    ]
 
 
 def test_answer_report_and_frame_have_the_effects(tmp_path: Path) -> None:

@@ -96,4 +96,11 @@ def test_the_answer_of_a_confirming_sweep_says_so(tmp_path: Path) -> None:
     write_sweep(storage, "mixed", listed(runs_of((3, 4), "b")), spec={"confirms": "demo"})  # type: ignore[arg-type]
     assert summary_of(storage, "mixed").confirms == "confirms demo in part: seed 3 had a part in choosing its arms"
     write_sweep(storage, "lost", listed(runs_of((3, 4), "b")), spec={"confirms": "gone"})  # type: ignore[arg-type]
-    assert summary_of(storage, "lost").confirms.startswith("confirms gone, which this store does not hold")
+    assert summary_of(storage, "lost").confirms.startswith("confirms gone, which cannot be read here")
+
+
+def test_a_damaged_record_of_another_sweep_leaves_the_answer(tmp_path: Path) -> None:
+    storage = write_store(tmp_path, runs_of((1, 2, 3), "a", "b"))
+    later(storage, (4, 5))
+    storage.put("sweeps/torn/00001.aa.json", b"{")
+    assert [chosen.confirmed_by for chosen in summary_of(storage).selections] == ["again"]
