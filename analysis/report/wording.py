@@ -9,7 +9,8 @@ import shlex
 import polars as pl
 
 from analysis import queries
-from analysis.report.page import LAYER_METRICS, Choice, Pairs
+from analysis.figures.heatmap import METRICS as LAYER_METRICS
+from analysis.report.page import Choice, Pairs
 from analysis.summary import Summary
 from analysis.verdicts import DASH
 from muon_core.store.sweeps import SweepRecord
