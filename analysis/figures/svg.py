@@ -31,7 +31,7 @@ Rows = list[dict[str, Any]]
 def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
     """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
     spec = spec | {"config": vega_config(), "datasets": datasets}
-    svg = _flattened(_sized(_without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))))
+    svg = _rounded(_flattened(_sized(_without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)))))
     return _describe(_own_ids(svg, name), name, title, description)
 
 
@@ -48,6 +48,11 @@ def to_png(svg: str, *, scale: float = 2.0, colour: str = LIGHT.ink, background:
 def _sized(svg: str) -> str:
     """Font sizes as they are to be shown."""
     return re.sub(r'font-size="([\d.]+)px"', lambda match: f'font-size="{float(match[1]) / ROOM:.4g}px"', svg)
+
+
+def _rounded(svg: str) -> str:
+    """Places to a hundredth of a CSS pixel: Vega writes sixteen digits, which are half the bytes of a line."""
+    return re.sub(r' (?:d|transform)="[^"]*"', lambda place: re.sub(r"(\.\d\d)\d+", r"\1", place[0]), svg)
 
 
 def _own_ids(svg: str, name: str) -> str:
