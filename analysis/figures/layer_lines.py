@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import altair as alt
 import numpy as np
 import polars as pl
 
@@ -23,7 +22,7 @@ from analysis.figures.given import given
 from analysis.figures.heatmap_text import chance_text, count, number
 from analysis.figures.panels import bin_steps
 from analysis.figures.style import ArmStyle, arm_styles
-from analysis.figures.svg import Rows, Spec, part, to_svg
+from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 
@@ -138,48 +137,60 @@ def draw_layer_lines(info: LayerLines) -> tuple[Spec, dict[str, Rows]]:
         levels = {chance.level for chance in info.chances[projection]}
         data[f"chance_{projection}"] = [{"level": level} for level in sorted(levels)]
         panels.append(_panel(info, projection))
-    spacing, resolve = {"row": 24, "column": 30}, {"scale": {"y": "independent"}}
-    return {"concat": panels, "columns": _PER_ROW, "spacing": spacing, "resolve": resolve}, data
+    spec = {"concat": panels, "columns": _PER_ROW, "spacing": {"row": 24, "column": 30}}
+    return spec | {"resolve": {"scale": {"y": "independent"}}}, data
 
 
 def _panel(info: LayerLines, projection: str) -> Spec:
-    low, high = axis_range(info, projection)
-    x = alt.X(
-        "step:Q",
-        title="step",
-        scale=alt.Scale(domain=[info.steps[0], max(info.steps[-1], info.steps[0] + 1)], nice=False),
-        axis=alt.Axis(format="~s", tickCount=4, grid=False),
-    )
-    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
-
-    def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", title=None, scale=scale, axis=alt.Axis(tickCount=4, format="~g"))
-
+    """By hand: Altair would take longer to check the panels of a page than Vega to draw them."""
+    steps = {"domain": [info.steps[0], max(info.steps[-1], info.steps[0] + 1)], "nice": False}
+    x = _encoding("step", steps, {"title": "step", "format": "~s", "tickCount": 4, "grid": False})
+    values = {"domain": list(axis_range(info, projection)), "nice": False, "zero": False}
+    y = {field: _encoding(field, values, {"title": None, "tickCount": 4, "format": "~g"}) for field in _VALUES}
     arms, styles = list(info.arms), [info.styles[arm] for arm in info.arms]
-    labels = {arm: f"{arm} ({runs_text(info.n[arm])})" for arm in arms}
-    legend = alt.Legend(
-        title=None,
-        orient="bottom",
-        columns=2 if max(map(len, labels.values())) < 40 else 1,
-        labelExpr=f"{json.dumps(labels)}[datum.label]",
-        symbolType="stroke",
-        symbolSize=900,
-        symbolStrokeWidth=2.5,
-        symbolOpacity=1,
-    )
-    colour = alt.Color("arm:N", scale=alt.Scale(domain=arms, range=[style.colour for style in styles]), legend=legend)
-    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=[list(style.dash) for style in styles]))
-    thin = alt.Chart(alt.NamedData(f"layers_{projection}")).mark_line(clip=True, strokeWidth=0.7, opacity=0.45)
-    thick = alt.Chart(alt.NamedData(f"medians_{projection}")).mark_line(clip=True, strokeWidth=2.5)
-    layers = [thin.encode(x, y("value"), colour, detail="layer:N"), thick.encode(x, y("median"), colour, dash)]
+    colours, dashes = [style.colour for style in styles], [list(style.dash) for style in styles]
+    named = {"field": "arm", "type": "nominal"}
+    colour = named | {"scale": {"domain": arms, "range": colours}, "legend": _legend(info)}
+    dash = named | {"scale": {"domain": arms, "range": dashes}}
+    line, dot = {"type": "line", "clip": True}, {"type": "point", "filled": True, "size": 30, "opacity": 0.8}
+    thin = {"x": x, "y": y["value"], "color": colour, "detail": {"field": "layer", "type": "nominal"}}
+    thick = {"x": x, "y": y["median"], "color": colour, "strokeDash": dash}
+    layers = [
+        _layer(f"layers_{projection}", line | {"strokeWidth": 0.7, "opacity": 0.45}, thin),
+        _layer(f"medians_{projection}", line | {"strokeWidth": 2.5}, thick),
+    ]
     if info.chances[projection]:
-        rule = alt.Chart(alt.NamedData(f"chance_{projection}")).mark_rule(color="currentColor", strokeDash=[2, 3])
-        layers.append(rule.encode(y("level")))
+        rule = {"type": "rule", "color": "currentColor", "strokeDash": [2, 3]}
+        layers.append(_layer(f"chance_{projection}", rule, {"y": y["level"]}))
     if len(info.steps) == 1:
-        dots = alt.Chart(alt.NamedData(f"layers_{projection}")).mark_point(filled=True, size=30, opacity=0.8)
-        layers.append(dots.encode(x, y("value"), colour))
-    title = f"{projection} projection"
-    return {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _HEIGHT, "title": title}
+        layers.append(_layer(f"layers_{projection}", dot, thin))
+    return {"width": _WIDTH, "height": _HEIGHT, "title": f"{projection} projection", "layer": layers}
+
+
+_VALUES = ("value", "median", "level")
+
+
+def _encoding(field: str, scale: Spec, axis: Spec) -> Spec:
+    return {"field": field, "type": "quantitative", "scale": scale, "axis": axis}
+
+
+def _layer(data: str, mark: Spec, encoding: Spec) -> Spec:
+    return {"data": {"name": data}, "mark": mark, "encoding": encoding}
+
+
+def _legend(info: LayerLines) -> Spec:
+    """Below the panels, each arm with the seeds its lines are means over."""
+    labels = {arm: f"{arm} ({runs_text(info.n[arm])})" for arm in info.arms}
+    return {
+        "title": None,
+        "orient": "bottom",
+        "columns": 2 if max(map(len, labels.values())) < 40 else 1,
+        "labelExpr": f"{json.dumps(labels)}[datum.label]",
+        "symbolType": "stroke",
+        "symbolSize": 900,
+        "symbolStrokeWidth": 2.5,
+        "symbolOpacity": 1,
+    }
 
 
 def axis_range(info: LayerLines, projection: str) -> tuple[float, float]:

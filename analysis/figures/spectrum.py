@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import altair as alt
 import numpy as np
 import polars as pl
 
@@ -18,12 +17,13 @@ from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.heatmap import choose_seed, listed, shown_arms
 from analysis.figures.heatmap_text import count, number
-from analysis.figures.svg import Rows, Spec, part, to_svg
+from analysis.figures.layer_lines import two_arms
+from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 from muon_core.tables import PROJECTIONS
 
-MAX_ARMS, MAX_STEPS, MAX_POINTS = 4, 6, 48
+MAX_STEPS, MAX_POINTS = 6, 48
 _FLOOR = 1e-4  # of the largest value: what is smaller is drawn at the edge, else one zero would flatten all others
 _WIDTH, _HEIGHT = 205, 150
 STEP_COLOURS = ("#0072B2", "#8D59DC", "#D55E00")
@@ -38,7 +38,7 @@ class Spectrum:
     shown: str
     arms: tuple[str, ...]
     num_arms: int
-    """Arms of the sweep with spectra, of which the first are drawn."""
+    """Arms with spectra at that seed, of which those are drawn."""
     layers: tuple[int, ...]
     steps: tuple[int, ...]
     rows: pl.DataFrame
@@ -48,22 +48,29 @@ class Spectrum:
 
 
 def spectra_info(
-    spectra: pl.LazyFrame, members: pl.DataFrame, baseline: str | None, seed: int | None = None
+    spectra: pl.LazyFrame,
+    members: pl.DataFrame,
+    baseline: str | None,
+    seed: int | None = None,
+    arms: Sequence[str] | None = None,
 ) -> list[Spectrum]:
-    """A figure's data for each projection with spectra: the baseline and the next arms, at one seed.
+    """A figure's data for each projection with spectra, of some arms at one seed.
 
     Args:
+        arms: None takes the baseline and the first arm of another optimizer, Muon or AdamW if one is.
         seed: None takes the one at which most arms have spectra.
     """
     known = spectra.select("run_id").unique().collect()["run_id"]
     present = set(known) & set(members["run_id"])
     chosen = choose_seed(members, present) if seed is None else seed
     who = [one for one in shown_arms(members, present, chosen) if one.run_id in present]
-    who.sort(key=lambda one: one.arm != baseline)
+    num_arms = len(who)
+    drawn = two_arms(listed(members, who), present, baseline) if arms is None else tuple(arms)
+    who = sorted((one for one in who if one.arm in drawn), key=lambda one: drawn.index(one.arm))
     shown = "no seed" if chosen is None else f"seed {chosen}"
-    runs = listed(members, who[:MAX_ARMS]).unique("run_id", keep="first", maintain_order=True)
+    runs = listed(members, who).unique("run_id", keep="first", maintain_order=True)
     names = pl.DataFrame(
-        {"run_id": [one.run_id for one in who[:MAX_ARMS]], "arm": [one.arm for one in who[:MAX_ARMS]]},
+        {"run_id": [one.run_id for one in who], "arm": [one.arm for one in who]},
         schema={"run_id": pl.String, "arm": pl.String},
     ).join(runs.select("run_id", "seed"), on="run_id", how="left", maintain_order="left")
     own = spectra.filter(pl.col("run_id").is_in(runs["run_id"].implode()))
@@ -72,7 +79,7 @@ def spectra_info(
     return [
         info
         for name in projections
-        if (info := _info(own, names, places.filter(pl.col("projection") == name), name, shown, len(who))) is not None
+        if (info := _info(own, names, places.filter(pl.col("projection") == name), name, shown, num_arms)) is not None
     ]
 
 
@@ -110,48 +117,49 @@ def draw_spectrum(info: Spectrum) -> tuple[Spec, dict[str, Rows]]:
     """Specification and data: a row of panels for each arm, a column for each layer; lines coloured by step."""
     most = int(info.rows["place"].max())  # type: ignore[arg-type]
     drawn = info.rows.filter(pl.col("place").is_in(shown_places(most)))
-    low, high = axis_range(info)
+    ends = axis_range(info)
     data: dict[str, Rows] = {}
-    panels = []
-    for row, arm in enumerate(info.arms):
-        for column, layer in enumerate(info.layers):
+    panels: list[Spec] = []
+    for arm in info.arms:
+        for layer in info.layers:
             own = drawn.filter(pl.col("arm") == arm, pl.col("layer") == layer)
-            name = f"lines{row}_{column}"
-            data[name] = own.select("step", "place", pl.col("value").clip(lower_bound=low)).to_dicts()
-            panels.append(_panel(info, name, arm, layer, most, (low, high)))
-    spacing, resolve = {"row": 20, "column": 24}, {"scale": {"color": "shared"}}
-    return {"concat": panels, "columns": len(info.layers), "spacing": spacing, "resolve": resolve}, data
+            name = f"lines{len(panels)}"
+            data[name] = own.select("step", "place", pl.col("value").clip(lower_bound=ends[0])).to_dicts()
+            x, y = _axes(most, ends, is_lowest=arm == info.arms[-1], is_left=layer == info.layers[0])
+            encoding = {"x": x, "y": y, "color": _colour(info), "detail": {"field": "step", "type": "nominal"}}
+            panels.append(
+                {
+                    "width": _WIDTH,
+                    "height": _HEIGHT,
+                    "title": {"text": [*textwrap.wrap(arm, 24), f"layer {layer}"], "fontWeight": "normal"},
+                    "data": {"name": name},
+                    "mark": {"type": "line", "clip": True, "strokeWidth": 1.4},
+                    "encoding": encoding,
+                }
+            )
+    spec = {"concat": panels, "columns": len(info.layers), "spacing": {"row": 20, "column": 24}}
+    return spec | {"resolve": {"scale": {"color": "shared"}}}, data
 
 
-def _panel(info: Spectrum, name: str, arm: str, layer: int, most: int, ends: tuple[float, float]) -> Spec:
-    is_last, is_first = arm == info.arms[-1], layer == info.layers[0]
-    x = alt.X(
-        "place:Q",
-        title="place" if is_last else None,
-        scale=alt.Scale(domain=[1, max(2, most)], nice=False),
-        axis=alt.Axis(tickCount=4, grid=False),
+def _axes(most: int, ends: tuple[float, float], *, is_lowest: bool, is_left: bool) -> tuple[Spec, Spec]:
+    """Of places and, with its powers of ten, of values; panels in the middle have ticks without titles."""
+    places = {"domain": [1, max(2, most)], "nice": False}
+    values = {"type": "log", "domain": list(ends), "nice": False}
+    low, high = (float(np.log10(end)) for end in ends)
+    tens = [10.0**power for power in range(int(np.ceil(low)), int(np.floor(high)) + 1)] or list(ends)
+    below = {"title": "place" if is_lowest else None, "tickCount": 4, "grid": False}
+    beside = {"title": "singular value" if is_left else None, "values": tens, "format": "~g", "gridOpacity": 0.15}
+    return (
+        {"field": "place", "type": "quantitative", "scale": places, "axis": below},
+        {"field": "value", "type": "quantitative", "scale": values, "axis": beside},
     )
-    y = alt.Y(
-        "value:Q",
-        title="singular value" if is_first else None,
-        scale=alt.Scale(type="log", domain=list(ends), nice=False),
-        axis=alt.Axis(tickCount=4, format="~g", grid=False),
-    )
+
+
+def _colour(info: Spectrum) -> Spec:
     first, last = info.steps[0], info.steps[-1]
-    legend = (
-        alt.Legend(title="step", values=list(info.steps), gradientLength=120, format="~s") if first < last else None
-    )
-    colour = alt.Color(
-        "step:Q",
-        scale=alt.Scale(domain=[first, max(last, first + 1)], range=list(STEP_COLOURS), interpolate="rgb"),
-        legend=legend,
-    )
-    title = [*textwrap.wrap(arm, 24), f"layer {layer}"]
-    mark = alt.Chart(alt.NamedData(name)).mark_line(clip=True, strokeWidth=1.4)
-    chart = mark.encode(x, y, colour, detail="step:N").properties(
-        width=_WIDTH, height=_HEIGHT, title=alt.Title(title, fontWeight="normal", frame="group")
-    )
-    return part(chart)
+    legend = {"title": "step", "values": list(info.steps), "gradientLength": 120, "format": "~s"}
+    scale = {"domain": [first, max(last, first + 1)], "range": list(STEP_COLOURS), "interpolate": "rgb"}
+    return {"field": "step", "type": "quantitative", "scale": scale, "legend": legend if first < last else None}
 
 
 def shown_places(most: int) -> list[int]:
@@ -195,7 +203,7 @@ def describe_spectrum(info: Spectrum, file: str) -> str:
 
 def spectrum_caption(info: Spectrum) -> str:
     """What the lines are."""
-    arms = "" if info.num_arms == len(info.arms) else f" Of {info.num_arms} arms the baseline and the first others."
+    arms = "" if info.num_arms == len(info.arms) else f" {len(info.arms)} of {info.num_arms} arms with spectra."
     sampled = " Imported spectra may hold only some of the values." if info.is_sampled else ""
     edge = _num_at_the_edge(info)
     below = f" {count(edge, 'value')} below {_FLOOR:g} of the largest lie at the edge." if edge else ""
@@ -220,10 +228,15 @@ def spectrum_figures(
     summary: Summary | None = None,
     seed: int | None = None,
     projections: Sequence[str] = (),
+    arms: Sequence[str] | None = None,
 ) -> Figures:
-    """A figure for each projection with spectra, of the baseline and up to three other arms, at one seed."""
+    """A figure for each projection with spectra, of `arms` at one seed.
+
+    Args:
+        arms: None takes the baseline and the first arm of another optimizer, Muon or AdamW if one is.
+    """
     members, summary = given(view, members, summary)
-    infos = spectra_info(view.table("spectra"), members, summary.baseline, seed)
+    infos = spectra_info(view.table("spectra"), members, summary.baseline, seed, arms)
     return Figures(_figure(info) for info in infos if not projections or info.projection in projections)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import vl_convert
 
-from analysis.figures.style import FONT, LIGHT, ROOM, vega_config
+from analysis.figures.style import LIGHT, ROOM, vega_config
 
 VEGA_LITE = "6.4"
 FONTS = Path(__file__).parent / "fonts"
@@ -28,16 +28,10 @@ Spec = dict[str, Any]
 Rows = list[dict[str, Any]]
 
 
-def part(chart: Any) -> Spec:
-    """An Altair chart as a part of a specification: Altair puts charts together by copying each many times over."""
-    spec: Spec = chart.to_dict(validate=False)
-    return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
-
-
 def to_svg(spec: Spec, datasets: dict[str, Rows], *, name: str, title: str, description: str) -> str:
     """SVG text of `spec`, whose named data are `datasets`; `name` keeps its ids apart from other figures'."""
     spec = spec | {"config": vega_config(), "datasets": datasets}
-    svg = _trimmed(_flattened(_sized(_without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)))))
+    svg = _rounded(_flattened(_sized(_without_roles(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)))))
     return _describe(_own_ids(svg, name), name, title, description)
 
 
@@ -54,6 +48,11 @@ def to_png(svg: str, *, scale: float = 2.0, colour: str = LIGHT.ink, background:
 def _sized(svg: str) -> str:
     """Font sizes as they are to be shown."""
     return re.sub(r'font-size="([\d.]+)px"', lambda match: f'font-size="{float(match[1]) / ROOM:.4g}px"', svg)
+
+
+def _rounded(svg: str) -> str:
+    """Places to a hundredth of a CSS pixel: Vega writes sixteen digits, which are half the bytes of a line."""
+    return re.sub(r' (?:d|transform)="[^"]*"', lambda place: re.sub(r"(\.\d\d)\d+", r"\1", place[0]), svg)
 
 
 def _own_ids(svg: str, name: str) -> str:
@@ -81,15 +80,8 @@ def _clipped_once(group: str) -> str:
     return _SEE_THROUGH.sub(r'<path\1 stroke="\2"\3 stroke-opacity="\4"', group)
 
 
-def _trimmed(svg: str) -> str:
-    """Without what says nothing, a quarter of it: defaults, empty paths, and more than hundredths of a pixel."""
-    svg = re.sub(rf' (?:pointer-events="none"|opacity="1"|font-weight="normal"|font-family="{FONT}")', "", svg)
-    svg = re.sub(r'<path class="(?:foreground|background)" d="(?:M0,0h0v0h0Z)?"(?: display="none")?/>', "", svg)
-    return re.sub(r' (?:d|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), svg)
-
-
 def _describe(svg: str, name: str, title: str, description: str) -> str:
     """Vega-Lite drops descriptions on the way to SVG, so they are put in here."""
-    labels = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc" font-family="{FONT}"'
+    labels = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc"'
     texts = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
     return re.sub(r"<svg ([^>]*)>", lambda match: f"<svg {labels} {match[1]}>{texts}", svg, count=1)
