@@ -40,8 +40,12 @@ def early_stability(view: Store, members: pl.DataFrame, share: float = SHARE) ->
     per_run = _largest(train, is_early).join(_not_finite(train, is_early), on="run_id", how="full", coalesce=True)
     matrices = view.layers.filter(of_runs, is_early, pl.col("grad_norm_peak").is_finite())
     peaks = matrices.group_by("run_id").agg(matrix_grad_norm=pl.col("grad_norm_peak").max()).collect()
-    health = view.table("health").filter(of_runs).select("run_id", "step", "layer", "projection", "num_nonfinite")
-    momenta = health.unique().group_by("run_id").agg(nonfinite_momenta=_sum("num_nonfinite")).collect()
+    health = view.table("health").filter(of_runs, pl.col("num_nonfinite").is_not_null())
+    counted = health.select("run_id").unique().collect()
+    bad = health.filter(pl.col("num_nonfinite") > 0).select("run_id", "step", "layer", "projection", "num_nonfinite")
+    # A run of two blocks has its rows in each.
+    sums = bad.unique().group_by("run_id").agg(nonfinite_momenta=pl.col("num_nonfinite").sum()).collect()
+    momenta = counted.join(sums, on="run_id", how="left").with_columns(pl.col("nonfinite_momenta").fill_null(0))
     for frame in (per_run, peaks, momenta):
         who = who.join(frame, on="run_id", how="left", maintain_order="left")
     worst = pl.col("grad_norm").fill_null(-1).arg_max()

@@ -87,6 +87,7 @@ def judge_golden(
     """Judge the runs of `judged` that are none of `golden`, both rows of `runs_of_sweep` or `run_alone`.
 
     Args:
+        store: all of it, not the view of a sweep.
         val_margin, layer_margin: by which bands are wider than the range of the golden runs, as shares of their mean,
             for validation metrics and those of matrices.
 
@@ -188,8 +189,7 @@ class _Band:
 def _rows(table: pl.LazyFrame, run_ids: Sequence[str], metrics: Sequence[str]) -> pl.DataFrame:
     """`run_id`, PLACE and `metrics` of runs."""
     place = [name for name in PLACE if name in table.collect_schema()]
-    rows = table.filter(pl.col("run_id").is_in(list(run_ids))).select("run_id", *place, *metrics)
-    return rows.unique(["run_id", *place], keep="any").collect()
+    return table.filter(pl.col("run_id").is_in(list(run_ids))).select("run_id", *place, *metrics).collect()
 
 
 def _values(rows: pl.DataFrame, metric: str) -> pl.DataFrame:

@@ -11,20 +11,20 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import altair as alt
 import polars as pl
 
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.style import ArmStyle, arm_styles
-from analysis.figures.svg import Rows, Spec, part, to_svg
+from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 from analysis.volatility import METRICS, Volatility, table, volatilities
 from analysis.volatility_texts import SHOWN, seeds_text, sentences, spread_name, spread_text, why_none
 
-_WIDTH, _PER_ROW = 190, 3
-_NAME, _LINE = 34, 13  # characters in a line of an arm's name, and pixels between two of its lines
+_WIDTH, _PER_ROW = 160, 3
+_NAME, _LINE = 24, 13  # characters in a line of an arm's name, and pixels between two of its lines
+_BARE = {"labelLimit": 0, "grid": False, "ticks": False, "domain": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,62 +60,55 @@ def spreads_info(info: Volatility, members: pl.DataFrame, baseline: str | None) 
 
 
 def draw_spreads(info: Spreads) -> tuple[Spec, dict[str, Rows]]:
-    """Specification and data: thin from the 10th to the 90th percentile, thick the middle half, a tick the median."""
+    """Specification and data: thin from the 10th to the 90th percentile, thick the middle half, a tick the median.
+
+    Written by hand: Altair takes as long to check it as Vega to draw it.
+    """
     columns = ("arm", "projection", "q10", "q25", "median", "q75", "q90")
     factor = 100 if info.info.is_relative else 1
     rows = info.bars.select(*columns).with_columns(pl.col(columns[2:]) * factor)
-    rows_of = [info.projections[i : i + _PER_ROW] for i in range(0, len(info.projections), _PER_ROW)]
-    low, high = float(rows["q10"].min()), float(rows["q90"].max())  # type: ignore[arg-type]
-    domain = _domain(low, high, is_log=info.is_log)
-    lines = [
-        {"hconcat": [_panel(info, name, domain, is_first=not i) for i, name in enumerate(names)], "spacing": 22}
-        for names in rows_of
-    ]
-    return {"vconcat": lines, "spacing": 26}, {"bars": rows.to_dicts()}
+    scale = _scale(float(rows["q10"].min()), float(rows["q90"].max()), is_log=info.is_log)  # type: ignore[arg-type]
+    panels = [_panel(info, name, scale, is_first=i % _PER_ROW == 0) for i, name in enumerate(info.projections)]
+    lines = [{"hconcat": panels[i : i + _PER_ROW], "spacing": 20} for i in range(0, len(panels), _PER_ROW)]
+    return {"data": {"name": "bars"}, "vconcat": lines, "spacing": 26}, {"bars": rows.to_dicts()}
 
 
-def _domain(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
-    if not is_log:
-        return 0.0, high * 1.04 or 1.0
-    return (low / 1.15, high * 1.15)
+def _scale(low: float, high: float, *, is_log: bool) -> Spec:
+    domain = [low / 1.15, high * 1.15] if is_log else [0.0, high * 1.04 or 1.0]
+    return {"type": "log" if is_log else "linear", "domain": domain, "nice": False}
 
 
-def _panel(info: Spreads, projection: str, domain: tuple[float, float], *, is_first: bool) -> Spec:
-    arms = list(info.arms)
-    scale = alt.Scale(type="log" if info.is_log else "linear", domain=list(domain), nice=False)
-    unit = ", %" if info.info.is_relative else ""
-    axis = alt.Axis(grid=True, tickCount=4, format="~g", labelOverlap=True)
-    names = {arm: textwrap.wrap(arm, _NAME) for arm in arms}
-    label = alt.Axis(
-        labelExpr=f"{json.dumps(names)}[datum.value]",
-        labelLimit=0,
-        labelLineHeight=_LINE,
-        grid=False,
-        ticks=False,
-        domain=False,
-    )
-    lines = max(map(len, names.values()))
-    colour = alt.Color(
-        "arm:N", scale=alt.Scale(domain=arms, range=[info.styles[arm].colour for arm in arms]), legend=None
-    )
-    y = alt.Y("arm:N", title=None, sort=arms, scale=alt.Scale(domain=arms), axis=label if is_first else None)
-    chart = alt.Chart(alt.NamedData("bars")).transform_filter(
-        alt.FieldEqualPredicate(field="projection", equal=projection)
-    )
+def _panel(info: Spreads, projection: str, scale: Spec, *, is_first: bool) -> Spec:
+    """The bars of one projection; the first of a row has the arms' names."""
+    names = {arm: textwrap.wrap(arm, _NAME) for arm in info.arms}
+    y = {
+        "field": "arm",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": list(info.arms)},
+        "axis": {"labelExpr": f"{json.dumps(names)}[datum.value]", "labelLineHeight": _LINE, **_BARE}
+        if is_first
+        else None,
+    }
+    colours = {"domain": list(info.arms), "range": [info.styles[arm].colour for arm in info.arms]}
+    colour = {"color": {"field": "arm", "type": "nominal", "scale": colours, "legend": None}}
+    title = f"{spread_name(info.info)} between seeds{', %' if info.info.is_relative else ''}"
+    axis = {"grid": True, "tickCount": 4, "format": "~g", "labelOverlap": True}
 
-    def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", title=f"{spread_name(info.info)} between seeds{unit}", scale=scale, axis=axis)
+    def x(field: str) -> Spec:
+        return {"x": {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}}
 
-    layers = (
-        chart.mark_rule(strokeWidth=2).encode(x("q10"), y, colour, x2="q90:Q"),
-        chart.mark_bar(height=8).encode(x("q25"), y, colour, x2="q75:Q"),
-        chart.mark_tick(color="currentColor", thickness=2, size=14).encode(x("median"), y),
-    )
     return {
-        "layer": [part(layer) for layer in layers],
+        "title": {"text": f"{projection} projection", "frame": "group"},
         "width": _WIDTH,
-        "height": (_LINE * lines + 8) * len(arms) + 8,
-        "title": f"{projection} projection",
+        "height": (_LINE * max(map(len, names.values())) + 8) * len(names) + 8,
+        "transform": [{"filter": {"field": "projection", "equal": projection}}],
+        "encoding": {"y": y},
+        "layer": [
+            {"mark": {"type": "rule", "strokeWidth": 2}, "encoding": x("q10") | {"x2": {"field": "q90"}} | colour},
+            {"mark": {"type": "bar", "height": 8}, "encoding": x("q25") | {"x2": {"field": "q75"}} | colour},
+            {"mark": {"type": "tick", "color": "currentColor", "thickness": 2, "size": 14}, "encoding": x("median")},
+        ],
     }
 
 
