@@ -87,7 +87,11 @@ def _axis(names: Sequence[str], cells: Mapping[str, Values]) -> Axis:
     of = {arm: ", ".join(_text(values.get(name)) for name in names) for arm, values in cells.items()}
     order = {level: float(index) for index, level in enumerate(dict.fromkeys(of.values()))}
     first = {of[arm]: values.get(names[0]) for arm, values in cells.items()}
-    numbers = {level: float(value) for level, value in first.items() if type(value) in (int, float)}
+    numbers = {
+        level: float(value)
+        for level, value in first.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     order = numbers if len(numbers) == len(order) else order
     return Axis(", ".join(names), tuple(sorted(order, key=order.__getitem__)), of)
 

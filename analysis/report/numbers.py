@@ -43,6 +43,7 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
         "schema": SCHEMA,
         "answer": answer(summary),
         "arms": arms,
+        "equivalences": [dataclasses.asdict(test) | {"is_shown": test.is_shown} for test in summary.equivalences],
         "effects": [dataclasses.asdict(effect) | {"percent": effect.percent} for effect in summary.effects],
         "counts": summary.counts,
         "runs": members.to_dicts(),

@@ -76,7 +76,9 @@ def indented(lines: list[str]) -> list[str]:
 
 def wrap(paragraphs: list[str], width: int) -> list[str]:
     """Lines of at most `width`, those that go on further in; a number keeps its % sign and p its number."""
-    tied = [text.replace(" %", "\xa0%").replace("p = ", "p\xa0=\xa0") for text in paragraphs]
+    tied = [
+        text.replace(" %", "\xa0%").replace("p = ", "p\xa0=\xa0").replace("p < ", "p\xa0<\xa0") for text in paragraphs
+    ]
     lines = [line for text in tied for line in _wrapped(text, width)]
     return [line.replace("\xa0", " ") for line in lines]
 
