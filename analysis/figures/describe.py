@@ -6,11 +6,9 @@ for those who do not: the numbers, and the file where the rest of them lie.
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
 from analysis.figures.curves import Curves, axis_range, last_x, lone_rows, rows_of_arms, runs_text
-from analysis.figures.heatmap import Heatmap, Panel
 from analysis.verdicts import signed
 
 
@@ -62,32 +60,6 @@ def _margins_text(info: Curves) -> str:
     return f" Dashed straight lines are margins of gates: {', '.join(near)}." if near else ""
 
 
-def describe_heatmap(info: Heatmap, file: str) -> str:
-    """Kind and axes, shared scale, each panel's median, lowest and missing cells, and where the values are."""
-    layers, steps = len(info.layers), len(info.steps)
-    parts = [
-        f"Heatmaps of {info.metric}, {info.projection} projection, {_count(layers, 'layer')} by "
-        f"{_count(steps, 'step')} ({info.steps[0]:,} to {info.steps[-1]:,}), "
-        f"{_count(len(info.panels), 'arm')} {_at(info)}.",
-        f"Shared scale {_number(info.low)} to {_number(info.high)} over {_count(_panels_with_rows(info), 'panel')}; "
-        f"{100 * info.clipped:.1f} % clipped.",
-        *(_panel_text(info, panel) for panel in info.panels),
-    ]
-    return " ".join([*parts, f"Values: {file}."])
-
-
-def heatmap_caption(info: Heatmap) -> str:
-    """What a cell is, and the scale."""
-    peak = "maximum" if info.metric.endswith("_peak") else "mean"
-    cell = "" if info.bin_size == 1 else f" A column is the {peak} of {info.bin_size} measured steps."
-    return (
-        f"{info.metric} of the {info.projection} matrices by layer (0 is the first) and step, {info.whose}.{cell} "
-        f"One scale for the {_count(_panels_with_rows(info), 'panel')} of this figure, {_number(info.low)} to "
-        f"{_number(info.high)}, the 1st to 99th percentile; {100 * info.clipped:.1f} % of the cells lie beyond it and "
-        "take its end colours. Other projections have other scales. Grey is missing."
-    )
-
-
 def _arm_text(info: Curves, arm: str) -> str:
     means = info.means.filter(pl.col("arm") == arm)
     runs = info.seeds.filter(pl.col("arm") == arm)["run_id"].n_unique()
@@ -100,35 +72,6 @@ def _arm_text(info: Curves, arm: str) -> str:
         text += f", 95 % t interval {signed(end['low'], 4)} to {signed(end['high'], 4)}"
     lost = f"; {_count(runs - end['n'], 'run')} not in the mean" if runs > end["n"] else ""
     return f"{text}){lost}."
-
-
-def _panel_text(info: Heatmap, panel: Panel) -> str:
-    if panel.run_id is None:
-        return f"{panel.arm}: no rows {_at(info)}."
-    rows = info.rows.filter((pl.col("arm") == panel.arm) & pl.col("value").is_finite())
-    missing = int(np.isnan(panel.cells).sum())
-    gone = f"; {_count(missing, 'cell')} missing" if missing else ""
-    if rows.is_empty():
-        return f"{panel.arm}: no finite value{gone}."
-    medians = rows.group_by("step").agg(pl.col("value").median()).sort("step")
-    first, last = medians.row(0), medians.row(-1)
-    lowest = rows.sort("value", "step", "layer").row(0, named=True)
-    return (
-        f"{panel.arm}: median {_number(first[1])} at step {first[0]:,} and {_number(last[1])} at step {last[0]:,}; "
-        f"lowest {_number(lowest['value'])} at layer {lowest['layer']}, step {lowest['step']:,}{gone}."
-    )
-
-
-def _at(info: Heatmap) -> str:
-    return "without a seed" if info.seed is None else f"at seed {info.seed}"
-
-
-def _panels_with_rows(info: Heatmap) -> int:
-    return sum(panel.run_id is not None for panel in info.panels)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _count(count: int, word: str) -> str:

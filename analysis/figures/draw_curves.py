@@ -9,7 +9,7 @@ import polars as pl
 
 from analysis.figures.curves import Curves, axis_range, last_x, lone_rows, rows_of_arms, runs_text
 from analysis.figures.style import shortened
-from analysis.figures.svg import Rows, Spec
+from analysis.figures.svg import Rows, Spec, part
 
 _WIDTH, _HEIGHT = 330, 230
 _THICK, _SINGLE, _THIN = 2.5, 1.5, 0.8  # a mean, the mean of one run, a seed
@@ -18,8 +18,8 @@ _THICK, _SINGLE, _THIN = 2.5, 1.5, 0.8  # a mean, the mean of one run, a seed
 def draw_curves(info: Curves) -> tuple[Spec, dict[str, Rows]]:
     """Specification and data. `info` must have rows."""
     rows = [_row(info, arms) for arms in rows_of_arms(info)]
-    chart = alt.vconcat(*rows).resolve_scale(color="independent", stroke="independent", strokeDash="independent")
-    return chart.to_dict(), _data(info)
+    own = dict.fromkeys(("color", "stroke", "strokeDash"), "independent")
+    return {"vconcat": rows, "resolve": {"scale": own}}, _data(info)
 
 
 def time_unit(info: Curves) -> tuple[str, float]:
@@ -48,13 +48,13 @@ def _data(info: Curves) -> dict[str, Rows]:
     }
 
 
-def _row(info: Curves, arms: list[str]) -> alt.HConcatChart:
+def _row(info: Curves, arms: list[str]) -> Spec:
     whole = _panel(info, arms, 0.0, "all of training")
     late = _panel(info, arms, last_x(info) / 2, "last half, own scale")
-    return alt.hconcat(whole, late, spacing=95, bounds="flush")
+    return {"hconcat": [whole, late], "spacing": 95, "bounds": "flush"}
 
 
-def _panel(info: Curves, arms: list[str], start: float, title: str) -> alt.LayerChart | alt.FacetChart:
+def _panel(info: Curves, arms: list[str], start: float, title: str) -> Spec:
     shown = alt.FieldOneOfPredicate(field="arm", oneOf=arms)
     n = dict(info.means.select("arm", "n").iter_rows())
     colours = alt.Scale(domain=arms, range=[info.styles[arm].colour for arm in arms])
@@ -99,7 +99,7 @@ def _panel(info: Curves, arms: list[str], start: float, title: str) -> alt.Layer
     if lone.height:
         dots = of("lone").mark_point(clip=True, filled=True, size=40, opacity=1)
         layers.append(dots.encode(x, y("value"), colour))
-    return alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title)
+    return {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _HEIGHT, "title": title}
 
 
 def _dash(own: tuple[int, ...], n: int | None) -> list[int]:

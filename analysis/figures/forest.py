@@ -63,7 +63,7 @@ def draw_forest(effects: Effects) -> tuple[Spec, dict[str, Rows]]:
         "zero": [{"zero": 0}],
     }
     panels = [_panel(effects, group, is_first=i == 0) for i, group in enumerate(groups)]
-    return alt.vconcat(*panels, spacing=24).resolve_scale(color="independent").to_dict(), data
+    return alt.vconcat(*panels, spacing=24).resolve_scale(color="independent").to_dict(validate=False), data
 
 
 def drawn_margins(effects: Effects, group: list[str]) -> pl.DataFrame:

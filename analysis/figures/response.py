@@ -15,8 +15,8 @@ import polars as pl
 from analysis.figures.effects import Effects, axis_around_zero, effects_of
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
-from analysis.figures.panels import copies, in_rows
 from analysis.figures.settings import AxisRow, axis_rows
+from analysis.figures.small_multiples import copies, in_rows
 from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary

@@ -1,4 +1,4 @@
-"""Colours and dashes: one colour per optimizer in every figure, which follows from its name; viridis for values."""
+"""Colours and dashes: an optimizer's follow from its name in every figure; viridis for values, blueorange beside 0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-FONT = "system-ui, sans-serif"
+FONT = "Report Roboto, sans-serif"
+"""Lies in `fonts/` and in every page: a figure is measured in what it is shown in."""
 MISSING_COLOUR = "#999999"
 # Viridis by van der Walt and Smith (CC0), every eighth colour of matplotlib's table; between them rgb is linear.
 _VIRIDIS = (
@@ -17,6 +18,9 @@ _VIRIDIS = (
     "1f988b1fa08822a8842ab07f35b77943bf7154c56866cc5d7ad1518fd744a5db36bcdf27d2e21be9e51afde725"
 )
 VIRIDIS_ANCHORS = len(_VIRIDIS) // 6
+# Vega's blueorange, for differences: light in the middle, where they are 0.
+_BLUEORANGE = "134b852f78b35da2cb9dcae1d2e5eff2f0ebfce0bafbbb74e8932fc5690d994a07"
+BLUEORANGE_ANCHORS = len(_BLUEORANGE) // 6
 
 RGB = tuple[int, int, int]
 
@@ -149,7 +153,16 @@ def shortened(name: str, length: int) -> str:
 
 def viridis(count: int = 255) -> list[RGB]:
     """`count` colours from the lowest value, dark violet, to the highest, yellow."""
-    anchors = [_rgb(_VIRIDIS[i : i + 6]) for i in range(0, len(_VIRIDIS), 6)]
+    return _ramp(_VIRIDIS, count)
+
+
+def blueorange(count: int = 255) -> list[RGB]:
+    """`count` colours from the most negative difference, dark blue, to the most positive, brown."""
+    return _ramp(_BLUEORANGE, count)
+
+
+def _ramp(table: str, count: int) -> list[RGB]:
+    anchors = [_rgb(table[i : i + 6]) for i in range(0, len(table), 6)]
     colours = []
     for i in range(count):
         position = i * (len(anchors) - 1) / (count - 1)

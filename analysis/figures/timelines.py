@@ -13,7 +13,7 @@ import polars as pl
 
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
-from analysis.figures.panels import copies, in_rows
+from analysis.figures.small_multiples import copies, in_rows
 from analysis.figures.style import ArmStyle, arm_styles
 from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store

@@ -553,7 +553,7 @@ def test_sweep_plan_says_what_is_next_on_the_same_store(muon: Muon, tmp_path: Pa
 
 
 def test_sweep_plan_takes_the_deviation_between_seeds(muon: Muon) -> None:
-    power = json.loads(muon("sweep", "plan", DEMO, "--sd", "0.01", "--json").out)["power"]
+    (power,) = json.loads(muon("sweep", "plan", DEMO, "--sd", "0.01", "--json").out)["power"]
     assert (power["sd"], power["sd_source"], power["comparisons"]) == (0.01, "given", 3)
     refused = muon("sweep", "plan", DEMO, "--sd", "nan")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
