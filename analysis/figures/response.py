@@ -114,8 +114,9 @@ def draw_response(info: Response) -> tuple[Spec, dict[str, Rows]]:
 
 def _panel(info: Response, row: AxisRow) -> Spec:
     xs = info.points["x"].unique().sort().to_list()
-    kind = "log" if info.is_log else "linear"
-    scale = alt.Scale(type=kind, domain=[xs[0], xs[-1]], nice=False, zero=False, padding=12)
+    scale = alt.Scale(
+        type="log" if info.is_log else "linear", domain=[xs[0], xs[-1]], nice=False, zero=False, padding=12
+    )
     axis = alt.Axis(values=xs, format="~g", labelOverlap=True, grid=False)
     x = alt.X("x:Q", title=info.axis, scale=scale, axis=axis)
     own = alt.Scale(domain=list(_domain(info, row)), nice=False, zero=False)
@@ -166,8 +167,8 @@ def describe_response(info: Response, file: str) -> str:
     for row in info.rows:
         arm, x, _ = best(info, row.name)
         points = info.points.filter(pl.col("row") == row.name)
-        low, high = (signed(float(value), 4) for value in (points["difference"].min(), points["difference"].max()))  # type: ignore[arg-type]
-        told = f"{len(points)} values of {info.axis} from {points['x'].min():g} to {points['x'].max():g}"
+        low, high = (signed(end(points["difference"]), 4) for end in (min, max))
+        told = f"{len(points)} values of {info.axis} from {min(points['x']):g} to {max(points['x']):g}"
         parts.append(f"{row.name}: {told}, means {low} to {high}, best at {x:g} ({arm}).")
     kind = f"Response of {effects.metric} minus {effects.baseline} ({effects.unit}) to {info.axis}"
     return " ".join([f"{kind}, one panel a row of arms.", *parts, *_edges(info), f"Values: {file}."])

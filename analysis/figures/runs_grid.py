@@ -106,7 +106,7 @@ def draw_runs_grid(info: RunsGrid) -> tuple[Spec, dict[str, Rows]]:
     places = info.runs.with_row_index("place").with_columns(
         left=(pl.col("place") % PER_ROW) * _COLUMN, top=(pl.col("place") // PER_ROW) * _ROW + 2 * _LINE
     )
-    height = int(places["top"].max()) + _HEIGHT + 4  # type: ignore[call-overload]
+    height = max(places["top"]) + _HEIGHT + 4
     most = float(info.curves["tokens"].max()) or 1.0  # type: ignore[arg-type]
     share = ((info.high - pl.col("value")) / (info.high - info.low)).clip(0, 1)
     rank = pl.col("step").rank("dense") - 1

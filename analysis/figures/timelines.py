@@ -96,9 +96,9 @@ def draw_timeline(info: Timeline) -> tuple[Spec, dict[str, Rows]]:
 
 
 def _panel(info: Timeline) -> Spec:
-    last = int(info.seeds["step"].max())  # type: ignore[call-overload]
-    top = 1.0 if info.column == "gate_open" else 1.05 * float(info.seeds["high"].max()) or 1.0  # type: ignore[arg-type]
-    axis = alt.Axis(tickCount=3, grid=False, format="~s")
+    last = max(info.seeds["step"])
+    top = 1.0 if info.column == "gate_open" else 1.05 * max(info.seeds["high"]) or 1.0
+    axis = alt.Axis(tickCount=3, grid=False, format="~s", labelExpr="datum.value ? datum.label : '0'")
     x = alt.X("step:Q", scale=alt.Scale(domain=[0, last or 1], nice=False), axis=axis)
     scale = alt.Scale(domain=[0, top], nice=False)
     percent = alt.Axis(tickCount=4, format="%" if info.column == "gate_open" else "~g", title=None)
@@ -147,7 +147,7 @@ def describe_timeline(info: Timeline, file: str) -> str:
         runs = rows["run_id"].n_unique()
         parts.append(
             f"{arm}: {first[1]:.3g} at step {first[0]:,}, {last[1]:.3g} at step {last[0]:,}, from "
-            f"{rows['value'].min():.3g} to {rows['value'].max():.3g} ({'single run' if runs == 1 else f'{runs} runs'})."
+            f"{min(rows['value']):.3g} to {max(rows['value']):.3g} ({'single run' if runs == 1 else f'{runs} runs'})."
         )
     return " ".join([f"Line charts of the {what} against step, a panel an arm.", *parts, f"Values: {file}."])
 

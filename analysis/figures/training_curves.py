@@ -22,7 +22,7 @@ ALWAYS = ("val_loss", "val_accuracy")
 def curve_figures(view: Store, members: pl.DataFrame | None = None, summary: Summary | None = None) -> Figures:
     """The primary metric's difference to the baseline, and it, validation loss and accuracy, over tokens and wall time.
 
-    Those that have a finite value; of arms with the same runs one is drawn.
+    Those that have a finite value, and none if the primary metric has none; of arms with the same runs one is drawn.
 
     Args:
         view: `open_store(place).sweep(name)`.
@@ -41,7 +41,8 @@ def curve_figures(view: Store, members: pl.DataFrame | None = None, summary: Sum
     infos |= {
         f"{metric}_wall": curves_info(series[metric], members, metric, baseline, "elapsed_s") for metric in metrics
     }
-    return Figures(_figure(name, info) for name, info in infos.items() if info.seeds.height)
+    drawn = infos if infos[summary.metric].seeds.height else {}
+    return Figures(_figure(name, info) for name, info in drawn.items() if info.seeds.height)
 
 
 def why_no_curves(view: Store, metric: str) -> str:
