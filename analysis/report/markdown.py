@@ -35,15 +35,13 @@ def markdown(summary: Summary, top: list[Figure], sections: list[Section]) -> st
 
 
 def pictures(top: list[Figure], sections: list[Section]) -> dict[str, bytes]:
-    """File -> PNG of the figures that the page shows unfolded, and of the first of each section's folds."""
+    """File -> PNG of the figures that the page shows unfolded, else the first of its section."""
     shown = [*top, *(figure for section in sections for figure in _shown(section))]
     return {_file(figure): to_png(figure.svg, scale=_SCALE) for figure in shown}
 
 
 def _shown(section: Section) -> Iterable[Figure]:
-    yield from section.figures
-    if section.folds:
-        yield section.folds[0].figures[0]
+    yield from section.figures or [fold.figures[0] for fold in section.folds[:1]]
 
 
 def _file(figure: Figure) -> str:
