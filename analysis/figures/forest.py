@@ -96,14 +96,14 @@ def _panel(effects: Effects, group: list[str], *, is_first: bool) -> Spec:
     def of(name: str) -> alt.Chart:
         return alt.Chart(alt.NamedData(name)).transform_filter(shown)
 
-    arms = of("arms").transform_filter("datum.difference != null")
+    several = of("arms").transform_filter("datum.low != null")  # a mean of one is its seed
     end: dict[str, Any] = {"align": "left", "baseline": "middle"}
     layers = [
         alt.Chart(alt.NamedData("zero")).mark_rule(color="currentColor").encode(x("zero")),
         of("margins").mark_tick(color="currentColor", thickness=2, size=_ROW - 8).encode(x("margin"), y),
-        arms.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5).encode(x("low"), y, colour, x2="high:Q"),
+        several.mark_rule(strokeWidth=2.5).encode(x("low"), y, colour, x2="high:Q"),
         of("seeds").mark_point(yOffset=8, size=36, strokeWidth=1.4, opacity=1).encode(x("difference"), y, colour),
-        arms.mark_point(shape="diamond", filled=True, size=130, opacity=1).encode(x("difference"), y, colour),
+        several.mark_point(shape="diamond", filled=True, size=130, opacity=1).encode(x("difference"), y, colour),
         of("arms").mark_text(**end).encode(y, text="text:N", x=alt.value(_WIDTH + 14)),
     ]
     if is_first:
