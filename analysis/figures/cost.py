@@ -13,7 +13,7 @@ from analysis.costs import attempts_with_costs
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.style import ArmStyle, arm_styles, shortened
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 
@@ -112,8 +112,8 @@ def draw_cost(info: Cost) -> tuple[Spec, dict[str, Rows]]:
         .encode(x("planned"), y),
         arms.mark_text(align="left", baseline="middle").encode(y, text="text:N", x=alt.value(_WIDTH + 14)),
     ]
-    spec: Spec = alt.layer(*layers).properties(width=_WIDTH, height=_ROW * len(order)).to_dict()
-    return spec, {"arms": rows.to_dicts()}
+    layered: Spec = {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _ROW * len(order)}
+    return layered, {"arms": rows.to_dicts()}
 
 
 def cost_caption(info: Cost) -> str:

@@ -15,10 +15,10 @@ from analysis.figures.effects import Effects, axis_around_zero, effects_of, reac
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.style import shortened
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
-from analysis.verdicts import interval_text, signed
+from analysis.verdicts import decimals_of, interval_text, signed
 
 _WIDTH, _ROW = 400, 30
 
@@ -63,7 +63,7 @@ def draw_forest(effects: Effects) -> tuple[Spec, dict[str, Rows]]:
         "zero": [{"zero": 0}],
     }
     panels = [_panel(effects, group, is_first=i == 0) for i, group in enumerate(groups)]
-    return alt.vconcat(*panels, spacing=24).resolve_scale(color="independent").to_dict(validate=False), data
+    return {"vconcat": panels, "spacing": 24, "resolve": {"scale": {"color": "independent"}}}, data
 
 
 def drawn_margins(effects: Effects, group: list[str]) -> pl.DataFrame:
@@ -79,7 +79,7 @@ def _domain(effects: Effects, group: list[str]) -> tuple[float, float]:
     return axis_around_zero([*arms["difference"], *arms["low"], *arms["high"], *seeds], margins)
 
 
-def _panel(effects: Effects, group: list[str], *, is_first: bool) -> alt.LayerChart | alt.FacetChart:
+def _panel(effects: Effects, group: list[str], *, is_first: bool) -> Spec:
     order = [arm for arm in effects.arms["arm"] if arm in group]
     labels = {arm: shortened(arm, 56) for arm in order}
     shown = alt.FieldOneOfPredicate(field="arm", oneOf=order)
@@ -96,21 +96,21 @@ def _panel(effects: Effects, group: list[str], *, is_first: bool) -> alt.LayerCh
     def of(name: str) -> alt.Chart:
         return alt.Chart(alt.NamedData(name)).transform_filter(shown)
 
-    arms = of("arms").transform_filter("datum.difference != null")
+    several = of("arms").transform_filter("datum.low != null")  # a mean of one is its seed
     end: dict[str, Any] = {"align": "left", "baseline": "middle"}
     layers = [
         alt.Chart(alt.NamedData("zero")).mark_rule(color="currentColor").encode(x("zero")),
         of("margins").mark_tick(color="currentColor", thickness=2, size=_ROW - 8).encode(x("margin"), y),
-        arms.transform_filter("datum.low != null").mark_rule(strokeWidth=2.5).encode(x("low"), y, colour, x2="high:Q"),
+        several.mark_rule(strokeWidth=2.5).encode(x("low"), y, colour, x2="high:Q"),
         of("seeds").mark_point(yOffset=8, size=36, strokeWidth=1.4, opacity=1).encode(x("difference"), y, colour),
-        arms.mark_point(shape="diamond", filled=True, size=130, opacity=1).encode(x("difference"), y, colour),
+        several.mark_point(shape="diamond", filled=True, size=130, opacity=1).encode(x("difference"), y, colour),
         of("arms").mark_text(**end).encode(y, text="text:N", x=alt.value(_WIDTH + 14)),
     ]
     if is_first:
         heading = "difference [95 % interval], seeds, verdict"
         head = alt.Chart(alt.NamedData("zero")).mark_text(**end, fontWeight=600, text=heading)
         layers.append(head.encode(x=alt.value(_WIDTH + 14), y=alt.value(-10)))
-    return alt.layer(*layers).properties(width=_WIDTH, height=_ROW * len(order))
+    return {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _ROW * len(order)}
 
 
 def forest_caption(effects: Effects) -> str:
@@ -161,9 +161,11 @@ def _text(row: dict[str, Any]) -> str:
     """`−0.0582 [−0.0907 to −0.0256], n = 3, lower`."""
     if row["difference"] is None:
         return str(row["verdict"])
-    interval = "" if row["low"] is None else f" [{interval_text((row['low'], row['high']), 4)}]"
+    ends = None if row["low"] is None else (row["low"], row["high"])
+    decimals = decimals_of(ends)
+    interval = f" [{interval_text(ends, decimals)}]" if ends else ""
     over = "one pair" if row["n"] == 1 else f"n = {row['n']}"
-    return f"{signed(row['difference'], 4)}{interval}, {over}, {row['verdict']}"
+    return f"{signed(row['difference'], decimals)}{interval}, {over}, {row['verdict']}"
 
 
 def _count(count: int, word: str) -> str:

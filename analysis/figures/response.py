@@ -17,7 +17,7 @@ from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.settings import AxisRow, axis_rows
 from analysis.figures.small_multiples import copies, in_rows
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 from analysis.verdicts import signed
@@ -136,8 +136,8 @@ def _panel(info: Response, row: AxisRow) -> Spec:
             x, y("difference")
         ),
     ]
-    spec: Spec = alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT).to_dict()
-    return spec
+    layered: Spec = {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _HEIGHT}
+    return layered
 
 
 def _domain(info: Response, row: AxisRow) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from analysis import queries
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.style import ArmStyle, arm_styles, laid_out, shortened
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 from muon_core.statuses import counts_text
@@ -139,13 +139,13 @@ def draw_runs_grid(info: RunsGrid) -> tuple[Spec, dict[str, Rows]]:
     curves = alt.Chart(alt.NamedData("lines")).mark_line(strokeWidth=1.5)
     dots = alt.Chart(alt.NamedData("ends")).mark_point(filled=True, size=22, opacity=1)
     texts = alt.Chart(alt.NamedData("names")).mark_text(align="left", baseline="middle", fontSize=laid_out(9))
-    chart = alt.layer(
+    layers = [
         bases.encode(x, y, x2="x2:Q"),
         curves.encode(x, y, colour, detail="run_id:N"),
         dots.encode(x, y, colour),
         texts.encode(x, y, text="text:N"),
-    )
-    return chart.properties(width=PER_ROW * _COLUMN, height=height).to_dict(), data
+    ]
+    return {"layer": [part(layer) for layer in layers], "width": PER_ROW * _COLUMN, "height": height}, data
 
 
 def _names(places: pl.DataFrame) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.small_multiples import copies, in_rows
 from analysis.figures.style import ArmStyle, arm_styles
-from analysis.figures.svg import Rows, Spec, to_svg
+from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
 
@@ -115,8 +115,8 @@ def _panel(info: Timeline) -> Spec:
         layers.append(seeds.mark_point(color="@colour", size=30, filled=True, opacity=1).encode(x, y("value")))
     if info.column == "noise_ratio":
         layers.insert(0, means.mark_area(color="@colour", fillOpacity=0.2).encode(x, y("low"), y2="high:Q"))
-    spec: Spec = alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT).to_dict()
-    return spec
+    layered: Spec = {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _HEIGHT}
+    return layered
 
 
 def _thinned(rows: pl.DataFrame) -> pl.DataFrame:

@@ -27,7 +27,8 @@ def test_the_script_of_the_text_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_text_names_every_builder_and_each_can_be_had() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", TEXT, re.MULTILINE)) == set(analysis.figures.BUILDERS)
+    rows = re.findall(r"^\| (`.*_figures`) \|", TEXT, re.MULTILINE)
+    assert sorted(re.findall(r"\w+_figures", " ".join(rows))) == sorted(analysis.figures.BUILDERS)
     for name in analysis.figures.BUILDERS:
         assert getattr(analysis.figures, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'pie_figures'"):

@@ -90,7 +90,11 @@ def test_one_seed_is_a_dot_without_an_interval(tmp_path: Path) -> None:
     runs = [FakeRun("muon", 1, loss_curve(3.0), role="baseline"), FakeRun("adamw", 1, loss_curve(3.5))]
     found = effects(view_of(tmp_path, runs))
     assert found.arms.select("n", "low", "high").rows() == [(1, None, None)]
-    assert "adamw: +0.5000, one pair" in forest_figures(view_of(tmp_path, runs))[0].description
+    (figure,) = forest_figures(view_of(tmp_path, runs))
+    assert "adamw: +0.5000, one pair" in figure.description
+    colour = found.styles["adamw"].colour
+    assert figure.svg.count(f'stroke="{colour}"') == 1  # the circle
+    assert f'fill="{colour}"' not in figure.svg  # no diamond
 
 
 def test_runs_without_seeds_have_a_dot_each(tmp_path: Path) -> None:
