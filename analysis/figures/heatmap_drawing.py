@@ -6,7 +6,6 @@ wrong. Cells that are ill-posed lie below a second image, which hatches them.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from analysis.figures.cells import Flags, Values
 from analysis.figures.panels import Heatmap, Panel
-from analysis.figures.picture_grid import LETTER, Layout, Picture, draw_grid, letters_of
+from analysis.figures.picture_grid import LETTER, Layout, Picture, draw_grid, text_width, wrapped
 from analysis.figures.png import data_url, encode_indexed
 from analysis.figures.style import (
     BLUEORANGE_ANCHORS,
@@ -46,7 +45,7 @@ def draw_heatmap(info: Heatmap) -> tuple[Spec, dict[str, Rows]]:
         if panel.ill_posed is not None and panel.ill_posed.any():
             images.append(data_url(hatch(panel.ill_posed[::-1], width, height)))
         pictures.append(Picture(_title(info, panel), images))
-    columns, layers = len(info.columns), len(info.layers)
+    layers = len(info.layers)
     layout = Layout(
         per_row=info.per_row,
         width=width,
@@ -55,7 +54,7 @@ def draw_heatmap(info: Heatmap) -> tuple[Spec, dict[str, Rows]]:
         left=22 + round(LETTER * len(str(info.layers[-1]))) + 8,
         side=[(height * (1 - (i + 0.5) / layers), str(info.layers[i])) for i in spread(layers, 6)],
         side_title="layer",
-        foot=[(width * (i + 0.5) / columns, f"{info.columns[i]:,}") for i in spread(columns, 2 + width // 60)],
+        foot=_step_labels(info),
         foot_title="step",
     )
     notes = ["missing", "ill-posed"][: 1 + _has_ill_posed(info)]
@@ -93,9 +92,18 @@ def spread(count: int, ticks: int) -> list[int]:
     return list(range(0, count, stride))
 
 
+def _step_labels(info: Heatmap) -> list[tuple[float, str]]:
+    """As many as fit side by side, none of which reaches the next panel's."""
+    width, columns = _width(info), len(info.columns)
+    room = text_width(f"{info.columns[-1]:,}") + 2 * LETTER
+    ticks = spread(columns, max(2, int(width // room)))
+    labels = [(width * (i + 0.5) / columns, f"{info.columns[i]:,}") for i in ticks]
+    return [(at, label) for at, label in labels if at + text_width(label) / 2 <= width + _GAP / 2]
+
+
 def _title(info: Heatmap, panel: Panel) -> list[str]:
     """Lines above a panel."""
-    lines = textwrap.wrap(panel.arm, letters_of(_width(info) + _GAP / 2)) + ([panel.note] if panel.note else [])
+    lines = wrapped(panel.arm, _width(info) + _GAP / 2) + ([panel.note] if panel.note else [])
     return lines + ([] if panel.run_id else ["no rows" if panel.note else "no rows at this seed"])
 
 

@@ -7,6 +7,7 @@ take longer to check it than Vega to draw it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from analysis.figures.svg import Rows, Spec
 
 LINE = 14  # CSS pixels from one line of text to the next
-LETTER = 7.0  # of a letter of 11 pixels in the widest font a browser may take, DejaVu Sans
+LETTER, _WIDE = 7.0, 10.9  # of a letter of 11 pixels in the widest font a browser may take, DejaVu Sans
 _TICK, _PAD = 5, 3
 _BELOW = 2 * LINE + 12  # of the step axis: its labels and its title
 
@@ -47,9 +48,22 @@ class Layout:
     foot_title: str = ""
 
 
-def letters_of(layout_width: float) -> int:
-    """How many letters of a line fit into so many pixels."""
-    return int(layout_width / LETTER)
+def wrapped(name: str, width: float) -> list[str]:
+    """`name` in lines of at most `width` CSS pixels, broken after spaces, `-`, `_`, `=` and `,` where it can be."""
+    lines = [""]
+    for part in re.findall(r"[^\s_=,-]*[\s_=,-]+|[^\s_=,-]+", name):
+        if lines[-1] and text_width((lines[-1] + part).rstrip()) > width:
+            lines.append("")
+        for letter in part:
+            if text_width(lines[-1] + letter) > width and letter != " ":
+                lines.append("")
+            lines[-1] += letter
+    return [line.rstrip() for line in lines]
+
+
+def text_width(text: str) -> float:
+    """CSS pixels that `text` takes at most."""
+    return sum(_WIDE if letter in "mwMW@%" else LETTER for letter in text)
 
 
 def draw_grid(pictures: Sequence[Picture], layout: Layout, legends: Sequence[Spec]) -> tuple[Spec, dict[str, Rows]]:

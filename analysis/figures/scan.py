@@ -7,7 +7,6 @@ runs. Layers, steps and colours are coarser than in a heatmap: two hundred pictu
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from analysis.figures.given import given
 from analysis.figures.heatmap_drawing import LINES, MISSING, PAPER, notes_legend
 from analysis.figures.heatmap_text import chance_text, count, number
 from analysis.figures.panels import bin_steps, scale_of
-from analysis.figures.picture_grid import Layout, Picture, draw_grid, letters_of
+from analysis.figures.picture_grid import Layout, Picture, draw_grid, wrapped
 from analysis.figures.png import data_url, encode_indexed
 from analysis.figures.style import RGB, VIRIDIS_ANCHORS, hex_colour, viridis
 from analysis.figures.svg import Rows, Spec, to_svg
@@ -30,8 +29,8 @@ from analysis.summary import Summary
 METRICS = ("effective_rank",)
 _COLUMNS, _BAND, _COLOURS = 48, 12, 32
 """Of a picture: columns and layers of a band at most, and colours; a quick look needs no more."""
-_WIDTH, _GAP, _PER_ROW, _LEFT = 84, 12, 8, 46
-"""CSS pixels of a picture and between two, pictures in a row, and room for names of bands."""
+_WIDTH, _HEIGHT, _GAP, _PER_ROW, _LEFT = 84, 72, 12, 8, 46
+"""CSS pixels of a picture, the height about, and between two; pictures in a row; room for names of bands."""
 _PALETTE: list[RGB] = [(0, 0, 0), MISSING, PAPER, LINES, *viridis(_COLOURS)]
 """Between bands (transparent), missing, ill-posed and its hatch, and values."""
 
@@ -174,13 +173,13 @@ def _picture(info: Scan, run: ScannedRun, band: int) -> bytes:
 
 def _band_height(info: Scan) -> int:
     rows = len(info.runs[0].bands[0])
-    return rows * max(1, _BAND // rows)
+    return rows * max(1, _HEIGHT // (rows * len(info.projections)))
 
 
 def _lines(run: ScannedRun) -> list[str]:
     """What stands above a picture."""
     return [
-        *textwrap.wrap(run.arm, letters_of(_WIDTH + _GAP / 2)),
+        *wrapped(run.arm, _WIDTH + _GAP / 2),
         "no seed" if run.seed is None else f"seed {run.seed}",
     ]
 
