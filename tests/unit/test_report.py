@@ -184,6 +184,40 @@ def test_the_same_results_give_the_same_page(demo: tuple[Store, Path], tmp_path:
     assert write_report(demo[0], tmp_path).page.read_bytes() == demo[1].read_bytes()
 
 
+def test_the_markdown_has_the_answer_and_pictures_with_alternative_texts(demo: tuple[Store, Path]) -> None:
+    view, path = demo
+    text, figures = (path.parent / "report.md").read_text(), json.loads((path.parent / "report.json").read_text())
+    assert answer(summarize(view)) in text
+    described = {figure["name"]: figure["description"] for figure in figures["figures"]}
+    shown = re.findall(r"^!\[(.*)\]\(figures/(.*)\.png\)$", text, re.MULTILINE)
+    assert {"forest", "val_loss"} <= {name for _, name in shown}
+    for alternative, name in shown:
+        assert alternative.replace("\\", "") == described[name]
+        assert (path.parent / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(figures["files"]) == sorted(
+        str(file.relative_to(path.parent))
+        for folder in ("data", "figures")
+        for file in (path.parent / folder).iterdir()
+    )
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)])
+def test_arms_with_disjoint_seeds_are_not_compared_and_others_are(tmp_path: Path, seeds: tuple[int, int]) -> None:
+    runs = [
+        FakeRun("muon", seeds[0], loss_curve(3.0), role="baseline", with_layers=False),
+        FakeRun("adamw", seeds[1], loss_curve(3.5), with_layers=False),
+    ]
+    text = write_report(view_of(tmp_path / "store", runs), tmp_path / "report", FEW).page.read_text()
+    assert ("shares no finished seed with it" in text) == (seeds == (1, 2))
+    assert ('<figure id="forest">' in text) == (seeds == (1, 1))
+
+
+def test_two_hundred_runs_have_a_page_that_lists_them_all(tmp_path: Path) -> None:
+    runs = [FakeRun("muon", seed, {0: 7.0, 20: 3 + seed / 1000}, with_layers=False) for seed in range(200)]
+    page = Page(write_report(view_of(tmp_path / "store", runs), tmp_path / "report", FEW).page.read_text())
+    assert {run.run_id for run in runs} <= set(page.cells)
+
+
 def test_another_layer_metric_is_shown_and_defined(tmp_path: Path) -> None:
     path = write_report(
         view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report", Choice(("effective_rank_share",))
