@@ -19,11 +19,11 @@ from analysis.figures.difference_heatmap import difference_heatmap_figures, why_
 from analysis.figures.figure import Figure
 from analysis.figures.forest import forest_figures
 from analysis.figures.heatmap import heatmap_figures, why_no_heatmaps
+from analysis.figures.layer_lines import METRICS as LINES
 from analysis.figures.layer_lines import layer_lines_figures
 from analysis.figures.pairs import pair_figures, why_no_pairs
 from analysis.figures.response import response_figures, why_no_response
 from analysis.figures.runs_grid import runs_grid_figures
-from analysis.figures.scan import METRICS as SCANNED
 from analysis.figures.scan import scan_figures
 from analysis.figures.spectrum import spectrum_figures, why_no_spectra
 from analysis.figures.timelines import timeline_figures, why_no_timelines
@@ -114,9 +114,9 @@ def _curves(of: Material) -> Section:
 def _scan(of: Material) -> Section:
     figures = (
         *runs_grid_figures(of.view, of.members, of.summary, of.summary.metric),
-        *scan_figures(of.view, of.members, of.summary),
+        *scan_figures(of.view, of.members, of.summary, of.choice.first),
     )
-    nothing = "" if figures else why_no_heatmaps(of.view, of.members, SCANNED)
+    nothing = "" if figures else why_no_heatmaps(of.view, of.members, of.choice.first)
     return Section("scan", "All runs", figures=figures, nothing=nothing)
 
 
@@ -147,7 +147,8 @@ def _pairs(of: Material) -> Section:
 
 
 def _lines(of: Material) -> Section:
-    figures = layer_lines_figures(of.view, of.members, of.summary)
+    metrics = LINES if of.choice.metrics == Choice().metrics else of.choice.metrics
+    figures = layer_lines_figures(of.view, of.members, of.summary, metrics)
     nothing = "" if figures else "No layer has been measured yet."
     return Section("lines", "Lines by layer", folds=tuple(Fold(f.title, (f,)) for f in figures), nothing=nothing)
 

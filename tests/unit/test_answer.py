@@ -29,7 +29,8 @@ def test_one_candidate_is_told_in_full(tmp_path: Path) -> None:
 def test_several_are_counted_and_the_best_estimate_is_not_confirmed(tmp_path: Path) -> None:
     told = answer_to(tmp_path / "worse", demo_runs())
     assert told == (
-        "val_loss against muon: of 3 arms 1 is higher (adamw), 2 are not resolved; none has a better estimate than muon."
+        "val_loss against muon: of 3 arms 1 is higher (adamw), 2 are not resolved; none has a better estimate "
+        "than muon."
     )
     better = [base(), FakeRun("adamw", 1, loss_curve(3.3)), FakeRun("lion", 1, loss_curve(2.7))]
     told = answer_to(tmp_path / "better", better)
@@ -58,7 +59,7 @@ def test_results_of_gates_are_counted(tmp_path: Path) -> None:
         ),
         (
             [base(), FakeRun("adamw", 2, loss_curve(3.5))],
-            "adamw is not resolved against muon, which shares no finished seed with it; val_loss 3.5000 in a single run.",
+            "adamw is not resolved against muon, which shares no finished seed with it; val_loss 3.5000 in a",
         ),
         (
             [base(), FakeRun("adamw", 1, {}, "failed")],
