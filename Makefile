@@ -2,8 +2,9 @@
 # make quick: the checks, and the tests without Ray, S3 servers and long trainings: for the loop of edit and run.
 # make test-cluster: machines are lost under a cluster of hosts on this machine, and others rented in an emulated account;
 # as root, about fifteen minutes.
+# make test-browser: the tests of the page, and a Chromium for them where there is none.
 # make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
-.PHONY: demo test test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
+.PHONY: demo test test-browser test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -48,6 +49,14 @@ tests:
 # No part of `make test`: it needs root and a few packages of Debian, which come first to say if one is missing.
 test-cluster: can-make-hosts .venv/.ready .venv-s3/.ready .venv-ec2/.ready
 	$(BIN)/pytest tests/cluster -x -s
+
+# A part of `make test` too, which leaves them out where no Chromium is found.
+test-browser: .venv/.ready
+	@$(BIN)/python tests/browser/chromium.py || { \
+	if [ "`id -u`" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq chromium; \
+	else $(BIN)/playwright install chromium; fi; } || \
+		{ echo "make: installing Chromium failed; put one on the PATH"; exit 1; }
+	$(BIN)/pytest tests/browser
 
 can-make-hosts:
 	$(check-python)

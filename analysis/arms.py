@@ -15,16 +15,9 @@ from typing import Literal
 
 import polars as pl
 
+from analysis.additive import Contrast, contrasts_to
 from analysis.members import ALL_STATUSES
-from analysis.statistics import (
-    Contrast,
-    Goal,
-    PairedComparison,
-    additive_model,
-    compare_paired,
-    holm,
-    seeds_to_resolve,
-)
+from analysis.statistics import Goal, PairedComparison, compare_paired, holm, seeds_to_resolve
 from analysis.unpaired import UnpairedComparison, compare_unpaired
 from muon_core.statuses import EARLY
 
@@ -133,7 +126,7 @@ def _copies(frames: list[pl.DataFrame], baseline: str | None) -> dict[str, str]:
 def _arm(frame: pl.DataFrame, copy_of: str | None, errors: tuple[str, ...]) -> ArmSummary:
     done = frame.filter(pl.col("status") == "done")
     wall = done["wall_s"].drop_nulls().to_list()
-    is_usable = pl.col("value").is_finite() & (pl.col("value") > 0)  # differences are ratios
+    is_usable = pl.col("value").is_finite() & (pl.col("value") > 0)  # else percent of it mean nothing
     usable, seedless = done.filter(is_usable), pl.col("seed").is_null()
     values, unseeded = _by_seed(usable.filter(~seedless)), tuple(usable.filter(seedless)["value"])
     own = [*values.values(), *unseeded]
@@ -168,7 +161,7 @@ def _tested(arms: list[ArmSummary], base: ArmSummary | None, goal: Goal) -> dict
         return {arm.arm: arm for arm in arms}
     compared = [arm if arm.arm == base.arm else _compared(arm, base, goal) for arm in arms]
     adjusted = holm([arm.found.p_value if arm.found else None for arm in compared])
-    pooled = additive_model({arm.arm: arm.values for arm in arms}, base.arm)
+    pooled = contrasts_to(base.arm, {arm.arm: arm.values for arm in arms})
     return {
         arm.arm: replace(arm, adjusted_p=p, pooled=pooled.get(arm.arm))
         for arm, p in zip(compared, adjusted, strict=True)
@@ -194,8 +187,8 @@ def _with_verdict(arm: ArmSummary, base: ArmSummary | None, num_tests: int) -> A
     arm = replace(arm, of_survivors=any(one.casualties for one in (arm, base) if one))
     verdict, found = _verdict(arm, base), arm.comparison
     seeds = None
-    if verdict == "not resolved" and not arm.of_survivors and found and found.sd_log is not None:
-        seeds = seeds_to_resolve(found.sd_log, found.log_ratio, num_tests)
+    if verdict == "not resolved" and not arm.of_survivors and found and found.sd is not None:
+        seeds = seeds_to_resolve(found.sd, found.difference, num_tests)
     return replace(arm, verdict=verdict, seeds_to_resolve=seeds)
 
 
@@ -208,4 +201,4 @@ def _verdict(arm: ArmSummary, base: ArmSummary | None) -> Verdict:
         return "no data"
     if arm.of_survivors or arm.found is None or arm.adjusted_p is None or arm.adjusted_p >= ALPHA:
         return "not resolved"
-    return "lower" if arm.found.log_ratio < 0 else "higher"
+    return "lower" if arm.found.difference < 0 else "higher"

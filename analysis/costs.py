@@ -55,6 +55,13 @@ def cost_per_seed(store: Store, members: pl.DataFrame) -> dict[str, SeedCost]:
     return {arm: SeedCost(gpu_hours, usd) for arm, gpu_hours, usd in means.collect().iter_rows()}
 
 
+def usd_per_run(store: Store) -> dict[str, float]:
+    """run_id -> what all its attempts cost together; runs of which an attempt has no price are left out."""
+    attempts = store.attempts.unique(["run_id", "attempt"])
+    runs = attempts.group_by("run_id").agg(_sum("usd")).drop_nulls("usd").collect()
+    return dict(zip(runs["run_id"], runs["usd"], strict=True))
+
+
 def _sum(name: str) -> pl.Expr:
     return _unless_null(name, pl.col(name).sum())
 

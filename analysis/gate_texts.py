@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.gates import GateArm, GateResult
-from analysis.verdicts import SHORT_UNITS, interval_text, p_text, signed
+from analysis.verdicts import SHORT_UNITS, decimals_of, interval_text, p_text, signed
 
 SHOWN = 3  # arms of a gate in an answer; `muon gates` tells of all
 
@@ -51,7 +51,7 @@ def _asked(found: GateResult) -> str:
 def _numbers(arm: GateArm, found: GateResult) -> str:
     if arm.effect is None:
         return ""
-    unit, decimals = _unit(found), 2 if found.unit == "%" else 4
+    unit, decimals = _unit(found), 2 if found.unit == "%" else decimals_of(arm.interval)
     parts = [f"{signed(arm.effect, decimals)} {unit}".rstrip()]
     if arm.interval:
         parts.append(f"{100 * found.level:.0f} % interval {interval_text(arm.interval, decimals)} {unit}".rstrip())

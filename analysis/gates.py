@@ -46,7 +46,7 @@ class Gate:
     @property
     def is_relative(self) -> bool:
         """Whether arms are compared by ratios, and the gate's unit is %."""
-        return not isinstance(self.size, int | float)
+        return isinstance(self.size, str)
 
     @property
     def needs_all(self) -> bool:
@@ -132,7 +132,7 @@ def parse_gates(spec: Mapping[str, Any]) -> tuple[Gate, ...]:
 
 def overall(results: Sequence[GateResult]) -> Result:
     """PASS if all gates do, FAIL if any does."""
-    return _all_of([gate.result for gate in results])
+    return all_of([gate.result for gate in results])
 
 
 def judge(
@@ -170,7 +170,7 @@ def judge(
     results = [arm.result for arm in priced] + unknown
     return GateResult(
         gate=gate,
-        result=_all_of(results) if gate.needs_all else _any_of(results),
+        result=all_of(results) if gate.needs_all else _any_of(results),
         vs=vs.arm if vs else None,
         unit="%" if gate.is_relative else unit,
         level=gate.level,
@@ -276,7 +276,8 @@ def _with_costs(arm: GateArm, own: SeedCost | None, other: SeedCost | None) -> G
     return replace(arm, gpu_hours=arm.seeds * (own.gpu_hours + other.gpu_hours), usd=usd)
 
 
-def _all_of(results: Sequence[Result]) -> Result:
+def all_of(results: Sequence[Result]) -> Result:
+    """PASS if all are, FAIL if any is."""
     if "FAIL" in results:
         return "FAIL"
     return "PASS" if results and set(results) == {"PASS"} else "INCONCLUSIVE"

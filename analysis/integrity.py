@@ -17,7 +17,7 @@ import polars as pl
 _HASHES = {"init_hash": "initial weights", "first_batch_hash": "first batch"}
 _STREAMS = {"init_hash": "init", "first_batch_hash": "data"}
 """Hash -> the random stream it is a function of."""
-_ALIKE = {
+ALIKE = {
     "device": "devices",
     "environment_json": "environments (versions, threads, platform)",
     "world_size": "numbers of workers",
@@ -195,7 +195,7 @@ def _flagged(started: pl.DataFrame) -> list[str]:
 
 def _unlike(runs: pl.DataFrame) -> list[str]:
     found = []
-    for column, what in _ALIKE.items():
+    for column, what in ALIKE.items():
         values = runs[column].value_counts(sort=True)
         if values.height > 1:
             counts = ", ".join(str(count) for count in values["count"])

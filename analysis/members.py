@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 
+from analysis.store import Store
 from muon_core.statuses import MEANINGS, record_told, status_told
-from muon_core.store.sweeps import SweepRecord
+from muon_core.store.sweeps import SweepRecord, SweepRun
 
 ALL_STATUSES = tuple(word for word in MEANINGS if word != "left out")
 """What a run may be called by whoever knows the store alone."""
@@ -31,6 +34,14 @@ def sweep_members(record: SweepRecord, runs: pl.DataFrame, alive: Collection[str
     )
     joined = planned.join(known.drop("arm"), on="run_id", how="left", maintain_order="left")
     return tell_statuses(joined, alive)
+
+
+def view_of_run(store: Store, run: Mapping[str, Any]) -> Store:
+    """`store` narrowed to one run, a row of the `runs` table, as if a sweep without a file listed it alone."""
+    listed = SweepRun(
+        run_id=run["run_id"], block="run", role="candidate", arm=run["arm"] or run["run_id"], seed=run["seed"]
+    )
+    return replace(store.run(listed.run_id), record=SweepRecord(sweep=listed.run_id, runs=(listed,)))
 
 
 def tell_statuses(runs: pl.DataFrame, alive: Collection[str]) -> pl.DataFrame:

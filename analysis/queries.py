@@ -6,11 +6,12 @@ repeat, and what counts is the run, not how often it is listed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import polars as pl
 
-from muon_core.tables import LAYERS, SERIES
+from muon_core.tables import HEALTH, LAYERS, SERIES
 
 At = Literal["final", "best"]
 COUNTED = ("done", "running")
@@ -40,14 +41,20 @@ def metric_unit(metric: str) -> str:
 
 
 def layer_metrics() -> list[str]:
-    """What `layer_cells` can show."""
-    return [name for name in LAYERS.columns if name not in _NOT_MEASURED] + list(DERIVED)
+    """What `layer_cells` can show: metrics of single matrices, of the tables `layers` and `health`."""
+    return [name for table in (LAYERS, HEALTH) for name in table.columns if name not in _NOT_MEASURED] + list(DERIVED)
 
 
 def check_layer_metric(metric: str) -> None:
     """Raises ValueError naming the layer metrics for one that `layer_cells` cannot show."""
     if metric not in layer_metrics():
         raise ValueError(f"unknown layer metric {metric!r}; choose one of {', '.join(layer_metrics())}")
+
+
+def layer_table(metric: str) -> str:
+    """Name of the table that holds a layer metric, `layers` or `health`. Raises ValueError for an unknown one."""
+    check_layer_metric(metric)
+    return HEALTH.name if metric in HEALTH.columns else LAYERS.name
 
 
 def value_per_run(
@@ -61,23 +68,27 @@ def value_per_run(
     return rows.sort("step").group_by("run_id", maintain_order=True).last()
 
 
-def curves(series: pl.LazyFrame, members: pl.LazyFrame, metric: str) -> pl.LazyFrame:
+Over = Literal["tokens", "elapsed_s"]
+"""What a curve may be over, beside steps: training tokens, or seconds since the run's start."""
+
+
+def curves(series: pl.LazyFrame, members: pl.LazyFrame, metric: str, over: Over = "tokens") -> pl.LazyFrame:
     """`metric` over time for every run of `members` (`run_id`, `arm`, `optimizer`, `seed`, `status`), sorted."""
-    rows = series.select("run_id", "step", "tokens", value=pl.col(metric)).drop_nulls("value").unique()
+    rows = series.select("run_id", "step", over, value=pl.col(metric)).drop_nulls(["value", over]).unique()
     who = members.select("run_id", "arm", "optimizer", "seed", "status")
     return who.join(rows, on="run_id", how="inner").sort("arm", "seed", "run_id", "step")
 
 
-def mean_over_seeds(curves: pl.LazyFrame) -> pl.LazyFrame:
+def mean_over_seeds(curves: pl.LazyFrame, over: Over = "tokens") -> pl.LazyFrame:
     """Mean and sample deviation of `value` over the seeds of an arm, at the steps all of its counted runs reached.
 
     Runs that diverged, failed or were stopped do not count: a mean that loses a seed half way would jump. `sd` is null
-    for one seed; `n` counts the seeds.
+    for one seed; `n` counts the seeds. Seconds are a mean, as seeds do not take the same.
     """
     arm = ["arm", "optimizer"]
     rows = curves.filter(pl.col("status").is_in(COUNTED)).with_columns(seeds=pl.col("run_id").n_unique().over(arm))
     points = rows.group_by(*arm, "step").agg(
-        tokens=pl.col("tokens").max(),
+        pl.col(over).max() if over == "tokens" else pl.col(over).mean(),
         mean=pl.col("value").mean(),
         sd=pl.col("value").std(),
         n=pl.len(),
@@ -96,12 +107,19 @@ def difference_to_baseline(curves: pl.LazyFrame, baseline: str) -> pl.LazyFrame:
     return difference.sort("arm", "seed", "run_id", "step")
 
 
-def layer_cells(layers: pl.LazyFrame, run_ids: list[str], metric: str) -> pl.LazyFrame:
-    """Cells of layer x step heatmaps: `run_id`, `projection`, `layer`, `step`, `value` of the runs, sorted."""
-    check_layer_metric(metric)
-    value = DERIVED.get(metric, pl.col(metric))
-    cells = layers.filter(pl.col("run_id").is_in(run_ids)).select("run_id", "projection", "layer", "step", value=value)
-    return cells.unique().sort("run_id", "projection", "layer", "step")
+def layer_cells(table: pl.LazyFrame, members: pl.DataFrame, metrics: Sequence[str]) -> pl.LazyFrame:
+    """Cells of layer x step heatmaps: `run_id`, `projection`, `layer`, `step` and a column a metric, each row once.
+
+    Args:
+        table: the one that holds `metrics`; those it lacks, as plain columns beside them may be, are left out.
+        members: rows of `sweep_members`, or any frame with the `run_id` of the runs to show.
+    """
+    known = table.collect_schema().names()
+    values = [DERIVED[name].alias(name) if name in DERIVED else pl.col(name) for name in metrics]
+    keys = ["run_id", "block"] if "block" in known and "block" in members.columns else ["run_id"]
+    runs = members.lazy().unique("run_id", keep="first", maintain_order=True).select(keys)
+    cells = table.join(runs, on=keys, how="semi").select("run_id", "projection", "layer", "step", *values)
+    return cells if len(keys) == 2 else cells.unique()  # in a view, one block has each row of a run once
 
 
 def shared_scale(cells: pl.LazyFrame, low: float = 0.01, high: float = 0.99) -> pl.LazyFrame:

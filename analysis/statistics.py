@@ -1,23 +1,25 @@
-"""Compares arms seed by seed: paired Student t intervals, Holm over several arms, an additive model of arm and seed.
+"""Compares arms seed by seed: paired Student t intervals of differences, Holm over several arms.
 
 One seed gives candidate and baseline the same initial weights and batches. What it does to both cancels in their
-difference, so pairs resolve smaller differences than two means. Ratios are tested, as logarithms: a per cent means the
-same at every level of the loss. Intervals are Student t, never a bootstrap: with three seeds a nominal 95 % percentile
-bootstrap covers about 76 %. Holm adjusts p over all arms that are tested against one baseline, for of twenty arms
-without effect one is below 0.05 by chance.
+difference, so pairs resolve smaller differences than two means. Intervals are Student t, never a bootstrap: with three
+seeds a nominal 95 % percentile bootstrap covers about 76 %. Holm adjusts p over all arms that are tested against one
+baseline, for of twenty arms without effect one is below 0.05 by chance.
 
-The additive model is a second view, on which no verdict rests: it pools the error of all arms, and so has more degrees
-of freedom than three pairs, but misleads where the arms do not scatter alike.
+A comparison has one interval and one p, both of the mean difference in the metric's unit, so an interval excludes 0
+exactly where p is below 0.05. Percent are the same numbers divided by the baseline's mean, and so never of another
+sign. A second interval, such as of log ratios, would now and then contain 0 where the first does not; at the seeds of
+one baseline, whose losses are within a few per cent of each other, it would tell nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import expm1, inf, isfinite, log, sqrt
+from functools import cache
+from math import fsum, isfinite, sqrt
+from statistics import correlation, fmean
 from typing import Literal
 
-import numpy as np
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
@@ -26,32 +28,33 @@ Interval = tuple[float, float]
 
 
 class InPercent:
-    """What a comparison by its log ratio says in percent."""
+    """What a comparison says in percent of the baseline's mean."""
 
     __slots__ = ()
-    log_ratio: float
-    log_ratio_interval: Interval | None
+    baseline_mean: float
+    difference: float
+    difference_interval: Interval | None
 
     @property
     def percent(self) -> float:
-        """100 (exp(log ratio) - 1)."""
-        return 100 * expm1(self.log_ratio)
+        """`difference` in percent of `baseline_mean`."""
+        return 100 * self.difference / self.baseline_mean
 
     @property
     def percent_interval(self) -> Interval | None:
-        """`log_ratio_interval` in percent."""
-        if self.log_ratio_interval is None:
+        """`difference_interval` in the same."""
+        if self.difference_interval is None:
             return None
-        low, high = self.log_ratio_interval
-        return 100 * expm1(low), 100 * expm1(high)
+        low, high = self.difference_interval
+        return 100 * low / self.baseline_mean, 100 * high / self.baseline_mean
 
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison(InPercent):
-    """A candidate against a baseline over the seeds both have.
+    """A candidate against a baseline over the seeds both have; differences are candidate minus baseline.
 
-    Differences are candidate minus baseline, ratios candidate / baseline. With one pair there is no spread, so the
-    intervals, `sd_log` and `p_value` are None; `correlation` needs three pairs, two always correlate fully.
+    With one pair there is no spread, so `difference_interval`, `sd` and `p_value` are None; `correlation` needs three
+    pairs, two always correlate fully.
     """
 
     seeds: tuple[int, ...]
@@ -62,17 +65,14 @@ class PairedComparison(InPercent):
     difference: float
     """Mean over pairs, in the metric's unit (nats per token for a loss)."""
     difference_interval: Interval | None
-    log_ratio: float
-    """Mean of ln(candidate / baseline)."""
-    log_ratio_interval: Interval | None
-    sd_log: float | None
-    """Sample standard deviation of the log ratios."""
+    sd: float | None
+    """Sample standard deviation of the differences."""
     better: int
     """Pairs in which the candidate is strictly better."""
     correlation: float | None
-    """Pearson correlation of the paired logs: what pairing gains."""
+    """Pearson correlation of the pairs: what pairing gains."""
     p_value: float | None
-    """Two-sided, of the t test that the mean log ratio is 0."""
+    """Two-sided, of the t test that the mean difference is 0."""
 
     @property
     def n(self) -> int:
@@ -85,6 +85,7 @@ class PairedComparison(InPercent):
         return self.difference == 0 and self.better == 0  # no seed better, so for a mean of 0 none is worse
 
 
+@cache
 def t_quantile(df: float, level: float = LEVEL) -> float:
     """Half width of a two-sided `level` interval, in standard errors."""
     return float(stdtrit(df, (1 + level) / 2))
@@ -94,7 +95,7 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | N
     """Two-sided t interval of the mean of independent `values`; None for fewer than two."""
     if len(values) < 2:
         return None
-    mean, half = float(np.mean(values)), t_quantile(len(values) - 1, level) * _sd(values) / sqrt(len(values))
+    mean, half = fmean(values), t_quantile(len(values) - 1, level) * _sd(values) / sqrt(len(values))
     return mean - half, mean + half
 
 
@@ -103,32 +104,27 @@ def compare_paired(
 ) -> PairedComparison | None:
     """Compare seed -> value of two arms over the seeds they share; None if they share none.
 
-    Raises ValueError for values that are not positive and finite: their ratio means nothing, and a diverged run has to
-    be counted by the caller, not averaged.
+    Raises ValueError for values that are not positive and finite: percent of them mean nothing, and a diverged run has
+    to be counted by the caller, not averaged.
     """
     seeds = tuple(sorted(candidate.keys() & baseline.keys()))
     for value in [v for seed in seeds for v in (candidate[seed], baseline[seed])]:
         if not (isfinite(value) and value > 0):
-            raise ValueError(
-                f"cannot compare by ratio: {value} is not positive and finite; leave out runs that diverged"
-            )
+            raise ValueError(f"cannot compare: {value} is not positive and finite; leave out runs that diverged")
     if not seeds:
         return None
     differences = [candidate[s] - baseline[s] for s in seeds]
-    ratios = [log(candidate[s] / baseline[s]) for s in seeds]
     sign = 1 if goal == "max" else -1
     return PairedComparison(
         seeds=seeds,
-        mean=float(np.mean([candidate[s] for s in seeds])),
-        baseline_mean=float(np.mean([baseline[s] for s in seeds])),
-        difference=float(np.mean(differences)),
+        mean=fmean(candidate[s] for s in seeds),
+        baseline_mean=fmean(baseline[s] for s in seeds),
+        difference=fmean(differences),
         difference_interval=mean_interval(differences),
-        log_ratio=float(np.mean(ratios)),
-        log_ratio_interval=mean_interval(ratios),
-        sd_log=_sd(ratios) if len(seeds) > 1 else None,
+        sd=_sd(differences) if len(seeds) > 1 else None,
         better=sum(sign * d > 0 for d in differences),
         correlation=_correlation([candidate[s] for s in seeds], [baseline[s] for s in seeds]),
-        p_value=_p_value(ratios),
+        p_value=_p_value(differences),
     )
 
 
@@ -149,7 +145,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def mean_and_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation of two values or more."""
-    return float(np.mean(values)), _sd(values)
+    return fmean(values), _sd(values)
 
 
 def seeds_to_resolve(
@@ -166,80 +162,27 @@ def seeds_to_resolve(
     return next((n for n in range(2, limit + 1) if t_quantile(n - 1, level) * sd / sqrt(n) <= abs(effect)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """An arm against the baseline under the additive model, in log ratios."""
-
-    log_ratio: float
-    log_ratio_interval: Interval
-    p_value: float
-    df: int
-
-
-def additive_model(arms: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Contrast]:
-    """Contrasts of ln(value) = mean + arm + seed + error, by least squares, so that an arm may lack seeds.
-
-    A randomized block design, with seeds for blocks. Pools the error over all arms: tighter than pairs when the arms
-    scatter alike, misleading when they do not (see `spread_ratio`). An arm without values is left out; empty if no
-    degree of freedom is left.
-    """
-    names = [baseline, *(name for name, values in arms.items() if values and name != baseline)]
-    seeds = sorted({seed for name in names for seed in arms[name]})
-    observed = [(name, seed) for name in names for seed in arms[name]]
-    # A column for the mean, one for each arm but the baseline, and one for each seed but the first.
-    design = np.array(
-        [
-            [1.0, *(name == other for other in names[1:]), *(seed == other for other in seeds[1:])]
-            for name, seed in observed
-        ]
-    )
-    rank = int(np.linalg.matrix_rank(design)) if observed else 0
-    df = len(observed) - rank
-    if df < 1 or rank < design.shape[1]:  # saturated, or some arm shares no seed with the others
-        return {}
-    y = np.log([arms[name][seed] for name, seed in observed])
-    inverse = np.linalg.inv(design.T @ design)
-    effects = inverse @ design.T @ y
-    variance = float(np.sum((y - design @ effects) ** 2)) / df
-    return {
-        name: _contrast(float(effects[i]), sqrt(variance * inverse[i, i]), df)
-        for i, name in enumerate(names[1:], start=1)
-    }
-
-
-def spread_ratio(arms: Mapping[str, Mapping[int, float]]) -> float | None:
-    """Largest over smallest deviation between seeds, of the arms with two seeds; None below two such arms."""
-    spreads = [_sd(list(values.values())) for values in arms.values() if len(values) > 1]
-    if len(spreads) < 2:
-        return None
-    return max(spreads) / min(spreads) if min(spreads) > 0 else inf
-
-
-def _contrast(effect: float, error: float, df: int) -> Contrast:
-    half = t_quantile(df) * error
-    return Contrast(effect, (effect - half, effect + half), _two_sided(effect, error, df), df)
-
-
 def _sd(values: Sequence[float]) -> float:
     if min(values) == max(values):
         return 0.0  # the mean of equal numbers may round, and leave a spread of 1e-17
-    return float(np.std(values, ddof=1))
+    mean = fmean(values)
+    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    x, y = np.log(a), np.log(b)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if len(a) < 3 or min(a) == max(a) or min(b) == max(b):
         return None
-    return float(np.corrcoef(x, y)[0, 1])
+    return correlation(a, b)
 
 
-def _p_value(ratios: Sequence[float]) -> float | None:
-    if len(ratios) < 2:
+def _p_value(differences: Sequence[float]) -> float | None:
+    if len(differences) < 2:
         return None
-    return _two_sided(float(np.mean(ratios)), _sd(ratios) / sqrt(len(ratios)), len(ratios) - 1)
+    error = _sd(differences) / sqrt(len(differences))
+    return two_sided(fmean(differences), error, len(differences) - 1)
 
 
-def _two_sided(effect: float, error: float, df: int) -> float:
+def two_sided(effect: float, error: float, df: float) -> float:
     """Two-sided p of effect / error under Student t; equal pairs without any spread are no evidence, p = 1."""
     if error == 0:
         return 1.0 if effect == 0 else 0.0

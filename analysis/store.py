@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -142,7 +143,7 @@ class Store:
         if name not in TABLES:
             raise ValueError(f"no table {name!r}; the tables are {', '.join(sorted(TABLES))}")
         if name == SWEEP_RUNS.name:
-            return _sweep_runs([self.record] if self.record else self._records())
+            return _sweep_runs([self.record] if self.record else self.records())
         frame = (
             self._series(SERIES[name])
             if name in SERIES
@@ -183,6 +184,18 @@ class Store:
         """Sweeps recorded in the store, sorted."""
         return list(self._sweeps())
 
+    def records(self) -> list[SweepRecord]:
+        """The newest record of every sweep in the store, by name."""
+        return [read_record(self.storage, key) for key in self._sweeps().values()]
+
+    def readable_records(self) -> list[SweepRecord]:
+        """The same, but for those that are damaged or of a newer release: no other sweep's question hangs on them."""
+        found = []
+        for key in self._sweeps().values():
+            with suppress(ValueError):
+                found.append(read_record(self.storage, key))
+        return found
+
     def damaged(self) -> str | None:
         """One line that names an object of this view which cannot be read; None if each, read in full, is whole."""
         for table in SERIES.values():
@@ -198,9 +211,6 @@ class Store:
             f"{self.storage.uri(key)} is {size} bytes, a damaged object; "
             "set MUON_SKIP_DAMAGED=1 to read the rest, or delete it and run its sweep again"
         )
-
-    def _records(self) -> list[SweepRecord]:
-        return [read_record(self.storage, key) for key in self._sweeps().values()]
 
     def _series(self, table: Table) -> pl.LazyFrame:
         found = self._find(table, thorough=self.skip_damaged)

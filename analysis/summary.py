@@ -13,14 +13,20 @@ from math import isfinite
 import polars as pl
 
 from analysis import queries
+from analysis.additive import spread_ratio
 from analysis.arms import ArmSummary, summarize_arms
 from analysis.costs import cost_per_seed
 from analysis.dropped import read_dropped
+from analysis.effects import Effect, main_effects
+from analysis.equivalence import Equivalence, equivalences
 from analysis.gates import GateResult, judge, parse_gates
+from analysis.hair import hair_notes
 from analysis.integrity import integrity_errors, integrity_warnings
 from analysis.members import ALL_STATUSES, sweep_members
-from analysis.statistics import Goal, spread_ratio
+from analysis.selection import Selection, confirms_text, selections
+from analysis.statistics import Goal
 from analysis.store import Store
+from analysis.targets import Target, reach_target
 from muon_core.statuses import EARLY, FINISHED
 from muon_core.store.dropped import DroppedRun, describe_dropped
 from muon_core.store.ledger import read_alive
@@ -47,6 +53,16 @@ class Summary:
     warnings: tuple[str, ...]
     gates: tuple[GateResult, ...] = ()
     """What the sweep must show, in the order of its file."""
+    effects: tuple[Effect, ...] = ()
+    """What the parameters do that blocks vary, in the order of the file."""
+    equivalences: tuple[Equivalence, ...] = ()
+    """Tests that an arm is like the baseline, where a gate has a margin."""
+    selections: tuple[Selection, ...] = ()
+    """Arms that are the best of their block, and whether fresh seeds were tried."""
+    confirms: str = ""
+    """Which sweep this one confirms, and whether its seeds are fresh; empty where it confirms none."""
+    target: Target | None = None
+    """What the arms took to the baseline's mean."""
     dropped: tuple[DroppedRun, ...] = ()
     """Runs that ended, that earlier versions of the sweep listed, and this one does not; they are in no number."""
     dropped_text: str = ""
@@ -88,6 +104,9 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     once = members.unique("run_id")["status"].to_list()
     unit, gates = queries.metric_unit(metric), parse_gates(record.spec)
     costs = cost_per_seed(view, members) if gates else {}
+    judged = tuple(
+        judge(gate, arms, baseline, goal=goal, unit=unit, costs=costs, to_choose=record.to_choose) for gate in gates
+    )
     dropped = read_dropped(view)
     seeds = {*members["seed"], *(run.seed for run in record.runs)}
     dropped_text = describe_dropped(dropped, seeds, {run.arm for run in record.runs})
@@ -107,11 +126,15 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
             *_search_notes(record.to_choose),
             *_early_notes(once.count(EARLY)),
             *_notes(arms),
+            *hair_notes(arms, baseline, goal, judged),
             *integrity_warnings(members, view.val),
         ),
-        gates=tuple(
-            judge(gate, arms, baseline, goal=goal, unit=unit, costs=costs, to_choose=record.to_choose) for gate in gates
-        ),
+        gates=judged,
+        effects=main_effects(members, arms),
+        equivalences=equivalences(arms, baseline, gates, goal),
+        selections=selections(view, members, arms, goal),
+        confirms=confirms_text(view),
+        target=reach_target(view, members, arms, baseline, metric, goal),
         dropped=dropped,
         dropped_text=dropped_text,
     )

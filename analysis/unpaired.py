@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
+from math import sqrt
 from statistics import fmean, variance
 
-from scipy.special import stdtr
-
-from analysis.statistics import InPercent, Interval, t_quantile
+from analysis.statistics import InPercent, Interval, t_quantile, two_sided
 
 
 @dataclass(frozen=True, slots=True)
 class UnpairedComparison(InPercent):
-    """A candidate against a baseline, each by all of its runs. Intervals and `p_value` are None where one has one run.
+    """A candidate against a baseline, each by all of its runs; the difference is candidate minus baseline.
 
-    Differences are candidate minus baseline, ratios those of the geometric means.
+    Interval, `df` and `p_value` are None where one has a single run.
     """
 
     n: int
@@ -30,13 +28,10 @@ class UnpairedComparison(InPercent):
     baseline_mean: float
     difference: float
     difference_interval: Interval | None
-    log_ratio: float
-    """Difference of the means of ln(value)."""
-    log_ratio_interval: Interval | None
     df: float | None
-    """Degrees of freedom of the log ratio, after Welch and Satterthwaite."""
+    """Degrees of freedom, after Welch and Satterthwaite."""
     p_value: float | None
-    """Two-sided, of Welch's test that the log ratio is 0."""
+    """Two-sided, of Welch's test that the difference is 0."""
 
 
 def compare_unpaired(candidate: Sequence[float], baseline: Sequence[float]) -> UnpairedComparison | None:
@@ -47,18 +42,14 @@ def compare_unpaired(candidate: Sequence[float], baseline: Sequence[float]) -> U
     """
     if not (candidate and baseline):
         return None
-    logs = [log(value) for value in candidate], [log(value) for value in baseline]
-    difference, difference_interval, _, _ = _welch(candidate, baseline)
-    log_ratio, log_ratio_interval, df, p_value = _welch(*logs)
+    difference, interval, df, p_value = _welch(candidate, baseline)
     return UnpairedComparison(
         n=len(candidate),
         baseline_n=len(baseline),
         mean=fmean(candidate),
         baseline_mean=fmean(baseline),
         difference=difference,
-        difference_interval=difference_interval,
-        log_ratio=log_ratio,
-        log_ratio_interval=log_ratio_interval,
+        difference_interval=interval,
         df=df,
         p_value=p_value,
     )
@@ -75,4 +66,4 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, Interval | No
         return difference, (difference, difference), None, 1.0 if difference == 0 else 0.0
     df = sum(parts) ** 2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (a, b), strict=True))
     half = t_quantile(df) * error
-    return difference, (difference - half, difference + half), df, float(2 * stdtr(df, -abs(difference) / error))
+    return difference, (difference - half, difference + half), df, two_sided(difference, error, df)

@@ -6,7 +6,10 @@ to resolve a difference of the size that was measured. Runs that are not in the 
 
 from __future__ import annotations
 
+from math import ceil, log10
+
 from analysis.arms import ArmSummary
+from analysis.selection import Selection
 from analysis.statistics import PairedComparison
 from analysis.summary import Summary
 from analysis.unpaired import UnpairedComparison
@@ -20,7 +23,7 @@ Found = PairedComparison | UnpairedComparison
 def sentence(arm: ArmSummary, summary: Summary) -> str:
     """Direction, effect, interval, n and adjusted p of one arm, or why there is none; then the seeds that are lost."""
     same = f"; its runs are {arm.copy_of}'s" if arm.copy_of else ""
-    return f"{arm.arm}: {_finding(arm, summary)}{same}{_lost(arm, summary)}."
+    return f"{arm.arm}: {_finding(arm, summary)}{same}{_selected(arm, summary)}{_lost(arm, summary)}."
 
 
 def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
@@ -32,15 +35,21 @@ def arm_texts(arm: ArmSummary, summary: Summary) -> dict[str, str]:
         "role": arm.role,
         "seeds": f"{arm.counts['done']}/{arm.planned}",
         summary.metric: DASH if arm.mean is None else f"{arm.mean:.4f}",
-        f"difference {unit}".strip(): _with_interval(found.difference, found.difference_interval, 4) if found else DASH,
+        f"difference {unit}".strip(): _with_interval(found) if found else DASH,
         "%": signed(found.percent, 2) if found else DASH,
-        "95 % interval, %": interval_text(found.percent_interval, 2) if found and found.percent_interval else DASH,
         "better": f"{pairs.better} of {pairs.n}" if pairs else DASH,
         "p (Holm)": DASH if arm.adjusted_p is None else f"{arm.adjusted_p:.2g}",
         "pair corr.": DASH if not pairs or pairs.correlation is None else signed(pairs.correlation, 2),
         "wall": seconds_text(arm.wall_s),
-        "verdict": arm.verdict,
+        "verdict": verdict_text(arm, summary),
     }
+
+
+def verdict_text(arm: ArmSummary, summary: Summary) -> str:
+    """The verdict, and `not confirmed` where the arm was chosen by the results that it rests on."""
+    chosen = _selection(arm, summary)
+    is_open = chosen and chosen.confirmed_by is None and arm.verdict in ("lower", "higher")
+    return f"{arm.verdict}, not confirmed" if is_open else arm.verdict
 
 
 def how_compared(summary: Summary) -> str:
@@ -73,16 +82,27 @@ def seconds_text(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def p_text(adjusted: float, tests: int) -> str:
+def p_text(adjusted: float, tests: int, of: str = "arm") -> str:
     """`p = 0.014`, or with more than one test `p < 0.0001, Holm over 5 arms`."""
     value = "p < 0.0001" if adjusted < 1e-4 else f"p = {adjusted:.2g}"
-    return f"{value}, Holm over {tests} {_plural('arm', tests)}" if tests > 1 else value
+    return f"{value}, Holm over {tests} {_plural(of, tests)}" if tests > 1 else value
 
 
-def _with_interval(value: float, interval: tuple[float, float] | None, decimals: int) -> str:
+def decimals_of(interval: tuple[float, float] | None) -> int:
+    """Decimals for a difference with this interval: 4, or more where its width or the side of 0 needs them."""
     if interval is None:
-        return signed(value, decimals)
-    return f"{signed(value, decimals)} [{signed(interval[0], decimals)}, {signed(interval[1], decimals)}]"
+        return 4
+    scales = [abs(end) for end in interval if end] + (
+        [(interval[1] - interval[0]) / 20] if interval[0] < interval[1] else []
+    )
+    return max(4, *(ceil(-log10(2 * scale)) for scale in scales)) if scales else 4
+
+
+def _with_interval(found: Found) -> str:
+    decimals, interval = decimals_of(found.difference_interval), found.difference_interval
+    if interval is None:
+        return signed(found.difference, decimals)
+    return f"{signed(found.difference, decimals)} [{signed(interval[0], decimals)}, {signed(interval[1], decimals)}]"
 
 
 def _finding(arm: ArmSummary, summary: Summary) -> str:
@@ -97,16 +117,16 @@ def _finding(arm: ArmSummary, summary: Summary) -> str:
         return f"not resolved, there is no baseline; {_mean(arm, summary)}"
     if found is None:
         return f"not resolved against {summary.baseline}, which shares no finished seed with it; {_mean(arm, summary)}"
-    if found.percent_interval is None or arm.adjusted_p is None:
+    if found.difference_interval is None or arm.adjusted_p is None:
         return f"not resolved against {summary.baseline}: {_effect(arm, found, summary)}, which gives no interval"
     return _tested(arm, found, arm.adjusted_p, summary)
 
 
 def _tested(arm: ArmSummary, found: Found, adjusted_p: float, summary: Summary) -> str:
     relation = "against" if arm.verdict == "not resolved" else "than"
-    parts = [f"{arm.verdict} {relation} {summary.baseline}: {_effect(arm, found, summary)}", _interval(found)]
+    parts = [f"{arm.verdict} {relation} {summary.baseline}: {_effect(arm, found, summary)}", _interval(found, summary)]
     if arm.verdict == "not resolved" and not arm.of_survivors:
-        parts.append(_why(arm, found, summary.tests))
+        parts.append(_why(arm, found, summary))
     return f"{', '.join(parts)}; {_over(found)}; {p_text(adjusted_p, summary.tests)}"
 
 
@@ -129,7 +149,10 @@ def _mean(arm: ArmSummary, summary: Summary) -> str:
 def _effect(arm: ArmSummary, found: Found, summary: Summary) -> str:
     """The difference, and the means it is between where those of the table are over other seeds."""
     unit, base = SHORT_UNITS.get(summary.unit, ""), _baseline(summary)
-    effect = f"{signed(found.difference, 4)} {unit}".strip() + f" ({signed(found.percent, 2)} %)"
+    effect = (
+        f"{signed(found.difference, decimals_of(found.difference_interval))} {unit}".strip()
+        + f" ({signed(found.percent, 2)} %)"
+    )
     if not isinstance(found, PairedComparison):
         return f"{effect} between {found.n} and {found.baseline_n} runs"
     is_of_all = base is not None and set(found.seeds) == arm.values.keys() == base.values.keys()
@@ -143,22 +166,52 @@ def _baseline(summary: Summary) -> ArmSummary | None:
     return next((arm for arm in summary.arms if arm.arm == summary.baseline), None)
 
 
-def _interval(found: Found) -> str:
-    assert found.percent_interval is not None
-    return f"95 % interval {interval_text(found.percent_interval, 2)} %"
+def _interval(found: Found, summary: Summary) -> str:
+    interval = found.difference_interval
+    assert interval is not None
+    unit = SHORT_UNITS.get(summary.unit, "")
+    return f"95 % interval {interval_text(interval, decimals_of(interval))} {unit}".rstrip()
 
 
-def _why(arm: ArmSummary, found: Found, tests: int) -> str:
-    assert found.log_ratio_interval is not None
+def _why(arm: ArmSummary, found: Found, summary: Summary) -> str:
+    assert found.difference_interval is not None
     if isinstance(found, PairedComparison) and found.is_identical:
         return "as the runs are equal to the last digit"
-    low, high = found.log_ratio_interval
+    (low, high), tests = found.difference_interval, summary.tests
     zero = "contains 0" if low <= 0 <= high else f"excludes 0 alone but not after the adjustment for {tests} arms"
-    if not isinstance(found, PairedComparison):
-        return f"which {zero}"
+    like = _equivalence(arm, summary)
+    if not isinstance(found, PairedComparison) or like.startswith("; equivalent"):
+        return f"which {zero}{like}"
     if arm.seeds_to_resolve is None:
-        return f"which {zero}; for a difference of this size more than 1000 seeds would be needed"
-    return f"which {zero}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
+        return f"which {zero}{like}; for a difference of this size more than 1000 seeds would be needed"
+    return f"which {zero}{like}; a difference of this size has about even odds with {arm.seeds_to_resolve} fresh seeds"
+
+
+def _equivalence(arm: ArmSummary, summary: Summary) -> str:
+    """`; equivalent within 5 %, TOST p = 0.012`, or that it is not shown; empty where no gate has a margin."""
+    test = next((test for test in summary.equivalences if test.arm == (arm.copy_of or arm.arm)), None)
+    if test is None:
+        return ""
+    unit = SHORT_UNITS.get(summary.unit, "")
+    size = test.margin.replace("%", " %") if isinstance(test.margin, str) else f"{test.margin:g} {unit}".rstrip()
+    shown = "equivalent" if test.is_shown else "not shown to be equivalent"
+    return f"; {shown} within {size}, TOST {p_text(test.adjusted_p, test.tests)}"
+
+
+def _selection(arm: ArmSummary, summary: Summary) -> Selection | None:
+    return next((one for one in summary.selections if one.arm == arm.arm), None)
+
+
+def _selected(arm: ArmSummary, summary: Summary) -> str:
+    """That an arm was chosen by these results, and where it was tried on others."""
+    if not (chosen := _selection(arm, summary)):
+        return ""
+    tried = (
+        f"tried on {len(chosen.fresh_seeds)} fresh {_plural('seed', len(chosen.fresh_seeds))} in {chosen.confirmed_by}"
+        if chosen.confirmed_by
+        else "not confirmed on fresh seeds"
+    )
+    return f"; the best of {chosen.of} arms, {tried}"
 
 
 def _lost(arm: ArmSummary, summary: Summary) -> str:

@@ -22,6 +22,7 @@ from search_spaces.expand import PlannedRun
 from search_spaces.parameters import corpus_path
 from search_spaces.plan import Plan
 from search_spaces.plan import plan as make_plan
+from search_spaces.power import results
 from search_spaces.searching import search_block, to_choose
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
@@ -46,13 +47,21 @@ def plan_sweep(
     Raises: ValueError for an invalid sweep or condition, StoreError for a store that cannot be read.
     """
     known = read_known(storage)
-    past = speeds(known.newest)
+    past, measured = speeds(known.newest), results(known.newest)
     records = _records(storage, sweep.name)
     sweep = with_what_was_chosen(sweep, storage)
     _check_installed(sweep)
     trained = [end.config_json for end in known.newest]
     compare = functools.partial(
-        make_plan, sweep, known.statuses, past=past, records=records, trained=trained, retry=retry, sd=sd
+        make_plan,
+        sweep,
+        known.statuses,
+        past=past,
+        measured=measured,
+        records=records,
+        trained=trained,
+        retry=retry,
+        sd=sd,
     )
     planned = compare()
     if alive := unfinished_alive(storage, known.statuses, [run.run_id for run in planned.runs]):

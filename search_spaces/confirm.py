@@ -56,6 +56,7 @@ def follow_up(spec: SweepSpec, chosen: Sequence[str], seeds: Sequence[int]) -> S
     return spec.replace(
         name=f"{spec.name[:90]}-confirm",
         question=f"{'Does' if len(chosen) == 1 else 'Do'} {arms} of {spec.name} hold on fresh seeds?",
+        confirms=spec.name,
         seeds=[*seeds],
         constants={name: value for name, value in spec.constants.items() if name in known},
         blocks=kept,

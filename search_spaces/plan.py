@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,36 +15,12 @@ from search_spaces.chosen import chosen_runs, stand_ins
 from search_spaces.doubts import doubts, gate_doubts
 from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
 from search_spaces.expand import PlannedRun, expand
+from search_spaces.power import Power, Result, powers
 from search_spaces.searching import search_block
 from search_spaces.spec import Resources, SweepSpec
-from search_spaces.student_t import detectable_shift, t_quantile
 
 if TYPE_CHECKING:
     from muon_core.store.sweeps import SweepRecord
-
-# Between-seed sd of a paired difference in final val_loss, nats per token, where none is given. Measured, Muon - AdamW.
-_TINY_SD = (0.029, "measured: muon against adamw, tiny preset on English prose, 200 steps, 8 seeds")
-_LARGE_SD = (0.0131, "measured: muon against adamw, 88 M parameters, 1.7 B tokens, 3 seeds")
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """Which paired difference to the baseline the seeds can resolve, in units of the primary metric.
-
-    Verdicts are adjusted for the number of arms compared, m (Holm), which asks an arm for p < 0.05 / m at worst.
-    `resolvable` is t(1 - 0.025 / m, n - 1) sd / sqrt(n): the smallest measured difference that is then resolved
-    whatever the other arms show. `detectable` is the true difference for which that happens 4 times in 5. Both are
-    None for one seed, where nothing is compared, and where no sd is known.
-    """
-
-    seeds: int
-    comparisons: int
-    """Arms compared with the baseline; one that two blocks contain is one."""
-    sd: float | None
-    """Standard deviation, between seeds, of an arm's difference to the baseline at the same seed."""
-    sd_source: str
-    resolvable: float | None
-    detectable: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +47,8 @@ class Plan:
     """What `muon sweep run` would start, in order."""
     elsewhere: tuple[PlannedRun, ...]
     """What another process trains at this moment; `muon sweep run` waits for it."""
-    power: Power
+    powers: tuple[Power, ...]
+    """What the seeds can resolve, by kind of arm."""
     names: dict[str, str]
     """arm_id to what the arm is called."""
     doubts: tuple[str, ...]
@@ -178,7 +154,7 @@ class Plan:
                 "source": self.estimate.source,
                 "measured": self.estimate.is_measured,
             },
-            "power": asdict(self.power),
+            "power": [asdict(power) for power in self.powers],
             "doubts": list(self.doubts),
         }
 
@@ -189,6 +165,7 @@ def plan(
     *,
     alive: Collection[str] = (),
     past: Sequence[Speed] = (),
+    measured: Sequence[Result] = (),
     records: Sequence[SweepRecord] = (),
     trained: Iterable[str | None] = (),
     retry: Collection[str] = (),
@@ -200,10 +177,12 @@ def plan(
         done: run_id to status, of the runs in the results store; it may hold runs of other sweeps.
         alive: run_id of those that another process trains now.
         past: how fast runs in the store were.
+        measured: what runs in the store came to; from their pairs is how arms of each kind scatter.
         trained: configs of runs in the store, as JSON.
         records: those of this sweep in the store, the newest last.
         retry: statuses of runs that have ended and are to be run again: failed, diverged.
-        sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes a measured one.
+        sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes that of the
+            store, or one assumed.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
@@ -221,7 +200,7 @@ def plan(
     takes = estimate(asked, past, _guess(spec.resources))
     dropped = dropped_runs(earlier_runs(records, {run.run_id for run in runs}), done)
     others = tuple(changed(runs, {run.run_id for run in to_run}, trained))
-    resolves = power(spec, len(once) - 1, sd)
+    resolves = powers(spec, once, measured, sd)
     return Plan(
         spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, dropped, others, unchosen
     )
@@ -231,22 +210,3 @@ def _guess(resources: Resources) -> float:
     """FLOP/s of what one run occupies, where none was measured."""
     each = ASSUMED_GPU * resources.gpus_per_worker or ASSUMED_CPU * resources.cpus_per_worker
     return resources.workers * each
-
-
-def power(spec: SweepSpec, comparisons: int, sd: float | None = None) -> Power:
-    """What the seeds of `spec` can resolve when so many arms are compared with the baseline.
-
-    Raises ValueError for an `sd` that is not positive and finite.
-    """
-    seeds, source = len(spec.seeds), "given"
-    if sd is not None and not 0 < sd < math.inf:
-        raise ValueError(f"the standard deviation between seeds must be positive and finite, got {sd}")
-    if sd is None and spec.metrics.primary != "val_loss":
-        return Power(seeds, comparisons, None, f"none known for {spec.metrics.primary}; give one with --sd", None, None)
-    if sd is None:
-        sd, source = _TINY_SD if spec.preset == "tiny" else _LARGE_SD
-    if seeds == 1 or not comparisons:
-        return Power(seeds, comparisons, sd, source, None, None)
-    critical, scale = t_quantile(0.025 / comparisons, seeds - 1), sd / seeds**0.5
-    detectable = detectable_shift(critical, seeds - 1, 0.8) * scale
-    return Power(seeds, comparisons, sd, source, critical * scale, detectable)

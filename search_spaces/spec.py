@@ -83,6 +83,9 @@ class SweepSpec(Config):
     """Names the sweep in the results store."""
     question: str = ""
     """What the sweep is to find out, in a sentence; printed with every answer."""
+    confirms: Name | None = Field(None, examples=["my-sweep"])
+    """The sweep by whose results the arms of this one were chosen, which it tries on fresh seeds, as the file that
+    `muon sweep confirm` writes; answers of both say so."""
     extends: str = Field("", exclude=True, json_schema_extra=_without_default, examples=["base.yaml"])
     """Path, seen from this file, of another sweep file whose fields are taken over: mappings are merged key by key,
     `blocks` by their names; other lists and single values replace those of that file. It may extend one itself."""

@@ -6,20 +6,19 @@ for those who do not: the numbers, and the file where the rest of them lie.
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
-from analysis.figures.curves import Curves, lone_rows, runs_text
-from analysis.figures.heatmap import Heatmap, Panel
+from analysis.figures.curves import Curves, axis_range, last_x, lone_rows, rows_of_arms, runs_text
 from analysis.verdicts import signed
 
 
 def describe_curves(info: Curves, file: str) -> str:
     """Kind and axes, range, the end of every arm's mean, what is a dot or not drawn, and where the values are."""
     what = f"{info.metric} minus {info.baseline} at the same seed" if info.is_difference else f"{info.metric}"
-    last = int(info.seeds["tokens"].max())  # type: ignore[arg-type]
+    last = f"{last_x(info):,.0f}"
+    over = f"training tokens, 0 to {last}" if info.over == "tokens" else f"wall time, 0 to {last} s"
     parts = [
-        f"Line chart of {what} ({info.unit}) against training tokens, 0 to {last:,}; "
+        f"Line chart of {what} ({info.unit}) against {over}; "
         f"the left panel shows all of it, the right panel the last half on its own scale.",
         *(_arm_text(info, arm) for arm, _ in info.arms),
     ]
@@ -35,36 +34,30 @@ def curves_caption(info: Curves) -> str:
     over = "the arm's runs that are done or running, at steps all of them reached"
     dots = "; dots are runs evaluated once" if lone_rows(info).height else ""
     lines = f"Thin lines are single seeds; thick lines are the mean over {over}{dots}."
-    if not info.is_difference:
-        return f"{info.metric} during training. {lines}"
-    band = " Bands are pointwise 95 % Student t intervals of the mean, drawn for three seeds or more."
-    return f"{info.metric} minus that of {info.baseline}, paired by seed; the line at 0 is no difference. {lines}{band}"
+    if 1 in info.means["n"]:
+        lines += " A dashed line of middle width is an arm's single run."
+    if len(rows_of_arms(info)) > 1:
+        lines += " Each row of panels has a scale of its own."
+    if info.stride > 1:
+        lines += f" One step in {info.stride} is drawn."
+    if info.is_difference:
+        band = "Bands are pointwise 95 % Student t intervals of the mean, drawn for three seeds or more."
+        what = f"{info.metric} minus that of {info.baseline}, paired by seed; the line at 0 is no difference."
+        return f"{what} {lines} {band}{_margins_text(info)}"
+    if info.over == "elapsed_s":
+        time = "Time is the run's own: set-up and evaluations count, pauses between attempts do not."
+        return f"{info.metric} over wall time. {lines} {time}"
+    return f"{info.metric} during training. {lines}"
 
 
-def describe_heatmap(info: Heatmap, file: str) -> str:
-    """Kind and axes, shared scale, each panel's median, lowest and missing cells, and where the values are."""
-    layers, steps = len(info.layers), len(info.steps)
-    parts = [
-        f"Heatmaps of {info.metric}, {info.projection} projection, {_count(layers, 'layer')} by "
-        f"{_count(steps, 'step')} ({info.steps[0]:,} to {info.steps[-1]:,}), "
-        f"{_count(len(info.panels), 'arm')} {_at(info)}.",
-        f"Shared scale {_number(info.low)} to {_number(info.high)} over {_count(_panels_with_rows(info), 'panel')}; "
-        f"{100 * info.clipped:.1f} % clipped.",
-        *(_panel_text(info, panel) for panel in info.panels),
-    ]
-    return " ".join([*parts, f"Values: {file}."])
-
-
-def heatmap_caption(info: Heatmap) -> str:
-    """What a cell is, and the scale."""
-    peak = "maximum" if info.metric.endswith("_peak") else "mean"
-    cell = "" if info.bin_size == 1 else f" A column is the {peak} of {info.bin_size} measured steps."
-    return (
-        f"{info.metric} of the {info.projection} matrices by layer (0 is the first) and step, {info.whose}.{cell} "
-        f"One scale for the {_count(_panels_with_rows(info), 'panel')} of this figure, {_number(info.low)} to "
-        f"{_number(info.high)}, the 1st to 99th percentile; {100 * info.clipped:.1f} % of the cells lie beyond it and "
-        "take its end colours. Other projections have other scales. Grey is missing."
-    )
+def _margins_text(info: Curves) -> str:
+    """The margins that are on an axis."""
+    near: dict[str, str] = {}
+    for arms in rows_of_arms(info):
+        low, high = axis_range(info, 0.0, arms)
+        of_arms = info.margins.filter(pl.col("arm").is_in(arms), pl.col("margin").is_between(low, high))
+        near |= {f"{gate} at {signed(margin, 4)}": "" for gate, _, margin in of_arms.iter_rows()}
+    return f" Dashed straight lines are margins of gates: {', '.join(near)}." if near else ""
 
 
 def _arm_text(info: Curves, arm: str) -> str:
@@ -79,35 +72,6 @@ def _arm_text(info: Curves, arm: str) -> str:
         text += f", 95 % t interval {signed(end['low'], 4)} to {signed(end['high'], 4)}"
     lost = f"; {_count(runs - end['n'], 'run')} not in the mean" if runs > end["n"] else ""
     return f"{text}){lost}."
-
-
-def _panel_text(info: Heatmap, panel: Panel) -> str:
-    if panel.run_id is None:
-        return f"{panel.arm}: no rows {_at(info)}."
-    rows = info.rows.filter((pl.col("arm") == panel.arm) & pl.col("value").is_finite())
-    missing = int(np.isnan(panel.cells).sum())
-    gone = f"; {_count(missing, 'cell')} missing" if missing else ""
-    if rows.is_empty():
-        return f"{panel.arm}: no finite value{gone}."
-    medians = rows.group_by("step").agg(pl.col("value").median()).sort("step")
-    first, last = medians.row(0), medians.row(-1)
-    lowest = rows.sort("value", "step", "layer").row(0, named=True)
-    return (
-        f"{panel.arm}: median {_number(first[1])} at step {first[0]:,} and {_number(last[1])} at step {last[0]:,}; "
-        f"lowest {_number(lowest['value'])} at layer {lowest['layer']}, step {lowest['step']:,}{gone}."
-    )
-
-
-def _at(info: Heatmap) -> str:
-    return "without a seed" if info.seed is None else f"at seed {info.seed}"
-
-
-def _panels_with_rows(info: Heatmap) -> int:
-    return sum(panel.run_id is not None for panel in info.panels)
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
 
 
 def _count(count: int, word: str) -> str:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from analysis.figures.style import RGB
 
 
-def encode_indexed(pixels: npt.NDArray[np.uint8], palette: list[RGB]) -> bytes:
+def encode_indexed(pixels: npt.NDArray[np.uint8], palette: list[RGB], *, transparent: bool = False) -> bytes:
     """PNG bytes of `pixels`, shape (height, width), each an index into at most 256 colours of `palette`.
 
+    Args:
+        transparent: whether index 0 is no colour but lets see what lies below.
     Raises ValueError for an empty image or an index beyond the palette. Source: PNG specification, W3C 2003.
     """
     if pixels.ndim != 2 or pixels.size == 0:
@@ -25,7 +27,9 @@ def encode_indexed(pixels: npt.NDArray[np.uint8], palette: list[RGB]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 8 bits a pixel, colour type 3: palette
     colours = bytes(part for colour in palette for part in colour)
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # each row begins with its filter: none
-    chunks = ((b"IHDR", header), (b"PLTE", colours), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    chunks = [(b"IHDR", header), (b"PLTE", colours), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
+    if transparent:
+        chunks.insert(2, (b"tRNS", b"\0"))  # opacity of the first colours, the others are opaque
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 

@@ -1,4 +1,4 @@
-"""Writes a sweep's report: one page that needs no network and no script, its data as CSV, its numbers as JSON.
+"""Writes a sweep's report: a page that needs no network and no script, Markdown, the data as CSV, the numbers as JSON.
 
 Whatever the page shows can be had as numbers beside it: a figure's rows in data/, and all that the text says in
 report.json. Everything is made before the first file is written, so a failure in the making leaves the previous report
@@ -7,26 +7,31 @@ untouched.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
 import polars as pl
+from altair.utils.schemapi import debug_mode
 
+from analysis.answer import answer
 from analysis.figures.figure import Figure
+from analysis.figures.svg import FONTS
 from analysis.gate_texts import brief, headline
-from analysis.report.figures import curve_figures, heatmap_figures, why_no_curves, why_no_heatmaps
-from analysis.report.numbers import arms_frame, dropped_frame, report_numbers
-from analysis.report.wording import DROPPED_COLUMNS, RUN_COLUMNS, definitions, dropped_rows, provenance, run_rows
+from analysis.queries import check_layer_metric
+from analysis.report.markdown import markdown, pictures
+from analysis.report.numbers import arms_frame, report_numbers
+from analysis.report.page import Choice, Section
+from analysis.report.sections import Material, all_sections, num_sections, top_figures
+from analysis.report.tables import verdict_table
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
-from analysis.verdicts import arm_texts, how_compared, sentence
 from muon_core.statuses import counts_text
-
-_WORDS = ("arm", "block", "role", "verdict")  # columns of text, the others are numbers
-_DROPPED = "data/dropped.csv"
+from muon_core.tables import PROJECTIONS
 
 
 class Report(NamedTuple):
@@ -36,83 +41,109 @@ class Report(NamedTuple):
     summary: Summary
 
 
-def write_report(view: Store, folder: str | os.PathLike[str], metric: str = "effective_rank") -> Report:
-    """Write index.html, report.json and data/*.csv of a sweep's view to `folder`.
+def write_report(
+    view: Store,
+    folder: str | os.PathLike[str],
+    choice: Choice | None = None,
+    *,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Write index.html, report.md, report.json, figures/*.png and data/*.csv of a sweep's view to `folder`.
 
-    Data of figures that an earlier report in `folder` had, and this one has not, are removed.
+    Files that an earlier report in `folder` had, and this one has not, are removed.
 
     Args:
-        metric: the layer metric of the heatmaps.
+        tell: called with how many of its parts are made, and how many there are.
 
     Raises:
-        ValueError for a view of no sweep, an unknown metric, or a folder that cannot be written.
+        ValueError for a view of no sweep, a choice of what there is not, or a folder that cannot be written.
     """
     members = members_of(view)
     summary = summarize_members(view, members)
-    heatmaps = heatmap_figures(view, members, metric)
-    curves = curve_figures(view, members, summary)
-    page = _page(view, members, summary, curves, heatmaps, metric)
-    numbers = report_numbers(summary, members, [*curves, *heatmaps])
-    tables = {name: frame for figure in [*curves, *heatmaps] for name, frame in figure.tables.items()}
-    tables |= {"data/arms.csv": arms_frame(summary), "data/runs.csv": members}
-    if summary.dropped:
-        tables[_DROPPED] = dropped_frame(summary)
-    root = Path(folder)
+    material = Material(view, members, summary, _checked(choice or Choice(), members))
+    total = num_sections() + 2
+    with debug_mode(False):  # Altair checks every part of every chart, which takes longer than all else together
+        top = top_figures(material)
+        tell(1, total)
+        sections = []
+        for section in all_sections(material):
+            sections.append(section)
+            tell(len(sections) + 1, total)
+    figures = [*top, *(figure for section in sections for figure in section.all_figures)]
+    png = pictures(top, sections)
+    page = _page(summary, top, sections)
+    text = markdown(summary, top, sections)
+    tables = {"data/arms.csv": arms_frame(summary)} | material.tables
+    tables |= {name: frame for figure in figures for name, frame in figure.tables.items()}
+    numbers = report_numbers(summary, members, figures, [*png, *tables])
+    encoded = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
+    _write(Path(folder), tables, png, {"report.json": encoded, "report.md": text, "index.html": page})
+    tell(total, total)
+    return Report(Path(folder) / "index.html", summary)
+
+
+def _checked(choice: Choice, members: pl.DataFrame) -> Choice:
+    """`choice`. Raises ValueError naming what there is for a metric, seed or projection that there is not."""
+    for metric in choice.metrics:
+        check_layer_metric(metric)
+    if unknown := next((name for name in choice.projections if name not in PROJECTIONS), None):
+        raise ValueError(f"unknown projection {unknown!r}; choose of {', '.join(PROJECTIONS)}")
+    seeds = members["seed"].drop_nulls().unique().sort().to_list()
+    if choice.seed is not None and choice.seed not in seeds:
+        raise ValueError(f"no run has seed {choice.seed}; the seeds are {', '.join(map(str, seeds)) or 'not known'}")
+    return choice
+
+
+def _write(root: Path, tables: dict[str, pl.DataFrame], png: dict[str, bytes], texts: dict[str, str]) -> None:
+    """Write everything, the page last, and remove what is left of an earlier report."""
     try:
-        (root / "data").mkdir(parents=True, exist_ok=True)
-        for stale in _earlier_tables(root) - tables.keys():
+        for name in ("data", "figures"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for stale in _earlier_files(root) - {*tables, *png}:
             (root / stale).unlink(missing_ok=True)
         for name, frame in tables.items():
             frame.write_csv(root / name)
-        (root / "report.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        (root / "index.html").write_text(page, encoding="utf-8")
+        for name, data in png.items():
+            (root / name).write_bytes(data)
+        for name, text in texts.items():
+            (root / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ValueError(
             f"cannot write a report to {root}: {error.strerror or error}; choose another folder"
         ) from error
-    return Report(root / "index.html", summary)
 
 
-def _earlier_tables(root: Path) -> set[str]:
-    """Data of the figures, and of dropped runs, of the report that is in `root`; empty if none is."""
+def _earlier_files(root: Path) -> set[str]:
+    """Pictures and data of the report that is in `root`; empty if none is."""
     try:
-        report = json.loads((root / "report.json").read_text(encoding="utf-8"))
-        dropped = {_DROPPED} if report.get("dropped") else set()
-        return {f"data/{Path(name).name}" for figure in report["figures"] for name in figure["data"]} | dropped
+        files = json.loads((root / "report.json").read_text(encoding="utf-8"))["files"]
+        inside = [Path(name) for name in files]
+        return {f"{path.parent.name}/{path.name}" for path in inside if path.parent.name in ("data", "figures")}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return set()  # no report, or none of ours
 
 
-def _page(
-    view: Store, members: pl.DataFrame, summary: Summary, curves: list[Figure], heatmaps: list[Figure], metric: str
-) -> str:
+def _page(summary: Summary, top: list[Figure], sections: list[Section]) -> str:
     here = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
-    assert view.record is not None
-    rows = [arm_texts(arm, summary) for arm in summary.arms]
-    better = "lower" if summary.goal == "min" else "higher"
     return environment.get_template("report.html").render(
-        css=(here / "report.css").read_text(encoding="utf-8"),
+        css=_fonts() + (here / "report.css").read_text(encoding="utf-8"),
         summary=summary,
         counts=counts_text(summary.counts),
-        gates=[(headline(found), brief(found)) for found in summary.gates],
-        sentences=[sentence(arm, summary) for arm in summary.arms],
-        table_caption=f"{summary.at.capitalize()} {summary.metric} ({summary.unit}; {better} is better) of each arm, "
-        f"and its difference to {summary.baseline or 'no baseline'}, {how_compared(summary)}.",
-        arm_columns=[(name, name not in _WORDS) for name in (rows[0] if rows else ())],
-        arm_rows=[list(row.values()) for row in rows],
-        curves=curves,
-        no_curves="" if curves else why_no_curves(view, summary.metric),
-        heatmaps=heatmaps,
-        no_heatmaps="" if heatmaps else why_no_heatmaps(view, members, metric),
-        layer_metric=metric,
-        definitions=definitions(summary, metric),
-        run_columns=RUN_COLUMNS,
-        run_rows=run_rows(members),
-        dropped_columns=[*DROPPED_COLUMNS, (f"{summary.at} {summary.metric}", True)],
-        dropped_rows=dropped_rows(summary),
-        provenance=provenance(view.record, members, view.storage.url, metric),
-        spec=json.dumps(view.record.spec, indent=2, ensure_ascii=False),
+        answer=answer(summary),
+        verdicts=verdict_table(summary),
+        gates=[(found.result, headline(found), brief(found)) for found in summary.gates],
+        top=top,
+        sections=sections,
+    )
+
+
+def _fonts() -> str:
+    """Style that brings the font of the figures along: texts were measured in it."""
+    rule = '@font-face {{ font-family: "Report Roboto"; font-weight: {}; src: url(data:font/ttf;base64,{}); }}\n'
+    files = {400: "ReportRoboto-Regular.ttf", 700: "ReportRoboto-Bold.ttf"}
+    return "".join(
+        rule.format(weight, base64.b64encode((FONTS / name).read_bytes()).decode()) for weight, name in files.items()
     )

@@ -8,12 +8,13 @@ from typing import Any
 
 import polars as pl
 
+from analysis.answer import answer
 from analysis.arms import ArmSummary
 from analysis.figures.figure import Figure
 from analysis.summary import Summary
 from analysis.verdicts import Found, sentence
 
-SCHEMA = 1  # of report.json; raised when a name or meaning in it changes
+SCHEMA = 2  # of report.json; raised when a name or meaning in it changes
 
 
 def arms_frame(summary: Summary) -> pl.DataFrame:
@@ -26,8 +27,12 @@ def dropped_frame(summary: Summary) -> pl.DataFrame:
     return pl.DataFrame([dataclasses.asdict(run) for run in summary.dropped], infer_schema_length=None)
 
 
-def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure]) -> dict[str, Any]:
-    """The content of report.json: plain JSON values; what is not finite is null."""
+def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure], files: list[str]) -> dict[str, Any]:
+    """The content of report.json: plain JSON values; what is not finite is null.
+
+    Args:
+        files: pictures and data that lie beside the page.
+    """
     arms = []
     for arm in summary.arms:
         compared = {"comparison": _comparison(arm.comparison), "unpaired": _comparison(arm.unpaired)}
@@ -36,10 +41,14 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
     names = ("name", "title", "caption", "description")
     numbers = dataclasses.asdict(summary) | {
         "schema": SCHEMA,
+        "answer": answer(summary),
         "arms": arms,
+        "equivalences": [dataclasses.asdict(test) | {"is_shown": test.is_shown} for test in summary.equivalences],
+        "effects": [dataclasses.asdict(effect) | {"percent": effect.percent} for effect in summary.effects],
         "counts": summary.counts,
         "runs": members.to_dicts(),
         "figures": [{n: getattr(figure, n) for n in names} | {"data": list(figure.tables)} for figure in figures],
+        "files": sorted(files),
     }
     plain: dict[str, Any] = _plain(numbers)
     return plain

@@ -1,4 +1,4 @@
-"""The words and tables of a report: definitions, provenance, a row for each run."""
+"""The words of a report: what its quantities mean, and where its numbers come from."""
 
 from __future__ import annotations
 
@@ -9,41 +9,23 @@ import shlex
 import polars as pl
 
 from analysis import queries
+from analysis.figures.heatmap import METRICS as LAYER_METRICS
+from analysis.report.page import Choice, Pairs
 from analysis.summary import Summary
-from analysis.verdicts import DASH, seconds_text
-from muon_core.statuses import last_line
+from analysis.verdicts import DASH
 from muon_core.store.sweeps import SweepRecord
 
-Pairs = list[tuple[str, str]]
 
-RUN_COLUMNS = (
-    ("run", False),
-    ("arm", False),
-    ("seed", True),
-    ("status", False),
-    ("final val_loss", True),
-    ("steps", True),
-    ("wall", True),
-    ("attempts", True),
-    ("error", False),
-)
-"""Heading, and whether the column holds numbers."""
-
-
-DROPPED_COLUMNS = (("run", False), ("arm", False), ("seed", True), ("status", False))
-"""The same of the table of dropped runs, before the primary metric."""
-
-
-def definitions(summary: Summary, layer_metric: str) -> Pairs:
+def definitions(summary: Summary, layer_metrics: tuple[str, ...]) -> Pairs:
     """What each quantity on the page means."""
     return [
         ("val_loss", "Mean cross-entropy in nats per token of predicting each next token of the validation files."),
         ("val_accuracy", "Share of validation tokens whose most probable prediction is exactly right."),
         (
             "difference, %",
-            "Candidate minus baseline at the same seed, averaged over the seeds both finished. The per cent are "
-            "100 (exp(mean of ln(candidate / baseline)) − 1). Where an arm finished other seeds than the baseline, it "
-            "is not the difference of the two means in the table.",
+            "Candidate minus baseline at the same seed, averaged over the seeds both finished; the per cent are the "
+            "same divided by the baseline's mean. Where an arm finished other seeds than the baseline, it is not the "
+            "difference of the two means in the table.",
         ),
         (
             "95 % interval",
@@ -53,7 +35,7 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
         ),
         (
             "verdict",
-            "lower or higher if p < 0.05 in the paired t test of the log ratio, adjusted by Holm for the number of "
+            "lower or higher if p < 0.05 in the paired t test of the difference, adjusted by Holm for the number of "
             "arms tested, arms of the same runs once; else not resolved, which is no claim that the arms are equal. "
             "Where seeds of the arm or the baseline diverged or failed, the rest are survivors, and the verdict stays "
             "not resolved. Invalid if runs that should be independent are not.",
@@ -68,7 +50,7 @@ def definitions(summary: Summary, layer_metric: str) -> Pairs:
         *([("gate", _GATE)] if summary.gates else []),
         ("pair corr.", "Correlation of candidate and baseline over seeds, from three pairs on: what pairing gains."),
         ("seeds", "Runs done of runs asked for. Means are over done runs; the others are named with the verdict."),
-        (layer_metric, f"{queries.metric_unit(layer_metric)}. {_LAYER_NOTES.get(layer_metric, '')}".strip()),
+        *((name, f"{queries.metric_unit(name)}. {_LAYER_NOTES.get(name, '')}".strip()) for name in layer_metrics),
     ]
 
 
@@ -84,64 +66,56 @@ _LAYER_NOTES = {
 }
 
 
-def provenance(record: SweepRecord, members: pl.DataFrame, url: str, metric: str) -> Pairs:
-    """Where the numbers come from and how to make this page, with its heatmaps of `metric`, again."""
+def provenance(record: SweepRecord, members: pl.DataFrame, url: str, choice: Choice) -> Pairs:
+    """Where the numbers come from, and how to make this page again."""
     spec_hash = hashlib.sha256(json.dumps(record.spec, sort_keys=True).encode()).hexdigest()
     ended = members["ended_at"].drop_nulls().sort().dt.strftime("%Y-%m-%d %H:%M:%S UTC")
     columns = {
         "Commit": "commit",
         "Uncommitted changes": "diff_hash",
         "Device": "device",
-        "Environment": "environment_json",
         "Data": "data_hash",
         "Workers": "world_size",
     }
     return [
         ("Store", url),
-        ("Sweep spec", f"sha256 {spec_hash}"),
+        ("Sweep file", f"sha256 {spec_hash} as it was read" if "name" in record.spec else _no_file(record)),
         *((term, _values(members[column])) for term, column in columns.items()),
+        ("Versions", _versions(members["environment_json"])),
+        ("Initial weights", _seeds_reached(members, "init_hash", "initial weights")),
+        ("First batches", _seeds_reached(members, "first_batch_hash", "first batches")),
         ("Newest result", ended[-1] if len(ended) else DASH),
-        (
-            "Make again",
-            f"muon report {shlex.quote(record.sweep)} --store {shlex.quote(url)} --metric {metric} -o FOLDER",
-        ),
+        ("Make again", shlex.join(["muon", "report", record.sweep, "--store", url, *_options(choice), "-o", "FOLDER"])),
     ]
 
 
-def run_rows(members: pl.DataFrame) -> list[list[str]]:
-    """Rows of the runs table as text, in the order of `RUN_COLUMNS`."""
-    return [
-        [
-            row["run_id"],
-            row["arm"],
-            _count_text(row["seed"]),
-            row["status"],
-            DASH if row["final_val_loss"] is None else f"{row['final_val_loss']:.4f}",
-            _count_text(row["steps"]),
-            seconds_text(row["wall_s"]),
-            _count_text(row["attempts"]),
-            last_line(row["error"]),
-        ]
-        for row in members.iter_rows(named=True)
-    ]
+def _no_file(record: SweepRecord) -> str:
+    return "None: its runs were imported." if record.spec.get("imported") else "None: it is a run on its own."
 
 
-def dropped_rows(summary: Summary) -> list[list[str]]:
-    """Rows of the table of runs that the sweep no longer lists."""
-    return [
-        [
-            run.run_id,
-            run.arm,
-            _count_text(run.seed),
-            run.status,
-            DASH if run.value is None else f"{run.value:.4f}",
-        ]
-        for run in summary.dropped
-    ]
+def _options(choice: Choice) -> list[str]:
+    """What makes `muon report` choose the same."""
+    metrics = () if choice.metrics == LAYER_METRICS else choice.metrics
+    seed = [] if choice.seed is None else ["--seed", str(choice.seed)]
+    pairs = [*(("--metric", name) for name in metrics), *(("--projection", name) for name in choice.projections)]
+    return [*(word for pair in pairs for word in pair), *seed]
 
 
-def _count_text(value: int | None) -> str:
-    return DASH if value is None else f"{value:,}"
+def _versions(environments: pl.Series) -> str:
+    """`python 3.11.2, torch 2.13.0, ...` of each environment that runs were trained in."""
+    found = [json.loads(text) for text in environments.drop_nulls().unique(maintain_order=True)]
+    return "; ".join(", ".join(f"{k} {v}" for k, v in each.items() if v is not None) for each in found) or DASH
+
+
+def _seeds_reached(members: pl.DataFrame, column: str, what: str) -> str:
+    """Whether seeds differ in what they are to vary, and arms agree in it."""
+    known = members.drop_nulls(column)
+    if known.is_empty():
+        return "Not recorded."
+    by_seed = known.drop_nulls("seed").group_by("seed").agg(pl.col(column).n_unique())
+    agree = "the arms agree at each seed" if (by_seed[column] == 1).all() else "arms differ at a seed"
+    seeds, different = by_seed.height, known[column].n_unique()
+    return f"{different} different {what} over {seeds} {'seed' if seeds == 1 else 'seeds'}; {agree}."
 
 
 def _values(column: pl.Series) -> str:

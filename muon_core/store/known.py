@@ -1,6 +1,6 @@
 """How every run of a store stands, in the time of a listing: what end records said is remembered on this machine.
 
-To read thousands of end records takes seconds, and a plan needs five fields of each. An end record's name holds the
+To read thousands of end records takes seconds, and a plan needs a few fields of each. An end record's name holds the
 digest of its content, so what one said under that name holds for ever: it is kept in a file of the user's cache, which
 may be removed at any time. Nothing of Parquet is loaded where no record is new.
 """
@@ -22,7 +22,8 @@ from muon_core.store.keys import Attempt, parse_attempts, parse_ends
 from muon_core.store.storage import Storage
 from muon_core.user_cache import user_cache
 
-NEWEST = 300  # end records of which the config is kept, too: by them the speed of the next runs is judged
+_FIELDS = ("wall_s", "steps", "final_val_loss", "final_val_accuracy", "config_json")
+NEWEST = 300  # end records of which the config is kept, too: by them speed and scatter of the next runs are judged
 
 
 class End(NamedTuple):
@@ -33,6 +34,8 @@ class End(NamedTuple):
     """Microseconds since 1970."""
     wall_s: float | None
     steps: int | None
+    final_val_loss: float | None
+    final_val_accuracy: float | None
     config_json: str | None
     """None for all but the newest."""
 
@@ -75,7 +78,7 @@ def _read(storage: Storage, heads: list[Attempt]) -> Iterable[tuple[str, End]]:
     rows = relisting(lambda: read_ends_of(cached(storage), heads))
     columns = [rows[name].to_pylist() for name in ("run_id", "status", "error")]
     columns.append(rows["ended_at"].cast("int64").to_pylist())  # as numbers: to read a time, Arrow loads pandas
-    columns += [rows[name].to_pylist() for name in ("wall_s", "steps", "config_json")]
+    columns += [rows[name].to_pylist() for name in _FIELDS]
     for run, status, error, ended_at, *others in zip(*columns, strict=True):
         yield run, End(record_told(status, error) or status, ended_at or 0, *others)
 

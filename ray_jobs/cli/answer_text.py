@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
+from analysis.effect_texts import brief_effects
 from analysis.gate_texts import brief, headline
 from analysis.summary import Summary
+from analysis.target_texts import brief_targets
 from analysis.verdicts import arm_texts, how_compared, sentence
 from muon_core.statuses import counts_text
 from ray_jobs.cli.text import GAP, aligned, terminal_width
@@ -13,13 +15,13 @@ from ray_jobs.cli.text import GAP, aligned, terminal_width
 _WORDS = ("arm", "role", "verdict")
 _ROOM_FOR_NAMES = {"role": 20, "wall": 8, "%": 8, "better": 8}
 """Columns that go, in this order, while the arms' names have less room."""
-_LEFT_TO_THE_REPORT = ("block", "95 % interval, %", "p (Holm)", "pair corr.")  # the sentences below the table say them
+_LEFT_TO_THE_REPORT = ("block", "p (Holm)", "pair corr.")  # the sentences below the table say them
 
 
 def render_summary(summary: Summary, width: int | None = None) -> str:
-    """Errors, the verdict table, a sentence for each arm, warnings, gates; lines of at most `width`.
+    """Errors, the verdict table, a sentence an arm, effects of parameters, ways to the target, warnings, gates.
 
-    None is the terminal's width. Below 72 columns the numbers of the table do not fit.
+    Lines are of at most `width`; None is the terminal's width. Below 72 columns the numbers of the table do not fit.
     """
     width = terminal_width() if width is None else width
     better = "lower" if summary.goal == "min" else "higher"
@@ -28,13 +30,15 @@ def render_summary(summary: Summary, width: int | None = None) -> str:
         f"{summary.metric} ({summary.unit}), {summary.at} value, {better} is better; means over done runs; "
         f"differences to {summary.baseline or 'no baseline'}, {how_compared(summary)}. "
         f"{counts_text(summary.counts)}.",
+        *([summary.confirms] if summary.confirms else []),
     ]
     cells = [arm_texts(arm, summary) for arm in summary.arms]
     sentences = [sentence(arm, summary) for arm in summary.arms]
     errors = [f"error: {text}" for text in summary.errors]
     warnings = [f"warning: {text}" for text in summary.warnings]
     gates = [line for found in summary.gates for line in (f"gate {headline(found)}", *indented(brief(found)))]
-    texts = [wrap(paragraphs, width) for paragraphs in (errors, head, sentences, warnings, gates)]
+    paragraphs = (errors, head, sentences, brief_effects(summary), brief_targets(summary), warnings, gates)
+    texts = [wrap(paragraph, width) for paragraph in paragraphs]
     parts = [*texts[:2], _table(cells, width), *texts[2:]]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
@@ -72,7 +76,9 @@ def indented(lines: list[str]) -> list[str]:
 
 def wrap(paragraphs: list[str], width: int) -> list[str]:
     """Lines of at most `width`, those that go on further in; a number keeps its % sign and p its number."""
-    tied = [text.replace(" %", "\xa0%").replace("p = ", "p\xa0=\xa0") for text in paragraphs]
+    tied = [
+        text.replace(" %", "\xa0%").replace("p = ", "p\xa0=\xa0").replace("p < ", "p\xa0<\xa0") for text in paragraphs
+    ]
     lines = [line for text in tied for line in _wrapped(text, width)]
     return [line.replace("\xa0", " ") for line in lines]
 

@@ -85,7 +85,7 @@ def _best(summary: Summary, top: int) -> Sequence[ArmSummary]:
     sign = 1 if summary.goal == "min" else -1
 
     def rank(arm: ArmSummary) -> tuple[bool, bool, float]:
-        effect = arm.comparison.log_ratio if arm.comparison else math.log(arm.mean or math.inf)
+        effect = arm.comparison.difference if arm.comparison else arm.mean or math.inf
         return bool(arm.casualties), arm.comparison is None, sign * effect
 
     return sorted(known, key=rank)[:top]

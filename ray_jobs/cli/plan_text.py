@@ -7,17 +7,19 @@ from collections import Counter
 from muon_core.statuses import counts_text
 from ray_jobs.cli.text import table_lines
 from ray_jobs.money import Money
-from search_spaces.plan import Plan, Power
+from search_spaces.plan import Plan
+from search_spaces.power import Power
 
 
 def render_plan(plan: Plan, money: Money) -> str:
     """The plan in words: a line an arm, then what would start, what it takes and costs, and what it can tell."""
     shared = f", {_count(plan.duplicates, 'duplicate')} between blocks merged" if plan.duplicates else ""
-    arms = len(plan.runs) // plan.power.seeds
+    seeds = len(plan.spec.seeds)
+    arms, remedy = len(plan.runs) // seeds, "confirm the best" if plan.search else "add seeds"
     return "\n".join(
         [
             f"sweep {plan.spec.name}: {plan.spec.question}".removesuffix(": "),
-            f"{_count(len(plan.runs), 'run')}: {_count(arms, 'arm')} x {_count(plan.power.seeds, 'seed')}{shared}",
+            f"{_count(len(plan.runs), 'run')}: {_count(arms, 'arm')} x {_count(seeds, 'seed')}{shared}",
             "",
             *table_lines(_rows(plan, arms)),
             "",
@@ -27,7 +29,7 @@ def render_plan(plan: Plan, money: Money) -> str:
             *_elsewhere(plan),
             *([f"dropped: {plan.dropped_text}"] if plan.dropped else []),
             *(f"changed: {sentence}" for sentence in plan.changed),
-            f"power: {_describe_power(plan.power, 'confirm the best' if plan.search else 'add seeds')}",
+            *(f"power: {_describe_power(power, remedy)}" for power in plan.powers),
             *(f"odd: {doubt}" for doubt in plan.doubts),
         ]
     )
@@ -77,17 +79,18 @@ def _rows(plan: Plan, arms: int) -> list[tuple[str, ...]]:
 
 
 def _describe_power(power: Power, remedy: str = "add seeds") -> str:
-    """What the seeds can tell; `remedy` is what helps where there is one."""
-    if power.sd is None:
-        return f"unknown: standard deviation between seeds {power.sd_source}"
+    """What the seeds can tell of arms of a kind; `remedy` is what helps where there is one."""
     if not power.comparisons:
         return "nothing is compared with the baseline; add a block"
-    assumed = f"sd of paired differences {power.sd:g}, {power.sd_source}"
+    kind = f"{power.kind}: " if power.kind else ""
+    if power.sd is None:
+        return f"{kind}unknown: standard deviation between seeds {power.sd_source}"
+    assumed = f"sd of paired differences {power.sd:.3g}, {power.sd_source}"
     if power.resolvable is None or power.detectable is None:
-        return f"one seed gives no interval and resolves nothing; {remedy} ({assumed})"
+        return f"{kind}one seed gives no interval and resolves nothing; {remedy} ({assumed})"
     adjusted = f", adjusted for {power.comparisons} arms (Holm)" if power.comparisons > 1 else ""
     return (
-        f"{power.seeds} seeds resolve a measured difference of {power.resolvable:.2g} and find a true one of "
+        f"{kind}{power.seeds} seeds resolve a measured difference of {power.resolvable:.2g} and find a true one of "
         f"{power.detectable:.2g} 4 times in 5{adjusted} ({assumed})"
     )
 

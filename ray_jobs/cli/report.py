@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
 
+if TYPE_CHECKING:
+    from analysis.store import Store
+
 
 @click.command("report")
-@click.argument("sweep")
+@click.argument("name")
 @click.option(
     "-o",
     "--output",
@@ -21,28 +26,72 @@ from ray_jobs.cli.options import next_command, store_option
     help="Folder to write; files of an earlier report there are replaced.",
 )
 @click.option(
-    "--metric", default="effective_rank", show_default=True, help="Column of the layers table for the heatmaps."
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Column of the layers table to draw by layer and step; may be given again. Default: ranks, alignments, peaks.",
+)
+@click.option("--seed", type=int, help="Whose layers to draw. Default: the seed at which most arms have values.")
+@click.option(
+    "--projection", "projections", multiple=True, help="q, k, v, o, up or down; may be given again. Default: all."
 )
 @store_option
-def command(sweep: str, output: Path, metric: str, store: str) -> int:
-    """Write the answer of SWEEP: one HTML page that works offline, with the data of every figure beside it.
+def command(
+    name: str,
+    output: Path,
+    metrics: tuple[str, ...],
+    seed: int | None,
+    projections: tuple[str, ...],
+    store: str,
+) -> int:
+    """Write the answer of the sweep NAME, or what is known of the run whose id NAME begins, and print it.
+
+    It is a page, index.html, that needs no network and no script, with the data of every figure beside it. The same as
+    Markdown with pictures is report.md, all numbers are in report.json. Sweeps of imported runs and sweeps that still
+    train are reported as they stand.
 
     \b
     muon report demo -o report
-    muon report demo -o report --metric stable_rank
+    muon report demo -o report --metric stable_rank --metric spectral_norm --projection q --seed 42
 
     Exit codes: 0 done; 2 invalid input; 3 written, but runs that should be independent are not.
     """
     from analysis.store import open_store
 
-    view = open_store(store).sweep(sweep)  # before the import below: altair and the SVG renderer take a second
+    view = _narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
+    from analysis.figures.heatmap import METRICS
     from analysis.report.build import write_report
+    from analysis.report.page import Choice
+    from ray_jobs.cli.answer_text import render_summary
 
-    report = write_report(view, output, metric=metric)
+    choice = Choice(metrics or METRICS, seed, projections)
+    report = write_report(view, output, choice, tell=_tell)
+    click.echo(render_summary(report.summary))
     click.echo(f"report: {report.page}")
     if dropped := report.summary.dropped_text:
         click.echo(f"dropped: {dropped}", err=True)
-    click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
+    click.echo(f"next: {next_command(_after(view, name))}", err=True)
     for error in report.summary.errors:
         click.echo(f"error: {error}", err=True)
     return EXIT_FAILED_RUNS if report.summary.errors else 0
+
+
+def _narrowed(store: Store, name: str) -> Store:
+    """The sweep of that name, or the run it begins as a sweep of its own. Raises ValueError for neither."""
+    from analysis.members import view_of_run
+    from ray_jobs.cli.runs import find_run
+
+    is_run = name not in store.sweep_names() and store.runs.collect()["run_id"].str.starts_with(name).any()
+    return view_of_run(store, find_run(store, name)) if is_run else store.sweep(name)
+
+
+def _after(view: Store, name: str) -> str:
+    assert view.record is not None
+    return f"muon runs ls --sweep {name}" if view.record.spec else f"muon runs show {view.record.sweep}"
+
+
+def _tell(done: int, total: int) -> None:
+    """One line on a terminal that says how far the report is; nothing elsewhere."""
+    if sys.stderr.isatty():
+        end = "\r\x1b[K" if done == total else ""
+        click.echo(f"\rreport: {done} of {total} parts{end}", err=True, nl=False)

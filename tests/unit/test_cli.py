@@ -481,9 +481,30 @@ def test_schema_describes_the_sweep_file(muon: Muon) -> None:
 def test_report_says_where_the_page_is(muon: Muon, tmp_path: Path) -> None:
     write_store(tmp_path / "results", fake_runs()[:1])
     done = muon("report", "demo", "-o", "page")
-    assert (done.code, done.out) == (0, "report: page/index.html\n")
+    assert done.code == 0
+    assert done.out.startswith("demo: ")
+    assert done.out.endswith("\nreport: page/index.html\n")
     assert done.err == "next: muon runs ls --sweep demo\n"
     assert (tmp_path / "page" / "index.html").exists()
+
+
+def test_a_report_of_one_run_prints_what_is_known_of_it(muon: Muon, tmp_path: Path) -> None:
+    (run, *_) = fake_runs()
+    write_store(tmp_path / "results", fake_runs())
+    done = muon("report", run.run_id, "-o", "page", "--metric", "effective_rank", "--projection", "q")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"{run.run_id}\n")
+    assert done.err.splitlines()[-1] == f"next: muon runs show {run.run_id}"
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "in a single run, and there is no other arm to compare it with." in page
+    assert "None: it is a run on its own." in page
+
+
+def test_a_report_of_what_there_is_not_is_refused(muon: Muon, tmp_path: Path) -> None:
+    write_store(tmp_path / "results", fake_runs()[:1])
+    assert "no run has seed 7; the seeds are " in muon("report", "demo", "--seed", "7").err
+    assert "unknown projection 'x'; choose of q, k, v, o, up, down" in muon("report", "demo", "--projection", "x").err
+    assert not (tmp_path / "report").exists()
 
 
 def test_seeds_that_reached_nothing_are_an_error_of_the_report(muon: Muon, tmp_path: Path) -> None:
@@ -553,7 +574,7 @@ def test_sweep_plan_says_what_is_next_on_the_same_store(muon: Muon, tmp_path: Pa
 
 
 def test_sweep_plan_takes_the_deviation_between_seeds(muon: Muon) -> None:
-    power = json.loads(muon("sweep", "plan", DEMO, "--sd", "0.01", "--json").out)["power"]
+    (power,) = json.loads(muon("sweep", "plan", DEMO, "--sd", "0.01", "--json").out)["power"]
     assert (power["sd"], power["sd_source"], power["comparisons"]) == (0.01, "given", 3)
     refused = muon("sweep", "plan", DEMO, "--sd", "nan")
     assert (refused.code, refused.err.count("\n")) == (2, 1)

@@ -81,6 +81,7 @@ def test_the_file_has_the_best_arms_on_fresh_seeds_beside_baseline_and_controls(
     assert (spec.name, spec.question, spec.seeds) == (
         "hunt-confirm", "Do the 3 best arms of hunt hold on fresh seeds?", [5, 6]
     )  # fmt: skip
+    assert spec.confirms == "hunt"
     assert [(block.name, block.role, block.set) for block in spec.blocks] == [
         ("base", "baseline", {"momentum": 0.9}),
         ("noise", "candidate", {}),

@@ -11,8 +11,9 @@ from support.analysis_fixtures import FINAL_LOSS, FakeRun, demo_runs, known_runs
 
 import analysis
 from analysis.figures.curves import curves_info, difference_info
-from analysis.figures.describe import curves_caption, describe_curves, describe_heatmap, heatmap_caption
+from analysis.figures.describe import curves_caption, describe_curves
 from analysis.figures.heatmap import heatmaps_info
+from analysis.figures.heatmap_text import describe_heatmap, heatmap_caption
 from analysis.store import Store
 from analysis.summary import members_of
 

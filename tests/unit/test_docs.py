@@ -12,6 +12,7 @@ import click
 import polars as pl
 import pytest
 from support.analysis_fixtures import demo_runs, write_store
+from support.analysis_fixtures import write_sweep as list_runs
 
 from muon_core import tables
 from muon_core.config.base import Config
@@ -129,6 +130,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (key,) = [key for key, _ in storage.list("sweeps/demo/")]
     for name in ("alpha-scan", "rivals"):
         storage.put(key.replace("demo", name), storage.get(key))
+    muon = [
+        {"run_id": f"muon-s{seed}-0badcafe", "block": "a", "role": "baseline", "arm": "muon"} for seed in (42, 137, 256)
+    ]
+    list_runs(storage, "golden", muon[:2])
+    list_runs(storage, "nightly", muon[2:])
     storage.put(LogPart("muon-s42-0badcafe", next_start(), 0, 0, 8).key, b"printed\n")
     (folder / "sweep.yaml").write_text("".join(blocks(README, "yaml")))
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")

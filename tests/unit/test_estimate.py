@@ -27,7 +27,7 @@ def run(**changes: Any) -> RunConfig:
 
 
 def end(config: RunConfig, seconds: float, status: str = "done") -> End:
-    return End(status, 0, seconds, config.steps, config.model_dump_json())
+    return End(status, 0, seconds, config.steps, None, None, config.model_dump_json())
 
 
 def test_the_runs_most_like_it_say_how_long_a_run_takes() -> None:

@@ -1,8 +1,6 @@
 """Figures: the data they draw, and the pixels where those could lie."""
 
 import re
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,62 +8,22 @@ import numpy.typing as npt
 import polars as pl
 import pytest
 from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
+from support.pictures import decode_png, panel_pixels
 
 import analysis
-from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info, draw_curves
+from analysis.figures.curves import MAX_TOGETHER, Curves, axis_range, curves_info, difference_info
 from analysis.figures.describe import curves_caption
-from analysis.figures.heatmap import (
-    MAX_COLUMNS,
-    Heatmap,
-    Panel,
-    choose_seed,
-    colour_indices,
-    draw_heatmap,
-    heatmaps_info,
-    scale_ends,
-    spread,
-)
+from analysis.figures.draw_curves import draw_curves
+from analysis.figures.figure import Figure, Figures
+from analysis.figures.heatmap import choose_seed, heatmaps_info
+from analysis.figures.heatmap_drawing import colour_indices, draw_heatmap, scale_ends, spread
+from analysis.figures.panels import MAX_COLUMNS, Heatmap, Panel
 from analysis.figures.png import encode_indexed
-from analysis.figures.style import VIRIDIS_ANCHORS, arm_styles, hex_colour, viridis
-from analysis.figures.svg import to_png, to_svg
+from analysis.figures.style import DARK, LIGHT, VIRIDIS_ANCHORS, Theme, arm_styles, contrast, hex_colour, viridis
+from analysis.figures.svg import to_svg
 from analysis.store import Store
 from analysis.summary import members_of
 from muon_core.config.optimizers import OPTIMIZERS
-
-Pixels = npt.NDArray[np.uint8]
-
-
-def decode_png(png: bytes) -> Pixels:
-    """(height, width, channels) of an 8-bit PNG without interlacing; palettes stay indices."""
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    chunks, at = {}, 8
-    while at < len(png):
-        length, kind = struct.unpack(">I4s", png[at : at + 8])
-        body = png[at + 8 : at + 8 + length]
-        assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
-        chunks[kind] = chunks.get(kind, b"") + body
-        at += 12 + length
-    width, height, depth, colour = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    assert depth == 8
-    step = {3: 1, 2: 3, 6: 4}[colour]
-    raw = zlib.decompress(chunks[b"IDAT"])
-    rows, above = [], np.zeros(width * step, np.int64)
-    for y in range(height):
-        line = raw[y * (width * step + 1) : (y + 1) * (width * step + 1)]
-        above = _unfilter(line[0], np.frombuffer(line[1:], np.uint8).astype(np.int64), above, step)
-        rows.append(above.astype(np.uint8))
-    return np.stack(rows).reshape(height, width, step)
-
-
-def _unfilter(kind: int, line: npt.NDArray[np.int64], above: npt.NDArray[np.int64], step: int) -> npt.NDArray[np.int64]:
-    if kind in (0, 2):
-        return (line + (above if kind else 0)) % 256
-    out = line.copy()
-    for i in range(len(line)):
-        a, b, c = (out[i - step] if i >= step else 0), above[i], (above[i - step] if i >= step else 0)
-        nearest = min((abs(b - c), 0, a), (abs(a - c), 1, b), (abs(a + b - 2 * c), 2, c))[2]
-        out[i] = (line[i] + {1: a, 3: (a + b) // 2, 4: nearest}[kind]) % 256
-    return out
 
 
 def view_of(tmp_path: Path, runs: list[FakeRun]) -> tuple[Store, pl.DataFrame]:
@@ -76,32 +34,9 @@ def view_of(tmp_path: Path, runs: list[FakeRun]) -> tuple[Store, pl.DataFrame]:
 
 def heatmap(cells: npt.NDArray[np.float64], low: float, high: float) -> Heatmap:
     """A figure of one panel."""
-    rows = pl.DataFrame(schema={"arm": pl.String, "value": pl.Float64})
     layers, steps = tuple(range(cells.shape[0])), tuple(range(0, 20 * cells.shape[1], 20))
-    return Heatmap("entropy", "q", 1, (Panel("muon", "r", cells),), layers, steps, 1, low, high, 0.0, rows)
-
-
-def panel_pixels(info: Heatmap) -> Pixels:
-    """The rendered picture of the first panel, (height, width, 3), at two pixels a unit."""
-    svg = to_svg(*draw_heatmap(info), name="h", title="t", description="d")
-    pixels = decode_png(to_png(svg, scale=2))
-    image = re.search(r'<image[^>]*width="(\d+)" height="(\d+)"', svg)
-    assert image is not None
-    x, y = (sum(float(pair[axis]) for pair in _open_groups(svg[: image.start()])) for axis in (0, 1))
-    left, top, width, height = round(2 * x), round(2 * y), 2 * int(image[1]), 2 * int(image[2])
-    return pixels[top : top + height, left : left + width, :3]
-
-
-def _open_groups(svg: str) -> list[tuple[str, str]]:
-    """Translations of the groups that are open at the end of `svg`."""
-    stack: list[tuple[str, str]] = []
-    for tag in re.finditer(r"<g\b([^>]*)>|</g>", svg):
-        if tag[0] == "</g>":
-            stack.pop()
-        else:
-            move = re.search(r"translate\(([-\d.]+),([-\d.]+)\)", tag[1])
-            stack.append((move[1], move[2]) if move else ("0", "0"))
-    return stack
+    panel = Panel("muon", "r", cells.astype(np.float32))
+    return Heatmap("entropy", "q", "seed 1", "1 arm at seed 1", (panel,), layers, steps, 1, low, high, 0.0)
 
 
 def test_encode_indexed_round_trips() -> None:
@@ -149,15 +84,14 @@ def test_a_constant_scale_is_widened() -> None:
 def test_the_legend_has_the_colours_of_the_pictures() -> None:
     """The legend interpolates its range linearly; at every palette index that gives the palette's colour."""
     spec, data = draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0))
-    layer = spec["concat"][0]["layer"][1]
-    scale = layer["encoding"]["color"]["scale"]
+    (scale,) = (layer["encoding"]["color"]["scale"] for layer in spec["layer"] if "color" in layer["encoding"])
     anchors = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in scale["range"]])
     at = np.linspace(0, len(anchors) - 1, 255)
     legend = np.stack([np.interp(at, range(len(anchors)), anchors[:, k]) for k in range(3)], axis=1)
     assert scale["interpolate"] == "rgb"
     assert np.abs(legend - np.array(viridis())).max() <= 0.5
     assert scale["domain"] == [1.0, 2.0]
-    assert [row["value"] for row in data["corners"]] == [1.0, 2.0]
+    assert [row["value"] for row in data["ends"]] == [1.0, 2.0]
 
 
 def test_viridis_has_its_published_ends_and_anchors() -> None:
@@ -270,6 +204,40 @@ def test_arms_of_one_optimizer_differ_in_colour_and_dash(name: str) -> None:
         assert len({s.dash for s in (styles[0], *styles[start : start + MAX_TOGETHER])}) == MAX_TOGETHER + 1
 
 
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *(f"Rival{i}" for i in range(8)), None])
+def test_marks_and_texts_can_be_told_from_either_background(name: str | None, theme: Theme) -> None:
+    """3 to 1 for marks, 4.5 to 1 for text: WCAG 2.1, 1.4.11 and 1.4.3. Texts are in the ink of the page."""
+    styles = arm_styles([(f"arm{i}", name) for i in range(40)])
+    assert min(contrast(style.colour, theme.paper) for style in styles.values()) >= 3
+    assert contrast(theme.ink, theme.paper) >= 4.5
+
+
+def test_contrast_is_that_of_wcag() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#767676", "#ffffff") == pytest.approx(4.54, abs=0.005)
+
+
+def test_texts_are_laid_out_with_room_and_shown_at_their_size() -> None:
+    """The lines of a legend are as far apart as texts a fifth wider need; what is shown has 12 pixels."""
+    svg = to_svg(*draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0)), name="h", title="t", description="d")
+    assert set(re.findall(r'font-size="([^"]+)"', svg)) == {"11px", "12px"}
+
+
+def test_a_figure_is_saved_as_the_picture_its_ending_says(tmp_path: Path) -> None:
+    svg = to_svg(*draw_heatmap(heatmap(np.array([[1.0, 2.0]]), 1.0, 2.0)), name="h", title="t", description="d")
+    figure = Figure("h", "Title <1>", "Caption & more", "d", svg, {})
+    assert figure.save(tmp_path / "a.svg").read_text() == svg
+    assert decode_png(figure.save(tmp_path / "a.png").read_bytes())[0, 0, :3].tolist() == [255, 255, 255]
+    assert hex_colour(tuple(decode_png(figure.to_png(dark=True))[0, 0, :3].tolist())) == DARK.paper
+    with pytest.raises(ValueError, match=r"saved as .svg or .png, not as 'a.pdf'"):
+        figure.save(tmp_path / "a.pdf")
+    shown = Figures([figure, figure])._repr_html_()
+    assert shown.count("<svg ") == 2
+    assert shown.count("Title &lt;1&gt;") == shown.count("Caption &amp; more") == 2
+    assert "Nothing was measured" in Figures()._repr_html_()
+
+
 def test_an_arm_looks_the_same_in_every_row_and_figure(tmp_path: Path) -> None:
     """The baseline is muon, and so are six candidates: two rows, and a second figure without the baseline."""
     runs = [FakeRun("muon", s, loss_curve(3.0 + s / 9), facts={"arm": f"muon{s}"}) for s in range(6)]
@@ -352,7 +320,7 @@ def test_an_svg_stands_alone_and_says_what_it_is(tmp_path: Path, kind: str) -> N
         "heatmap": lambda: draw_heatmap(heatmaps_info(view.layers, members, "effective_rank")[0]),
     }
     svg = to_svg(*drawings[kind](), name="fig", title="A < B", description='5 > 4 & "so"')
-    assert svg.startswith('<svg role="img" aria-labelledby="fig-title fig-desc"')
+    assert svg.startswith('<svg role="img" aria-labelledby="fig-title" aria-describedby="fig-desc"')
     assert '<title id="fig-title">A &lt; B</title><desc id="fig-desc">5 &gt; 4 &amp; &quot;so&quot;</desc>' in svg
     assert "currentColor" in svg
     assert "<script" not in svg

@@ -22,6 +22,7 @@ from analysis.report.build import write_report
 from analysis.statistics import Goal, holm
 from analysis.store import open_store
 from analysis.summary import Summary, summarize
+from analysis.verdicts import sentence
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import Rate, new_entry, write_entry
 from ray_jobs.cli.answer_text import render_summary
@@ -95,7 +96,12 @@ def only(found: GateResult) -> GateArm:
 
 def test_the_known_answer_on_six_public_runs(tmp_path: Path) -> None:
     in_nats = {"name": "nats", "kind": "superior", "of": "block:muon", "min_effect": 0.02}
-    sane, signal, nats = summary_of(tmp_path, runs_of(MEASURED), SANE, SIGNAL, in_nats).gates
+    summary = summary_of(tmp_path, runs_of(MEASURED), SANE, SIGNAL, in_nats)
+    sane, signal, nats = summary.gates
+    assert [sentence(arm, summary) for arm in summary.arms if arm.arm == "muon"] == [
+        "muon: lower than adamw: −0.0582 nats (−1.73 %), 95 % interval −0.0907 to −0.0256 nats; better in 3 of 3 "
+        "seeds; p = 0.017."
+    ]
     assert (sane.result, signal.result, nats.result) == ("PASS", "PASS", "PASS")
     arm = only(nats)
     assert arm.effect == pytest.approx(-0.0582, abs=5e-5)
@@ -104,6 +110,15 @@ def test_the_known_answer_on_six_public_runs(tmp_path: Path) -> None:
     assert only(signal).effect == pytest.approx(-1.73, abs=5e-3)
     assert headline(signal) == "signal: PASS: muon must be better than adamw, by 1 % or more"
     assert brief(signal) == ["muon: PASS: −1.73 %, 95 % interval −2.69 to −0.76 %, n = 3; p = 0.017"]
+
+
+def test_any_difference_is_asked_for_as_a_verdict_is(tmp_path: Path) -> None:
+    """In the metric's unit, so that one arm's gate and verdict have one p and one interval."""
+    summary = summary_of(tmp_path, runs_of(MEASURED), SIGNAL | {"min_effect": None})
+    arm, (found,) = only(summary.gates[0]), [arm.comparison for arm in summary.arms if arm.arm == "muon"]
+    assert found is not None
+    assert (arm.effect, arm.interval) == (pytest.approx(found.difference), pytest.approx(found.difference_interval))
+    assert (arm.adjusted_p, summary.gates[0].unit) == (pytest.approx(found.p_value), "nats per token")
 
 
 @pytest.mark.parametrize("kind", ["non_inferior", "superior", "equivalent"])

@@ -11,7 +11,7 @@ from cluster import hosts
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-cluster", "s3-servers"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-browser", "test-cluster", "s3-servers"])
 def test_make_without_a_python_says_what_to_install(tmp_path: Path, target: str) -> None:
     requirements = [f"tests/{folder}/requirements.txt" for folder in ("servers", "cluster")]
     for name in ("Makefile", "pyproject.toml", "constraints.txt", *requirements):

@@ -12,11 +12,13 @@ from analysis.store import open_store
 from analysis.summary import summarize
 from muon_core.statuses import MEANINGS, STATUSES, status_told
 from muon_core.store.folder import Folder
+from muon_core.store.known import End
 from muon_core.store.sweeps import write_sweep
 from ray_jobs.cli.plan_text import render_plan
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import sweep_record
-from search_spaces.plan import Plan, plan, power
+from search_spaces.plan import Plan, plan
+from search_spaces.power import Power, Result, power, powers, results
 from search_spaces.spec import SweepSpec, parse_spec
 
 TEXT = """\
@@ -99,7 +101,7 @@ def test_plan_of_a_grown_file_runs_the_new_cells_only() -> None:
     [(2, 12.7062047362), (3, 4.3026527297), (5, 2.7764451052), (10, 2.2621571628)],  # printed tables of t(0.975, n - 1)
 )
 def test_power_is_the_half_width_of_the_t_interval(seeds: int, quantile: float) -> None:
-    told = power(seeded(seeds), 1, sd=0.01)
+    told = power(seeds, 1, 0.01, "given")
     assert told.resolvable == pytest.approx(quantile * 0.01 / seeds**0.5, rel=1e-9)
     assert (told.seeds, told.comparisons, told.sd, told.sd_source) == (seeds, 1, 0.01, "given")
 
@@ -110,7 +112,7 @@ def test_an_arm_with_the_detectable_difference_gets_its_verdict_four_times_in_fi
     """Against the verdicts' own p-values, in the hardest case: no other arm differs, so Holm asks for p < 0.05 / m."""
     from scipy.stats import nct, t
 
-    told = power(seeded(seeds), arms, sd=0.01)
+    told = power(seeds, arms, 0.01, "given")
     assert told.resolvable is not None
     assert told.detectable is not None
     error, df = 0.01 / seeds**0.5, seeds - 1
@@ -121,38 +123,107 @@ def test_an_arm_with_the_detectable_difference_gets_its_verdict_four_times_in_fi
 
 def test_plan_counts_the_comparisons_that_the_answer_will_adjust_for(tmp_path: Path) -> None:
     planned = plan(hunt("[0.1]", "[0.1, 0.2]"), {})
-    assert planned.power.comparisons == 2  # two alphas, one of them in a second block too
+    assert [power.comparisons for power in planned.powers] == [2]  # two alphas, one of them in a second block too
     storage = write_store(tmp_path, [trained(run, 4.0 + i / 100) for i, run in enumerate(planned.runs)])
     write_sweep(storage, sweep_record(planned))
     assert summarize(open_store(tmp_path).sweep("hunt")).tests == 2
 
 
 def test_power_of_one_seed_is_nothing() -> None:
-    told = power(seeded(1), 1)
+    (told,) = plan(seeded(1), {}).powers
     assert (told.resolvable, told.detectable) == (None, None)
 
 
 def test_power_of_a_baseline_alone_is_nothing() -> None:
     alone = plan(parse_spec(TEXT.split("  - {name: noisy")[0]), {})
-    assert (alone.power.comparisons, alone.power.resolvable) == (0, None)
+    assert [(power.comparisons, power.resolvable) for power in alone.powers] == [(0, None)]
     assert render(alone).endswith("\npower: nothing is compared with the baseline; add a block")
 
 
-def test_power_assumes_a_measured_sd_and_says_which() -> None:
-    assert power(hunt(), 1).sd == 0.029
-    assert "tiny preset" in power(hunt(), 1).sd_source
-    large = power(hunt("name: hunt", "name: hunt\npreset: 350m"), 1)
-    assert large.sd == 0.0131
-    assert "88 M" in large.sd_source
-    accuracy = power(hunt("name: hunt", "name: hunt\nmetrics: {primary: val_accuracy, goal: max}"), 1)
+RIVAL = hunt("optimizer: orthonoise, set: {alpha: 0.1}}", "optimizer: adamw}")
+"""Noise, and AdamW."""
+
+
+def of_kind(told: tuple[Power, ...]) -> dict[str, Power]:
+    return {power.kind: power for power in told}
+
+
+def test_power_assumes_an_sd_for_each_kind_of_arm_and_says_which() -> None:
+    told = of_kind(plan(RIVAL, {}).powers)
+    assert {kind: (power.sd, power.arms, power.comparisons) for kind, power in told.items()} == {
+        "orthonoise": (0.0038, 1, 2),
+        "adamw": (0.029, 1, 2),
+    }
+    assert told["adamw"].sd_source.startswith("assumed: that of muon against adamw, tiny preset")
+    assert told["orthonoise"].sd_source.startswith("assumed: the largest of noise arms")
+    large = of_kind(
+        plan(parse_spec(f"preset: 350m\n{TEXT}".replace("orthonoise, set: {alpha: 0.1}}", "adamw}")), {}).powers
+    )
+    assert (large["adamw"].sd, "88 M" in large["adamw"].sd_source) == (0.0131, True)
+    (accuracy,) = plan(hunt("name: hunt", "name: hunt\nmetrics: {primary: val_accuracy, goal: max}"), {}).powers
     assert (accuracy.sd, accuracy.resolvable) == (None, None)
     assert accuracy.sd_source == "none known for val_accuracy; give one with --sd"
+
+
+def past(spec: SweepSpec, losses: dict[str, tuple[float, ...]]) -> list[Result]:
+    """Runs of the sweep that are done, by optimizer and seed."""
+    runs = [run for run in plan(spec, {}).runs if run.config.optimizer.name in losses]
+    ends = [
+        End(
+            "done",
+            0,
+            1.0,
+            50,
+            losses[run.config.optimizer.name][run.config.seed - 1],
+            0.5,
+            run.config.model_dump_json(),
+        )
+        for run in runs
+    ]
+    return results(
+        [*ends, End("failed", 0, 1.0, 5, None, None, ends[0].config_json), End("done", 0, 1.0, 5, 3.0, 0.1, None)]
+    )
+
+
+def test_power_takes_the_sd_of_the_stores_own_pairs_of_that_kind() -> None:
+    """Differences of noise 0.001, 0.003, 0.002, by hand a deviation of 0.001; of AdamW 0.1, 0.3, 0.2, of 0.1."""
+    base = (4.0, 4.1, 4.2)
+    losses = {
+        "muon": base,
+        "orthonoise": tuple(x + y for x, y in zip(base, (0.001, 0.003, 0.002), strict=True)),
+        "adamw": tuple(x + y for x, y in zip(base, (0.1, 0.3, 0.2), strict=True)),
+    }
+    told = of_kind(plan(RIVAL, {}, measured=past(RIVAL, losses)).powers)
+    assert told["orthonoise"].sd == pytest.approx(0.001)
+    assert told["adamw"].sd == pytest.approx(0.1)
+    assert told["adamw"].sd_source == "measured: 3 pairs of adamw and muon of this setting in the store"
+    longer = hunt("steps: 50", "steps: 60")
+    (noise,) = plan(longer, {}, measured=past(RIVAL, losses)).powers
+    assert noise.sd == pytest.approx(0.001)
+    assert noise.sd_source == "measured: 3 pairs of orthonoise and muon of this model in the store"
+
+
+def test_pairs_of_another_model_or_a_single_seed_or_without_any_spread_measure_nothing() -> None:
+    other = hunt("steps: 50", "steps: 50, model.num_layers: 2")
+    losses = {"muon": (4.0, 4.1, 4.2), "orthonoise": (4.0, 4.2, 4.2)}
+    one_seed = [result for result in past(hunt(), losses) if result.seed == 1]
+    equal = past(hunt(), {"muon": losses["muon"], "orthonoise": losses["muon"]})
+    for measured in (past(other, losses), one_seed, equal):
+        (noise,) = plan(hunt(), {}, measured=measured).powers
+        assert noise.sd_source.startswith("assumed")
+
+
+def test_render_has_a_line_for_each_kind() -> None:
+    lines = [line for line in render(plan(RIVAL, {})).splitlines() if line.startswith("power: ")]
+    assert lines[1].startswith("power: adamw: 3 seeds resolve a measured difference of 0.1")
+    assert [line.split(": ")[1] for line in lines] == ["orthonoise", "adamw"]
+    assert all("adjusted for 2 arms (Holm) (sd of paired differences 0." in line for line in lines)
 
 
 @pytest.mark.parametrize("sd", [0.0, -1.0, float("nan"), float("inf")])
 def test_power_refuses_an_sd_that_is_not_positive_and_finite(sd: float) -> None:
     with pytest.raises(ValueError, match="standard deviation between seeds must be positive and finite, got"):
-        power(hunt(), 1, sd)
+        powers(hunt(), plan(hunt(), {}).runs[:2], sd=sd)
 
 
 def test_plan_as_json_tells_every_run() -> None:
@@ -173,7 +244,7 @@ def test_plan_as_json_tells_every_run() -> None:
     }
     assert noisy["members"] == [{"block": "noisy", "role": "candidate"}, {"block": "again", "role": "control"}]
     assert noisy["config"]["optimizer"]["alpha"] == 0.1
-    assert told["power"]["sd"] == 0.01
+    assert [power["sd"] for power in told["power"]] == [0.01]
 
 
 def test_render_tells_the_plan_in_plain_lines() -> None:

@@ -83,6 +83,10 @@ def test_difference_to_baseline_pairs_by_seed_and_step() -> None:
     assert found.select("run_id", "step", "value").rows() == [("c1", 0, 0.5), ("c1", 20, -1.0)]
 
 
+def runs(*names: str) -> pl.DataFrame:
+    return pl.DataFrame({"run_id": names})
+
+
 def layer_rows() -> pl.LazyFrame:
     rows = [("a", "q", 0, 20, 32.0, 64, 64), ("a", "k", 1, 0, 16.0, 32, 64), ("b", "q", 0, 0, 8.0, 64, 64)]
     names = ["run_id", "projection", "layer", "step", "effective_rank", "rows", "cols"]
@@ -90,15 +94,17 @@ def layer_rows() -> pl.LazyFrame:
 
 
 def test_layer_cells_of_a_derived_metric_is_a_share_of_full_rank() -> None:
-    cells = queries.layer_cells(layer_rows(), ["a"], "effective_rank_share").collect()
+    cells = (
+        queries.layer_cells(layer_rows(), runs("a"), ["effective_rank_share"]).sort("layer", descending=True).collect()
+    )
     assert cells.rows() == [("a", "k", 1, 0, 0.5), ("a", "q", 0, 20, 0.5)]
 
 
-def test_layer_cells_names_the_metrics_for_an_unknown_one() -> None:
+def test_layer_table_names_the_metrics_for_an_unknown_one() -> None:
     with pytest.raises(
         ValueError, match=r"unknown layer metric 'rank'; choose one of weight_norm, .*effective_rank_share"
     ):
-        queries.layer_cells(layer_rows(), ["a"], "rank")
+        queries.layer_table("rank")
 
 
 def test_shared_scale_is_the_percentiles_of_finite_values_and_the_share_beyond() -> None:

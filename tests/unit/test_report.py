@@ -12,15 +12,19 @@ import pytest
 from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
+from analysis.answer import answer
 from analysis.report.build import write_report
+from analysis.report.page import Choice
 from analysis.report.wording import provenance
 from analysis.store import Store
 from analysis.summary import members_of, summarize
 from analysis.verdicts import sentence
 from muon_core.statuses import last_line
 from muon_core.store.folder import Folder
+from muon_core.tables import PROJECTIONS
 
 _VOID = {"meta", "link", "br", "img"}
+FEW = Choice(("effective_rank",), projections=("q",))
 
 
 class Page(HTMLParser):
@@ -85,8 +89,12 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(demo: tuple[Store, Path]
     page = Page(demo[1].read_text())
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("h1") == page.tags.count("main") == 1
-    assert page.tags.count("caption") == page.tags.count("table") == 2
-    assert page.tags.count("figcaption") == page.tags.count("figure") == 8  # two of curves, six projections
+    # arms twice, first steps, tuning, excluded runs, speed, runs
+    assert page.tags.count("caption") == page.tags.count("table") == 7
+    figures = json.loads((demo[1].parent / "report.json").read_text())["figures"]
+    assert page.tags.count("figcaption") == page.tags.count("figure") == len(figures)
+    assert {"val_loss", "val_loss_difference", *(f"effective_rank_{name}" for name in PROJECTIONS)} <= set(page.ids)
+    assert not [level for level in page.tags if level in ("h3", "h4", "h5", "h6")]
     assert all(children == ["div", "figcaption"] for children in page.children.values())  # a caption is first or last
     assert set(page.scopes) == {"col", "row"}
 
@@ -97,9 +105,10 @@ def test_the_page_needs_no_network_and_no_script(demo: tuple[Store, Path]) -> No
     assert "script" not in page.tags
     assert "link" not in page.tags
     assert "@import" not in text
-    assert not re.search(r"url\((?!#)", text)
+    assert not re.search(r"url\((?!#|data:font)", text)
     for link in page.links:
-        assert link.startswith("data:image/png") or (demo[1].parent / link).is_file(), link
+        inside = link.startswith("data:image/png") or link.removeprefix("#") in page.ids
+        assert inside or (demo[1].parent / link).is_file(), link
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
 
@@ -109,6 +118,7 @@ def test_the_page_says_the_verdicts_and_counts(demo: tuple[Store, Path]) -> None
     text, summary = path.read_text(), summarize(view)
     for arm in summary.arms:
         assert f"<li>{sentence(arm, summary)}</li>" in text
+    assert f'<p class="answer">{answer(summary)}</p>' in text
     assert "10 done, 1 diverged, 1 failed, 1 planned." in text
     assert "Does Muon reach a lower validation loss than AdamW?" in text
     for warning in summary.warnings:
@@ -130,7 +140,7 @@ def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) 
     assert numbers["counts"] == summary.counts
     assert (numbers["errors"], numbers["warnings"]) == (list(summary.errors), list(summary.warnings))
     assert summary.arms[1].pooled is not None
-    assert numbers["arms"][1]["pooled"]["log_ratio"] == summary.arms[1].pooled.log_ratio
+    assert numbers["arms"][1]["pooled"]["difference"] == summary.arms[1].pooled.difference
     assert [run["run_id"] for run in numbers["runs"]][:3] == [run.run_id for run in demo_runs()][:3]
     for row, arm in zip(numbers["arms"], summary.arms, strict=True):
         assert (row["arm"], row["verdict"], row["mean"], row["counts"]) == (arm.arm, arm.verdict, arm.mean, arm.counts)
@@ -138,11 +148,9 @@ def test_report_json_holds_the_numbers_of_the_summary(demo: tuple[Store, Path]) 
             assert row["comparison"]["difference"] == arm.comparison.difference
             assert row["comparison"]["percent"] == arm.comparison.percent
             assert row["comparison"]["n"] == arm.comparison.n
-    assert [figure["name"] for figure in numbers["figures"]][:3] == [
-        "val_loss",
-        "val_loss_difference",
-        "effective_rank_q",
-    ]
+    names = [figure["name"] for figure in numbers["figures"]]
+    assert names.index("val_loss") < names.index("val_loss_difference") < names.index("effective_rank_q")
+    assert numbers["answer"] == answer(summary)
 
 
 def test_every_figure_has_its_description_and_data_beside_it(demo: tuple[Store, Path]) -> None:
@@ -176,9 +184,43 @@ def test_the_same_results_give_the_same_page(demo: tuple[Store, Path], tmp_path:
     assert write_report(demo[0], tmp_path).page.read_bytes() == demo[1].read_bytes()
 
 
+def test_the_markdown_has_the_answer_and_pictures_with_alternative_texts(demo: tuple[Store, Path]) -> None:
+    view, path = demo
+    text, figures = (path.parent / "report.md").read_text(), json.loads((path.parent / "report.json").read_text())
+    assert answer(summarize(view)) in text
+    described = {figure["name"]: figure["description"] for figure in figures["figures"]}
+    shown = re.findall(r"^!\[(.*)\]\(figures/(.*)\.png\)$", text, re.MULTILINE)
+    assert {"forest", "val_loss"} <= {name for _, name in shown}
+    for alternative, name in shown:
+        assert alternative.replace("\\", "") == described[name]
+        assert (path.parent / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(figures["files"]) == sorted(
+        str(file.relative_to(path.parent))
+        for folder in ("data", "figures")
+        for file in (path.parent / folder).iterdir()
+    )
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)])
+def test_arms_with_disjoint_seeds_are_not_compared_and_others_are(tmp_path: Path, seeds: tuple[int, int]) -> None:
+    runs = [
+        FakeRun("muon", seeds[0], loss_curve(3.0), role="baseline", with_layers=False),
+        FakeRun("adamw", seeds[1], loss_curve(3.5), with_layers=False),
+    ]
+    text = write_report(view_of(tmp_path / "store", runs), tmp_path / "report", FEW).page.read_text()
+    assert ("shares no finished seed with it" in text) == (seeds == (1, 2))
+    assert ('<figure id="forest">' in text) == (seeds == (1, 1))
+
+
+def test_two_hundred_runs_have_a_page_that_lists_them_all(tmp_path: Path) -> None:
+    runs = [FakeRun("muon", seed, {0: 7.0, 20: 3 + seed / 1000}, with_layers=False) for seed in range(200)]
+    page = Page(write_report(view_of(tmp_path / "store", runs), tmp_path / "report", FEW).page.read_text())
+    assert {run.run_id for run in runs} <= set(page.cells)
+
+
 def test_another_layer_metric_is_shown_and_defined(tmp_path: Path) -> None:
     path = write_report(
-        view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report", metric="effective_rank_share"
+        view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report", Choice(("effective_rank_share",))
     ).page
     assert "<dt>effective_rank_share</dt><dd>effective_rank / min(rows, cols).</dd>" in path.read_text()
     assert (tmp_path / "report/data/effective_rank_share_up_s42.csv").is_file()
@@ -205,7 +247,7 @@ def states() -> dict[str, list[FakeRun]]:
 @pytest.mark.parametrize("state", states())
 def test_a_report_is_written_in_any_state_of_a_sweep(tmp_path: Path, state: str) -> None:
     runs = states()[state]
-    path = write_report(view_of(tmp_path / "store", runs, unstarted=1), tmp_path / "report").page
+    path = write_report(view_of(tmp_path / "store", runs, unstarted=1), tmp_path / "report", FEW).page
     page, numbers = Page(path.read_text()), json.loads((tmp_path / "report/report.json").read_text())
     assert {run.run_id for run in runs} <= set(page.cells)
     assert sum(numbers["counts"].values()) == len(runs) + 1
@@ -238,7 +280,12 @@ def test_errors_stand_before_the_verdicts_and_in_the_json(tmp_path: Path) -> Non
     text = write_report(view, tmp_path / "report").page.read_text()
     (error,) = summarize(view).errors
     shown = text.index(f"<li><strong>error:</strong> {error}</li>")
-    assert shown < text.index("<li>muon: invalid: seeds 42, 137 of muon have the same initial weights")
+    assert text.index('<p class="answer">No answer: runs that should be independent are not') < shown
+    assert (
+        shown
+        < text.index("<table>")
+        < text.index("<li>muon: invalid: seeds 42, 137 of muon have the same initial weights")
+    )
     numbers = json.loads((tmp_path / "report/report.json").read_text())
     assert numbers["errors"] == [error]
     assert [(arm["verdict"], arm["errors"]) for arm in numbers["arms"]] == [("invalid", [error]), ("baseline", [])]
@@ -257,10 +304,14 @@ def test_an_arm_of_the_baselines_runs_is_drawn_once_and_not_against_itself(tmp_p
 
 def test_make_again_names_the_store_and_the_metric(tmp_path: Path) -> None:
     view = view_of(tmp_path / "my store", known_runs()[:1])
-    terms = dict(provenance(view.record, members_of(view), view.storage.url, "stable_rank"))  # type: ignore[arg-type]
+    choice = Choice(("stable_rank", "entropy"), seed=42, projections=("q",))
+    terms = dict(provenance(view.record, members_of(view), view.storage.url, choice))  # type: ignore[arg-type]
     assert shlex.split(terms["Make again"]) == [
-        "muon", "report", "demo", "--store", view.storage.url, "--metric", "stable_rank", "-o", "FOLDER"
+        "muon", "report", "demo", "--store", view.storage.url, "--metric", "stable_rank", "--metric", "entropy",
+        "--projection", "q", "--seed", "42", "-o", "FOLDER",
     ]  # fmt: skip
+    terms = dict(provenance(view.record, members_of(view), view.storage.url, Choice()))  # type: ignore[arg-type]
+    assert "--metric" not in terms["Make again"]
 
 
 def test_a_report_of_another_metric_removes_the_data_of_the_one_before_and_nothing_else(tmp_path: Path) -> None:
@@ -268,7 +319,7 @@ def test_a_report_of_another_metric_removes_the_data_of_the_one_before_and_nothi
     write_report(view, tmp_path / "report")
     data = tmp_path / "report/data"
     (data / "notes.csv").write_text("mine")
-    write_report(view, tmp_path / "report", metric="entropy")
+    write_report(view, tmp_path / "report", Choice(("entropy",)))
     names = {path.name for path in data.iterdir()}
     assert not [name for name in names if name.startswith("effective_rank")]
     assert {"notes.csv", "entropy_q_s42.csv", "val_loss.csv", "runs.csv"} <= names
@@ -301,7 +352,7 @@ def test_a_report_cannot_be_written_into_a_file(tmp_path: Path) -> None:
 def test_an_unknown_layer_metric_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     view = view_of(tmp_path / "store", known_runs()[:1])
     with pytest.raises(ValueError, match="unknown layer metric 'rank'"):
-        write_report(view, tmp_path / "report", metric="rank")
+        write_report(view, tmp_path / "report", Choice(("rank",)))
     assert not (tmp_path / "report").exists()
 
 

@@ -8,16 +8,9 @@ import pytest
 from scipy import stats
 from support.analysis_fixtures import FINAL_LOSS
 
-from analysis.statistics import (
-    Goal,
-    additive_model,
-    compare_paired,
-    holm,
-    mean_interval,
-    seeds_to_resolve,
-    spread_ratio,
-    t_quantile,
-)
+from analysis.additive import contrasts_to, fit, spread_ratio
+from analysis.statistics import Goal, compare_paired, holm, mean_interval, seeds_to_resolve, t_quantile
+from analysis.unpaired import compare_unpaired
 
 MUON, ADAMW = FINAL_LOSS["muon"], FINAL_LOSS["adamw"]
 
@@ -33,33 +26,50 @@ def test_compare_paired_gives_the_known_answer_on_six_runs() -> None:
 def test_compare_paired_equals_scipy_on_the_same_pairs() -> None:
     found = compare_paired(MUON, ADAMW)
     assert found is not None
-    seeds = sorted(MUON)
-    candidate, base = np.log([MUON[s] for s in seeds]), np.log([ADAMW[s] for s in seeds])
+    candidate, base = [MUON[s] for s in sorted(MUON)], [ADAMW[s] for s in sorted(MUON)]
     oracle = stats.ttest_rel(candidate, base)
     interval = oracle.confidence_interval(0.95)
     assert found.p_value == pytest.approx(oracle.pvalue, rel=1e-9)
-    assert found.log_ratio_interval == pytest.approx((interval.low, interval.high), rel=1e-9)
-    nats = stats.ttest_rel([MUON[s] for s in seeds], [ADAMW[s] for s in seeds]).confidence_interval(0.95)
-    assert found.difference_interval == pytest.approx((nats.low, nats.high), rel=1e-9)
+    assert found.difference_interval == pytest.approx((interval.low, interval.high), rel=1e-9)
     assert found.correlation == pytest.approx(stats.pearsonr(candidate, base).statistic, rel=1e-9)
 
 
 def test_compare_paired_by_hand() -> None:
-    """Ratios 2 and 8: mean log ln 4, deviation ln 4 / sqrt 2, half width 12.7062 ln 4 / 2."""
-    found = compare_paired({1: 2.0, 2: 8.0}, {1: 1.0, 2: 1.0}, goal="max")
+    """Differences 2 and 6: mean 4, deviation sqrt 8, half width 12.7062 sqrt 8 / sqrt 2; the baseline's mean is 2."""
+    found = compare_paired({1: 4.0, 2: 8.0}, {1: 2.0, 2: 2.0}, goal="max")
     assert found is not None
-    assert found.log_ratio == pytest.approx(math.log(4))
-    assert found.percent == pytest.approx(300)
-    assert found.sd_log == pytest.approx(math.log(4) / math.sqrt(2))
-    half = 12.706204736 * math.log(4) / 2
-    assert found.log_ratio_interval == pytest.approx((math.log(4) - half, math.log(4) + half))
-    assert found.percent_interval == pytest.approx(
-        (100 * (math.exp(math.log(4) - half) - 1), 100 * (math.exp(math.log(4) + half) - 1))
-    )
+    assert (found.difference, found.percent) == (4.0, 200.0)
+    assert found.sd == pytest.approx(math.sqrt(8))
+    half = 12.706204736 * 2
+    assert found.difference_interval == pytest.approx((4 - half, 4 + half))
+    assert found.percent_interval == pytest.approx((50 * (4 - half), 50 * (4 + half)))
     assert (found.better, found.correlation) == (2, None)
     assert found.p_value == pytest.approx(
         0.2951672, abs=1e-6
     )  # 2 (1/2 - atan(2) / pi): t = 2 with one degree of freedom
+
+
+@pytest.mark.parametrize("effect", [0.95, 1.0, 1.05])
+def test_interval_percent_and_p_never_contradict_each_other(effect: float) -> None:
+    """Differences whose t is about the quantile: of log ratios one interval in a hundred would say otherwise."""
+    rng, edge = np.random.default_rng(20260104), []
+    for _ in range(400):
+        noise = rng.normal(0, 0.05, 3)
+        noise += (effect * t_quantile(2) * noise.std(ddof=1) / math.sqrt(3)) * (1 + rng.normal(0, 0.003)) - noise.mean()
+        base = rng.uniform(0.5, 4, 3)
+        for found in (
+            compare_paired(dict(enumerate(base + noise)), dict(enumerate(base))),
+            compare_unpaired(list(base + noise), list(base)),
+        ):
+            assert found is not None
+            assert found.difference_interval is not None
+            assert found.percent_interval is not None
+            assert found.p_value is not None
+            shown = [low <= 0 <= high for low, high in (found.difference_interval, found.percent_interval)]
+            assert shown == [found.p_value >= 0.05] * 2
+            assert np.sign(found.percent) == np.sign(found.difference)
+            edge.append(shown[0])
+    assert {True, False} <= set(edge) or effect != 1.0
 
 
 def test_compare_paired_uses_only_the_seeds_both_have() -> None:
@@ -73,8 +83,8 @@ def test_compare_paired_of_one_seed_has_no_interval() -> None:
     found = compare_paired({1: 2.0}, {1: 4.0})
     assert found is not None
     assert (found.difference, found.percent, found.better, found.n) == (-2.0, -50.0, 1, 1)
-    assert (found.difference_interval, found.log_ratio_interval, found.percent_interval) == (None, None, None)
-    assert (found.p_value, found.sd_log, found.correlation) == (None, None, None)
+    assert (found.difference_interval, found.percent_interval) == (None, None)
+    assert (found.p_value, found.sd, found.correlation) == (None, None, None)
 
 
 def test_compare_paired_without_common_seeds_is_none() -> None:
@@ -82,7 +92,7 @@ def test_compare_paired_without_common_seeds_is_none() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_compare_paired_refuses_what_has_no_ratio(value: float) -> None:
+def test_compare_paired_refuses_what_has_no_percent(value: float) -> None:
     with pytest.raises(ValueError, match="not positive and finite; leave out runs that diverged"):
         compare_paired({1: value}, {1: 1.0})
 
@@ -91,7 +101,7 @@ def test_equal_runs_are_no_evidence() -> None:
     found = compare_paired(MUON, MUON)
     assert found is not None
     assert (found.difference, found.p_value, found.better, found.is_identical) == (0.0, 1.0, 0, True)
-    assert found.log_ratio_interval == (0.0, 0.0)
+    assert found.difference_interval == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("goal", ["min", "max"])
@@ -101,31 +111,16 @@ def test_differences_that_cancel_are_not_equal_runs(goal: Goal) -> None:
     assert (found.difference, found.is_identical) == (0.0, False)
 
 
-def test_a_constant_ratio_has_p_0() -> None:
-    found = compare_paired({1: 2.0, 2: 4.0, 3: 8.0}, {1: 1.0, 2: 2.0, 3: 4.0})
+def test_a_constant_difference_has_p_0() -> None:
+    found = compare_paired({1: 2.0, 2: 3.0, 3: 5.0}, {1: 1.0, 2: 2.0, 3: 4.0})
     assert found is not None
-    assert (found.p_value, found.sd_log) == (0.0, 0.0)
+    assert (found.p_value, found.sd) == (0.0, 0.0)
     assert found.correlation == pytest.approx(1.0)
 
 
 def test_mean_interval_needs_two_values() -> None:
     assert mean_interval([1.0]) is None
     assert mean_interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 10])
-def test_the_interval_covers_the_truth_in_95_of_100_repeats(n: int) -> None:
-    """Pairs share a common part; the true effect is −1.9 %. Within three binomial errors of 95 %."""
-    repeats, effect, rng = 2000, math.log(1 - 0.019), np.random.default_rng(20260102)
-    covered = 0
-    for _ in range(repeats):
-        shared = rng.normal(1.2, 0.004, n)
-        base, candidate = np.exp(shared + rng.normal(0, 0.002, (2, n)))
-        found = compare_paired(dict(enumerate(candidate * math.exp(effect))), dict(enumerate(base)))
-        assert found is not None
-        assert found.log_ratio_interval is not None
-        covered += found.log_ratio_interval[0] <= effect <= found.log_ratio_interval[1]
-    assert abs(covered / repeats - 0.95) < 3 * math.sqrt(0.95 * 0.05 / repeats)
 
 
 def test_holm_by_hand() -> None:
@@ -166,42 +161,55 @@ def test_seeds_to_resolve_gives_about_even_odds() -> None:
 
 
 def test_additive_model_of_two_arms_is_the_paired_test() -> None:
-    model, paired = additive_model({"adamw": ADAMW, "muon": MUON}, "adamw")["muon"], compare_paired(MUON, ADAMW)
+    model, paired = contrasts_to("adamw", {"adamw": ADAMW, "muon": MUON})["muon"], compare_paired(MUON, ADAMW)
     assert paired is not None
     assert model.df == 2
-    assert model.log_ratio == pytest.approx(paired.log_ratio)
-    assert model.log_ratio_interval == pytest.approx(paired.log_ratio_interval)
+    assert model.difference == pytest.approx(paired.difference)
+    assert model.interval == pytest.approx(paired.difference_interval)
     assert model.p_value == pytest.approx(paired.p_value)
 
 
 def test_additive_model_of_complete_seeds_is_the_textbook_formula() -> None:
     rng, arms, n = np.random.default_rng(1), ("base", "b", "c", "d"), 3
     y = rng.normal(1.0, 0.1, (len(arms), n))
-    found = additive_model({arm: dict(enumerate(np.exp(row))) for arm, row in zip(arms, y, strict=True)}, "base")
+    found = contrasts_to("base", {arm: dict(enumerate(row)) for arm, row in zip(arms, y, strict=True)})
     residual = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
     df = (len(arms) - 1) * (n - 1)
     error = math.sqrt((residual**2).sum() / df * 2 / n)
     for i, arm in enumerate(arms[1:], start=1):
         contrast, effect = found[arm], y[i].mean() - y[0].mean()
         half = stats.t.ppf(0.975, df) * error
-        assert (contrast.df, contrast.log_ratio) == (df, pytest.approx(effect))
-        assert contrast.log_ratio_interval == pytest.approx((effect - half, effect + half))
+        assert (contrast.df, contrast.difference) == (df, pytest.approx(effect))
+        assert contrast.interval == pytest.approx((effect - half, effect + half))
 
 
 def test_additive_model_recovers_additive_effects_with_missing_runs() -> None:
     arm, seed = {"base": 1.0, "b": 1.1, "c": 0.8}, {1: 0.0, 2: 0.3, 3: -0.2}
-    full = {a: {s: math.exp(x + y) for s, y in seed.items()} for a, x in arm.items()}
+    full = {a: {s: x + y for s, y in seed.items()} for a, x in arm.items()}
     del full["b"][1], full["c"][3]
-    found = additive_model(full, "base")
-    assert found["b"].log_ratio == pytest.approx(0.1)
-    assert found["c"].log_ratio == pytest.approx(-0.2)
+    found = contrasts_to("base", full)
+    assert found["b"].difference == pytest.approx(0.1)
+    assert found["c"].difference == pytest.approx(-0.2)
     assert found["b"].df == 7 - 3 - 3 + 1
 
 
+def test_a_contrast_of_several_arms_is_the_sum_of_theirs() -> None:
+    """The mean of two arms minus that of two others, by hand: an error of s sqrt(1/3) at three seeds."""
+    rng, arms, n = np.random.default_rng(2), ("a", "b", "c", "d"), 3
+    y = rng.normal(1.0, 0.1, (len(arms), n))
+    model = fit({arm: dict(enumerate(row)) for arm, row in zip(arms, y, strict=True)})
+    assert model is not None
+    found = model.contrast({"a": -0.5, "b": -0.5, "c": 0.5, "d": 0.5})
+    residual = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
+    error = math.sqrt((residual**2).sum() / 6 * (4 * 0.25) / n)
+    assert found.difference == pytest.approx(y[2:].mean() - y[:2].mean())
+    assert found.interval[1] - found.difference == pytest.approx(stats.t.ppf(0.975, 6) * error)
+
+
 def test_additive_model_without_degrees_of_freedom_or_common_seeds_is_empty() -> None:
-    assert additive_model({"base": {1: 1.0}, "b": {1: 2.0}}, "base") == {}
-    assert additive_model({"base": {1: 1.0, 2: 1.1}, "b": {3: 2.0, 4: 2.2}}, "base") == {}
-    assert additive_model({"base": {}}, "base") == {}
+    assert contrasts_to("base", {"base": {1: 1.0}, "b": {1: 2.0}}) == {}
+    assert contrasts_to("base", {"base": {1: 1.0, 2: 1.1}, "b": {3: 2.0, 4: 2.2}}) == {}
+    assert contrasts_to("base", {"base": {}}) == {}
 
 
 def test_spread_ratio_is_largest_over_smallest() -> None:

@@ -12,7 +12,7 @@ from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve
 import analysis
 from analysis.arms import ArmSummary
 from analysis.summary import Summary, summarize
-from analysis.verdicts import arm_texts, seconds_text, sentence
+from analysis.verdicts import arm_texts, decimals_of, interval_text, seconds_text, sentence
 from muon_core.store.folder import Folder
 from ray_jobs.cli.answer_text import render_summary
 
@@ -40,8 +40,8 @@ def test_summary_gives_the_known_answer_on_six_runs(tmp_path: Path) -> None:
     )
     assert arm(summary, "muon").verdict == "lower"
     assert said(summary, "muon") == (
-        "muon: lower than adamw: −0.0644 nats (−1.92 %), 95 % interval −2.88 to −0.95 %; better in 3 of 3 seeds; "
-        "p = 0.014."
+        "muon: lower than adamw: −0.0644 nats (−1.92 %), 95 % interval −0.0971 to −0.0318 nats; better in 3 of 3 "
+        "seeds; p = 0.014."
     )
     assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3529 over 3 seeds."
 
@@ -63,9 +63,9 @@ def test_an_arm_within_the_noise_is_not_resolved(tmp_path: Path) -> None:
     assert arm(summary, "orthonoise").verdict == "not resolved"
     text = said(summary, "orthonoise")
     assert text.startswith(
-        "orthonoise: not resolved against muon: +0.0010 nats (+0.03 %), 95 % interval −0.36 to +0.41 %, "
+        "orthonoise: not resolved against muon: +0.0010 nats (+0.03 %), 95 % interval −0.0141 to +0.0161 nats, "
     )
-    assert "which contains 0; a difference of this size has about even odds with 183 fresh seeds; " in text
+    assert "which contains 0; a difference of this size has about even odds with 189 fresh seeds; " in text
 
 
 def test_an_arm_with_one_finished_seed_has_no_interval_and_names_the_lost_ones(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_an_arm_that_equals_the_baseline_to_the_last_digit_is_not_sent_to_more_s
     runs += [FakeRun("orthonoise", r.seed, r.val) for r in runs if r.optimizer == "adamw"]
     summary = summary_of(tmp_path, runs)
     assert arm(summary, "orthonoise").seeds_to_resolve is None
-    assert "+0.00 %, as the runs are equal to the last digit; " in said(summary, "orthonoise")
+    assert "+0.0000 nats, as the runs are equal to the last digit; " in said(summary, "orthonoise")
     assert summary.warnings == (
         "the runs of orthonoise equal the baseline's to the last digit; its perturbation never acted",
     )
@@ -380,10 +380,10 @@ def test_the_seeds_asked_for_are_those_of_the_adjusted_level(tmp_path: Path) -> 
     """Of two tests the stricter is at 2.5 %; scipy's quantile is the oracle."""
     noise = arm(summary_of(tmp_path, demo_runs()), "orthonoise")
     assert noise.comparison is not None
-    assert noise.comparison.sd_log is not None
-    n, effect = noise.seeds_to_resolve, abs(noise.comparison.log_ratio)
+    assert noise.comparison.sd is not None
+    n, effect = noise.seeds_to_resolve, abs(noise.comparison.difference)
     assert n is not None
-    half = [stats.t.ppf(1 - 0.025 / 2, k - 1) * noise.comparison.sd_log / k**0.5 for k in (n - 1, n)]
+    half = [stats.t.ppf(1 - 0.025 / 2, k - 1) * noise.comparison.sd / k**0.5 for k in (n - 1, n)]
     assert half[1] <= effect < half[0]
 
 
@@ -391,12 +391,12 @@ def test_pooled_contrasts_are_those_of_all_arms(tmp_path: Path) -> None:
     """Complete cells: the textbook error of the additive model over three arms and three seeds."""
     runs = [run for run in demo_runs() if run.optimizer != "isotropic"]
     summary = summary_of(tmp_path, runs)
-    y = np.log([[arm(summary, name).values[s] for s in (42, 137, 256)] for name in ("muon", "adamw", "orthonoise")])
+    y = np.array([[arm(summary, name).values[s] for s in (42, 137, 256)] for name in ("muon", "adamw", "orthonoise")])
     rest = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
     half = stats.t.ppf(0.975, 4) * math.sqrt((rest**2).sum() / 4 * 2 / 3)
     pooled, effect = arm(summary, "adamw").pooled, y[1].mean() - y[0].mean()
     assert pooled is not None
-    assert pooled.log_ratio_interval == pytest.approx((effect - half, effect + half))
+    assert pooled.interval == pytest.approx((effect - half, effect + half))
     assert arm(summary, "muon").pooled is None
 
 
@@ -475,13 +475,28 @@ def test_a_row_of_the_table_is_the_comparison(tmp_path: Path) -> None:
         "val_loss": "3.2885",
         "difference nats": "−0.0644 [−0.0971, −0.0318]",
         "%": "−1.92",
-        "95 % interval, %": "−2.88 to −0.95",
         "better": "3 of 3",
         "p (Holm)": "0.014",
         "pair corr.": "+0.19",
         "wall": "20.0 s",
         "verdict": "lower",
     }
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        ((-0.0907, -0.0256), "−0.0907 to −0.0256"),
+        ((-0.00013, 0.00041), "−0.00013 to +0.00041"),
+        ((0.0000004, 0.03), "+0.0000004 to +0.0300000"),
+        ((0.0, 0.0), "+0.0000 to +0.0000"),
+        ((-12.5, 0.0), "−12.5000 to +0.0000"),
+    ],
+)
+def test_an_interval_is_shown_with_digits_that_tell_whether_it_contains_0(
+    interval: tuple[float, float], text: str
+) -> None:
+    assert interval_text(interval, decimals_of(interval)) == text
 
 
 @pytest.mark.parametrize(
@@ -533,18 +548,18 @@ def test_runs_without_a_seed_get_welchs_interval_and_their_number(tmp_path: Path
     """scipy is the oracle."""
     summary = summary_of(tmp_path, without_seeds(known_runs()))
     muon, adamw = (arm(summary, name) for name in ("muon", "adamw"))
-    logs = [np.log([run.val[200] for run in known_runs() if run.optimizer == name]) for name in ("muon", "adamw")]
-    oracle = stats.ttest_ind(*logs, equal_var=False)
+    losses = [[run.val[200] for run in known_runs() if run.optimizer == name] for name in ("muon", "adamw")]
+    oracle = stats.ttest_ind(*losses, equal_var=False)
     found = muon.unpaired
     assert found is not None
     assert (muon.comparison, muon.values, found.n, found.baseline_n) == (None, {}, 3, 3)
-    assert found.log_ratio_interval == pytest.approx(tuple(oracle.confidence_interval()))
+    assert found.difference_interval == pytest.approx(tuple(oracle.confidence_interval()))
     assert (found.p_value, found.df) == (pytest.approx(oracle.pvalue), pytest.approx(oracle.df))
     assert (muon.verdict, summary.tests) == ("lower", 1)
     assert "lower than adamw: −0.0644 nats (−1.92 %) between 3 and 3 runs, 95 % interval " in said(summary, "muon")
-    assert said(summary, "muon").endswith("; Welch's interval, unpaired, for not all runs tell their seed; p = 0.0026.")
+    assert said(summary, "muon").endswith("; Welch's interval, unpaired, for not all runs tell their seed; p = 0.0025.")
     assert said(summary, "adamw") == "adamw: the baseline, mean val_loss 3.3529 over 3 runs."
-    assert adamw.mean == pytest.approx(float(np.mean(np.exp(logs[1]))))
+    assert adamw.mean == pytest.approx(float(np.mean(losses[1])))
     assert not [w for w in summary.warnings if "None" in w or "scatter" in w]
     assert "; differences to adamw, unpaired, with Welch's 95 % intervals, for not all" in render_summary(summary, 500)
 
