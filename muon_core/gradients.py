@@ -25,7 +25,7 @@ MicroLoss = Callable[[int], Tensor]
 
 
 # Its twin for the compiler, as those of optimizers: see optim/adamw.py.
-_forward = inspect.unwrap(DistributedDataParallel._inside_ddp_forward)  # type: ignore[attr-defined]
+_forward = inspect.unwrap(DistributedDataParallel._inside_ddp_forward)
 _forward.__dict__.setdefault("__dynamo_disable", _forward)
 
 
