@@ -53,7 +53,9 @@ def test_rows_become_what_arrow_makes_of_them(table: Table, num_rows: int) -> No
     assert encode(ours, table) == encode(arrows.combine_chunks(), table)
 
 
-@pytest.mark.parametrize("row", [{"layer": 2**40}, {"run_id": 3}, {"layer": 0.5}, {"spectral_norm": "1.5"}, {"ill_posed": 1}])
+@pytest.mark.parametrize(
+    "row", [{"layer": 2**40}, {"run_id": 3}, {"layer": 0.5}, {"spectral_norm": "1.5"}, {"ill_posed": 1}]
+)
 def test_a_value_that_does_not_fit_is_named_with_its_column(row: dict[str, Any]) -> None:
     (name,) = row
     with pytest.raises(pa.ArrowInvalid, match=f"column {name} of layers holds "):
