@@ -46,7 +46,10 @@ class Forked:
 
     def __init__(self, *arguments: str, store: Path) -> None:
         self.args = arguments
-        self._said = [Path(tempfile.mkstemp(dir=store.parent)[1]) for _ in range(2)]
+        folder = Path(tempfile.mkdtemp(dir=store.parent))
+        self._said = [folder / "stdout", folder / "stderr"]
+        for file in self._said:
+            file.touch()
         environment = os.environ | {"MUON_STORE": str(store)}
         self._process = start_process(_command, arguments, environment, os.getcwd(), *self._said)
         assert self._process.pid
@@ -65,6 +68,12 @@ class Forked:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def wait_for(self, words: str) -> None:
+        """Until it has written them to stderr."""
+        while words not in self._said[1].read_text():
+            assert self.poll() is None, self.communicate()
+            time.sleep(0.02)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """What it wrote to stdout and stderr, once it has ended."""
