@@ -28,6 +28,7 @@ from muon_core.store.keys import ObjectSlice, parse_sweeps
 from muon_core.store.ledger import Entry, LedgerReader, is_alive, read_entries
 from muon_core.store.lineage import Problems
 from muon_core.store.open import open_storage
+from muon_core.store.parquet import column, to_arrow
 from muon_core.store.reader import (
     check_version,
     list_keys,
@@ -259,7 +260,7 @@ class Store:
         is_running = any(entry.status == "running" for entry in entries)
         now = LedgerReader(self.storage).now() if is_running else 0.0
         rows = [_attempt_row(entry, now) for entry in entries]
-        return from_arrow(pa.Table.from_pylist(rows, schema=ATTEMPTS.schema)).lazy()
+        return from_arrow(to_arrow(rows, ATTEMPTS)).lazy()
 
     def _run_rows(self) -> tuple[pa.Table, Problems]:
         """End record of each run's newest attempt, its start record where it has not ended; and runs without either."""
@@ -269,9 +270,9 @@ class Store:
         ends = read_ends(self.storage, heads.values(), problems)
         known = {*ends["run_id"].to_pylist(), *problems}
         starts = read_starts(self.storage, [head for run, head in heads.items() if run not in known], problems)
-        going = pa.Table.from_pylist([start | {"status": "running"} for start in starts], schema=RUNS.schema)
+        going = to_arrow([start | {"status": "running"} for start in starts], RUNS)
         rows = pa.concat_tables([ends, going]).sort_by("run_id")
-        numbers = pa.array([heads[run].number for run in rows["run_id"].to_pylist()], pa.int32())
+        numbers = column([heads[run].number for run in rows["run_id"].to_pylist()], pa.int32())
         return rows.set_column(
             rows.schema.get_field_index("attempts"), RUNS.schema.field("attempts"), numbers
         ), problems

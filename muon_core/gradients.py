@@ -7,17 +7,41 @@ four one each. Powers of two keep every worker's share a whole subtree, and make
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from muon_core import distributed
 
 MicroLoss = Callable[[int], Tensor]
 """Mean loss of this rank's micro-batch `index`, nats per token, with its graph."""
+
+
+# Its twin for the compiler, as those of optimizers: see optim/adamw.py.
+_forward = inspect.unwrap(DistributedDataParallel._inside_ddp_forward)
+_forward.__dict__.setdefault("__dynamo_disable", _forward)
+
+
+def replicate(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """`model` under DDP, which asks torch's compiler whether it is to reduce gradients, and by that loads it.
+
+    Where it is not loaded yet nothing is compiled, and the answer is its default.
+    """
+    devices = [device.index] if device.type == "cuda" else None
+    if "torch._dynamo" in sys.modules:
+        return DistributedDataParallel(model, device_ids=devices)
+    torch._dynamo = SimpleNamespace(utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer"))  # type: ignore[assignment]
+    try:
+        return DistributedDataParallel(model, device_ids=devices)
+    finally:
+        del torch._dynamo  # torch finds the real one when it is asked for it
 
 
 def ddp_gradients(replica: nn.Module, micro_loss: MicroLoss, num_local: int) -> Tensor:

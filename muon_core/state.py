@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from muon_core import distributed, environment, seeds
 from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
+from muon_core.gradients import replicate
 from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.optimizers import Optimizers
@@ -61,7 +61,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         model.compile()  # in place: parameters keep their names
     replica: nn.Module = model
     if distributed.world_size() > 1 and config.reduction == "ddp":
-        replica = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        replica = replicate(model, device)
         _settle_buckets(replica, config, device)
     matrices = hidden_matrices(model)
     optimizers = build_optimizers(

@@ -12,6 +12,7 @@ import ray_jobs.ray_settings  # noqa: F401  before ray
 
 # isort: split
 import ray
+from ray._private.node import Node
 
 from ray_jobs.address import check_loopback
 from ray_jobs.ray_folder import OBJECT_STORE, complaint, object_folder, ray_folder, watched
@@ -45,6 +46,7 @@ def connected(
         folder = None
         if address is None:
             check_loopback()
+            _leave_out()
             folder = stack.enter_context(ray_folder())
             stack.enter_context(watched(folder))
             options |= {"include_dashboard": False, "_temp_dir": folder}
@@ -53,6 +55,15 @@ def connected(
         with deferred():  # a signal in the midst of it would end this process in C++
             _start(address, folder, options)
         yield
+
+
+def _leave_out() -> None:
+    """Start no autoscaler, web page or reader of logs, whom nobody asks in a Ray of one machine and one sweep.
+
+    Each is an interpreter that loads Ray, while its agents load it too, for which it waits fifteen seconds only.
+    """
+    for start in ("start_monitor", "start_api_server", "start_log_monitor"):
+        setattr(Node, start, lambda node, **_: None)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from search_spaces.spec import Resources
 
 STOP_WAIT_S = 60.0  # a step and a checkpoint of a large model; a second Ctrl-C ends the wait
 ON_HEAD = {"node:__internal_head__": 0.001}  # what a sweep must not lose with a worker
-SLOT_MEMORY = 2**30  # bytes on the head: a slot and the actor its workers meet at, 0.6 GiB, with room to spare
+SLOT_MEMORY = 2**30  # bytes on the head: a slot, 0.4 GiB, with room to spare
 
 
 def run_on_ray(

@@ -22,7 +22,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: runs record that they were stopped
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it Ray warns
-    "RAY_worker_maximum_startup_concurrency": "8",  # a slot is five light processes; two CPUs would start two at a time
+    "RAY_prestart_worker_first_driver": "0",  # a worker for each CPU, in an environment that none of ours has
+    "RAY_worker_maximum_startup_concurrency": "8",  # a slot is several light processes; two CPUs would start two
 }
 _PRIVATE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # despite its name: the node's address is 127.0.0.1

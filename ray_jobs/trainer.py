@@ -3,8 +3,9 @@
 For each trainer Ray Train starts a controller, an actor for datasets, one that speaks to the autoscaler in the name of
 Ray Data, and one that frees the controller's places when it dies, which asks the dashboard: a dozen processes more. The
 controller imports torch before its workers may begin to. A slot is an actor already, has no datasets, and tells the run
-queue which places it holds: so its controller runs in it. None of this is public in Ray, whose version is pinned for
-such reasons; the workers and what they see are Ray Train's own.
+queue which places it holds: so its controller runs in it. Each worker group has an actor more, where workers meet that
+report to Ray Train; ours report to the run queue. None of this is public in Ray, whose version is pinned for such
+reasons; the workers and what they see are Ray Train's own.
 """
 
 from __future__ import annotations
@@ -23,13 +24,29 @@ from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, state, worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
 from ray.train.v2._internal.execution.worker_group.poll import WorkerGroupPollStatus, WorkerStatus
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.placement_group import PlacementGroup
 
 _LEFT_OUT = (DatasetsCallback, PlacementGroupCleanerCallback)
+
+
+class _Nowhere:
+    """Stands for the actor where workers would meet."""
+
+    @classmethod
+    def options(cls, **_: Any) -> type[_Nowhere]:
+        return cls
+
+    @classmethod
+    def remote(cls, **_: Any) -> type[_Nowhere]:
+        return cls
+
+
+worker_group.SynchronizationActor = _Nowhere
+state._shutdown_sync_actor = lambda nowhere: None
 
 
 class _FixedSize(FixedScalingPolicy):

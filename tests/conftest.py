@@ -22,7 +22,7 @@ from muon_core.config.run import RunConfig
 collect_ignore = ["cluster"]  # `make test-cluster` asks for it: it needs root, and ten minutes
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
-BEHIND = 3  # niceness: half the share of a core
+BEHIND = 5  # niceness: two thirds of the share of Ray's workers, a third of that of who starts them
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30
 
 LONG_FILES = (

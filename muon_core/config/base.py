@@ -8,6 +8,7 @@ import itertools
 import json
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -26,16 +27,21 @@ class Config(BaseModel):
     @classmethod
     def meanings(cls) -> dict[str, str]:
         """Field to the string below it, on one line."""
-        found: dict[str, str] = {}
-        for kind in reversed(cls.__mro__):
-            if issubclass(kind, Config):
-                (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-                assert isinstance(definition, ast.ClassDef)
-                for field, below in itertools.pairwise(definition.body):
-                    match field, below:
-                        case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                            found[name] = " ".join(text.split())
-        return found
+        kinds = (kind for kind in reversed(cls.__mro__) if issubclass(kind, Config))
+        return {name: text for kind in kinds for name, text in _own_meanings(kind).items()}
+
+
+@cache
+def _own_meanings(kind: type[Config]) -> dict[str, str]:
+    """Those of the fields that stand in the class itself."""
+    found: dict[str, str] = {}
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    for field, below in itertools.pairwise(definition.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def leaves(tree: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

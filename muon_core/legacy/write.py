@@ -20,6 +20,7 @@ from muon_core.config.arm_names import Arm, arm_names, flat_fields
 from muon_core.legacy.lines import FILES
 from muon_core.legacy.runs import METRICS_FILE, LegacyRun, UnreadableRun, canonical, read_run, run_files
 from muon_core.store.keys import check_name
+from muon_core.store.parquet import to_arrow
 from muon_core.store.reader import read_attempts, read_starts, read_statuses
 from muon_core.store.storage import Storage
 from muon_core.store.sweeps import SweepRecord, SweepRun, read_sweep, write_sweep
@@ -77,7 +78,7 @@ def _read(folder: Path, place: Path, files: list[Path]) -> LegacyRun:
         run = read_run(folder, place, files)
         tables = _series(run) | {RUNS.name: [_start(run) | _end(run)]}
         for name, rows in tables.items():
-            pa.Table.from_pylist(rows, schema=TABLES[name].schema)
+            to_arrow(rows, TABLES[name])
     except (pa.ArrowException, OverflowError) as error:
         raise UnreadableRun(f"it has a number that is out of range ({error})") from error
     return run

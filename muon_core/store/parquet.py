@@ -12,10 +12,12 @@ import hashlib
 import io
 import re
 from array import array
-from collections.abc import Iterable
-from itertools import accumulate
+from collections.abc import Iterable, Sequence, Sized
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate, chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,7 +43,7 @@ def encode(
     rows: list[Row] | pa.Table, table: Table, *, final: bool = False, row_group: int = SERIES_ROW_GROUP
 ) -> bytes:
     """Parquet bytes in `table`'s schema: zstd, byte-stream-split floats, dictionaries for text only."""
-    data = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=table.schema)
+    data = rows if isinstance(rows, pa.Table) else to_arrow(rows, table)
     floats = [name for name, (dtype, _) in table.columns.items() if pa.types.is_floating(dtype)]
     texts = [name for name, (dtype, _) in table.columns.items() if pa.types.is_string(dtype)]
     sink = io.BytesIO()  # whole in memory first: a stream cut by an exception would publish a truncated table
@@ -117,11 +119,68 @@ def sort_for_reading(rows: pa.Table, table: Table) -> pa.Table:
     return rows.sort_by([(name, "ascending") for name in order if name in table.columns])
 
 
+def to_arrow(rows: Sequence[Row], table: Table) -> pa.Table:
+    """Rows in `table`'s schema; what a row lacks is null. Raises pa.ArrowInvalid for a value that fits no column.
+
+    As `pa.Table.from_pylist`, which loads pandas to ask whether it was given some of that: a second of each process.
+    """
+    columns = []
+    for name, (dtype, _) in table.columns.items():
+        try:
+            columns.append(column([row.get(name) for row in rows], dtype))
+        except (TypeError, AttributeError, OverflowError) as error:
+            raise pa.ArrowInvalid(f"column {name} of {table.name} holds {dtype}: {error}") from error
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
 def texts(values: Iterable[str]) -> pa.StringArray:
-    """An Arrow array of texts, without `pa.array`, which loads pandas to ask whether it was given some of that."""
-    encoded = [value.encode() for value in values]
-    ends = array("i", accumulate(map(len, encoded), initial=0))
-    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends.tobytes()), pa.py_buffer(b"".join(encoded)))
+    """An Arrow array of texts, without loading pandas either."""
+    return column([*values], pa.string())
+
+
+_CODES = {pa.int32(): "i", pa.int64(): "q", pa.float32(): "f", pa.float64(): "d"}
+"""Python's own arrays, which refuse what is no number, or no whole one, as Arrow does."""
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+def column(values: Sequence[Any], dtype: pa.DataType) -> pa.Array:
+    """An array of one of the tables' types; None is null. Raises TypeError, AttributeError or OverflowError."""
+    present = [value is not None for value in values]
+    buffers, children = [None if all(present) else _bits(present)], []
+    if pa.types.is_string(dtype):
+        pieces = [b"" if value is None else value.encode() for value in values]
+        buffers += [_offsets(pieces), pa.py_buffer(b"".join(pieces))]
+    elif pa.types.is_list(dtype):
+        lists = [() if value is None else value for value in values]
+        buffers.append(_offsets(lists))
+        children.append(column([*chain.from_iterable(lists)], dtype.value_type))
+    elif pa.types.is_timestamp(dtype):
+        buffers.append(_numbers([value and (value - _EPOCH) // _MICROSECOND for value in values], pa.int64()))
+    elif pa.types.is_boolean(dtype):
+        buffers.append(_bits([value is not None and _truth(value) for value in values]))
+    else:
+        buffers.append(_numbers(values, dtype))
+    return pa.Array.from_buffers(dtype, len(values), buffers, children=children)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return bool(value)
+
+
+def _numbers(values: Iterable[Any], dtype: pa.DataType) -> pa.Buffer:
+    return pa.py_buffer(array(_CODES[dtype], [0 if value is None else value for value in values]).tobytes())
+
+
+def _offsets(pieces: Iterable[Sized]) -> pa.Buffer:
+    """Where each begins in what they are together, and the end."""
+    return pa.py_buffer(array("i", accumulate(map(len, pieces), initial=0)).tobytes())
+
+
+def _bits(values: Sequence[bool]) -> pa.Buffer:
+    """A bit each, the first the lowest of the first byte."""
+    return pa.py_buffer(np.packbits(np.array(values, bool), bitorder="little").tobytes())
 
 
 def same_rows(left: pa.Table, right: pa.Table, table: Table) -> bool:

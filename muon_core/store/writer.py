@@ -29,7 +29,7 @@ from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, Attempt, check_name, final_key, live_key, next_id, parse_ends
 from muon_core.store.ledger import close_entry, read_entries
 from muon_core.store.lineage import visible_slices
-from muon_core.store.parquet import Row, digest, encode
+from muon_core.store.parquet import Row, digest, encode, to_arrow
 from muon_core.store.reader import (
     list_keys,
     list_series_keys,
@@ -214,7 +214,7 @@ class RunWriter:
         """Write every segment with new rows; runs in the writer's thread."""
         for table, segment, rows in batch:
             if rows:
-                segment.parts.append(pa.Table.from_pylist(rows, schema=SERIES[table].schema))
+                segment.parts.append(to_arrow(rows, SERIES[table]))
                 segment.dirty = True
         if time.monotonic() - self._fenced_at > FENCE_EVERY_S:
             self._fence()

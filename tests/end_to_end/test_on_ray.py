@@ -21,7 +21,7 @@ import polars as pl
 import psutil
 import pytest
 import torch
-from support.processes import find_family, wildcard_listeners
+from support.processes import ask_family, find_family, wildcard_listeners
 from support.same_rows import assert_same_rows, rows
 from support.saved_runs import weights
 from support.sweeps import MUON, muon, sweep_file
@@ -66,6 +66,8 @@ class Killer:
     """Attempts: what is known of a run's progress is that of the one before until the next has trained a step."""
     exposed: list[str] = field(default_factory=list)
     """Sockets that were open to others at the first death."""
+    beside: list[str] = field(default_factory=list)
+    """Command lines of all processes then."""
 
     def __call__(self, states: list[RunState]) -> None:
         for state in states:
@@ -76,6 +78,7 @@ class Killer:
             if found := find_family(title):
                 if not self.killed:
                     self.exposed = wildcard_listeners()
+                    self.beside = ask_family(lambda process: " ".join(process.cmdline()))
                 self.killed[state.run_id] += 1
                 self.died_in.add(progress.attempt)
                 os.kill(found[-1], signal.SIGSTOP if state.run_id == self.hanging else signal.SIGKILL)
@@ -188,6 +191,13 @@ def test_nothing_of_a_sweep_listens_beyond_loopback_but_the_rendezvous(story: St
     """Torch's rendezvous store offers no choice of address."""
     assert len(story.killer.exposed) <= 1
     assert all(WORKER in command for command in story.killer.exposed)
+
+
+def test_a_sweep_starts_no_process_that_nobody_asks(story: Story) -> None:
+    """Each loads Ray while the first run waits for its workers to do so."""
+    titles = ("/autoscaler/", "/dashboard.py", "log_monitor.py", "SynchronizationActor")
+    assert [command for command in story.killer.beside if any(title in command for title in titles)] == []
+    assert any(WORKER in command for command in story.killer.beside)
 
 
 def test_a_run_that_is_stopped_early_saves_itself_and_leaves_its_workers_warm(

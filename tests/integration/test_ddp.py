@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def worker(rank: int, config: str, store: str, breaks_on: int, stop_at: int) -> 
             return real(*args, **kwargs)
 
         train_module.evaluate = breaking
+    run = RunConfig.model_validate_json(config)
     try:
-        train(RunConfig.model_validate_json(config), Folder(store), report=lambda progress: progress.step != stop_at)
+        train(run, Folder(store), report=lambda progress: progress.step != stop_at)
+        assert run.compile == ("torch._dynamo" in sys.modules)  # which takes as long to load as the rest of torch
     except RuntimeError as error:
         assert (classify(error) == "infrastructure") == (rank != breaks_on), error  # noqa: PT017
         os._exit(0)  # as a worker group does: no more collectives after an error

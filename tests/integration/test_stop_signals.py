@@ -55,10 +55,11 @@ LOADS_RAY = """
     import ray_jobs.launch
 """
 DEFERRED = """
-    from ray_jobs.stop_signals import deferred
-    with deferred():
+    from ray_jobs import stop_signals
+    with stop_signals.deferred():
         print("ready", flush=True)
-        [time.sleep(0.1) for _ in range(10)]
+        while not stop_signals._heard:
+            time.sleep(0.1)
         print("whole", flush=True)
     print("never", flush=True)
 """
@@ -153,7 +154,9 @@ def test_what_was_ignored_when_the_command_began_stays_so() -> None:
     """As under nohup."""
     with started(WAIT.replace("60", "2") + '; print("on")', hangup=signal.SIG_IGN) as process:
         process.send_signal(signal.SIGHUP)
-        stdout, stderr = process.communicate(timeout=SOON_S)
+        assert process.stdout is not None
+        stdout = process.stdout.read()  # as above
+        _, stderr = process.communicate(timeout=SOON_S)
     assert (process.returncode, stdout, stderr) == (0, "on\n", "")
 
 

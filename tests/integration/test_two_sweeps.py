@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.sweeps import muon_here, standing_still, start_sweep, sweep_file, wait_for_attempts
+from support.sweeps import Forked, muon_here, standing_still, start_sweep, sweep_file, wait_for_attempts
 
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import LOCAL, close_entry, new_entry, read_entries, write_entry
@@ -27,9 +27,9 @@ def _spec(folder: Path, small: dict[str, Any], steps: int) -> Path:
     return sweep_file(folder, small | {"steps": steps}, BLOCKS, seeds=[1, 2])
 
 
-def _end(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+def _end(process: Forked) -> "subprocess.CompletedProcess[str]":
     out, err = process.communicate(timeout=250)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return subprocess.CompletedProcess(process.args, process.returncode or 0, out, err)
 
 
 def _assert_each_run_was_trained_once(store: Path, *ended: "subprocess.CompletedProcess[str]") -> None:

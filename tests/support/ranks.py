@@ -11,8 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# Torch imports its compiler for the first optimizer, and pyarrow pandas for the first rows: seconds, in every process.
-LOADED = ["polars", "muon_core.train", "torch._dynamo", "pandas", "pyarrow.dataset", "analysis.store", "pytest"]
+LOADED = ["polars", "muon_core.train", "analysis.store", "pytest"]
 multiprocessing.set_forkserver_preload(LOADED)
 
 

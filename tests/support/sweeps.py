@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.ranks import start_process
 
 from muon_core.store.folder import Folder
 from ray_jobs.cli.main import main
@@ -36,13 +38,68 @@ def muon(*arguments: str, store: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([MUON, *arguments], capture_output=True, text=True, env=environment, timeout=280)
 
 
-def start_sweep(spec: Path, store: Path) -> "subprocess.Popen[str]":
+class Forked:
+    """The command in a process of its own, forked from one that has loaded already what takes another one seconds.
+
+    To be asked and signalled as a `subprocess.Popen`.
+    """
+
+    def __init__(self, *arguments: str, store: Path) -> None:
+        self.args = arguments
+        folder = Path(tempfile.mkdtemp(dir=store.parent))
+        self._said = [folder / "stdout", folder / "stderr"]
+        for file in self._said:
+            file.touch()
+        environment = os.environ | {"MUON_STORE": str(store)}
+        self._process = start_process(_command, arguments, environment, os.getcwd(), *self._said)
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait_for(self, words: str) -> None:
+        """Until it has written them to stderr."""
+        while words not in self._said[1].read_text():
+            assert self.poll() is None, self.communicate()
+            time.sleep(0.02)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """What it wrote to stdout and stderr, once it has ended."""
+        self._process.join(timeout)
+        assert self.poll() is not None, "it did not end"
+        out, err = (file.read_text() for file in self._said)
+        return out, err
+
+
+def _command(arguments: tuple[str, ...], environment: dict[str, str], folder: str, *said: Path) -> None:
+    """In the new process, which is to be as one that a shell has started."""
+    for descriptor, file in enumerate(said, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    main([*arguments])
+
+
+def start_sweep(spec: Path, store: Path) -> Forked:
     """`muon sweep run --in-process` of a sweep file, in a process of its own that goes on by itself."""
-    command, environment = [MUON, "sweep", "run", str(spec), "--in-process"], os.environ | {"MUON_STORE": str(store)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return Forked("sweep", "run", str(spec), "--in-process", store=store)
 
 
-def wait_for_attempts(process: "subprocess.Popen[str]", store: Path, number: int = 1) -> None:
+def wait_for_attempts(process: Forked, store: Path, number: int = 1) -> None:
     """Until the store has so many attempts, of which `process` begins the last."""
     while len(Folder(store).list("attempts/")) < number:
         assert process.poll() is None, process.communicate()
@@ -50,7 +107,7 @@ def wait_for_attempts(process: "subprocess.Popen[str]", store: Path, number: int
 
 
 @contextmanager
-def standing_still(process: "subprocess.Popen[str]") -> Iterator[None]:
+def standing_still(process: Forked) -> Iterator[None]:
     """Hold `process` amid its run, which is therefore still under way however long the block takes."""
     process.send_signal(signal.SIGSTOP)
     try:

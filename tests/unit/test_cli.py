@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from support.analysis_fixtures import FakeRun, write_store
+from support.sweeps import Forked
 
 from analysis.store import open_store
 from muon_core.config.presets import PRESETS
@@ -335,17 +336,13 @@ def test_pretrain_that_is_overtaken_stops_in_one_line(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_run_and_records_it_as_stopped(
-    tmp_path: Path, small: dict[str, Any], number: signal.Signals
+    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     endless = small | {"steps": 1_000_000, "tracking": {"eval_every": 1, "track_every": 1_000_000}}
     (tmp_path / "run.yaml").write_text(json.dumps(endless))
-    command = subprocess.Popen(
-        [MUON, "pretrain", "run.yaml", "--store", "st"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
-    assert command.stderr is not None
-    for line in command.stderr:
-        if line.startswith("step 2/"):
-            break
+    monkeypatch.chdir(tmp_path)
+    command = Forked("pretrain", "run.yaml", store=tmp_path / "st")
+    command.wait_for("\nstep 2/")
     command.send_signal(number)
     _, stderr = command.communicate(timeout=60)
     assert command.returncode == 130, stderr

@@ -301,7 +301,8 @@ def test_docs_parameters_names_and_explains_every_field_of_every_config() -> Non
         inner = GROUPS.keys() | {"optimizer"} if model is RunConfig else set()  # whose own fields are named
         fields = model.model_fields.keys() - kind - inner
         assert fields - named == set(), model.__name__
-        assert [name for name in fields if not model.meanings().get(name)] == [], model.__name__
+        meanings = model.meanings()
+        assert [name for name in fields if not meanings.get(name)] == [], model.__name__
 
 
 def test_every_column_has_a_unit_or_meaning() -> None:
