@@ -54,9 +54,8 @@ def effects_table(summary: Summary) -> Table:
 def targets_table(summary: Summary) -> Table:
     """A row for each arm: what it took to come to the target."""
     rows = target_rows(summary)
-    return Table(
-        "target", target_caption(summary), _headed(tuple(rows[0])), [list(r.values()) for r in rows], "data/targets.csv"
-    )
+    caption = f"The way {target_caption(summary)}: what it took, and how many times sooner than the baseline."
+    return Table("target", caption, _headed(tuple(rows[0])), [list(r.values()) for r in rows], "data/targets.csv")
 
 
 def runs_table(members: pl.DataFrame) -> Table:
