@@ -31,9 +31,10 @@ def _so_far(summary: Summary) -> str:
 
 def _alone(summary: Summary) -> str:
     """What is known of arms that nothing compares."""
-    known = [arm for arm in summary.arms if arm.mean is not None]
-    best = min(known, key=lambda arm: arm.mean if summary.goal == "min" else -arm.mean)  # type: ignore[operator,return-value]
-    value = f"{summary.metric} {best.mean:.4f} ({summary.unit})"
+    sign = 1 if summary.goal == "min" else -1
+    known = [(arm.mean, arm) for arm in summary.arms if arm.mean is not None]
+    mean, best = min(known, key=lambda pair: sign * pair[0])
+    value = f"{summary.metric} {mean:.4f} ({summary.unit})"
     if len(summary.arms) == 1:
         over = "a single run" if len(best.all_values) == 1 else f"{len(best.all_values)} runs"
         return f"{best.arm} reaches {value} in {over}, and there is no other arm to compare it with."

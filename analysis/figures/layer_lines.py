@@ -27,7 +27,7 @@ from analysis.store import Store
 from analysis.summary import Summary
 
 METRICS = ("effective_rank", "momentum_left_alignment", "weight_norm", "grad_norm")
-MAX_POINTS = 60  # of a line: a hundred layers and projections of two arms with more are a megabyte
+MAX_POINTS = 40  # of a line: a hundred layers and projections of two arms with more are a megabyte
 _WIDTH, _HEIGHT, _PER_ROW = 205, 150, 3
 
 

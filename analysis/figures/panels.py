@@ -14,7 +14,7 @@ from analysis import queries
 from analysis.figures.cells import Cells, Chance, Flags, Values
 
 MAX_COLUMNS = 320  # twice a panel's width in CSS pixels: beyond it a screen drops columns, so they are binned here
-_FEW, _MANY = 8, 24  # panels: more of them are smaller, and have fewer columns, else a page of them has many megabytes
+_FEW = 8  # panels: more of them are smaller, and have fewer columns, else a page of them has many megabytes
 
 
 class Shown(NamedTuple):
@@ -168,7 +168,7 @@ def heatmaps(
 
 def max_columns(panels: int) -> int:
     """Columns that a panel may have beside so many others."""
-    return MAX_COLUMNS if panels <= _FEW else MAX_COLUMNS // 2 if panels <= _MANY else MAX_COLUMNS // 4
+    return MAX_COLUMNS if panels <= _FEW else MAX_COLUMNS // 4
 
 
 def _panel(

@@ -43,11 +43,13 @@ from analysis.report.tables import (
     regions_table,
     runs_table,
     speeds_table,
+    targets_table,
     tuning_table,
 )
 from analysis.report.wording import definitions, provenance
 from analysis.store import Store
 from analysis.summary import Summary
+from analysis.target_texts import target_rows, targets_frame
 from analysis.verdicts import sentence
 
 
@@ -91,6 +93,14 @@ def _gates(of: Material) -> Section:
         line for gate in of.summary.gates for line in (headline(gate), *(arm_line(arm, gate) for arm in gate.arms))
     ]
     return Section("gates", "Gates", points=tuple(points), nothing="" if points else "The sweep file sets no gates.")
+
+
+def _target(of: Material) -> Section:
+    if not target_rows(of.summary):
+        nothing = "No arm can be asked for its way to the baseline's mean."
+        return Section("target", "Way to the target", nothing=nothing)
+    of.tables["data/targets.csv"] = targets_frame(of.summary)
+    return Section("target", "Way to the target", tables=(targets_table(of.summary),))
 
 
 def _sensitivity(of: Material) -> Section:
@@ -272,6 +282,6 @@ def _provenance(of: Material) -> Section:
 
 
 _SECTIONS: tuple[Callable[[Material], Section], ...] = (
-    _arms, _gates, _curves, _sensitivity, _scan, _layers, _against, _pairs, _lines, _spectra, _timelines, _volatility,
-    _stability, _anomalies, _fairness, _cost, _definitions, _runs, _dropped, _provenance,
+    _arms, _gates, _curves, _target, _sensitivity, _scan, _layers, _against, _pairs, _lines, _spectra, _timelines,
+    _volatility, _stability, _anomalies, _fairness, _cost, _definitions, _runs, _dropped, _provenance,
 )  # fmt: skip

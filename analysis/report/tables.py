@@ -11,6 +11,7 @@ from analysis.anomalies import Anomalies
 from analysis.effect_texts import effect_texts
 from analysis.report.page import Table
 from analysis.summary import Summary
+from analysis.target_texts import target_caption, target_rows
 from analysis.verdicts import DASH, arm_texts, how_compared, seconds_text
 from muon_core.statuses import last_line
 
@@ -48,6 +49,13 @@ def effects_table(summary: Summary) -> Table:
     rows = [effect_texts(effect, summary) for effect in summary.effects]
     caption = "Main effects of parameters: one level against another, over all cells and seeds that have both."
     return Table("main effects", caption, _headed(tuple(rows[0])), [list(r.values()) for r in rows], "data/effects.csv")
+
+
+def targets_table(summary: Summary) -> Table:
+    """A row for each arm: what it took to come to the target."""
+    rows = target_rows(summary)
+    caption = f"The way {target_caption(summary)}: what it took, and how many times sooner than the baseline."
+    return Table("target", caption, _headed(tuple(rows[0])), [list(r.values()) for r in rows], "data/targets.csv")
 
 
 def runs_table(members: pl.DataFrame) -> Table:

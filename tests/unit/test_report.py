@@ -89,8 +89,8 @@ def test_the_page_is_well_formed_and_its_ids_are_unique(demo: tuple[Store, Path]
     page = Page(demo[1].read_text())
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("h1") == page.tags.count("main") == 1
-    # arms twice, first steps, tuning, excluded runs, speed, runs
-    assert page.tags.count("caption") == page.tags.count("table") == 7
+    # arms twice, way to the target, first steps, tuning, excluded runs, speed, runs
+    assert page.tags.count("caption") == page.tags.count("table") == 8
     figures = json.loads((demo[1].parent / "report.json").read_text())["figures"]
     assert page.tags.count("figcaption") == page.tags.count("figure") == len(figures)
     assert {"val_loss", "val_loss_difference", *(f"effective_rank_{name}" for name in PROJECTIONS)} <= set(page.ids)
