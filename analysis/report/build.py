@@ -58,9 +58,11 @@ def write_report(
     Raises:
         ValueError for a view of no sweep, a choice of what there is not, or a folder that cannot be written.
     """
+    _check_folder(Path(folder))
     members = members_of(view)
+    choice = _checked(choice or Choice(), members)
     summary = summarize_members(view, members)
-    material = Material(view, members, summary, _checked(choice or Choice(), members))
+    material = Material(view, members, summary, choice)
     total = num_sections() + 2
     with debug_mode(False):  # Altair checks every part of every chart, which takes longer than all else together
         top = top_figures(material)
@@ -80,6 +82,14 @@ def write_report(
     _write(Path(folder), tables, png, {"report.json": encoded, "report.md": text, "index.html": page})
     tell(total, total)
     return Report(Path(folder) / "index.html", summary)
+
+
+def _check_folder(root: Path) -> None:
+    """Raises ValueError where no report can be written, before a minute went into its pictures."""
+    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise ValueError(f"cannot write a report to {root}: {there} {why}; choose another folder")
 
 
 def _checked(choice: Choice, members: pl.DataFrame) -> Choice:

@@ -260,7 +260,7 @@ def test_a_report_is_written_in_any_state_of_a_sweep(tmp_path: Path, state: str)
 
 def test_a_report_of_a_sweep_without_runs_is_written(tmp_path: Path) -> None:
     write_sweep(Folder(tmp_path / "store"), "demo", [])
-    path = write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report").page
+    path = write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report", FEW).page
     assert "no runs." in path.read_text()
 
 
@@ -268,7 +268,7 @@ def test_the_page_says_no_layer_value_is_finite(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("support.analysis_fixtures.layer_rows", lambda row, run: [
         row | {"layer": 0, "projection": "q", "rows": 4, "cols": 4, "effective_rank": math.nan}
     ])  # fmt: skip
-    path = write_report(view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report").page
+    path = write_report(view_of(tmp_path / "store", known_runs()[:1]), tmp_path / "report", FEW).page
     assert "<p>effective_rank was measured 11 times, with no finite value.</p>" in path.read_text()
 
 
@@ -277,7 +277,7 @@ def test_errors_stand_before_the_verdicts_and_in_the_json(tmp_path: Path) -> Non
     for run in runs[:2]:
         run.facts["init_hash"] = "same"
     view = view_of(tmp_path / "store", runs)
-    text = write_report(view, tmp_path / "report").page.read_text()
+    text = write_report(view, tmp_path / "report", FEW).page.read_text()
     (error,) = summarize(view).errors
     shown = text.index(f"<li><strong>error:</strong> {error}</li>")
     assert text.index('<p class="answer">No answer: runs that should be independent are not') < shown
@@ -296,7 +296,7 @@ def test_an_arm_of_the_baselines_runs_is_drawn_once_and_not_against_itself(tmp_p
     listed = [{"run_id": r.run_id, "block": "b", "role": r.role, "arm": r.optimizer} for r in known_runs()]
     again = [row | {"block": "again", "role": "control"} for row in listed if row["arm"] == "adamw"]
     write_sweep(storage, "demo", [*listed, *again], number=2)
-    write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report")
+    write_report(analysis.open_store(tmp_path / "store").sweep("demo"), tmp_path / "report", FEW)
     data = tmp_path / "report/data"
     assert set(pl.read_csv(data / "val_loss.csv")["arm"]) == {"muon", "b: adamw"}
     assert set(pl.read_csv(data / "val_loss_difference.csv")["arm"]) == {"muon"}
@@ -316,10 +316,10 @@ def test_make_again_names_the_store_and_the_metric(tmp_path: Path) -> None:
 
 def test_a_report_of_another_metric_removes_the_data_of_the_one_before_and_nothing_else(tmp_path: Path) -> None:
     view = view_of(tmp_path / "store", known_runs()[:1])
-    write_report(view, tmp_path / "report")
+    write_report(view, tmp_path / "report", FEW)
     data = tmp_path / "report/data"
     (data / "notes.csv").write_text("mine")
-    write_report(view, tmp_path / "report", Choice(("entropy",)))
+    write_report(view, tmp_path / "report", Choice(("entropy",), projections=("q",)))
     names = {path.name for path in data.iterdir()}
     assert not [name for name in names if name.startswith("effective_rank")]
     assert {"notes.csv", "entropy_q_s42.csv", "val_loss.csv", "runs.csv"} <= names
@@ -331,13 +331,13 @@ def test_a_report_beside_a_file_that_is_none_of_ours_removes_nothing(tmp_path: P
     root.mkdir()
     (root / "report.json").write_text(earlier)
     (tmp_path / "keep.csv").write_text("mine")
-    write_report(view_of(tmp_path / "store", known_runs()[:1]), root)
+    write_report(view_of(tmp_path / "store", known_runs()[:1]), root, FEW)
     assert (tmp_path / "keep.csv").read_text() == "mine"
 
 
 def test_names_from_the_sweep_file_are_escaped(tmp_path: Path) -> None:
     view = view_of(tmp_path / "store", known_runs(), question='Is <b>"this"</b> & that?')
-    text = write_report(view, tmp_path / "report").page.read_text()
+    text = write_report(view, tmp_path / "report", FEW).page.read_text()
     assert "Is &lt;b&gt;&#34;this&#34;&lt;/b&gt; &amp; that?" in text
     assert "<b>" not in text
 
@@ -346,7 +346,7 @@ def test_a_report_cannot_be_written_into_a_file(tmp_path: Path) -> None:
     view = view_of(tmp_path / "store", known_runs()[:1])
     (tmp_path / "taken").write_text("")
     with pytest.raises(ValueError, match=r"cannot write a report to .*taken: .*; choose another folder"):
-        write_report(view, tmp_path / "taken")
+        write_report(view, tmp_path / "taken", FEW)
 
 
 def test_an_unknown_layer_metric_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_layers_of_runs_without_a_seed_are_shown(tmp_path: Path) -> None:
     runs = [FakeRun("muon", 1, loss_curve(3.0), role="baseline"), FakeRun("adamw", 1, loss_curve(3.5))]
     for run in runs:
         run.facts["seed"] = None
-    page = write_report(view_of(tmp_path / "store", runs), tmp_path / "report").page.read_text()
+    page = write_report(view_of(tmp_path / "store", runs), tmp_path / "report", FEW).page.read_text()
     assert "q projection, no seed" in page
     assert "2 arms without a seed." in page
     assert "with no finite value" not in page
