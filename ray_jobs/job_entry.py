@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 CODE, JOB = "code.json", "job.json"  # what was sent, and what to do with it
-SOURCES = (".py", ".yaml", ".html", ".css")
+SOURCES = (".py", ".yaml", ".html", ".css", ".ttf", ".md")  # a font, and its licence
 EXIT_UNREACHABLE = 7
 
 

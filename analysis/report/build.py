@@ -86,7 +86,7 @@ def write_report(
 
 def _check_folder(root: Path) -> None:
     """Raises ValueError where no report can be written, before a minute went into its pictures."""
-    there = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    there = next(path for path in (root, *root.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         why = "may not be written to" if there.is_dir() else "is a file"
         raise ValueError(f"cannot write a report to {root}: {there} {why}; choose another folder")

@@ -118,7 +118,7 @@ def test_runs_that_never_reach_the_target_are_in_the_median_and_leave_no_speed_u
     assert target_rows(summary)[1]["tokens"] == f"≥ {100 * TOKENS:,}"
     assert targets_frame(summary).filter(arm="fast")["is_reached"].to_list() == [False, False, True]
     view = open_store(storage).sweep("demo")
-    numbers = json.dumps(report_numbers(summary, members_of(view), []), allow_nan=False)
+    numbers = json.dumps(report_numbers(summary, members_of(view), [], []), allow_nan=False)
     assert json.loads(numbers)["target"]["arms"][1]["amounts"]["tokens"]["median"] is None
 
 
