@@ -27,10 +27,8 @@ METRICS = (
     "left_alignment",
     "right_alignment",
     "momentum_left_alignment",
-    "momentum_right_alignment",
     "weight_norm_peak",
     "grad_norm_peak",
-    "cos_previous_update",
     "gradient_agreement",
 )
 """What is shown where nothing else is asked for: spectra, where updates go, norms, and health of the momentum."""
