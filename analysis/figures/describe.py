@@ -9,6 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from analysis.figures.curves import Curves, axis_range, last_x, lone_rows, rows_of_arms, runs_text
+from analysis.figures.heatmap_text import count
 from analysis.verdicts import signed
 
 
@@ -23,9 +24,9 @@ def describe_curves(info: Curves, file: str) -> str:
         *(_arm_text(info, arm) for arm, _ in info.arms),
     ]
     if lone := lone_rows(info).height:
-        parts.append(f"{_count(lone, 'run')} evaluated once, a dot.")
+        parts.append(f"{count(lone, 'run')} evaluated once, a dot.")
     if info.dropped:
-        parts.append(f"{_count(info.dropped, 'value')} not finite and not drawn.")
+        parts.append(f"{count(info.dropped, 'value')} not finite and not drawn.")
     return " ".join([*parts, f"Values: {file}."])
 
 
@@ -64,15 +65,11 @@ def _arm_text(info: Curves, arm: str) -> str:
     means = info.means.filter(pl.col("arm") == arm)
     runs = info.seeds.filter(pl.col("arm") == arm)["run_id"].n_unique()
     if means.is_empty():
-        return f"{arm}: {_count(runs, 'run')}, none done or running, so there is no mean."
+        return f"{arm}: {count(runs, 'run')}, none done or running, so there is no mean."
     end = means.row(-1, named=True)
     value = signed(end["mean"], 4) if info.is_difference else f"{end['mean']:.4f}"
     text = f"{arm}: {value} at step {end['step']:,} ({runs_text(end['n'])}"
     if info.is_difference and end["low"] is not None:
         text += f", 95 % t interval {signed(end['low'], 4)} to {signed(end['high'], 4)}"
-    lost = f"; {_count(runs - end['n'], 'run')} not in the mean" if runs > end["n"] else ""
+    lost = f"; {count(runs - end['n'], 'run')} not in the mean" if runs > end["n"] else ""
     return f"{text}){lost}."
-
-
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

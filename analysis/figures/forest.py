@@ -14,6 +14,7 @@ import polars as pl
 from analysis.figures.effects import Effects, axis_around_zero, effects_of, reaches, scale_groups
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
+from analysis.figures.heatmap_text import count
 from analysis.figures.style import shortened
 from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
@@ -130,7 +131,7 @@ def describe_forest(effects: Effects, file: str) -> str:
     return " ".join(
         [
             f"Forest plot of {effects.metric} minus {effects.baseline} ({effects.unit}), "
-            f"{_count(effects.arms.height, 'arm')}.",
+            f"{count(effects.arms.height, 'arm')}.",
             *(f"{row['arm']}: {_text(row)}." for row in effects.arms.iter_rows(named=True)),
             f"Values: {file}.",
         ]
@@ -166,10 +167,6 @@ def _text(row: dict[str, Any]) -> str:
     interval = f" [{interval_text(ends, decimals)}]" if ends else ""
     over = "one pair" if row["n"] == 1 else f"n = {row['n']}"
     return f"{signed(row['difference'], decimals)}{interval}, {over}, {row['verdict']}"
-
-
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _x_title(effects: Effects) -> str:
