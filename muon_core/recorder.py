@@ -217,9 +217,7 @@ class Recorder:
             with self.stopwatch.timed("tracking"):
                 self._layers(peaks, updates, momenta)
 
-    def _layers(
-        self, peaks: Peaks, updates: dict[str, Tensor] | None, momenta: dict[str, Tensor] | None
-    ) -> None:
+    def _layers(self, peaks: Peaks, updates: dict[str, Tensor] | None, momenta: dict[str, Tensor] | None) -> None:
         weights = [matrix.parameter.detach() for matrix in self._matrices]
         changes = [updates[matrix.name] for matrix in self._matrices] if updates else weights
         averages = [momenta[matrix.name] for matrix in self._matrices] if momenta else changes

@@ -131,7 +131,8 @@ def test_a_sweep_compares_classes_by_reference_and_knows_when_one_changes(
     optimizer = planned.runs[1].config.optimizer
     assert isinstance(optimizer, ReferenceConfig)
     assert storage.get(source_key(optimizer.source_sha256)) == SOURCE.encode()
-    layers = open_store(store).layers.filter(pl.col("step") > 0).collect().join(open_store(store).runs.collect(), on="run_id")
+    view = open_store(store)
+    layers = view.layers.filter(pl.col("step") > 0).collect().join(view.runs.collect(), on="run_id")
     has_momentum = layers.group_by("optimizer").agg(pl.col("momentum_left_alignment", "momentum_ill_posed").count() > 0)
     assert sorted(has_momentum.iter_rows()) == [
         ("LionLike", True, True), ("Muon", True, True), ("muon", True, True)
