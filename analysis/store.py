@@ -21,7 +21,7 @@ os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
 import polars as pl
 import pyarrow as pa
 
-from analysis.scan import from_arrow, polars_schema, scan_rows
+from analysis.scan import from_arrow, polars_schema, read_ends_at_once, scan_rows
 from muon_core.store.cache import cached
 from muon_core.store.damage import check_objects
 from muon_core.store.keys import ObjectSlice, parse_sweeps
@@ -267,7 +267,7 @@ class Store:
         attempts, wants = read_attempts(self.storage, self.only), self._wanted()
         heads = {run: max(tries.values()) for run, tries in attempts.items() if wants(run)}
         problems: Problems = {}
-        ends = read_ends(self.storage, heads.values(), problems)
+        ends = read_ends(self.storage, heads.values(), problems, read=read_ends_at_once)
         known = {*ends["run_id"].to_pylist(), *problems}
         starts = read_starts(self.storage, [head for run, head in heads.items() if run not in known], problems)
         going = to_arrow([start | {"status": "running"} for start in starts], RUNS)

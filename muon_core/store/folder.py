@@ -70,7 +70,7 @@ class Folder:
     def stat(self, prefix: str) -> builtins.list[Listed]:
         start = len(str(self.root).rstrip("/")) + 1
         try:
-            return sorted(Listed(path[start:], size, modified) for path, size, modified in _files(self.root / prefix))
+            return sorted(_files(str(self.root / prefix), start))
         except OSError as error:
             raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
 
@@ -101,21 +101,24 @@ class Folder:
         return {}
 
 
-def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[str, int, float]]:
-    """(path, size, time of writing) of every file below `folder`; none if it does not exist."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _files(entry.path)
-        elif not entry.name.startswith("."):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue  # removed between listing and stat, as if listed a moment later
-            yield entry.path, status.st_size, status.st_mtime
+def _files(folder: str, start: int) -> Iterator[Listed]:
+    """Every file below `folder`, without the first `start` letters of its path; none if it does not exist."""
+    folders = [folder]
+    while folders:
+        try:
+            entries = os.scandir(folders.pop())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        with entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif not entry.name.startswith("."):
+                    try:
+                        status = entry.stat()
+                    except FileNotFoundError:
+                        continue  # removed between listing and stat, as if listed a moment later
+                    yield Listed(entry.path[start:], status.st_size, status.st_mtime)
 
 
 def _make_folder(path: Path) -> None:

@@ -200,10 +200,18 @@ def fit(rows: pa.Table, table: Table) -> pa.Table:
     return pa.table(columns, names=schema.names).cast(schema)
 
 
-def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | None = None) -> pa.Table:
+def read_ends(
+    storage: Storage,
+    heads: Iterable[Attempt],
+    problems: Problems | None = None,
+    *,
+    read: Callable[..., pa.Table] = read_rows,
+) -> pa.Table:
     """End records of those of `heads` that have ended, in the `runs` schema; packed ones are read from their pack.
 
-    Raises StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
+    Args:
+        read: reads the others, as `read_rows` does.
+    Raises: StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
     """
     present = parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
     wanted = {(head.run, head.id) for head in heads}
@@ -216,7 +224,7 @@ def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | N
             wanted -= packed
     # Those no pack holds: they have ended since the last compaction.
     own = [present[who] for who in sorted(wanted & present.keys())]
-    return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
+    return pa.concat_tables([*parts, read(storage, own, RUNS, problems=problems)])
 
 
 def read_end(storage: Storage, run: str) -> dict[str, Any] | None:

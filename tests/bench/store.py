@@ -79,7 +79,7 @@ def end_record(run: str, n: int) -> dict[str, Any]:
         "seed": n % 4,
         "arm_id": f"arm-{n // 4}",
         "status": "failed",
-        "final_val_loss": 3 + 1 / (n + 1),
+        "last_val_loss": 3 + 1 / (n + 1),
     }
 
 
@@ -139,7 +139,7 @@ def mean_curve(train: pl.LazyFrame) -> pl.DataFrame:
 
 def outcomes(runs: pl.LazyFrame) -> pl.DataFrame:
     """How every run ended."""
-    return runs.select("run_id", "arm_id", "seed", "status", "final_val_loss").collect()
+    return runs.select("run_id", "arm_id", "seed", "status", "last_val_loss").collect()
 
 
 def questions(url: str) -> dict[str, Callable[[], pl.DataFrame]]:

@@ -19,10 +19,13 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
+from muon_core.store.s3.direct import DirectGets
 from muon_core.store.s3.errors import translated_errors
+from muon_core.store.s3.listing import LISTED
 from muon_core.store.storage import Listed, StoreError, put_side_by_side
 
 GET_TRIES = 4
+GET_BATCH = 16  # objects that one thread fetches before it takes more: each handing over costs as much as a signature
 LIST_PAGE = 1_000  # keys, the most one answer names
 DELETE_BATCH = 1_000  # keys, the most one request may name
 MULTIPART_BYTES = 256 << 20  # above it an object is sent in parts; S3 takes at most 5 GiB in one request
@@ -85,20 +88,27 @@ class Bucket:
         wanted = list(keys)
         if len(wanted) < 2:
             return [self.get(key) for key in wanted]
-        with ThreadPoolExecutor(min(CONCURRENCY, len(wanted))) as pool:
-            return list(pool.map(self.get, wanted))
+        gets = DirectGets(self._client, self._bucket)
+
+        def fetch(some: builtins.list[str]) -> builtins.list[bytes]:
+            return [gets.get(self._prefix + key) or self.get(key) for key in some]
+
+        groups = [wanted[first : first + GET_BATCH] for first in range(0, len(wanted), GET_BATCH)]
+        groups = groups if len(groups) >= CONCURRENCY else [[key] for key in wanted]
+        with ThreadPoolExecutor(min(CONCURRENCY, len(groups))) as pool:
+            return [data for some in pool.map(fetch, groups) for data in some]
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
         lists = self._client.get_paginator("list_objects_v2")
-        size = {"PageSize": LIST_PAGE}
+        size, skip = {"PageSize": LIST_PAGE}, len(self._prefix)
         with self._translated_errors():
             return sorted(
-                Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
+                Listed(key[skip:], size, modified)
                 for page in lists.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig=size)
-                for item in page.get("Contents", [])
+                for key, size, modified in page[LISTED]
             )
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:

@@ -23,6 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from muon_core.store.s3.errors import translated_errors
+from muon_core.store.s3.listing import list_quickly
 from muon_core.store.storage import StoreError
 
 CONNECT_TIMEOUT_S = 5
@@ -117,6 +118,7 @@ def _connection(*_settings: object) -> Connection:
     credentials = session.get_credentials()
     style = (config.get_scoped_config().get("s3") or {}).get("addressing_style", "path")
     client = _client(session, style, anonymous=credentials is None)
+    list_quickly(client)
     return Connection(client, credentials, config.get_config_variable("ca_bundle"))
 
 
