@@ -78,6 +78,9 @@ class Cached:
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return self._storage.list(prefix)
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        return self._storage.keys(prefix)
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
         return self._storage.stat(prefix)
 
@@ -163,12 +166,8 @@ def _write(path: str, data: bytes) -> None:
     # Renamed into place, but not synced: what a power cut leaves of it does not match its digest, and is fetched anew.
     folder, name = os.path.split(path)
     aside = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        file = open(aside, "wb")
-    except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
-        file = open(aside, "wb")
-    with file:
+    os.makedirs(folder, exist_ok=True)
+    with open(aside, "wb") as file:
         file.write(data)
     os.rename(aside, path)
 

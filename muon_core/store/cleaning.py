@@ -20,7 +20,6 @@ Three things may go, each once what replaces it is older than the grace, because
 
 from __future__ import annotations
 
-
 import pyarrow as pa
 import pyarrow.compute as pc
 

@@ -32,6 +32,7 @@ class Folder:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser().absolute()
         self.url = self.place = str(self.root)
+        self._base = f"{self.root}/"
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = self.root / key
@@ -67,10 +68,26 @@ class Folder:
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        skip = len(self._base)
+        with self._reading():
+            return sorted([entry.path[skip:] for entry in _files(self._base + prefix)])
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        start = len(str(self.root).rstrip("/")) + 1
+        found, skip = [], len(self._base)
+        with self._reading():
+            for entry in _files(self._base + prefix):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # removed between listing and stat, as if listed a moment later
+                found.append(Listed(entry.path[skip:], status.st_size, status.st_mtime))
+        return sorted(found)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            return sorted(_files(str(self.root / prefix), start))
+            yield
         except OSError as error:
             raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
 
@@ -101,8 +118,8 @@ class Folder:
         return {}
 
 
-def _files(folder: str, start: int) -> Iterator[Listed]:
-    """Every file below `folder`, without the first `start` letters of its path; none if it does not exist."""
+def _files(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Every file below `folder` but the hidden ones; none if it does not exist."""
     folders = [folder]
     while folders:
         try:
@@ -114,11 +131,7 @@ def _files(folder: str, start: int) -> Iterator[Listed]:
                 if entry.is_dir():
                     folders.append(entry.path)
                 elif not entry.name.startswith("."):
-                    try:
-                        status = entry.stat()
-                    except FileNotFoundError:
-                        continue  # removed between listing and stat, as if listed a moment later
-                    yield Listed(entry.path[start:], status.st_size, status.st_mtime)
+                    yield entry
 
 
 def _make_folder(path: Path) -> None:

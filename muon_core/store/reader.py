@@ -53,7 +53,7 @@ def relisting(read: Callable[[], T]) -> T:
 
 def list_keys(storage: Storage, prefix: str) -> list[str]:
     """Keys below `prefix`."""
-    return [key for key, _ in storage.list(prefix)]
+    return storage.keys(prefix)
 
 
 def list_series_keys(storage: Storage, run: str) -> list[str]:

@@ -1,12 +1,15 @@
 """What an s3:// URL and the ambient AWS settings turn into, and what each error says. No server is asked."""
 
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -413,3 +416,38 @@ def test_a_folder_does_not_load_boto3() -> None:
     code = "import sys, muon_core.store.open as s; s.open_storage('x'); print('boto3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("process", "told"),
+    [
+        ("false", "the AWS settings cannot be used (CredentialRetrievalError); check ~/.aws/config"),
+        ("cat {expired}", "the credentials have expired; log in again (aws sso login) or renew them"),
+    ],
+)
+def test_credentials_that_cannot_be_had_are_told_in_one_line_and_botocore_adds_none(
+    process: str, told: str, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, no_s3: None
+) -> None:
+    expired = tmp_path / "expired.json"
+    keys = {"Version": 1, "AccessKeyId": "K", "SecretAccessKey": SECRET, "SessionToken": SECRET}
+    expired.write_text(json.dumps(keys | {"Expiration": "2020-01-01T00:00:00Z"}))
+    config.write_text(f"[profile lab]\ncredential_process = {process.format(expired=expired)}\n")
+    with pytest.raises(StoreError, match=rf"^store s3://data/x: {re.escape(told)}[^\n]*$") as error:
+        open_bucket("s3://data/x").list("")
+    assert caplog.records == []
+    assert SECRET not in "".join(traceback.format_exception(error.value))
+
+
+def test_credentials_that_are_renewed_too_late_are_used_until_then_without_a_word(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a quarter of an hour before they expire, botocore asks for others at each request."""
+    soon, asked = tmp_path / "soon.json", tmp_path / "asked"
+    expires = (datetime.now(UTC) + timedelta(minutes=12)).isoformat()
+    soon.write_text(json.dumps({"Version": 1, "AccessKeyId": "K", "SecretAccessKey": SECRET, "Expiration": expires}))
+    once = tmp_path / "once.sh"
+    once.write_text(f"[ -e {asked} ] && exit 1; touch {asked}; cat {soon}\n")
+    config.write_text(f"[profile lab]\ncredential_process = sh {once}\n")
+    credentials = open_bucket("s3://data/x")._connection.credentials
+    assert [credentials.get_frozen_credentials().access_key for _ in range(2)] == ["K", "K"]
+    assert caplog.records == []

@@ -101,6 +101,9 @@ class Bucket:
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        return [key for key, *_ in self.stat(prefix)]
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
         lists = self._client.get_paginator("list_objects_v2")
         size, skip = {"PageSize": LIST_PAGE}, len(self._prefix)

@@ -41,7 +41,10 @@ _BAD_ENDPOINT = (  # the endpoint is not repeated: someone may have put a passwo
     "correct it, without a user or password: these belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 
-logging.getLogger("botocore").setLevel(logging.WARNING)  # debug quotes session tokens, info tells where they lie
+# What fails reaches the user as our error, in a line; their warnings are tracebacks of credentials that could not be
+# renewed, for each request one. And debug quotes session tokens, info tells where they lie.
+for _name in ("botocore", "boto3", "s3transfer"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 Provider = Callable[[], tuple[dict[str, str], int | None]]
 

@@ -37,6 +37,7 @@ _NO_SERVER = "correct its name, or AWS_ENDPOINT_URL if that is no S3 server"
 _CREDENTIALS = "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _REGION = "the bucket lies in another region; set AWS_DEFAULT_REGION, or `region` of the profile, to the bucket's own"
 _LOGIN = "the credentials have expired; log in again (aws sso login) or renew them"
+_STILL_EXPIRED = "Credentials were refreshed, but"  # the one error of botocore's that is of no class of its own
 _CODES = {
     "NoSuchBucket": "there is no such bucket; create it, or correct the name or AWS_ENDPOINT_URL",
     "InvalidBucketName": "the server refuses this bucket name; choose another",
@@ -86,6 +87,10 @@ def translated_errors(
         no_bucket = f"store {url}: the server knows no such bucket (404); {_NO_SERVER}"
         # The cause is cut off: botocore's texts may quote an access key.
         raise (trouble or Trouble(no_bucket, closed=True)).error() from None
+    except RuntimeError as error:
+        if not str(error).startswith(_STILL_EXPIRED):
+            raise
+        raise Trouble(f"store {url}: {_LOGIN}", closed=True).error() from None
 
 
 def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
