@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 # Polars opens as many files at once as it has cores and three: with few cores, a question over many waits for each.
@@ -228,8 +229,7 @@ class Store:
         wants = self._wanted()
         passed_over: list[str] = []
         while True:
-            problems: Problems = {}
-            objects, sizes = visible_objects(self.storage, table.name, self.only, problems, passed_over)
+            objects, sizes, problems = relisting(partial(self._list, table, passed_over))
             objects = [item for item in objects if wants(item.run)]
             sizes = {item.key: sizes[item.key] for item in objects}
             damaged, copies = check_objects(self.storage, sizes, thorough=thorough)
@@ -241,6 +241,10 @@ class Store:
             for key in packs:
                 log.warning("passed over: %s is damaged, and read from finals instead", self.storage.uri(key))
             passed_over += packs
+
+    def _list(self, table: Table, passed_over: list[str]) -> tuple[list[ObjectSlice], dict[str, int], Problems]:
+        problems: Problems = {}
+        return *visible_objects(self.storage, table.name, self.only, problems, passed_over), problems
 
     def _refuse(self, problems: Problems) -> None:
         """Raise the first of `problems`, or warn of all where what is damaged is left out."""

@@ -32,7 +32,7 @@ class Folder:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser().absolute()
         self.url = self.place = str(self.root)
-        self._base = f"{self.root}/"
+        self._base = f"{self.url.rstrip('/')}/"
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = self.root / key
@@ -112,7 +112,7 @@ class Folder:
                         os.unlink(path)
 
     def uri(self, key: str) -> str:
-        return str(self.root / key)
+        return self._base + key
 
     def polars_options(self) -> dict[str, Any]:
         return {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
@@ -116,9 +117,10 @@ def visible_objects(
     problems: Problems | None = None,
     without: Collection[str] = (),
 ) -> tuple[list[ObjectSlice], dict[str, int]]:
-    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object.
+    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each.
 
-    Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in.
+    Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in, and
+    FileNotFoundError if one went meanwhile.
     """
     below = f"run={run}/" if run else ""
     # In this order listings miss the newest rows at most. Attempts come first: what an attempt resumes from is stored
@@ -126,15 +128,25 @@ def visible_objects(
     # Live comes before final: compaction writes a final before it removes what that replaces, so rows that had left
     # live/ when it was listed are in final/ by then.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
-    live = dict(storage.list(f"live/table={table}/{below}"))
+    live = _sizes(storage, f"live/table={table}/{below}")
     if has_gap(live, table):
         # A listing of several pages may pass the place of a segment before that is written and then meet the one after
         # it. The next listing has both; a gap that stays is that of an object somebody deleted.
-        live = dict(storage.list(f"live/table={table}/{below}"))
-    sizes = live | dict(storage.list(f"final/table={table}/{below}"))
+        live = _sizes(storage, f"live/table={table}/{below}")
+    sizes = live | _sizes(storage, f"final/table={table}/{below}")
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))
     packs = [pack for pack in read_packs(storage, table, packed) if pack.key not in without]
-    return visible_slices(attempts, list(sizes), table, packs, problems), sizes | packed
+    chosen = visible_slices(attempts, list(sizes), table, packs, problems)
+    sizes |= packed
+    keys = dict.fromkeys(item.key for item in chosen)
+    if storage.is_local:
+        return chosen, {key: os.stat(storage.uri(key)).st_size for key in keys}
+    return chosen, {key: sizes[key] for key in keys}
+
+
+def _sizes(storage: Storage, prefix: str) -> dict[str, int]:
+    """The size of each object below `prefix`; 0 in a folder, which would have to look at thousands of files for it."""
+    return dict.fromkeys(storage.keys(prefix), 0) if storage.is_local else dict(storage.list(prefix))
 
 
 def read_rows(
