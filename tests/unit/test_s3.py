@@ -21,6 +21,7 @@ from servers.fixtures import clear_aws
 
 from muon_core.store.open import open_storage
 from muon_core.store.s3.bucket import Bucket, open_bucket
+from muon_core.store.s3.direct import DirectGets
 from muon_core.store.s3.errors import explain, explain_polars
 from muon_core.store.storage import OUT_OF_USE, StoreClosed, StoreError, StoreUnavailable, patiently
 
@@ -64,6 +65,33 @@ def no_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield
         server.shutdown()
+
+
+class Moved(NoServer):
+    """Sends everyone elsewhere; `asked` counts the requests."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        Moved.asked += 1
+        self.send_response(301)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize(("proxy", "asked"), [("", 1), ("http://127.0.0.1:9", 0)])
+def test_a_bucket_that_wants_to_be_asked_otherwise_is_left_to_ordinary_requests(
+    proxy: str, asked: int, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Moved, "asked", 0)
+    monkeypatch.setenv("http_proxy", proxy)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moved) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        with DirectGets(open_bucket("s3://data/x")._client, "data", None) as direct:
+            assert [direct.get("x/a"), direct.get("x/b")] == [None, None]
+        server.shutdown()
+    assert Moved.asked == asked
 
 
 def options(bucket: Bucket) -> dict[str, str]:

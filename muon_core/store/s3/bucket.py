@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -25,7 +25,8 @@ from muon_core.store.s3.listing import LISTED
 from muon_core.store.storage import Listed, StoreError, put_side_by_side
 
 GET_TRIES = 4
-GET_BATCH = 16  # objects that one thread fetches before it takes more: each handing over costs as much as a signature
+MANY = 128  # objects that are fetched over connections of their own, which cost a handshake each
+BATCH = 16  # keys that one thread takes at a time, for to hand them over costs as much as to sign a request
 LIST_PAGE = 1_000  # keys, the most one answer names
 DELETE_BATCH = 1_000  # keys, the most one request may name
 MULTIPART_BYTES = 256 << 20  # above it an object is sent in parts; S3 takes at most 5 GiB in one request
@@ -86,17 +87,10 @@ class Bucket:
 
     def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
         wanted = list(keys)
-        if len(wanted) < 2:
-            return [self.get(key) for key in wanted]
-        gets = DirectGets(self._client, self._bucket)
-
-        def fetch(some: builtins.list[str]) -> builtins.list[bytes]:
-            return [gets.get(self._prefix + key) or self.get(key) for key in some]
-
-        groups = [wanted[first : first + GET_BATCH] for first in range(0, len(wanted), GET_BATCH)]
-        groups = groups if len(groups) >= CONCURRENCY else [[key] for key in wanted]
-        with ThreadPoolExecutor(min(CONCURRENCY, len(groups))) as pool:
-            return [data for some in pool.map(fetch, groups) for data in some]
+        if len(wanted) < MANY:
+            return _side_by_side(self.get, wanted)
+        with DirectGets(self._client, self._bucket, self._connection.ca_bundle) as direct:
+            return _side_by_side(lambda key: direct.get(self._prefix + key) or self.get(key), wanted)
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.stat(prefix)]
@@ -151,6 +145,16 @@ class Bucket:
     def _translated_errors(self, key: str | None = None) -> AbstractContextManager[None]:
         connection = self._connection
         return translated_errors(self.url, key, connection.endpoint, anonymous=connection.credentials is None)
+
+
+def _side_by_side(get: Callable[[str], bytes], keys: builtins.list[str]) -> builtins.list[bytes]:
+    """What `get` gives for each of `keys`, in their order. Raises as it does, and asks for no more then."""
+    if len(keys) < 2:
+        return [get(key) for key in keys]
+    size = max(1, min(BATCH, len(keys) // CONCURRENCY))
+    groups = [keys[first : first + size] for first in range(0, len(keys), size)]
+    with ThreadPoolExecutor(min(CONCURRENCY, len(groups))) as pool:
+        return [data for group in pool.map(lambda some: [get(key) for key in some], groups) for data in group]
 
 
 class _Reader(io.RawIOBase):
