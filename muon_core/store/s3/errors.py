@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from muon_core.store.storage import StoreClosed, StoreError, StoreUnavailable
 
@@ -80,7 +81,7 @@ def translated_errors(
     """Raise botocore's errors as StoreError, in one line; as FileNotFoundError where the object `key` is missing."""
     try:
         yield
-    except (boto.BotoCoreError, boto.ClientError) as error:
+    except (boto.BotoCoreError, boto.ClientError, ResponseParserError) as error:
         trouble = explain(error, url, endpoint, anonymous=anonymous)
         if trouble is None and key is not None:
             raise FileNotFoundError(f"{url}/{key}") from None
@@ -100,6 +101,8 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return _explain_answer(code, status, url, anonymous=anonymous)
     server = _host(endpoint) if endpoint else "the server"
+    if isinstance(error, ResponseParserError):
+        return Trouble(f"store {url}: {server} answers as no S3 server does; check AWS_ENDPOINT_URL")
     if isinstance(error, boto.SSLError):
         return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
