@@ -8,7 +8,6 @@ scanned together; those that count in part one by one, each under its own filter
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +76,7 @@ def read_ends_at_once(
     try:
         for item, data in zip(objects, contents, strict=True):
             check(data, storage.uri(item.key))
-        rows = _scan_files([io.BytesIO(data) for data in contents], table, {}, by_run=False).collect()
+        rows = _scan_files(contents, table, {}, by_run=False).collect()
     except (StoreError, pl.exceptions.PolarsError):
         return read_rows(storage, objects, table, problems=problems)
     if rows["run_id"].to_list() != [item.run for item in objects]:
@@ -100,9 +99,7 @@ def _scan(storage: Storage, copies: dict[str, str], keys: list[str], table: Tabl
     return pl.concat(frames) if frames else pl.LazyFrame(schema=polars_schema(table))
 
 
-def _scan_files(
-    files: list[str] | list[io.BytesIO], table: Table, options: dict[str, Any], *, by_run: bool
-) -> pl.LazyFrame:
+def _scan_files(files: list[str] | list[bytes], table: Table, options: dict[str, Any], *, by_run: bool) -> pl.LazyFrame:
     """Rows of `files`; `by_run` takes the run from the path. The schema is given: other releases have other columns."""
     schema = polars_schema(table)
     inside = {name: dtype for name, dtype in schema.items() if not by_run or name != "run_id"}

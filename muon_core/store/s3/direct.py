@@ -27,7 +27,7 @@ class DirectGets:
 
     def __init__(self, client: Any, bucket: str, ca_bundle: str | None) -> None:
         address = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
-        self._client, self._base = client, address.partition("?")[0].removesuffix("k")
+        self._client, self._base = client, str(address).partition("?")[0].removesuffix("k")
         self._settings = client.meta.config
         scheme, self._host = urlsplit(self._base)[:2]
         self._is_plain = scheme == "http"
@@ -53,10 +53,11 @@ class DirectGets:
             return None
 
     def _get(self, name: str) -> bytes | None:
-        request = AWSRequest("GET", self._base + quote(name, safe="/~"))
+        address = self._base + quote(name, safe="/~")
+        request = AWSRequest("GET", address)
         self._client._request_signer.sign("GetObject", request)  # boto3 has no public way to a client's signer
         connection = self._connection()
-        connection.request("GET", urlsplit(request.url).path, headers=dict(request.headers))
+        connection.request("GET", urlsplit(address).path, headers=dict(request.headers))
         answer = connection.getresponse()
         data = answer.read()
         if answer.status in ELSEWHERE:
