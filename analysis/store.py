@@ -171,8 +171,11 @@ class Store:
 
         Raises ValueError if it begins none, or several, which are named.
         """
-        names = sorted(filter(self._wanted(), read_attempts(self.storage)))
-        found = [name] if name in names else [run for run in names if run.startswith(name)]
+        wants = self._wanted()
+        if wants(name) and name in read_attempts(self.storage, name):  # one listing, whatever the store holds
+            return replace(self, only=name)
+        names = sorted(filter(wants, read_attempts(self.storage)))
+        found = [run for run in names if run.startswith(name)]
         if not found:
             raise ValueError(
                 f"no run begins with {name!r} in {self.storage.url}; `muon runs ls` lists its {len(names)}"

@@ -597,6 +597,17 @@ def test_a_run_is_named_by_its_beginning(tmp_path: Path) -> None:
         store.run("adamw")
 
 
+def test_a_run_that_is_named_in_full_is_found_without_listing_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path, [FakeRun("muon", seed, {0: 6.9}) for seed in (1, 12)])
+    store, listed, keys = analysis.open_store(tmp_path), list[str](), Folder.keys
+    monkeypatch.setattr(Folder, "keys", lambda self, prefix: [listed.append(prefix), keys(self, prefix)][1])
+    assert store.run("muon-s1-0badcafe").val.collect().height == 1
+    assert listed
+    assert all("muon-s1-0badcafe/" in prefix for prefix in listed)
+
+
 def test_every_table_is_an_attribute(tmp_path: Path) -> None:
     write_store(tmp_path, [FakeRun("muon", 1, {0: 6.9})])
     store = analysis.open_store(tmp_path)
