@@ -71,7 +71,7 @@ class Folder:
     def keys(self, prefix: str) -> builtins.list[str]:
         skip = len(self._base)
         with self._reading():
-            return sorted([entry.path[skip:] for entry in _files(self._base + prefix)])
+            return sorted([entry.path[skip:] for entry in _files(self._base + prefix) if _is_there(entry)])
 
     def stat(self, prefix: str) -> builtins.list[Listed]:
         found, skip = [], len(self._base)
@@ -132,6 +132,11 @@ def _files(folder: str) -> Iterator[os.DirEntry[str]]:
                     folders.append(entry.path)
                 elif not entry.name.startswith("."):
                     yield entry
+
+
+def _is_there(entry: os.DirEntry[str]) -> bool:
+    """False for a link to nothing, which has no size and is no object."""
+    return not entry.is_symlink() or os.path.exists(entry.path)
 
 
 def _make_folder(path: Path) -> None:
