@@ -3,9 +3,8 @@
 Objects never change under their name, so no copy is ever out of date, and any may be removed at any time: the store
 still has the object. A copy proves itself by the digest in its name or, where that has none, by one written before its
 content. It is compared when the object is fetched, and whenever `get` answers with the copy. Copies that `local_copies`
-hands out for Polars to scan are compared by `muon_core.store.damage`, up to its bound. Many that
-are asked for at once, as end records are, lie in one file (`muon_core.store.bundles`). Writers and compaction read the
-store itself.
+hands out for Polars to scan are compared by `muon_core.store.damage`, up to its bound. Many that are asked for at
+once, as end records are, lie in one file (`muon_core.store.bundles`). Writers and compaction read the store itself.
 """
 
 from __future__ import annotations
