@@ -70,7 +70,7 @@ def test_the_known_answer_of_six_public_runs(muon: Muon, tmp_path: Path) -> None
     assert done.code == 0, done.err
     runs = imported(tmp_path).runs.select("run_id", "optimizer", "seed")
     rows = imported(tmp_path).val.join(runs, on="run_id").sort("step").collect()
-    found = {key: group for key, group in rows.group_by("optimizer", "seed")}
+    found = dict(rows.group_by("optimizer", "seed"))
     assert {key: group["val_loss"].to_list() for key, group in found.items()} == LOSSES
     assert (
         "muon: lower than adamw: −0.0582 nats (−1.73 %), 95 % interval −0.0907 to −0.0256 nats; better in 3 of 3"
