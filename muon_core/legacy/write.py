@@ -1,50 +1,75 @@
-"""Writes runs of older projects into a results store, each once, under the name of a sweep.
+"""Writes imported runs into a results store, each once, and lists them as a sweep.
 
-They go through the same writer as training does, so every reader, query and report takes them as runs of our own. All
-numbers of a run are tried against the tables first: one that fits no column would else leave half a run behind.
+They go through the same writer as training does, so every reader, query and report takes them as runs of our own; their
+finals are there at once, also of one whose end is unknown. All numbers of a run are tried against the tables first: one
+that fits no column would else leave half a run behind. What the store has of a run already is not written again
+(`muon_core.legacy.same_run`), so an import may be repeated, and a log that has grown adds what is new.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from muon_core.config.arm_names import Arm, arm_names, flat_fields
+from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json, contradict, imported_arms
+from muon_core.legacy.imported import UNKNOWN, ImportedRun, UnreadableRun, canonical, optimizer_name
 from muon_core.legacy.lines import FILES
-from muon_core.legacy.runs import METRICS_FILE, LegacyRun, UnreadableRun, canonical, read_run, run_files
-from muon_core.store.keys import check_name
+from muon_core.legacy.runs import METRICS_FILE, read_runs, run_files
+from muon_core.legacy.same_run import Comparison, Rows, compare, origin
+from muon_core.store.final import finalize
+from muon_core.store.keys import ROOT, check_name
 from muon_core.store.parquet import to_arrow
-from muon_core.store.reader import read_attempts, read_starts, read_statuses
+from muon_core.store.reader import read_attempts, read_starts, read_statuses, relisting
 from muon_core.store.storage import Storage
 from muon_core.store.sweeps import SweepRecord, SweepRun, read_sweep, write_sweep
-from muon_core.store.writer import RunWriter
+from muon_core.store.writer import ResumePoint, RunWriter, head_point
 from muon_core.tables import RUNS, TABLES
 
-NO_END = "imported without metrics.json, so how it ended is not known"
+START = ResumePoint(ROOT, 0)
+_SHOWN = 8  # arms that an error names
 
 
 @dataclass(slots=True)
 class Imported:
-    """What an import found and did; `damaged` maps a run's folder to the reason it was left out."""
+    """What an import found and did. A run is in one of the first three; `damaged` maps folders to reasons."""
 
-    new: list[LegacyRun] = field(default_factory=list)
-    known: list[LegacyRun] = field(default_factory=list)
+    new: list[ImportedRun] = field(default_factory=list)
+    grown: list[ImportedRun] = field(default_factory=list)
+    """Runs whose earlier, shorter import was continued."""
+    known: list[ImportedRun] = field(default_factory=list)
+    """Runs that the store had already, or that lie in several folders."""
     damaged: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What is to be told of all of them."""
+    optimizers: dict[str, int] = field(default_factory=dict)
+    """Runs of the sweep by optimizer."""
+    has_baseline: bool = False
+
+    @property
+    def runs(self) -> list[ImportedRun]:
+        """All that could be read."""
+        return [*self.new, *self.grown, *self.known]
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What the store knows of the runs that were imported before."""
+
+    starts: dict[str, dict[str, Any]]
+    statuses: dict[str, str]
+
+    def configs(self) -> dict[str, dict[str, Any]]:
+        return {run_id: json.loads(start["config_json"]) for run_id, start in self.starts.items()}
 
 
 def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
-    """Write the runs below `folder` that the store has not yet, and list them all under `sweep`.
-
-    The optimizer named `baseline` becomes the sweep's baseline.
-    Raises ValueError if there is nothing to import, or `sweep` is one that was not imported.
-    """
+    """`write_runs` of the older project's runs below `folder`. Raises ValueError as that, and where there are none."""
     check_name(sweep)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; give the one that holds the runs")
@@ -53,63 +78,169 @@ def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None
         raise ValueError(
             f"{folder} holds none of {METRICS_FILE}, {', '.join(FILES)}; give the folder that holds the runs"
         )
-    done = Imported()
+    damaged: dict[str, str] = {}
+    return write_runs(storage, read_runs(folder, found, damaged), sweep, baseline, damaged)
+
+
+def write_runs(
+    storage: Storage,
+    runs: Iterable[ImportedRun],
+    sweep: str,
+    baseline: str | None = None,
+    damaged: Mapping[str, str] | None = None,
+) -> Imported:
+    """Write those of `runs` that the store has not yet, and list them all under `sweep`, with what it listed before.
+
+    Args:
+        runs: read one by one, so that a generator needs the memory of one.
+        baseline: the optimizer or arm that the others are compared with.
+        damaged: what the caller could not read, by folder; looked at after `runs`, which may fill it.
+    Raises: ValueError if `sweep` is one that was not imported, or `baseline` names no arm, or several.
+    """
+    check_name(sweep)
     earlier = _earlier(storage, sweep)
-    statuses = read_statuses(storage)
-    for place, files in found.items():
+    stored = _read_stored(storage)
+    done, members, replaced = Imported(), dict.fromkeys(run.run_id for run in earlier), set[str]()
+    listed: dict[str, str] = {}
+    for run in runs:
         try:
-            run = _read(folder, place, files)
+            _check(run)
         except UnreadableRun as error:
-            done.damaged[str(place.relative_to(folder))] = str(error)
+            done.damaged[run.folder] = str(error)
             continue
-        is_new = statuses.get(run.run_id, "running") == "running"  # no end record: an import was killed amid it
-        (done.new if is_new else done.known).append(run)
-        if is_new:
-            _write(storage, run)
-            statuses[run.run_id] = "done"
-    runs = [*done.new, *done.known]
-    _write_sweep(storage, sweep, earlier, runs, baseline)
+        run_id = _write_once(storage, run, stored, done, replaced)
+        listed.setdefault(run_id, run.folder)
+    done.damaged |= damaged or {}
+    members |= dict.fromkeys(sorted(listed, key=listed.__getitem__))
+    starts = [stored.starts[run_id] for run_id in members if run_id not in replaced]
+    done.optimizers = {
+        name: sum(start["optimizer"] == name for start in starts) for name in sorted({s["optimizer"] for s in starts})
+    }
+    _write_sweep(storage, sweep, earlier, starts, baseline, done)
     return done
 
 
-def _read(folder: Path, place: Path, files: list[Path]) -> LegacyRun:
-    """The run at `place`, all of whose numbers fit their columns. Raises UnreadableRun."""
+def _check(run: ImportedRun) -> None:
+    """Raise UnreadableRun for a run without rows, or with a number that fits no column."""
+    if not any(run.series().values()):
+        raise UnreadableRun("it has neither an evaluation nor a whole line")
     try:
-        run = read_run(folder, place, files)
-        tables = _series(run) | {RUNS.name: [_start(run) | _end(run)]}
-        for name, rows in tables.items():
+        for name, rows in (run.series() | {RUNS.name: [_start(run) | _end(run)]}).items():
             to_arrow(rows, TABLES[name])
     except (pa.ArrowException, OverflowError) as error:
         raise UnreadableRun(f"it has a number that is out of range ({error})") from error
-    return run
 
 
-def _write(storage: Storage, run: LegacyRun) -> None:
-    writer = RunWriter(storage, run.run_id, _start(run))
-    for table, rows in _series(run).items():
-        for row in rows:
+def _read_stored(storage: Storage) -> _Stored:
+    attempts = read_attempts(storage)
+    heads = [max(tries.values()) for run, tries in attempts.items() if run.startswith("imported-")]
+    starts = {start["run_id"]: start for start in read_starts(storage, heads)}
+    return _Stored(starts, read_statuses(storage) if starts else {})
+
+
+def _write_once(storage: Storage, run: ImportedRun, stored: _Stored, done: Imported, replaced: set[str]) -> str:
+    """Write what the store lacks of `run`; returns the id under which it is there then."""
+    if stored.statuses.get(run.run_id, "running") != "running":  # no end record: an import was killed amid it
+        done.known.append(run)
+        return run.run_id
+    for run_id, config in stored.configs().items():
+        if stored.statuses.get(run_id) == "running":
+            continue
+        if config.get(CONTENT) == run.digest and _is_alike(run, stored.starts[run_id]):
+            done.known.append(run)
+            return run_id
+        if not _may_be(run, config):
+            continue
+        found = compare(storage, run_id, run)
+        if _is_alike(run, stored.starts[run_id]):
+            if found.is_held:
+                done.known.append(run)
+                return run_id
+            if found.is_prefix:
+                _write(storage, run, stored, run_id, found.new, head_point(storage, run_id))
+                done.grown.append(run)
+                return run_id
+            if config.get(FROM) == run.folder and found.shared:
+                _tell_changed(run, found)
+                _write(storage, run, stored, run_id, run.series())
+                done.grown.append(run)
+                return run_id
+        elif found.is_held and _knows_less(run, stored.starts[run_id]):
+            run.notes.append(f"left out: it is a copy of {config.get(FROM)}, which tells more")
+            done.known.append(run)
+            return run_id
+        elif found.is_prefix:
+            run.notes.append(f"stands for {config.get(FROM)}, which is a copy of it that tells less")
+            replaced.add(run_id)
+    _write(storage, run, stored, run.run_id, run.series())
+    done.new.append(run)
+    return run.run_id
+
+
+def _is_alike(run: ImportedRun, start: Mapping[str, Any]) -> bool:
+    """Whether the stored run has the same seed and optimizer."""
+    return (start["seed"], start["optimizer"]) == (run.seed, optimizer_name(run.optimizer))
+
+
+def _knows_less(run: ImportedRun, start: Mapping[str, Any]) -> bool:
+    return run.seed is None or optimizer_name(run.optimizer) == UNKNOWN != start["optimizer"]
+
+
+def _may_be(run: ImportedRun, config: Mapping[str, Any]) -> bool:
+    """Whether the stored run of that config began as `run` did, and none of its fields speaks against it."""
+    began_alike = origin(run).items() & (config.get(ORIGIN) or {}).items()
+    return bool(began_alike) and not contradict(config_json(run), config)
+
+
+def _tell_changed(run: ImportedRun, found: Comparison) -> None:
+    run.notes.append(
+        f"its files have other values than at the last import in {found.changed} rows, and lack {found.missing}; "
+        "they count as they are now"
+    )
+
+
+def _write(
+    storage: Storage,
+    run: ImportedRun,
+    stored: _Stored,
+    run_id: str,
+    rows: Rows,
+    point: ResumePoint = START,
+) -> None:
+    """Write an attempt at `run_id` with these rows, after those at `point`."""
+    start = _start(run)
+    writer = RunWriter(storage, run_id, start, parent=point.attempt, resume_seq=point.seq)
+    for table, some in rows.items():
+        for row in some:
             writer.emit(table, **row)
-    writer.end(**_end(run))
+    end = _end(run)
+    # Finals are for runs that nobody goes on with, and nobody trains this one, however it ended.
+    head = writer.attempt.id
+    writer.end(
+        settle=lambda: None if end["status"] != "stopped" else _finalize(storage, run_id, writer.seq, head), **end
+    )
+    stored.starts[run_id] = start | {"run_id": run_id}
+    stored.statuses[run_id] = end["status"]
 
 
-def _series(run: LegacyRun) -> dict[str, list[dict[str, Any]]]:
-    """Rows by their table."""
-    return {"layers": run.layers, "spectra": run.spectra, "val": run.val, "train": run.train}
+def _finalize(storage: Storage, run_id: str, num_rows: int, head: str) -> None:
+    relisting(lambda: finalize(storage, run_id, num_rows=num_rows, head=head))
 
 
-def _end(run: LegacyRun) -> dict[str, Any]:
+def _end(run: ImportedRun) -> dict[str, Any]:
     """Columns of the `runs` table that say how it ended."""
-    metrics, last = run.metrics or {}, run.val[-1] if run.val else {}
-    newest = max([*run.layers, *run.spectra, {"step": None, "tokens": None}], key=lambda row: row["step"] or -1)
-    losses = [row["val_loss"] for row in run.val]
+    last = run.val[-1] if run.val else {}
+    rows = [row for some in run.series().values() for row in some]
+    newest = max(rows, key=lambda row: row["step"], default={})
+    losses = [row["val_loss"] for row in run.val if row.get("val_loss") is not None]
     finite = [loss for loss in losses if math.isfinite(loss)]
-    status = "stopped" if run.metrics is None else "done" if len(finite) == len(losses) else "diverged"
+    status = "stopped" if run.no_end else "done" if len(finite) == len(losses) else "diverged"
     final = last if status == "done" else {}
     return {
         "status": status,
-        "error": NO_END if run.metrics is None else None,
-        "steps": metrics.get("actual_steps", newest["step"]),
-        "tokens": metrics.get("tokens_seen", newest["tokens"]),
+        "error": run.no_end,
+        "steps": newest.get("step") if run.steps is None else run.steps,
+        "tokens": newest.get("tokens") if run.tokens is None else run.tokens,
         "final_val_loss": final.get("val_loss"),
         "last_val_loss": last.get("val_loss"),
         "final_val_accuracy": final.get("val_accuracy"),
@@ -118,28 +249,18 @@ def _end(run: LegacyRun) -> dict[str, Any]:
     }
 
 
-def _start(run: LegacyRun) -> dict[str, Any]:
+def _start(run: ImportedRun) -> dict[str, Any]:
     """Columns of the `runs` table known from the config. Hashes and environment are unknown, so null."""
-    embedding_lr = _number(run.config.get("adamw_lr"))
-    lr = _number(run.config.get("muon_lr")) if run.optimizer == "muon" else embedding_lr
-    config = run.config | {"imported_from": run.folder, "steps": run.steps}
     return {
-        "arm_id": run.arm_id,
-        "arm": run.optimizer,
+        "arm_id": arm_id(run),
+        "arm": optimizer_name(run.optimizer),
         "seed": run.seed,
-        "optimizer": run.optimizer,
-        "lr": lr,
-        "embedding_lr": embedding_lr,
-        "config_json": canonical(config),
+        "optimizer": optimizer_name(run.optimizer),
+        "lr": run.lr,
+        "embedding_lr": run.embedding_lr,
+        "commit": run.commit,
+        "config_json": canonical(config_json(run) | {ORIGIN: origin(run)}),
     }
-
-
-def _number(value: Any) -> float | None:
-    """YAML 1.1 reads 1e-3 as text."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _earlier(storage: Storage, sweep: str) -> tuple[SweepRun, ...]:
@@ -153,55 +274,46 @@ def _earlier(storage: Storage, sweep: str) -> tuple[SweepRun, ...]:
 
 
 def _write_sweep(
-    storage: Storage, sweep: str, earlier: tuple[SweepRun, ...], runs: list[LegacyRun], baseline: str | None
+    storage: Storage,
+    sweep: str,
+    earlier: tuple[SweepRun, ...],
+    starts: list[dict[str, Any]],
+    baseline: str | None,
+    done: Imported,
 ) -> None:
     """List the runs, those of an earlier import first; each block is an optimizer."""
-    new = [run.run_id for run in sorted(runs, key=lambda run: run.folder)]
-    starts = _starts(storage, dict.fromkeys([*(run.run_id for run in earlier), *new]))
-    blocks = sorted({start["optimizer"] for start in starts})
-    if baseline is None:
-        baseline = next((run.block for run in earlier if run.role == "baseline"), None)
-    elif baseline not in blocks:
-        raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {', '.join(blocks)}")
-    arms = _arms(starts, baseline)
-    keys = {run_id: canonical(arm.fields) for run_id, arm in arms.items()}
-    names = arm_names({keys[run_id]: arm for run_id, arm in arms.items()})
+    first = {run.run_id for run in earlier if run.role == "baseline"}
+    chosen = next((start["run_id"] for start in starts if start["run_id"] in first), None)
+    if baseline is not None:
+        chosen = _find_baseline(starts, baseline)
+    arms = imported_arms(starts, chosen)
+    base = arms.names[chosen] if chosen else None
     listed = tuple(
         SweepRun(
             run_id=start["run_id"],
             block=start["optimizer"],
-            role="baseline" if start["optimizer"] == baseline else "candidate",
-            arm=names[keys[start["run_id"]]],
+            role="baseline" if arms.names[start["run_id"]] == base else "candidate",
+            arm=arms.names[start["run_id"]],
             seed=start["seed"],
         )
         for start in starts
     )
+    done.notes += arms.notes
+    done.has_baseline = base is not None
     write_sweep(storage, SweepRecord(sweep=sweep, spec={"imported": True}, runs=listed))
 
 
-def _starts(storage: Storage, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """Start records of imported runs, in the order of `run_ids`."""
-    attempts = read_attempts(storage)
-    return read_starts(storage, [max(attempts[run_id].values()) for run_id in run_ids])
-
-
-def _arms(starts: list[dict[str, Any]], baseline: str | None) -> dict[str, Arm]:
-    """run_id -> its arm, of which the length is a part; a run of unknown length is of the one it may belong to, if one.
-
-    What stopped without telling how far it was to go is then missed where it belongs.
-    """
-    configs = {start["run_id"]: dict(flat_fields(json.loads(start["config_json"]))) for start in starts}
-    fields = {
-        run_id: {name: value for name, value in config.items() if name not in ("seed", "imported_from", "steps")}
-        for run_id, config in configs.items()
+def _find_baseline(starts: list[dict[str, Any]], baseline: str) -> str:
+    """A run of the arm that `baseline` names, by its name or as the only one of an optimizer. Raises ValueError."""
+    arms = imported_arms(starts).names
+    of_optimizer = {
+        arms[start["run_id"]]: start["run_id"] for start in starts if start["optimizer"] == optimizer_name(baseline)
     }
-    lengths: dict[str, set[int | None]] = defaultdict(set)
-    for run_id, config in configs.items():
-        lengths[canonical(fields[run_id])] |= {config.get("steps")} - {None}
-    arms = {}
-    for start in starts:
-        run_id, known = start["run_id"], fields[start["run_id"]]
-        possible = lengths[canonical(known)]
-        steps = configs[run_id].get("steps") or (next(iter(possible)) if len(possible) == 1 else None)
-        arms[run_id] = Arm(start["arm"], known | {"steps": steps or "unknown"}, start["optimizer"] == baseline)
-    return arms
+    named = {name: run_id for run_id, name in arms.items() if name == baseline} or of_optimizer
+    if not named:
+        there = ", ".join(sorted({start["optimizer"] for start in starts}))
+        raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {there}")
+    if len(named) > 1:
+        shown = "; ".join(sorted(named)[:_SHOWN]) + (f"; and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
+        raise ValueError(f"{len(named)} arms have the optimizer {baseline!r}; give --baseline one of them: {shown}")
+    return next(iter(named.values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +11,6 @@ from muon_core.store.open import open_storage
 from muon_core.store.storage import check_writable
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
-
-if TYPE_CHECKING:
-    from muon_core.legacy.runs import LegacyRun
 
 
 @click.command("import")
@@ -46,8 +42,8 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
     for run in done.new:
         rows = f"{len(run.val)} evaluations, {len(run.layers)} layer rows, {len(run.spectra)} spectra"
         click.echo(f"{run.run_id}  {run.folder}: {rows}")
-    for run in [*done.new, *done.known]:
-        for note in _notes(run):
+    for run in done.runs:
+        for note in run.notes:
             click.echo(f"{run.folder}: {note}", err=True)
     view = open_store(store).sweep(sweep)
     for warning in equal_first_losses(members_of(view), view.val):
@@ -57,19 +53,3 @@ def command(folder: Path, name: str | None, baseline: str | None, store: str) ->
     click.echo(f"{sweep}: {len(done.new)} runs imported, {len(done.known)} were there already", err=True)
     click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
     return EXIT_FAILED_RUNS if done.damaged else 0
-
-
-def _notes(run: LegacyRun) -> list[str]:
-    """What of a run's files was odd or left out, a sentence each."""
-    counts = run.counts
-    sentences = {
-        f"{counts.torn} of {counts.lines} lines are torn and left out": counts.torn,
-        f"{counts.repeated} of {counts.lines} lines repeat a step, layer and projection, {counts.changed} of them with "
-        "other values; the last line of each counts": counts.repeated,
-        f"{counts.unmatched} lines are left out, for another file has their step at other tokens": counts.unmatched,
-        f"{counts.sampled_spectra} spectra may be samples and are marked so: no metric may be computed from them":
-            counts.sampled_spectra,
-        f"{counts.sampled_ranks} effective ranks are left out, computed from such samples": counts.sampled_ranks,
-        f"fields left out: {', '.join(sorted(counts.ignored))}": counts.ignored,
-    }  # fmt: skip
-    return [sentence for sentence, count in sentences.items() if count] + run.notes

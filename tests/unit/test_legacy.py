@@ -109,9 +109,13 @@ def test_import_fills_what_the_files_tell_and_leaves_the_rest_null(muon: Muon, t
     assert (row["wall_s"], row["best_val_loss"], row["final_val_accuracy"]) == (15720.5, 3.271849632263184, 0.41)
     assert [row[name] for name in ("init_hash", "environment_json", "device", "alpha", "train_s")] == [None] * 5
     assert json.loads(row["config_json"])["imported_from"] == "muon_seed42"
-    train = imported(tmp_path).train.filter(pl.col("run_id") == row["run_id"]).collect().row(0, named=True)
-    assert (train["step"], train["train_loss"]) == (20, 3.31)
-    assert train["lr"] == pytest.approx(0.012)
+    train = imported(tmp_path).train.filter(pl.col("run_id") == row["run_id"]).sort("step").collect()
+    assert train.select("step", "tokens", "train_loss").rows() == [
+        (0, 0, None),
+        (10, 163_840, None),
+        (20, 327_680, 3.31),
+    ]
+    assert train["lr"].to_list() == pytest.approx([0.024, 0.024, 0.012])
     adamw = imported(tmp_path).runs.filter(optimizer="adamw", seed=42).collect()["lr"].item()
     assert adamw == 0.0005
 
@@ -251,7 +255,7 @@ def test_import_reads_the_unified_layout_and_marks_samples_of_singular_values(mu
     (tmp_path / "older" / "run_seed3" / "metrics" / "manifold_stats.jsonl").write_text(text)
     done = muon("import", "older")
     assert done.err.splitlines()[:3] == [
-        "run_seed3: 2 spectra may be samples and are marked so: no metric may be computed from them",
+        "run_seed3: 2 spectra may be samples and are marked so: of them only s_1 and s_2 are taken",
         "run_seed3: 1 effective ranks are left out, computed from such samples",
         "run_seed3: fields left out: entropy",
     ]
@@ -320,7 +324,7 @@ def test_a_file_of_spectra_only_makes_a_run(muon: Muon, tmp_path: Path) -> None:
     text = "".join(line(step, 0, "q", 8 * step, singular_values=[1.0] * 64) for step in (5, 10))
     (tmp_path / "older" / "run" / "singular_values.jsonl").write_text(text)
     done = muon("import", "older")
-    assert done.out.endswith("  run: 0 evaluations, 0 layer rows, 2 spectra\n")
+    assert done.out.endswith("  run: 0 evaluations, 2 layer rows, 2 spectra\n")
     run = imported(tmp_path).runs.collect().row(0, named=True)
     assert (run["optimizer"], run["steps"], run["tokens"]) == ("unknown", 10, 80)
 
