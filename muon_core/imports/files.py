@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from muon_core.imports import text_logs, tools
@@ -41,34 +39,16 @@ class UnknownFormat(UnreadableLog):
     """A file that is nothing known."""
 
 
-@dataclass(slots=True)
-class Found:
-    """The logs of a file or folder; `unread` maps the place of another to the reason."""
-
-    logs: list[Log] = field(default_factory=list)
-    unread: dict[str, str] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    """Files of a folder that are no log at all."""
-
-
-def find_logs(path: Path) -> Found:
-    """All logs in `path`, a file or a folder. Raises ValueError if it is neither, or holds none."""
+def find_files(path: Path) -> list[tuple[Path, str]]:
+    """Files in `path`, a file or a folder, that may be logs, with their places below it. Raises ValueError if none."""
     if path.is_file():
-        return Found(read_log(path, path.name))
+        return [(path, path.name)]
     if not path.is_dir():
-        raise ValueError(f"{path} is no file or folder; give the log, or the folder that holds the runs")
-    found = Found()
-    for file in _candidates(path):
-        place = str(file.relative_to(path))
-        try:
-            found.logs += read_log(file, place)
-        except UnknownFormat:
-            found.unknown.append(place)
-        except UnreadableLog as error:
-            found.unread[place] = str(error)
-    if not found.logs and not found.unread:
-        raise ValueError(f"{path} holds no log of a known format: {_known()}")
-    return found
+        raise ValueError(f"{path} is no file or folder; give a log, or the folder that holds the runs")
+    files = [(file, str(file.relative_to(path))) for file in _candidates(path)]
+    if not files:
+        raise ValueError(f"{path} holds no file that may be a log; understood are {known_formats()}")
+    return files
 
 
 def _candidates(folder: Path) -> list[Path]:
@@ -107,7 +87,7 @@ def read_log(path: Path, place: str) -> list[Log]:
             return logs
     if len(columns := re.split(r"[,;\t]", first)) > 1 and path.suffix not in (".txt", ".log") and "\0" not in sample:
         return [_read_columns(path, place, {column.strip(' "') for column in columns})]
-    raise UnknownFormat(f"{place} is no log of a known format{_nearest(sample)}; understood are {_known()}")
+    raise UnknownFormat(f"{place} is no log of a known format{_nearest(sample)}; understood are {known_formats()}")
 
 
 def _read_objects(path: Path, place: str, first: str) -> Log:
@@ -118,7 +98,7 @@ def _read_objects(path: Path, place: str, first: str) -> Log:
         keys = set()
         if path.suffix != ".jsonl":
             raise UnknownFormat(
-                f"{place} is no log of a known format{_nearest(first)}; understood are {_known()}"
+                f"{place} is no log of a known format{_nearest(first)}; understood are {known_formats()}"
             ) from None
     if {"training_iteration", "trial_id"} <= keys:
         return tools.read_ray_result(path, place)
@@ -136,20 +116,25 @@ def _read_columns(path: Path, place: str, columns: set[str]) -> Log:
     return reshape(read_csv(path, place))
 
 
-def _known() -> str:
+def known_formats() -> str:
+    """All formats, for a message."""
     return listed(FORMATS, len(FORMATS))
 
 
 def _nearest(sample: str) -> str:
-    """The format whose line is most like one of `sample`, digits aside."""
-    lines = [line[:200] for line in sample.splitlines()[:40] if line.strip()]
+    """The format whose example has most of the words of a line of `sample`, and after them of its marks."""
+    lines = [line[:300] for line in sample.splitlines()[:40] if re.search(r"[A-Za-z]", line)]
     likeness = {
-        name: max((difflib.SequenceMatcher(None, _shape(line), _shape(example)).ratio() for line in lines), default=0.0)
-        for name, example in FORMATS.items()
+        name: max((_likeness(line, example) for line in lines), default=0.0) for name, example in FORMATS.items()
     }
     best = max(likeness, key=likeness.__getitem__)
-    return f"; the nearest is a {best}, as in {FORMATS[best]}" if likeness[best] > 0.3 else ""
+    return f"; the nearest is a {best}, as in {FORMATS[best]}" if likeness[best] >= 0.3 else ""
 
 
-def _shape(line: str) -> str:
-    return re.sub(r"\d+", "0", line)
+def _likeness(line: str, example: str) -> float:
+    words, marks = r"[A-Za-z]+", r"[^\w\s]"
+    return sum(
+        weight * len(own & set(re.findall(pattern, example.lower()))) / len(own)
+        for pattern, weight in ((words, 1.0), (marks, 0.1))
+        if (own := set(re.findall(pattern, line.lower())))
+    )

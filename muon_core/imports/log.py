@@ -40,11 +40,13 @@ class Log:
     optimizer: str | None = None
     notes: list[str] = field(default_factory=list)
     """What was odd about it or is not what a reader would take it for, a sentence each."""
+    header: list[str] = field(default_factory=list)
+    """Columns that the file names, also where no row has a value there."""
 
     @property
     def columns(self) -> list[str]:
-        """Every column that a row has, in the order they appear."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
+        """Every column that is named or that a row has, in the order they appear."""
+        return list(dict.fromkeys([*self.header, *(name for row in self.rows for name in row)]))
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -76,7 +76,9 @@ def _candidate(log: Log, meaning: str, names: Mapping[str, Named]) -> str | None
     """The column that has `meaning`, if any. Raises UnreadableLog for several whose values differ."""
     units = UNITS.get(meaning, {})
     for group in NAMES[meaning]:
-        found = [column for column, name in names.items() if name.is_in(group, units) and _is_filled(log, meaning, column)]
+        found = [
+            column for column, name in names.items() if name.is_in(group, units) and _is_filled(log, meaning, column)
+        ]
         if meaning in DURATIONS:  # what tells its unit goes before what does not
             found = [column for column in found if names[column].unit in units] or found[:1]
         if not found:

@@ -38,7 +38,7 @@ def read_csv(path: Path, place: str) -> Log:
             twice = sorted({name for name in header if name and header.count(name) > 1})
             if twice:
                 raise UnreadableLog(f"{place} has two columns {twice[0]!r}; rename one of them")
-            log = Log(place, "table", [], path.stem, is_one_run=False)
+            log = Log(place, "table", [], path.stem, is_one_run=False, header=list(filter(None, header)))
             for cells in filter(None, reader):
                 log.lines += 1
                 if len(cells) != len(header):
@@ -86,10 +86,10 @@ def reshape(log: Log) -> Log:
     columns = {parse_column(column).whole: column for column in log.columns}
     key = next((columns[name] for name in ("metric", "key", "tag") if name in columns and "value" in columns), None)
     if key is not None:
-        log.rows = [_with_metric(row, key, columns["value"]) for row in log.rows]
+        log.rows, log.header = [_with_metric(row, key, columns["value"]) for row in log.rows], []
     for column in (columns[name] for name in _SPLITS & columns.keys()):
         if {str(row[column]).lower() for row in log.rows if column in row} <= _SETS:
-            log.rows = [_with_split(row, column) for row in log.rows]
+            log.rows, log.header = [_with_split(row, column) for row in log.rows], []
     return log
 
 
@@ -113,7 +113,7 @@ def _read_chart(log: Log) -> None:
         means += sum(_is_mean(row, run, metric) for run, metric in ranges)
         shared = {x: row[x]} if x in row else {}
         rows += [{"run": run} | shared | values for run, values in of.items()]
-    log.rows, log.format = rows, "W&B chart export"
+    log.rows, log.header, log.format = rows, [], "W&B chart export"
     if means:
         log.notes.append(
             f"{means:,} values are means of a range, as W&B draws many points or a group; "

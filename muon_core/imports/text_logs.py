@@ -78,26 +78,33 @@ def _read_steps(
 ) -> list[Log]:
     """The runs in `lines`; a line that begins with `mark` and a digit, but is none that `parse` knows, is torn."""
     logs: list[Log] = []
-    seed, torn, count = None, 0, 0
+    seed, first, torn = None, 0, 0
     for line in map(str.strip, lines):
         if trial := _TRIAL.fullmatch(line):
             seed = int(trial[1])
         row = parse(line)
         if row is None:
-            is_torn = line.lower().startswith(mark) and line[len(mark) : len(mark) + 1].isdigit()
-            torn, count = torn + is_torn, count + is_torn
+            torn += line.lower().startswith(mark) and line[len(mark) : len(mark) + 1].isdigit()
             continue
         planned = row.pop("planned", None)
-        if not logs or (row["step"] == logs[-1].rows[0]["step"] < logs[-1].rows[-1]["step"]):
+        if not logs or (row["step"] == first < logs[-1].rows[-1]["step"]):
             logs.append(Log(place, format, [], path.stem, planned_steps=planned, seed=seed))
-        logs[-1].rows.append(row)
+            first = row["step"]
+        rows = logs[-1].rows
+        if rows and not _has_loss(rows[-1]) and rows[-1]["step"] < row["step"]:
+            rows.pop()  # a line of time alone: there are thousands, and only how far the newest got is of use
+        rows.append(row)
         logs[-1].lines += 1
     if logs:
-        logs[0].lines, logs[0].torn = logs[0].lines + count, torn
+        logs[0].lines, logs[0].torn = logs[0].lines + torn, torn
     if len(logs) > 1:
         for i, log in enumerate(logs, 1):
             log.place, log.name = f"{place}#{i}", f"{log.name}#{i}"
     return logs
+
+
+def _has_loss(row: Row) -> bool:
+    return any("loss" in name or "bpb" in name for name in row)
 
 
 def _parse_modded(line: str) -> Row | None:
