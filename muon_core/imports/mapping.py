@@ -12,7 +12,7 @@ from muon_core.imports.units import UNITS
 
 CONFIG = "config."
 """Begins a meaning that is a parameter of the run: `config.weight_decay`."""
-BYTES_PER_TOKEN = "bytes_per_token"
+BYTES_A_TOKEN = "bytes_per_token"  # noqa: S105  # no password
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ def parse_map(texts: Iterable[str]) -> Asked:
         meaning, equals, column = (piece.strip() for piece in part.partition("="))
         if not equals:
             raise ValueError(f"--map {part.strip()!r} is no MEANING=COLUMN, such as val_loss=loss")
-        if meaning in columns or (meaning == BYTES_PER_TOKEN and bytes_per_token):
+        if meaning in columns or (meaning == BYTES_A_TOKEN and bytes_per_token):
             raise ValueError(f"--map gives {meaning} twice")
-        if meaning == BYTES_PER_TOKEN:
+        if meaning == BYTES_A_TOKEN:
             bytes_per_token = _positive(column)
         elif meaning in MEANINGS or len(meaning) > len(CONFIG) == len(meaning) - len(meaning.removeprefix(CONFIG)):
             head, colon, unit = column.rpartition(":")
@@ -42,7 +42,7 @@ def parse_map(texts: Iterable[str]) -> Asked:
         else:
             raise ValueError(
                 f"--map knows no {meaning!r}{did_you_mean(meaning, MEANINGS)}; "
-                f"there are {', '.join(MEANINGS)}, {CONFIG}NAME and {BYTES_PER_TOKEN}"
+                f"there are {', '.join(MEANINGS)}, {CONFIG}NAME and {BYTES_A_TOKEN}"
             )
     return Asked(columns, bytes_per_token)
 
@@ -53,7 +53,7 @@ def _positive(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(f"--map {BYTES_PER_TOKEN}={text} is no number above 0, such as 4.8")
+        raise ValueError(f"--map {BYTES_A_TOKEN}={text} is no number above 0, such as 4.8")
     return value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muon_core.imports.log import Log, Row, UnreadableLog, flat, number
-from muon_core.imports.mapping import BYTES_PER_TOKEN, Asked, did_you_mean, listed
+from muon_core.imports.mapping import BYTES_A_TOKEN, Asked, did_you_mean, listed
 from muon_core.imports.names import DURATIONS, IDENTITY, LOSSES, MEANINGS, NAMES, Named, parse_column
 from muon_core.imports.units import UNITS, Unit, bits_per_byte
 
@@ -127,7 +127,7 @@ def _losses_of(log: Log, readings: list[Reading], asked: Asked) -> list[Reading]
             found.append(Reading(column, "val_loss", bits_per_byte(asked.bytes_per_token)))
         else:
             log.notes.append(
-                f"{column} is left out: bits per byte become nats per token with --map {BYTES_PER_TOKEN}=N, "
+                f"{column} is left out: bits per byte become nats per token with --map {BYTES_A_TOKEN}=N, "
                 "the mean bytes of a token"
             )
     return found
@@ -140,7 +140,7 @@ def _check(log: Log, readings: list[Reading]) -> None:
             f"{log.place} has no column that counts steps among {listed(log.columns)}; name it with --map step=COLUMN"
         )
     if not meanings & set(LOSSES):
-        hint = f" or {BYTES_PER_TOKEN}=N for {log.format}'s bits per byte" if "val_bpb" in meanings else ""
+        hint = f" or {BYTES_A_TOKEN}=N for {log.format}'s bits per byte" if "val_bpb" in meanings else ""
         raise UnreadableLog(
             f"{log.place} has no loss among {listed(log.columns)}; name it with --map val_loss=COLUMN{hint}"
         )

@@ -56,17 +56,13 @@ def _step(reading: Reading, row: Row) -> int | None:
 
 def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | None) -> ImportedRun:
     facts = _identity(log, {reading.meaning: reading for reading in readings}, part, optimizer)
-    table, notes = _by_step(readings, part.lines)
-    steps = max(table)
+    steps = max(line.step for line in part.lines)
     ends_early = log.planned_steps is not None and steps < log.planned_steps
-    val = _rows(table, VAL)
-    without = [row for row in val if "val_loss" not in row]
-    if without:
-        notes.append(f"{len(without):,} evaluations without a loss are left out")
-    val = [row for row in val if "val_loss" in row]
-    train = _rows(table, TRAIN)
-    times = [values["elapsed_s"] for values in table.values() if "elapsed_s" in values]
-    tokens = [values["tokens"] for values in table.values() if "tokens" in values]
+    found = _by_step(readings, part.lines)
+    val = [row for row in found.rows["val"] if "val_loss" in row]
+    if lossless := len(found.rows["val"]) - len(val):
+        found.notes.append(f"{lossless:,} evaluations without a loss are left out")
+    train = found.rows["train"]
     return ImportedRun(
         folder=part.folder,
         digest=digest_of(canonical([part.name, facts.config, facts.seed, facts.optimizer]), canonical([val, train])),
@@ -76,54 +72,66 @@ def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | No
         val=val,
         train=train,
         steps=None if ends_early else steps,
-        tokens=max(tokens, default=None),
-        wall_s=log.wall_s if log.wall_s is not None else max(times, default=None),
+        tokens=found.tokens,
+        wall_s=found.wall_s if log.wall_s is None else log.wall_s,
         no_end=f"imported log ends at step {steps:,} of {log.planned_steps:,}" if ends_early else None,
         lr=number(facts.config.get("lr", facts.config.get("learning_rate"))),
-        notes=facts.notes + notes,
+        notes=facts.notes + found.notes,
     )
 
 
-def _by_step(readings: list[Reading], lines: list[Line]) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """(step -> meaning -> value, sorted by step; what is odd about it)."""
-    numbers = [reading for reading in readings if reading.meaning in VAL + TRAIN + SHARED]
-    table: dict[int, dict[str, Any]] = {}
+@dataclass(slots=True)
+class _Found:
+    """What the lines of a run say: `rows` by table, sorted by step."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    tokens: int | None
+    wall_s: float | None
+    notes: list[str]
+
+
+def _by_step(readings: list[Reading], lines: list[Line]) -> _Found:
+    """The lines of each step put together. Time and tokens are of what was measured in their line."""
+    numbers = [reading for reading in readings if reading.meaning in (*VAL, *TRAIN, *SHARED)]
+    tables: dict[str, dict[int, dict[str, Any]]] = {"val": {}, "train": {}}
     repeated = changed = unfit = 0
+    shared: dict[str, list[Any]] = {name: [] for name in SHARED}
     for line in lines:
-        found = {}
-        for reading in numbers:
-            try:
-                value = reading.value(line.row)
-                if reading.meaning == "tokens" and value is not None:
-                    value = whole(value)
-            except (ValueError, OverflowError):
-                value = None
-            if value is not None:
-                found[reading.meaning] = value
-            elif reading.column in line.row:
-                unfit += 1
-        known = table.setdefault(line.step, {})
-        again = [name for name in _MEASURED if name in found and name in known]
+        found = {reading.meaning: value for reading in numbers if (value := _value(reading, line.row)) is not None}
+        unfit += sum(reading.column in line.row and reading.meaning not in found for reading in numbers)
+        again = []
+        for name in SHARED:
+            shared[name] += [found[name]] if name in found else []
+        for table, columns in (("val", VAL), ("train", TRAIN)):
+            if not found.keys() & set(columns):
+                continue
+            known = tables[table].setdefault(line.step, {"step": line.step, "tokens": None})
+            again += [
+                known[name] != found[name] for name in _MEASURED if name in columns and name in found and name in known
+            ]
+            known |= {name: value for name, value in found.items() if name in columns or name in SHARED}
         repeated += bool(again)
-        changed += any(repr(known[name]) != repr(found[name]) for name in again)
-        known |= found
+        changed += any(again)
     notes = {
         f"{repeated:,} of {len(lines):,} lines repeat a step, {changed:,} of them with other values; "
         "the last line of each counts": repeated,
         f"{unfit:,} values are no number of their unit, and are left out": unfit,
     }
-    return dict(sorted(table.items())), [note for note, count in notes.items() if count]
+    return _Found(
+        {name: [rows[step] for step in sorted(rows)] for name, rows in tables.items()},
+        max(shared["tokens"], default=None),
+        max(shared["elapsed_s"], default=None),
+        [note for note, count in notes.items() if count],
+    )
 
 
-def _rows(table: Mapping[int, dict[str, Any]], columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows of a table: the steps at which one of its columns was measured."""
-    return [
-        {"step": step, "tokens": values.get("tokens")}
-        | {name: values[name] for name in columns if name in values}
-        | {name: values[name] for name in ("elapsed_s",) if name in values}
-        for step, values in table.items()
-        if any(name in values for name in columns)
-    ]
+def _value(reading: Reading, row: Row) -> float | int | None:
+    """What `row` has for `reading`, in our unit; None if that is nothing or no such number."""
+    try:
+        value = reading.value(row)
+    except (ValueError, OverflowError):
+        return None
+    return whole(value) if reading.meaning == "tokens" else value
 
 
 @dataclass(slots=True)

@@ -34,8 +34,8 @@ def command(
 ) -> int:
     """Bring runs that other programs logged in PATH, a file or a folder, into the store (docs/import.md).
 
-    Read are tables (CSV, JSON lines, Parquet), logs of W&B, Lightning, Ray Tune, Hugging Face's Trainer, modded-nanogpt,
-    nanochat and llm.c, and metrics.json and JSONL files of the older project.
+    Read are tables (CSV, JSON lines, Parquet), logs of W&B, Lightning, Ray Tune, Hugging Face's Trainer,
+    modded-nanogpt, nanochat and llm.c, and metrics.json and JSONL files of the older project.
     How columns are read is shown first; --map corrects it, as in --map step=iter,val_accuracy=acc:percent.
     Torn and repeated lines are counted. Importing the same files again adds nothing.
 

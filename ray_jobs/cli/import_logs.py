@@ -1,4 +1,4 @@
-"""What `muon import` shows of other tools' logs: how each column is read, and what is odd, before anything is written."""
+"""What `muon import` shows of other tools' logs before it writes: how each column is read, and what is odd."""
 
 from __future__ import annotations
 
