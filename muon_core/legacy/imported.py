@@ -48,11 +48,21 @@ class ImportedRun:
     notes: list[str] = field(default_factory=list)
     """What of its files was odd or left out, a sentence each."""
 
+    num_rows: dict[str, int] = field(default_factory=dict)
+    """How many rows each table had, once they were dropped."""
+    store_id: str = ""
+    """Under which id the store has it, once it was written or found there."""
+
     @property
     def run_id(self) -> str:
         """Derived from the content, so that importing it again finds it there."""
         seed = "" if self.seed is None else f"-s{self.seed}"
         return f"imported-{optimizer_name(self.optimizer)}{seed}-{self.digest}"
+
+    def drop_rows(self) -> None:
+        """Free the rows, of which only `num_rows` stays: a folder may hold more than fit into memory together."""
+        self.num_rows = {table: len(rows) for table, rows in self.series().items()}
+        self.val, self.train, self.layers, self.spectra = [], [], [], []
 
     def series(self) -> dict[str, list[dict[str, Any]]]:
         """Rows by their table."""

@@ -37,7 +37,10 @@ _SHOWN = 8  # arms that an error names
 
 @dataclass(slots=True)
 class Imported:
-    """What an import found and did. A run is in one of the first three; `damaged` maps folders to reasons."""
+    """What an import found and did. A run, without its rows, is in one of the first three.
+
+    `damaged` maps folders to the reason why they were left out.
+    """
 
     new: list[ImportedRun] = field(default_factory=list)
     grown: list[ImportedRun] = field(default_factory=list)
@@ -108,8 +111,9 @@ def write_runs(
         except UnreadableRun as error:
             done.damaged[run.folder] = str(error)
             continue
-        run_id = _write_once(storage, run, stored, done, replaced)
-        listed.setdefault(run_id, run.folder)
+        run.store_id = _write_once(storage, run, stored, done, replaced)
+        listed.setdefault(run.store_id, run.folder)
+        run.drop_rows()
     done.damaged |= damaged or {}
     members |= dict.fromkeys(sorted(listed, key=listed.__getitem__))
     starts = [stored.starts[run_id] for run_id in members if run_id not in replaced]

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from muon_core.imports.read import Guess, ReadLogs
+    from muon_core.imports.read import Guess
+    from muon_core.legacy.imported import ImportedRun
 
 _NAMES = 12  # columns or files that a line names
 
 
-def show_guesses(found: ReadLogs) -> None:
-    """The columns and their meanings to stdout, a block for logs that are alike; the rest to stderr."""
+def read_shown(path: Path, maps: tuple[str, ...], optimizer: str | None, unread: dict[str, str]) -> list[ImportedRun]:
+    """The runs in `path`, after it is shown how they were read; `unread` gets the reason for each file left out.
+
+    Raises ValueError, in one line, if there are none.
+    """
+    from muon_core.imports.mapping import parse_map
+    from muon_core.imports.read import read_logs
+
+    found = read_logs(path, parse_map(maps), optimizer)
     for guess in found.guesses:
-        click.echo(f"{_places(guess.places)}: {guess.format}")
-        for reading in guess.readings:
-            click.echo(f"  {reading}")
-        for line in _others(guess):
-            click.echo(f"  {line}")
+        click.echo(
+            "\n  ".join([f"{_places(guess.places)}: {guess.format}", *map(str, guess.readings), *_others(guess)])
+        )
     for note, places in found.notes.items():
         click.echo(f"{_places(places)}: {note}", err=True)
     if found.unknown:
         click.echo(f"no logs, and left out: {_some(found.unknown)}", err=True)
+    unread |= found.unread
+    return found.runs
 
 
-def show_runs(found: ReadLogs) -> None:
+def show_runs(runs: list[ImportedRun], unread: dict[str, str]) -> None:
     """What would be written, for `--dry-run`."""
-    for run in found.runs:
+    for run in runs:
         seed = "no seed" if run.seed is None else f"seed {run.seed}"
         last = run.val[-1]["val_loss"] if run.val else None
         rows = f"{len(run.val):,} evaluations, {len(run.train):,} training rows"
         click.echo(f"{run.folder}: {run.optimizer or 'unknown optimizer'}, {seed}, {rows}, last val_loss {last}")
         for note in run.notes:
             click.echo(f"{run.folder}: {note}", err=True)
-    for place, reason in found.unread.items():
+    for place, reason in unread.items():
         click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
-    click.echo(f"{len(found.runs):,} runs would be imported; nothing was written", err=True)
+    click.echo(f"{len(runs):,} runs would be imported; nothing was written", err=True)
 
 
 def _others(guess: Guess) -> list[str]:

@@ -1,0 +1,59 @@
+"""What `muon import` prints once runs are in the store: which, what was odd, the verdict, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from ray_jobs.cli.options import next_command
+
+if TYPE_CHECKING:
+    from analysis.store import Store
+    from analysis.summary import Summary
+    from muon_core.legacy.write import Imported
+
+
+def tell_import(done: Imported, view: Store) -> None:
+    """Print all of it; runs and the verdict on stdout.
+
+    Args:
+        view: the sweep that lists the runs.
+    """
+    from analysis.summary import summarize
+    from ray_jobs.cli.answer_text import render_summary
+
+    assert view.record is not None
+    sweep = view.record.sweep
+    for run in [*done.new, *done.grown]:
+        num = run.num_rows
+        rows = f"{num['val']} evaluations, {num['layers']} layer rows, {num['spectra']} spectra"
+        click.echo(f"{run.store_id}  {run.folder}: {rows}{' now' if run in done.grown else ''}")
+    for run in done.runs:
+        for note in run.notes:
+            click.echo(f"{run.folder}: {note}", err=True)
+    for place, reason in done.damaged.items():
+        click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
+    summary = summarize(view)
+    if any(arm.all_values for arm in summary.arms):
+        click.echo(render_summary(replace(summary, warnings=())))
+    else:
+        click.echo("no verdict: no run has come to its end with a loss", err=True)
+    for text in [*done.notes, *(f"warning: {warning}" for warning in summary.warnings)]:
+        click.echo(text, err=True)
+    grown = f"{len(done.grown)} have grown, " if done.grown else ""
+    click.echo(f"{sweep}: {len(done.new)} runs imported, {grown}{len(done.known)} were there already", err=True)
+    if not done.has_baseline and len(summary.arms) > 1:
+        click.echo(_choice(done, summary), err=True)
+    click.echo(f"next: {next_command(f'muon report {sweep}')}", err=True)
+
+
+def _choice(done: Imported, summary: Summary) -> str:
+    """Which optimizers were found, and how one of their arms becomes what the others are compared with."""
+    found = ", ".join(f"{name} ({count} {'run' if count == 1 else 'runs'})" for name, count in done.optimizers.items())
+    arms = {name: [arm.arm for arm in summary.arms if arm.optimizer == name] for name in done.optimizers}
+    alone = [name for name, names in arms.items() if len(names) == 1]
+    example = alone[0] if alone else summary.arms[0].arm
+    return f"no baseline; optimizers found: {found}. Name one, or an arm: --baseline {shlex.quote(example)}"
