@@ -29,12 +29,12 @@ def to_csv(view: Store, output: Path) -> int:
 
 def to_wandb(view: Store, output: Path) -> int:
     """A folder a run with `wandb-history.jsonl` and `config.yaml`, as W&B lays them out; returns the number of runs."""
-    count = 0
-    for count, (run, rows) in enumerate(_runs(view), 1):
+    runs = list(_runs(view))
+    for run, rows in runs:
         folder = output / run["run_id"]
         folder.mkdir(parents=True)
-        config = json.loads(run["config_json"] or "{}") | {"arm": run["arm"], "seed": run["seed"]}
-        config.setdefault("optimizer", run["optimizer"])
+        config = {"optimizer": run["optimizer"]} | json.loads(run["config_json"] or "{}")
+        config |= {"arm": run["arm"], "seed": run["seed"]}
         told = {"wandb_version": 1} | {name: {"desc": None, "value": value} for name, value in config.items()}
         (folder / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
         started = run["started_at"].timestamp() if run["started_at"] else None
@@ -46,15 +46,15 @@ def to_wandb(view: Store, output: Path) -> int:
                 file.write(
                     json.dumps({name: _plain(value) for name, value in line.items() if value is not None}) + "\n"
                 )
-    return count
+    return len(runs)
 
 
 def to_tensorboard(view: Store, output: Path) -> int:
     """A folder a run with its events; tags are `val/loss`, `train/lr` and so on. Returns the number of runs."""
     from tensorboardX import SummaryWriter
 
-    count = 0
-    for count, (run, rows) in enumerate(_runs(view), 1):
+    runs = list(_runs(view))
+    for run, rows in runs:
         started = run["started_at"].timestamp() if run["started_at"] else 0.0
         with SummaryWriter(str(output / run["run_id"])) as writer:
             writer.add_text("config", f"    {run['config_json']}", walltime=started)
@@ -64,7 +64,7 @@ def to_tensorboard(view: Store, output: Path) -> int:
                         if row[column] is not None:
                             tag = f"{table}/{column.removeprefix(f'{table}_')}"
                             writer.add_scalar(tag, row[column], row["step"], started + (row["elapsed_s"] or 0.0))
-    return count
+    return len(runs)
 
 
 WRITERS: dict[str, Callable[[Store, Path], int]] = {

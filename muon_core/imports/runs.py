@@ -106,10 +106,9 @@ def _by_step(readings: list[Reading], lines: list[Line]) -> _Found:
             if not found.keys() & set(columns):
                 continue
             known = tables[table].setdefault(line.step, {"step": line.step, "tokens": None})
-            again += [
-                known[name] != found[name] for name in _MEASURED if name in columns and name in found and name in known
-            ]
-            known |= {name: value for name, value in found.items() if name in columns or name in SHARED}
+            own = {name: value for name, value in found.items() if name in columns or name in SHARED}
+            again += [known[name] != own[name] for name in _MEASURED if name in own and name in known]
+            known |= own
         repeated += bool(again)
         changed += any(again)
     notes = {

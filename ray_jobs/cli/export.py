@@ -24,8 +24,9 @@ FORMATS = ("csv", "wandb-jsonl", "tensorboard")
 def command(name: str, format: str, output: Path | None, store: str) -> None:
     """Write the curves of the sweep NAME, or of the run whose id NAME begins, as files of other tools.
 
-    csv is one table; wandb-jsonl a folder a run with wandb-history.jsonl and config.yaml; tensorboard a folder a run with
-    event files. `muon import` reads csv and wandb-jsonl again, to the last digit; TensorBoard keeps 32 bits of a value.
+    csv is one table; wandb-jsonl a folder a run with wandb-history.jsonl and config.yaml; tensorboard a folder a run
+    with event files. `muon import` reads csv and wandb-jsonl again, to the last digit; TensorBoard keeps 32 bits of a
+    value.
 
     \b
     muon export demo --to csv
@@ -36,7 +37,7 @@ def command(name: str, format: str, output: Path | None, store: str) -> None:
     from ray_jobs.export import WRITERS
 
     target = output or Path(f"{name}.csv" if format == "csv" else f"{name}-{format}")
-    if target.is_dir() and any(target.iterdir()) or target.is_file():
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ValueError(f"{target} is there already; give another place with -o, or remove it")
     count = WRITERS[format](narrowed(open_store(store), name), target)
     if not count:
