@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -87,23 +86,22 @@ def read_log(path: Path, place: str) -> list[Log]:
             return logs
     if len(columns := re.split(r"[,;\t]", first)) > 1 and path.suffix not in (".txt", ".log") and "\0" not in sample:
         return [_read_columns(path, place, {column.strip(' "') for column in columns})]
-    raise UnknownFormat(f"{place} is no log of a known format{_nearest(sample)}; understood are {known_formats()}")
+    raise _unknown(place, sample)
+
+
+def _unknown(place: str, sample: str) -> UnknownFormat:
+    return UnknownFormat(f"{place} is no log of a known format{_nearest(sample)}; understood are {known_formats()}")
 
 
 def _read_objects(path: Path, place: str, first: str) -> Log:
     """A file of JSON lines, by what the first holds."""
-    try:
-        keys = json.loads(first).keys()
-    except (ValueError, RecursionError):
-        keys = set()
-        if path.suffix != ".jsonl":
-            raise UnknownFormat(
-                f"{place} is no log of a known format{_nearest(first)}; understood are {known_formats()}"
-            ) from None
+    keys = set(re.findall(r'"(\w+)": ', first))
     if {"training_iteration", "trial_id"} <= keys:
         return tools.read_ray_result(path, place)
     if path.name == "wandb-history.jsonl":
         return tools.read_wandb_history(path, place)
+    if path.suffix == ".json":  # an object, not one a line
+        raise _unknown(place, path.read_text(encoding="utf-8", errors="replace")[:_SAMPLE])
     return reshape(read_lines(path, place))
 
 
@@ -132,9 +130,11 @@ def _nearest(sample: str) -> str:
 
 
 def _likeness(line: str, example: str) -> float:
-    words, marks = r"[A-Za-z]+", r"[^\w\s]"
+    """The share of the line's words that are in the example, and a little for its marks; JSON is like JSON only."""
+    if line.startswith("{") != example.startswith("{"):
+        return 0.0
     return sum(
         weight * len(own & set(re.findall(pattern, example.lower()))) / len(own)
-        for pattern, weight in ((words, 1.0), (marks, 0.1))
+        for pattern, weight in ((r"[A-Za-z]+", 1.0), (r"[^\w\s]", 0.1))
         if (own := set(re.findall(pattern, line.lower())))
     )

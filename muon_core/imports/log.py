@@ -79,3 +79,11 @@ def whole(value: Any) -> int | None:
     if found is None or not math.isfinite(found) or found != int(found) or abs(found) >= 1 << 63:
         return None
     return int(found)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON would have it: a text that is a number becomes that."""
+    if not isinstance(value, str):
+        return value
+    found = number(value)
+    return value if found is None else int(value) if value.strip().isdecimal() else found

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from muon_core.imports.log import Log, Row, UnreadableLog
+from muon_core.imports.log import Log, Row, UnreadableLog, number, plain
 from muon_core.imports.mapping import CONFIG, listed
 from muon_core.imports.names import IDENTITY
 from muon_core.imports.readings import Reading
@@ -120,16 +120,16 @@ def _add_config(log: Log, readings: list[Reading], parts: list[Part]) -> None:
         values = [part.constants.get(column) for part in parts]
         if any(column not in part.constants and any(column in line.row for line in part.lines) for part in parts):
             continue  # it varies within a run
-        is_text = any(isinstance(value, (str, bool)) for value in values)
+        is_text = any(value is not None and number(value) is None for value in values)
         differs = len({repr(value) for value in values}) > 1 and longest > 1
         if column.startswith(_PREFIXES) or is_text or differs:
             for part, value in zip(parts, values, strict=True):
                 if value is not None:
-                    part.config[column] = value
+                    part.config[column] = plain(value)
     for meaning, reading in by.items():
         for part in parts:
             if meaning.startswith(CONFIG) and reading.column in part.constants:
-                part.config[meaning.removeprefix(CONFIG)] = part.constants[reading.column]
+                part.config[meaning.removeprefix(CONFIG)] = plain(part.constants[reading.column])
     for part in parts:
         if "seed" in by and "run" not in by:
             part.setting = {"log": log.place}

@@ -70,9 +70,8 @@ def read_trainer_state(path: Path, place: str) -> Log:
         if "train_runtime" in row:
             log.wall_s = number(row["train_runtime"])
             if "train_loss" in row:
-                log.notes.append(
-                    f"train_loss {row.pop('train_loss')} of the summary is a mean over all steps: left out"
-                )
+                mean = row.pop("train_loss")
+                log.notes.append(f"train_loss {mean} of the summary is a mean over all steps, and is left out")
         log.rows.append(row)
     return log
 
