@@ -187,12 +187,12 @@ def _names(arms: Mapping[str, _Member], own: str | None) -> dict[str, str]:
 
 
 def _shorter(names: dict[str, str], arms: dict[str, list[_Member]]) -> dict[str, str]:
-    """`names`, but for those of many fields that of the folder, where one folder names the arm and no other arm."""
+    """`names`, but that of the folder for those of many fields or no optimizer, where it names this arm alone."""
     stems = {key: {without_seed(run.folder).rsplit("/", 1)[-1] for run in runs} for key, runs in arms.items()}
     taken = Counter([*(stem for found in stems.values() for stem in found), *names.values()])
     chosen = {}
     for key, name in names.items():
         (stem, *others) = sorted(stems[key])
-        is_long = len(name) > _SHORT or name.count("=") > _FEW
-        chosen[key] = stem if is_long and stem and not others and taken[stem] == 1 else name
+        is_poor = arms[key][0].optimizer == UNKNOWN or len(name) > _SHORT or name.count("=") > _FEW
+        chosen[key] = stem if is_poor and stem and not others and taken[stem] == 1 else name
     return chosen

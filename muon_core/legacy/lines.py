@@ -169,6 +169,8 @@ def _derive(row: dict[str, Any], spectrum: dict[str, Any] | None, counts: Counts
             del row["effective_rank"]
         derived = of_largest(values) if is_sample else of_largest(values) | of_whole(values)
         row.update(derived | row)
+    if "update_alignment" in row:  # the older layout has one side, which is the left
+        row.setdefault("left_alignment", row["update_alignment"])
     rank = row.get("effective_rank")
     if rank is not None and rank > 0:
         row.setdefault("entropy", math.log(rank))

@@ -49,12 +49,13 @@ class Comparison:
 
 
 def origin(run: ImportedRun) -> dict[str, str]:
-    """Table -> digest of what was measured in its first row."""
+    """Table -> digest of the first row in which something was measured."""
     found = {}
     for table, rows in run.series().items():
-        if rows:
-            first = {name: rows[0][name] for name in (*SERIES[table].key, *_MEASURED) if name in rows[0]}
-            found[table] = digest_of(canonical(first))
+        first = next((row for row in rows if any(row.get(name) is not None for name in _MEASURED)), None)
+        if first:
+            values = {name: first[name] for name in (*SERIES[table].key, *_MEASURED) if name in first}
+            found[table] = digest_of(canonical(values))
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,15 +61,42 @@ class Imported:
         return [*self.new, *self.grown, *self.known]
 
 
-@dataclass(slots=True)
 class _Stored:
-    """What the store knows of the runs that were imported before."""
+    """What the store knows of the runs that were imported before, and is told of those that are written."""
 
-    starts: dict[str, dict[str, Any]]
-    statuses: dict[str, str]
+    def __init__(self, storage: Storage) -> None:
+        attempts = read_attempts(storage)
+        heads = [max(tries.values()) for run, tries in attempts.items() if run.startswith("imported-")]
+        self.statuses = read_statuses(storage) if heads else {}
+        self.starts: dict[str, dict[str, Any]] = {}
+        self.configs: dict[str, dict[str, Any]] = {}
+        self._began: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for start in read_starts(storage, heads):
+            self.add(start, self.statuses.get(start["run_id"], "running"))
 
-    def configs(self) -> dict[str, dict[str, Any]]:
-        return {run_id: json.loads(start["config_json"]) for run_id, start in self.starts.items()}
+    def add(self, start: dict[str, Any], status: str) -> None:
+        """Take in a run that was written."""
+        run_id = start["run_id"]
+        self.starts[run_id], self.statuses[run_id] = start, status
+        self.configs[run_id] = json.loads(start["config_json"])
+        for began in (self.configs[run_id].get(ORIGIN) or {}).items():
+            if run_id not in self._began[began]:
+                self._began[began].append(run_id)
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether the store has the run with its end: without one, an import was killed amid it."""
+        return self.statuses.get(run_id, "running") != "running"
+
+    def alike(self, run: ImportedRun) -> list[str]:
+        """Runs that began as `run` did, and of which no field speaks against their being the same."""
+        found = dict.fromkeys(run_id for began in origin(run).items() for run_id in self._began.get(began, ()))
+        return [run_id for run_id in found if self.has_ended(run_id) and self._may_be(run, run_id)]
+
+    def _may_be(self, run: ImportedRun, run_id: str) -> bool:
+        start = self.starts[run_id]
+        has_other_seed = None not in (run.seed, start["seed"]) and run.seed != start["seed"]
+        optimizers = {optimizer_name(run.optimizer), start["optimizer"]} - {UNKNOWN}
+        return not (has_other_seed or len(optimizers) > 1 or contradict(config_json(run), self.configs[run_id]))
 
 
 def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
@@ -102,7 +130,7 @@ def write_runs(
     """
     check_name(sweep)
     earlier = _earlier(storage, sweep)
-    stored = _read_stored(storage)
+    stored = _Stored(storage)
     done, members, replaced = Imported(), dict.fromkeys(run.run_id for run in earlier), set[str]()
     listed: dict[str, str] = {}
     for run in runs:
@@ -135,65 +163,42 @@ def _check(run: ImportedRun) -> None:
         raise UnreadableRun(f"it has a number that is out of range ({error})") from error
 
 
-def _read_stored(storage: Storage) -> _Stored:
-    attempts = read_attempts(storage)
-    heads = [max(tries.values()) for run, tries in attempts.items() if run.startswith("imported-")]
-    starts = {start["run_id"]: start for start in read_starts(storage, heads)}
-    return _Stored(starts, read_statuses(storage) if starts else {})
-
-
 def _write_once(storage: Storage, run: ImportedRun, stored: _Stored, done: Imported, replaced: set[str]) -> str:
     """Write what the store lacks of `run`; returns the id under which it is there then."""
-    if stored.statuses.get(run.run_id, "running") != "running":  # no end record: an import was killed amid it
-        done.known.append(run)
-        return run.run_id
-    for run_id, config in stored.configs().items():
-        if stored.statuses.get(run_id) == "running":
-            continue
-        if config.get(CONTENT) == run.digest and _is_alike(run, stored.starts[run_id]):
+    same = [run.run_id] if stored.has_ended(run.run_id) else []
+    for run_id in same or stored.alike(run):
+        config = stored.configs[run_id]
+        is_named_alike = _is_named_alike(run, stored.starts[run_id])
+        found = None if config.get(CONTENT) == run.digest and is_named_alike else compare(storage, run_id, run)
+        if found is None or (found.is_held and (is_named_alike or _tells_less(run, stored.starts[run_id]))):
+            if config.get(FROM) != run.folder:
+                run.notes.append(f"not imported again: {config.get(FROM)} is the same run")
             done.known.append(run)
             return run_id
-        if not _may_be(run, config):
-            continue
-        found = compare(storage, run_id, run)
-        if _is_alike(run, stored.starts[run_id]):
-            if found.is_held:
-                done.known.append(run)
-                return run_id
-            if found.is_prefix:
-                _write(storage, run, stored, run_id, found.new, head_point(storage, run_id))
-                done.grown.append(run)
-                return run_id
-            if config.get(FROM) == run.folder and found.shared:
-                _tell_changed(run, found)
-                _write(storage, run, stored, run_id, run.series())
-                done.grown.append(run)
-                return run_id
-        elif found.is_held and _knows_less(run, stored.starts[run_id]):
-            run.notes.append(f"left out: it is a copy of {config.get(FROM)}, which tells more")
-            done.known.append(run)
+        if is_named_alike and found.is_prefix:
+            _write(storage, run, stored, run_id, found.new, head_point(storage, run_id))
+            done.grown.append(run)
             return run_id
-        elif found.is_prefix:
-            run.notes.append(f"stands for {config.get(FROM)}, which is a copy of it that tells less")
+        if is_named_alike and found.shared and config.get(FROM) == run.folder:
+            _tell_changed(run, found)
+            _write(storage, run, stored, run_id, run.series())
+            done.grown.append(run)
+            return run_id
+        if found.is_prefix:
+            run.notes.append(f"stands for {config.get(FROM)}, which is the same run and tells less of it")
             replaced.add(run_id)
     _write(storage, run, stored, run.run_id, run.series())
     done.new.append(run)
     return run.run_id
 
 
-def _is_alike(run: ImportedRun, start: Mapping[str, Any]) -> bool:
+def _is_named_alike(run: ImportedRun, start: Mapping[str, Any]) -> bool:
     """Whether the stored run has the same seed and optimizer."""
     return (start["seed"], start["optimizer"]) == (run.seed, optimizer_name(run.optimizer))
 
 
-def _knows_less(run: ImportedRun, start: Mapping[str, Any]) -> bool:
+def _tells_less(run: ImportedRun, start: Mapping[str, Any]) -> bool:
     return run.seed is None or optimizer_name(run.optimizer) == UNKNOWN != start["optimizer"]
-
-
-def _may_be(run: ImportedRun, config: Mapping[str, Any]) -> bool:
-    """Whether the stored run of that config began as `run` did, and none of its fields speaks against it."""
-    began_alike = origin(run).items() & (config.get(ORIGIN) or {}).items()
-    return bool(began_alike) and not contradict(config_json(run), config)
 
 
 def _tell_changed(run: ImportedRun, found: Comparison) -> None:
@@ -223,8 +228,7 @@ def _write(
     writer.end(
         settle=lambda: None if end["status"] != "stopped" else _finalize(storage, run_id, writer.seq, head), **end
     )
-    stored.starts[run_id] = start | {"run_id": run_id}
-    stored.statuses[run_id] = end["status"]
+    stored.add(start | {"run_id": run_id}, end["status"])
 
 
 def _finalize(storage: Storage, run_id: str, num_rows: int, head: str) -> None:
@@ -288,8 +292,12 @@ def _write_sweep(
     """List the runs, those of an earlier import first; each block is an optimizer."""
     first = {run.run_id for run in earlier if run.role == "baseline"}
     chosen = next((start["run_id"] for start in starts if start["run_id"] in first), None)
+    unknown = None
     if baseline is not None:
-        chosen = _find_baseline(starts, baseline)
+        try:
+            chosen = _find_baseline(starts, baseline)
+        except ValueError as error:
+            unknown = error  # runs that were written are listed all the same, to be found by the next import
     arms = imported_arms(starts, chosen)
     base = arms.names[chosen] if chosen else None
     listed = tuple(
@@ -305,15 +313,21 @@ def _write_sweep(
     done.notes += arms.notes
     done.has_baseline = base is not None
     write_sweep(storage, SweepRecord(sweep=sweep, spec={"imported": True}, runs=listed))
+    if unknown:
+        raise unknown
 
 
 def _find_baseline(starts: list[dict[str, Any]], baseline: str) -> str:
-    """A run of the arm that `baseline` names, by its name or as the only one of an optimizer. Raises ValueError."""
+    """A run of the arm that `baseline` names: by its name, a folder, or as the only one of an optimizer.
+
+    Raises ValueError if there is none, or several.
+    """
     arms = imported_arms(starts).names
     of_optimizer = {
         arms[start["run_id"]]: start["run_id"] for start in starts if start["optimizer"] == optimizer_name(baseline)
     }
-    named = {name: run_id for run_id, name in arms.items() if name == baseline} or of_optimizer
+    of_folder = {start["run_id"]: json.loads(start["config_json"]).get(FROM) for start in starts}
+    named = {arms[run_id]: run_id for run_id in arms if baseline in (arms[run_id], of_folder[run_id])} or of_optimizer
     if not named:
         there = ", ".join(sorted({start["optimizer"] for start in starts}))
         raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {there}")

@@ -22,7 +22,8 @@ def tell_import(done: Imported, view: Store) -> None:
     Args:
         view: the sweep that lists the runs.
     """
-    from analysis.summary import summarize
+    from analysis.first_losses import equal_first_losses
+    from analysis.summary import members_of, summarize_members
     from ray_jobs.cli.answer_text import render_summary
 
     assert view.record is not None
@@ -36,18 +37,33 @@ def tell_import(done: Imported, view: Store) -> None:
             click.echo(f"{run.folder}: {note}", err=True)
     for place, reason in done.damaged.items():
         click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
-    summary = summarize(view)
-    if any(arm.all_values for arm in summary.arms):
+    members = members_of(view)
+    summary = summarize_members(view, members)
+    if not any(arm.all_values for arm in summary.arms):
+        click.echo("no verdict: no run has come to its end with a loss", err=True)
+    elif done.has_baseline:
         click.echo(render_summary(replace(summary, warnings=())))
     else:
-        click.echo("no verdict: no run has come to its end with a loss", err=True)
-    for text in [*done.notes, *(f"warning: {warning}" for warning in summary.warnings)]:
+        click.echo(_means(summary))
+    # Without a baseline nothing is compared, so what weakens a comparison is not told.
+    warnings = summary.warnings if done.has_baseline else equal_first_losses(members, view.val)
+    for text in [*done.notes, *(f"warning: {warning}" for warning in warnings)]:
         click.echo(text, err=True)
     grown = f"{len(done.grown)} have grown, " if done.grown else ""
     click.echo(f"{sweep}: {len(done.new)} runs imported, {grown}{len(done.known)} were there already", err=True)
     if not done.has_baseline and len(summary.arms) > 1:
         click.echo(_choice(done, summary), err=True)
     click.echo(f"next: {next_command(f'muon report {sweep}')}", err=True)
+
+
+def _means(summary: Summary) -> str:
+    """The arms that nothing compares yet, with their means."""
+    import polars as pl
+
+    from ray_jobs.cli.text import frame_text, terminal_width
+
+    rows = [(arm.arm, f"{arm.counts['done']}/{arm.planned}", arm.mean, arm.sd) for arm in summary.arms]
+    return frame_text(pl.DataFrame(rows, schema=["arm", "done", summary.metric, "sd"], orient="row"), terminal_width())
 
 
 def _choice(done: Imported, summary: Summary) -> str:

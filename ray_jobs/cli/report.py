@@ -61,11 +61,12 @@ def command(
 
     view = narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
     from analysis.figures.heatmap import METRICS
+    from analysis.imported import norms_without_peaks
     from analysis.report.build import write_report
     from analysis.report.page import Choice
     from ray_jobs.cli.answer_text import render_summary
 
-    choice = Choice(metrics or METRICS, seed, projections)
+    choice = Choice(metrics or (*METRICS, *norms_without_peaks(view)), seed, projections)
     report = write_report(view, output, choice, tell=_tell)
     click.echo(render_summary(report.summary))
     click.echo(f"report: {report.page}")
