@@ -51,7 +51,7 @@ def to_wandb(view: Store, output: Path) -> int:
 
 def to_tensorboard(view: Store, output: Path) -> int:
     """A folder a run with its events; tags are `val/loss`, `train/lr` and so on. Returns the number of runs."""
-    from tensorboardX import SummaryWriter
+    from tensorboardX.writer import SummaryWriter
 
     runs = list(_runs(view))
     for run, rows in runs:

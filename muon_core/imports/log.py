@@ -40,13 +40,16 @@ class Log:
     optimizer: str | None = None
     notes: list[str] = field(default_factory=list)
     """What was odd about it or is not what a reader would take it for, a sentence each."""
+    no_parameters: set[str] = field(default_factory=set)
+    """Columns that `--map config.NAME=` says are none."""
     header: list[str] = field(default_factory=list)
-    """Columns that the file names, also where no row has a value there."""
+    """All columns, where the file names them or somebody has listed them."""
 
     @property
     def columns(self) -> list[str]:
-        """Every column that is named or that a row has, in the order they appear."""
-        return list(dict.fromkeys([*self.header, *(name for row in self.rows for name in row)]))
+        """Every column, in the order they appear."""
+        self.header = self.header or list(dict.fromkeys(name for row in self.rows for name in row))
+        return self.header
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

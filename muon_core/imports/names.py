@@ -38,7 +38,9 @@ NAMES: dict[str, tuple[tuple[str, ...], ...]] = {
     "lr": (("lr", "learning_rate", "train_lr", "train_learning_rate"),),
     "grad_norm": (("grad_norm", "train_grad_norm", "gradient_norm"),),
     "step_time_s": (("step_time", "iter_time", "dt", "train_dt"),),
-    "tokens_per_s": (("tokens_per_s", "tokens_per_sec", "tokens_per_second", "tok_per_sec", "train_tok_per_sec", "tok_sec"),),
+    "tokens_per_s": (
+        ("tokens_per_s", "tokens_per_sec", "tokens_per_second", "tok_per_sec", "train_tok_per_sec", "tok_sec"),
+    ),
     "tokens": (
         ("tokens", "tokens_seen", "num_tokens", "total_tokens", "train_tokens"),
         ("num_input_tokens_seen", "train_num_input_tokens_seen", "num_tokens_seen", "consumed_tokens"),

@@ -9,10 +9,16 @@ from typing import Any
 
 from muon_core.imports.log import Log, Row, UnreadableLog, number, plain
 from muon_core.imports.mapping import CONFIG, listed
-from muon_core.imports.names import IDENTITY
+from muon_core.imports.names import IDENTITY, parse_column
 from muon_core.imports.readings import Reading
 
 _PREFIXES = ("config/", "config.", "hparams/", "hparams.", "params/", "params.", "hyperparameters/")
+_OF_THE_RECORD = {
+    "name", "created", "created_at", "updated", "state", "status", "user", "username", "notes", "tags", "host",
+    "hostname", "date", "time", "datetime", "timestamp", "start_time", "end_time", "started_at", "runtime", "duration",
+    "epoch", "url", "path", "commit", "git_commit", "job_type",
+}  # fmt: skip
+"""Columns that tell when, where and by whom a run was made."""
 _MEASURED = ("val_loss", "val_accuracy", "val_perplexity", "train_loss")
 
 
@@ -106,30 +112,29 @@ def _constants(lines: list[Line]) -> dict[str, Any]:
 
 
 def _add_config(log: Log, readings: list[Reading], parts: list[Part]) -> None:
-    """Give the runs of a table their parameters: columns named so, texts, and numbers that tell runs apart.
-
-    A number that stays the same throughout each run and differs among them is a parameter: without it, unlike runs
-    would be one arm. In a table of one line a run every number is like that, so there none is taken.
-    """
+    """Give the runs of a table their parameters, and those that `--map` names."""
     by = {reading.meaning: reading for reading in readings}
-    taken = {reading.column for reading in readings}
-    longest = max(len(part.lines) for part in parts)
-    for column in log.columns:
-        if column in taken or column.startswith("_"):
-            continue
-        values = [part.constants.get(column) for part in parts]
-        if any(column not in part.constants and any(column in line.row for line in part.lines) for part in parts):
-            continue  # it varies within a run
-        is_text = any(value is not None and number(value) is None for value in values)
-        differs = len({repr(value) for value in values}) > 1 and longest > 1
-        if column.startswith(_PREFIXES) or is_text or differs:
-            for part, value in zip(parts, values, strict=True):
-                if value is not None:
-                    part.config[column] = plain(value)
-    for meaning, reading in by.items():
-        for part in parts:
-            if meaning.startswith(CONFIG) and reading.column in part.constants:
-                part.config[meaning.removeprefix(CONFIG)] = plain(part.constants[reading.column])
+    taken = {reading.column for reading in readings if reading.meaning != "lr"} | log.no_parameters
+    columns = {column: column for column in log.columns if column not in taken and _is_parameter(column, parts)}
+    columns |= {m.removeprefix(CONFIG): reading.column for m, reading in by.items() if m.startswith(CONFIG)}
     for part in parts:
+        found = {name: part.constants[column] for name, column in columns.items() if column in part.constants}
+        part.config = {name: plain(value) for name, value in found.items()}
         if "seed" in by and "run" not in by:
             part.setting = {"log": log.place}
+
+
+def _is_parameter(column: str, parts: list[Part]) -> bool:
+    """Whether a column is the same throughout each run: an arm that left it out might hold unlike runs.
+
+    In a table of one line a run every number is: there, those are taken that several runs share, and columns that are
+    named as parameters are.
+    """
+    if column.startswith("_") or parse_column(column).whole in _OF_THE_RECORD:
+        return False
+    if any(column not in part.constants and any(column in line.row for line in part.lines) for part in parts):
+        return False
+    values = [part.constants.get(column) for part in parts]
+    if column.startswith(_PREFIXES) or any(value is not None and number(value) is None for value in values):
+        return True
+    return any(len(part.lines) > 1 for part in parts) or 2 * len({repr(value) for value in values}) <= len(parts)

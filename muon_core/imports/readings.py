@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muon_core.imports.log import Log, Row, UnreadableLog, flat, number
-from muon_core.imports.mapping import BYTES_A_TOKEN, Asked, did_you_mean, listed
+from muon_core.imports.mapping import BYTES_A_TOKEN, CONFIG, Asked, did_you_mean, listed
 from muon_core.imports.names import DURATIONS, IDENTITY, LOSSES, MEANINGS, NAMES, Named, parse_column
 from muon_core.imports.units import UNITS, Unit, bits_per_byte
 
@@ -38,6 +38,7 @@ class Reading:
 def read_columns(log: Log, asked: Asked) -> list[Reading]:
     """The columns of `log` that mean something. Raises UnreadableLog in one line where that is not clear."""
     readings = [_given(log, meaning, *column) for meaning, column in asked.columns.items() if column[0]]
+    log.no_parameters |= {m.removeprefix(CONFIG) for m, column in asked.columns.items() if not column[0]}
     taken = {reading.column for reading in readings}
     names = {column: parse_column(column) for column in log.columns if column not in taken}
     for meaning in MEANINGS:

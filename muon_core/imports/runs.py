@@ -155,9 +155,9 @@ def _identity(log: Log, by: Mapping[str, Reading], part: Part, optimizer: str | 
     base = without_seed(part.name)
     if seed is None and (seed := seed_in(part.name)) is not None:
         notes.append(f"its seed, {seed}, is from its name")
-        if named is None and base:
-            named = base
-            notes.append(f"its optimizer, {base}, is from its name")
+    if named is None and base and base != part.name:
+        named = base
+        notes.append(f"its optimizer, {base}, is from its name")
     if not config:
         config = part.setting | ({"optimizer": named} if named is not None else {})
     return _Facts(named, seed, config, notes)

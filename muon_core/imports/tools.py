@@ -41,6 +41,7 @@ def _of_trial(log: Log, path: Path, format: str) -> Log:
     log.format, log.is_one_run, log.name = format, True, path.parent.name
     log.config = _read_json(path.with_name("params.json")) or _config_of(log)
     log.rows = [{name: value for name, value in row.items() if not name.startswith("config/")} for row in log.rows]
+    log.header = [name for name in log.header if not name.startswith("config/")]
     return log
 
 

@@ -100,13 +100,24 @@ def test_long_tables_become_wide(tmp_path: Path) -> None:
         assert values(run.train, "step", "train_loss") == [(0, 4.25)]
 
 
-def test_numbers_that_set_runs_apart_are_parameters(tmp_path: Path) -> None:
-    table = "run,step,val_loss,wd,depth,gpu\n" + "".join(
-        f"{run},{step},{4 - step / 10},{wd},4,{step}\n" for run, wd in (("a", 0.1), ("b", 0.2)) for step in (0, 10)
+def test_what_stays_the_same_in_a_run_is_a_parameter(tmp_path: Path) -> None:
+    table = "run,step,val_loss,wd,lr,depth,gpu\n" + "".join(
+        f"{run},{step},{4 - step / 10},{wd},0.02,4,{step}\n" for run, wd in (("a", 0.1), ("b", 0.2)) for step in (0, 10)
     )
     found = read(write(tmp_path, {"t.csv": table}) / "t.csv")
-    assert [run.config for run in found.runs] == [{"wd": 0.1}, {"wd": 0.2}]
-    assert found.guesses[0].left_out == {"depth", "gpu"}
+    assert [run.config for run in found.runs] == [{"wd": wd, "lr": 0.02, "depth": 4} for wd in (0.1, 0.2)]
+    assert found.guesses[0].left_out == {"gpu"}
+    found = read(tmp_path / "t.csv", "config.depth=")
+    assert [run.config for run in found.runs] == [{"wd": wd, "lr": 0.02} for wd in (0.1, 0.2)]
+
+
+def test_one_line_a_run_has_the_numbers_that_runs_share_as_parameters(tmp_path: Path) -> None:
+    lines = [f"cosmic-{i},finished,2024-01-0{i},muon,0.{1 + i // 3},{i},1000,3.{i},11.{i}" for i in range(1, 5)]
+    header = "Name,State,Created,optimizer,wd,seed,_step,val/loss,gpu_mem"
+    found = read(write(tmp_path, {"t.csv": "\n".join([header, *lines])}) / "t.csv")
+    assert [(run.config, run.seed, run.steps) for run in found.runs] == [
+        ({"wd": 0.1}, 1, 1000), ({"wd": 0.1}, 2, 1000), ({"wd": 0.2}, 3, 1000), ({"wd": 0.2}, 4, 1000),
+    ]  # fmt: skip
 
 
 def test_runs_without_a_name_begin_where_steps_begin_anew(tmp_path: Path) -> None:
