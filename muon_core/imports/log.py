@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 """Column -> number, text or truth; what a line leaves empty is not in it."""
+
+
+_OF_A_TOOL = re.compile(r"version_\d+|checkpoint-\d+|files|lightning_logs|csv_logs|logs?|latest-run")
+"""Names of folders that a tool made, which say nothing of the run."""
 
 
 class UnreadableLog(ValueError):
@@ -90,3 +96,9 @@ def plain(value: Any) -> Any:
         return value
     found = number(value)
     return value if found is None else int(value) if value.strip().isdecimal() else found
+
+
+def own_name(path: Path) -> str:
+    """The nearest folder above `path` that its user named."""
+    names = (folder.name for folder in path.resolve().parents)
+    return next((name for name in names if name and not _OF_A_TOOL.fullmatch(name)), path.stem)

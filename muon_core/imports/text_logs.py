@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from muon_core.imports.log import Log, Row
+from muon_core.imports.log import Log, Row, own_name
 
 _NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:e[-+]?\d+)?|nan|inf)"
 _MODDED = re.compile(r"step:(\d+)/(\d+)((?: \w+:\S+)*)", re.IGNORECASE)
@@ -40,7 +40,7 @@ def read_modded(path: Path, place: str) -> list[Log]:
     seeds = {int(seed) for seed in _SEED.findall(script)}
     logs = _read_steps(path, place, "modded-nanogpt log", lines[rule:], _parse_modded, "step:")
     for log in logs:
-        log.optimizer = path.resolve().parent.name
+        log.optimizer = own_name(path)
         log.seed = min(seeds) if len(seeds) == 1 and log.seed is None else log.seed
         log.notes.append(f"it tells no optimizer: its folder, {log.optimizer}, stands for it")
         if script:

@@ -6,23 +6,19 @@ Each is a table whose columns the tool names, and a file beside it that holds th
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from muon_core.imports.log import Log, UnreadableLog, flat, number, whole
+from muon_core.imports.log import Log, UnreadableLog, flat, number, own_name, whole
 from muon_core.imports.tables import read_csv, read_lines
-
-_OF_A_TOOL = re.compile(r"version_\d+|checkpoint-\d+|files|lightning_logs|csv_logs|logs?|latest-run")
-"""Names of folders that a tool made, which say nothing of the run."""
 
 
 def read_lightning(path: Path, place: str) -> Log:
     """`metrics.csv` of Lightning's CSVLogger, and `hparams.yaml` beside it."""
     log = read_csv(path, place)
-    log.format, log.is_one_run, log.name = "Lightning metrics.csv", True, _own_name(path)
+    log.format, log.is_one_run, log.name = "Lightning metrics.csv", True, own_name(path)
     log.config = _read_yaml(path.with_name("hparams.yaml"))
     return log
 
@@ -60,7 +56,7 @@ def read_trainer_state(path: Path, place: str) -> Log:
     entries = state.get("log_history")
     if not isinstance(entries, list):
         raise UnreadableLog(f"{place} has no list log_history, as Hugging Face's trainer_state.json has")
-    log = Log(place, "Hugging Face trainer_state.json", [], _own_name(path), lines=len(entries))
+    log = Log(place, "Hugging Face trainer_state.json", [], own_name(path), lines=len(entries))
     log.config = dict(flat(state.get("trial_params") or {}))
     log.planned_steps = whole(state.get("max_steps")) or None
     for entry in entries:
@@ -80,17 +76,11 @@ def read_trainer_state(path: Path, place: str) -> Log:
 def read_wandb_history(path: Path, place: str) -> Log:
     """`wandb-history.jsonl` of a run of W&B, a line a call of `log`, and `config.yaml` beside it."""
     log = read_lines(path, place)
-    log.format, log.is_one_run, log.name = "W&B wandb-history.jsonl", True, _own_name(path)
+    log.format, log.is_one_run, log.name = "W&B wandb-history.jsonl", True, own_name(path)
     for name, entry in _read_yaml(path.with_name("config.yaml")).items():
         if not name.startswith(("_wandb", "wandb_")):
             log.config[name] = entry["value"] if isinstance(entry, dict) and "value" in entry else entry
     return log
-
-
-def _own_name(path: Path) -> str:
-    """The nearest folder above that its user named."""
-    names = [folder.name for folder in path.resolve().parents if folder.name]
-    return next((name for name in names if not _OF_A_TOOL.fullmatch(name)), path.stem)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
