@@ -57,7 +57,7 @@ class _Member:
 
     @property
     def fields(self) -> dict[str, Any]:
-        length = {name: value for name, value in zip(LENGTH, self.length, strict=True) if value is not None}
+        length: dict[str, Any] = {n: value for n, value in zip(LENGTH, self.length, strict=True) if value is not None}
         return self.config | (length or {LENGTH[0]: UNKNOWN}) | self.apart
 
     @property
@@ -152,9 +152,10 @@ def _keep_repeats_apart(members: list[_Member]) -> list[str]:
             f"{len(group)} runs of {_label(group[0])} with one config repeat a seed ({seeds}): they are arms of their "
             f"folders ({folders}), for no file tells what sets them apart"
         )
-    for group in _arms_with_repeats(members):  # names that differ in how they write the seed alone
-        for member in group:
-            member.apart = {"folder": member.folder}
+    for tell in ("folder", "run_id"):  # folders may differ in the seed alone, or be of two imports
+        for group in _arms_with_repeats(members):
+            for member in group:
+                member.apart = {"folder": getattr(member, tell)}
     return notes
 
 

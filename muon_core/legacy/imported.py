@@ -28,6 +28,8 @@ class ImportedRun:
     """Where it was found, below what is imported; names its arm where nothing else can."""
     digest: str
     """`digest_of` its config and the content of its files: the same files are the same run."""
+    place: str = ""
+    """The path of its folder or file on this machine, by which files that were written over are known."""
     optimizer: str = UNKNOWN
     seed: int | None = None
     config: dict[str, Any] = field(default_factory=dict)

@@ -84,6 +84,7 @@ def read_run(root: Path, place: Path, files: list[Path]) -> ImportedRun:
     return ImportedRun(
         folder=str(place.relative_to(root).with_suffix("") if place.is_file() else place.relative_to(root)),
         digest=digest_of(canonical(config), *(f"{path.relative_to(inside)} {_file_digest(path)}" for path in files)),
+        place=str(place.resolve()),
         optimizer=optimizer,
         seed=seed,
         config=config,

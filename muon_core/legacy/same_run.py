@@ -19,6 +19,7 @@ from muon_core.store.storage import Storage
 from muon_core.tables import SERIES, Table
 
 Rows = dict[str, list[dict[str, Any]]]
+PLACE = "place"
 _OWN = ("run_id", "attempt", "seq", "tokens")  # tokens of an evaluation may be worked out, and rounded
 _MEASURED = ("val_loss", "elapsed_s", "train_loss", "weight_norm", "grad_norm", "weight_norm_peak", "grad_norm_peak",
              "update_norm", "effective_rank", "update_alignment", "singular_values")  # fmt: skip
@@ -49,8 +50,8 @@ class Comparison:
 
 
 def origin(run: ImportedRun) -> dict[str, str]:
-    """Table -> digest of the first row in which something was measured."""
-    found = {}
+    """Table -> digest of the first row in which something was measured; and under PLACE that of where its files are."""
+    found = {PLACE: digest_of(run.place)} if run.place else {}
     for table, rows in run.series().items():
         first = next((row for row in rows if any(row.get(name) is not None for name in _MEASURED)), None)
         if first:

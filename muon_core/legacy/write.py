@@ -8,9 +8,7 @@ that fits no column would else leave half a run behind. What the store has of a 
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,22 +16,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json, contradict, imported_arms
-from muon_core.legacy.imported import UNKNOWN, ImportedRun, UnreadableRun, canonical, optimizer_name
+from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json
+from muon_core.legacy.history import METRICS_FILE
+from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, optimizer_name
 from muon_core.legacy.lines import FILES
-from muon_core.legacy.runs import METRICS_FILE, read_runs, run_files
+from muon_core.legacy.listing import list_runs, listed_earlier
+from muon_core.legacy.runs import read_runs, run_files
 from muon_core.legacy.same_run import Comparison, Rows, compare, origin
+from muon_core.legacy.stored import Stored
 from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, check_name
 from muon_core.store.parquet import to_arrow
-from muon_core.store.reader import read_attempts, read_starts, read_statuses, relisting
+from muon_core.store.reader import relisting
 from muon_core.store.storage import Storage
-from muon_core.store.sweeps import SweepRecord, SweepRun, read_sweep, write_sweep
 from muon_core.store.writer import ResumePoint, RunWriter, head_point
 from muon_core.tables import RUNS, TABLES
 
 START = ResumePoint(ROOT, 0)
-_SHOWN = 8  # arms that an error names
 
 
 @dataclass(slots=True)
@@ -59,44 +58,6 @@ class Imported:
     def runs(self) -> list[ImportedRun]:
         """All that could be read."""
         return [*self.new, *self.grown, *self.known]
-
-
-class _Stored:
-    """What the store knows of the runs that were imported before, and is told of those that are written."""
-
-    def __init__(self, storage: Storage) -> None:
-        attempts = read_attempts(storage)
-        heads = [max(tries.values()) for run, tries in attempts.items() if run.startswith("imported-")]
-        self.statuses = read_statuses(storage) if heads else {}
-        self.starts: dict[str, dict[str, Any]] = {}
-        self.configs: dict[str, dict[str, Any]] = {}
-        self._began: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for start in read_starts(storage, heads):
-            self.add(start, self.statuses.get(start["run_id"], "running"))
-
-    def add(self, start: dict[str, Any], status: str) -> None:
-        """Take in a run that was written."""
-        run_id = start["run_id"]
-        self.starts[run_id], self.statuses[run_id] = start, status
-        self.configs[run_id] = json.loads(start["config_json"])
-        for began in (self.configs[run_id].get(ORIGIN) or {}).items():
-            if run_id not in self._began[began]:
-                self._began[began].append(run_id)
-
-    def has_ended(self, run_id: str) -> bool:
-        """Whether the store has the run with its end: without one, an import was killed amid it."""
-        return self.statuses.get(run_id, "running") != "running"
-
-    def alike(self, run: ImportedRun) -> list[str]:
-        """Runs that began as `run` did, and of which no field speaks against their being the same."""
-        found = dict.fromkeys(run_id for began in origin(run).items() for run_id in self._began.get(began, ()))
-        return [run_id for run_id in found if self.has_ended(run_id) and self._may_be(run, run_id)]
-
-    def _may_be(self, run: ImportedRun, run_id: str) -> bool:
-        start = self.starts[run_id]
-        has_other_seed = None not in (run.seed, start["seed"]) and run.seed != start["seed"]
-        optimizers = {optimizer_name(run.optimizer), start["optimizer"]} - {UNKNOWN}
-        return not (has_other_seed or len(optimizers) > 1 or contradict(config_json(run), self.configs[run_id]))
 
 
 def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
@@ -129,8 +90,8 @@ def write_runs(
     Raises: ValueError if `sweep` is one that was not imported, or `baseline` names no arm, or several.
     """
     check_name(sweep)
-    earlier = _earlier(storage, sweep)
-    stored = _Stored(storage)
+    earlier = listed_earlier(storage, sweep)
+    stored = Stored(storage)
     done, members, replaced = Imported(), dict.fromkeys(run.run_id for run in earlier), set[str]()
     listed: dict[str, str] = {}
     for run in runs:
@@ -148,7 +109,8 @@ def write_runs(
     done.optimizers = {
         name: sum(start["optimizer"] == name for start in starts) for name in sorted({s["optimizer"] for s in starts})
     }
-    _write_sweep(storage, sweep, earlier, starts, baseline, done)
+    notes, done.has_baseline = list_runs(storage, sweep, earlier, starts, baseline)
+    done.notes += notes
     return done
 
 
@@ -163,42 +125,32 @@ def _check(run: ImportedRun) -> None:
         raise UnreadableRun(f"it has a number that is out of range ({error})") from error
 
 
-def _write_once(storage: Storage, run: ImportedRun, stored: _Stored, done: Imported, replaced: set[str]) -> str:
+def _write_once(storage: Storage, run: ImportedRun, stored: Stored, done: Imported, replaced: set[str]) -> str:
     """Write what the store lacks of `run`; returns the id under which it is there then."""
-    same = [run.run_id] if stored.has_ended(run.run_id) else []
-    for run_id in same or stored.alike(run):
-        config = stored.configs[run_id]
-        is_named_alike = _is_named_alike(run, stored.starts[run_id])
-        found = None if config.get(CONTENT) == run.digest and is_named_alike else compare(storage, run_id, run)
-        if found is None or (found.is_held and (is_named_alike or _tells_less(run, stored.starts[run_id]))):
-            if config.get(FROM) != run.folder:
-                run.notes.append(f"not imported again: {config.get(FROM)} is the same run")
+    for run_id in stored.alike(run):
+        earlier, has_ended = stored.configs[run_id], stored.has_ended(run_id)
+        is_named_alike = stored.is_named_alike(run, run_id)
+        is_copy = is_named_alike and has_ended and earlier.get(CONTENT) == run.digest
+        found = None if is_copy else compare(storage, run_id, run)
+        if found is None or (found.is_held and has_ended and (is_named_alike or stored.tells_more(run_id, run))):
+            if earlier.get(FROM) != run.folder:
+                run.notes.append(f"not imported again: {earlier.get(FROM)} is the same run")
             done.known.append(run)
             return run_id
-        if is_named_alike and found.is_prefix:
-            _write(storage, run, stored, run_id, found.new, head_point(storage, run_id))
+        if is_named_alike and (found.is_prefix or (found.shared and stored.lies_where(run, run_id))):
             done.grown.append(run)
-            return run_id
-        if is_named_alike and found.shared and config.get(FROM) == run.folder:
-            _tell_changed(run, found)
-            _write(storage, run, stored, run_id, run.series())
-            done.grown.append(run)
+            if found.is_prefix:
+                _write(storage, run, stored, run_id, found.new, head_point(storage, run_id))
+            else:
+                _tell_changed(run, found)
+                _write(storage, run, stored, run_id, run.series())
             return run_id
         if found.is_prefix:
-            run.notes.append(f"stands for {config.get(FROM)}, which is the same run and tells less of it")
+            run.notes.append(f"stands for {earlier.get(FROM)}, which is the same run and tells less of it")
             replaced.add(run_id)
     _write(storage, run, stored, run.run_id, run.series())
     done.new.append(run)
     return run.run_id
-
-
-def _is_named_alike(run: ImportedRun, start: Mapping[str, Any]) -> bool:
-    """Whether the stored run has the same seed and optimizer."""
-    return (start["seed"], start["optimizer"]) == (run.seed, optimizer_name(run.optimizer))
-
-
-def _tells_less(run: ImportedRun, start: Mapping[str, Any]) -> bool:
-    return run.seed is None or optimizer_name(run.optimizer) == UNKNOWN != start["optimizer"]
 
 
 def _tell_changed(run: ImportedRun, found: Comparison) -> None:
@@ -211,7 +163,7 @@ def _tell_changed(run: ImportedRun, found: Comparison) -> None:
 def _write(
     storage: Storage,
     run: ImportedRun,
-    stored: _Stored,
+    stored: Stored,
     run_id: str,
     rows: Rows,
     point: ResumePoint = START,
@@ -269,69 +221,3 @@ def _start(run: ImportedRun) -> dict[str, Any]:
         "commit": run.commit,
         "config_json": canonical(config_json(run) | {ORIGIN: origin(run)}),
     }
-
-
-def _earlier(storage: Storage, sweep: str) -> tuple[SweepRun, ...]:
-    """The runs that `sweep` lists already. Raises ValueError if it was not imported."""
-    record = read_sweep(storage, sweep)
-    if record is None:
-        return ()
-    if not record.spec.get("imported"):
-        raise ValueError(f"{storage.url} has a sweep {sweep!r} that was not imported; choose another with --name")
-    return record.runs
-
-
-def _write_sweep(
-    storage: Storage,
-    sweep: str,
-    earlier: tuple[SweepRun, ...],
-    starts: list[dict[str, Any]],
-    baseline: str | None,
-    done: Imported,
-) -> None:
-    """List the runs, those of an earlier import first; each block is an optimizer."""
-    first = {run.run_id for run in earlier if run.role == "baseline"}
-    chosen = next((start["run_id"] for start in starts if start["run_id"] in first), None)
-    unknown = None
-    if baseline is not None:
-        try:
-            chosen = _find_baseline(starts, baseline)
-        except ValueError as error:
-            unknown = error  # runs that were written are listed all the same, to be found by the next import
-    arms = imported_arms(starts, chosen)
-    base = arms.names[chosen] if chosen else None
-    listed = tuple(
-        SweepRun(
-            run_id=start["run_id"],
-            block=start["optimizer"],
-            role="baseline" if arms.names[start["run_id"]] == base else "candidate",
-            arm=arms.names[start["run_id"]],
-            seed=start["seed"],
-        )
-        for start in starts
-    )
-    done.notes += arms.notes
-    done.has_baseline = base is not None
-    write_sweep(storage, SweepRecord(sweep=sweep, spec={"imported": True}, runs=listed))
-    if unknown:
-        raise unknown
-
-
-def _find_baseline(starts: list[dict[str, Any]], baseline: str) -> str:
-    """A run of the arm that `baseline` names: by its name, a folder, or as the only one of an optimizer.
-
-    Raises ValueError if there is none, or several.
-    """
-    arms = imported_arms(starts).names
-    of_optimizer = {
-        arms[start["run_id"]]: start["run_id"] for start in starts if start["optimizer"] == optimizer_name(baseline)
-    }
-    of_folder = {start["run_id"]: json.loads(start["config_json"]).get(FROM) for start in starts}
-    named = {arms[run_id]: run_id for run_id in arms if baseline in (arms[run_id], of_folder[run_id])} or of_optimizer
-    if not named:
-        there = ", ".join(sorted({start["optimizer"] for start in starts}))
-        raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {there}")
-    if len(named) > 1:
-        shown = "; ".join(sorted(named)[:_SHOWN]) + (f"; and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
-        raise ValueError(f"{len(named)} arms have the optimizer {baseline!r}; give --baseline one of them: {shown}")
-    return next(iter(named.values()))

@@ -156,7 +156,7 @@ def test_shapes_are_told_as_far_as_the_config_does(config: dict[str, Any], expec
 
 
 def test_names_seed_flags_and_commit_of_a_metrics_file(muon: Muon, tmp_path: Path) -> None:
-    told = {
+    told: dict[str, Any] = {
         "run_name": "tiny_pnorm_s9_full", "config_name": "tiny1m", "seed": 42, "flags": MODEL | {"norm": "pnorm1.5"},
         "git_commit": "4be65bb65771507ac2923bd1802b90b3b6234986", "git_dirty": True,
     }  # fmt: skip

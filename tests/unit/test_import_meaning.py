@@ -17,6 +17,8 @@ from muon_core.legacy.imported import ImportedRun
 from muon_core.legacy.seeds import seed_in, without_seed
 from muon_core.legacy.write import write_runs
 from muon_core.store.folder import Folder
+from muon_core.store.storage import StoreError
+from muon_core.store.writer import RunWriter
 
 muon = test_cli.muon
 START = 10.886251859664917
@@ -109,6 +111,14 @@ def test_a_seed_that_repeats_makes_arms_of_folders(muon: Muon, tmp_path: Path) -
     assert arms == {"muon folder=try1/muon": {1: 3.3, 2: 3.31}, "muon folder=try2/muon": {1: 3.5, 2: 3.51}}
     assert "4 runs of muon with one config repeat a seed (1, 2): they are arms of their folders" in done.err
     assert not [text for text in answer(tmp_path).warnings if "their mean stands for it" in text]
+
+
+def test_a_seed_that_repeats_in_another_import_of_one_name_stays_apart(muon: Muon, tmp_path: Path) -> None:
+    for i, root in enumerate(("one", "two")):
+        write_arm(tmp_path / root, "muon", [3.3 + i / 10])
+        assert muon("import", root, "--name", "both").code == 0
+    assert sorted(mean for arm in answer(tmp_path, "both").arms for mean in arm.values.values()) == [3.3, 3.4]
+    assert len(answer(tmp_path, "both").arms) == 2
 
 
 def test_runs_without_seeds_are_counted_one_by_one(muon: Muon, tmp_path: Path) -> None:
@@ -209,6 +219,27 @@ def test_a_grown_log_replaces_the_shorter_import_and_adds_what_is_new(muon: Muon
     for _ in range(2):
         assert "0 runs imported, 1 were there already" in muon("import", "older").err
     assert files(tmp_path / "results") == after
+
+
+def test_a_grown_log_whose_import_was_killed_is_completed(
+    muon: Muon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: RunWriter, **_: Any) -> None:
+        self.flush()
+        raise StoreError("killed")
+
+    write_log(tmp_path / "older" / "run", range(10, 50, 10))
+    muon("import", "older")
+    write_log(tmp_path / "older" / "run", range(10, 90, 10))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWriter, "end", killed)
+        assert muon("import", "older").code == 2
+    assert muon("import", "older").code == 0
+    assert imported(tmp_path).runs.collect()["status"].to_list() == ["stopped"]
+    assert sorted(imported(tmp_path).layers.collect()["step"]) == [step for step in range(10, 90, 10) for _ in (0, 1)]
+    before = files(tmp_path / "results")
+    assert "0 runs imported, 1 were there already" in muon("import", "older").err
+    assert files(tmp_path / "results") == before
 
 
 def test_a_log_that_was_written_over_counts_as_it_is_now(muon: Muon, tmp_path: Path) -> None:

@@ -569,8 +569,8 @@ def test_runs_without_a_seed_that_start_at_one_loss_are_named(tmp_path: Path) ->
     for run in runs:
         run.val[0] = 10.012345 if run.optimizer == "muon" else 10.012345 + run.seed
     assert summary_of(tmp_path, runs).warnings == (
-        "muon: 3 runs have the same validation loss at step 0 (10.012345): their initial weights were probably the same, so "
-        "they are not independent draws of them",
+        "muon: 3 runs have the same validation loss at step 0 (10.012345): their initial weights were probably the "
+        "same, so they are not independent draws of them",
     )
 
 
