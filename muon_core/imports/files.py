@@ -21,6 +21,7 @@ FORMATS = {
     "modded-nanogpt log": "step:125/1750 val_loss:4.6213 train_time:20124ms step_avg:174.99ms",
     "nanochat log": "step 00100/21400 (0.47%) | loss: 6.102512 | lrm: 1.00 | dt: 410.12ms | total time: 0.61m",
     "llm.c log": "s:250 tel:6.4523",
+    "folder of the older project (metrics.json, manifold_stats.jsonl)": '{"final_metrics": {"val_loss": 3.2}, "actual_steps": 500, "tokens_seen": 8192000, "history": {"steps": []}}',
 }
 """What is understood -> how a line of it looks."""
 _SAMPLE = 200_000  # characters: beyond the script that a log of modded-nanogpt begins with
@@ -44,13 +45,13 @@ def find_files(path: Path) -> list[tuple[Path, str]]:
         return [(path, path.name)]
     if not path.is_dir():
         raise ValueError(f"{path} is no file or folder; give a log, or the folder that holds the runs")
-    files = [(file, str(file.relative_to(path))) for file in _candidates(path)]
+    files = [(file, str(file.relative_to(path))) for file in candidates(path)]
     if not files:
         raise ValueError(f"{path} holds no file that may be a log; understood are {known_formats()}")
     return files
 
 
-def _candidates(folder: Path) -> list[Path]:
+def candidates(folder: Path) -> list[Path]:
     """Files that may be logs, of which each run has one: of several that a tool wrote, that which tells most."""
     files = sorted(
         file for file in folder.rglob("*") if (file.suffix in _ENDINGS or file.name in _NAMES) and file.is_file()

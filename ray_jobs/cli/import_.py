@@ -52,7 +52,7 @@ def command(
     from analysis.store import open_store
     from muon_core.legacy.runs import read_runs, run_files
     from muon_core.legacy.write import write_runs
-    from ray_jobs.cli.import_logs import read_shown, show_runs
+    from ray_jobs.cli.import_logs import read_shown, show_runs, tell_others
     from ray_jobs.cli.import_text import tell_import
 
     root = source.resolve()
@@ -61,6 +61,8 @@ def command(
     if older and (maps or optimizer):
         raise click.UsageError(f"--map and --optimizer are for logs of other tools; {source} is of the older project.")
     unread: dict[str, str] = {}
+    if older:
+        tell_others(root, {path for paths in older.values() for path in paths})
     runs = read_runs(root, older, unread) if older else read_shown(root, maps, optimizer, unread)
     if dry_run:
         show_runs(list(runs), unread)

@@ -35,6 +35,18 @@ def read_shown(path: Path, maps: tuple[str, ...], optimizer: str | None, unread:
     return found.runs
 
 
+def tell_others(folder: Path, read: set[Path]) -> None:
+    """Name what beside the older project's files, those in `read`, looks like a table or another tool's log."""
+    from muon_core.imports.files import candidates
+
+    found = [path for path in candidates(folder) if path not in read and path.suffix not in (".txt", ".log")]
+    others = [str(path.relative_to(folder)) for path in found]
+    if others:
+        click.echo(
+            f"not looked at, as others are of the older project: {_some(others)}; import each by itself", err=True
+        )
+
+
 def show_runs(runs: list[ImportedRun], unread: dict[str, str]) -> None:
     """What would be written, for `--dry-run`."""
     for run in runs:

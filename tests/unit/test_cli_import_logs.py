@@ -71,6 +71,16 @@ def test_logs_without_seeds_are_one_arm_of_many(muon: Muon, tmp_path: Path) -> N
     assert "unpaired, for not all runs tell their seed" in " ".join(ended.out.split())
 
 
+def test_tables_beside_the_older_project_are_named(muon: Muon, tmp_path: Path) -> None:
+    metrics = {"history": {"steps": [10], "val_losses": [3.5]}, "actual_steps": 10, "tokens_seen": 640}
+    write(tmp_path, {"old/run/metrics.json": json.dumps(metrics), "old/runs.csv": TABLE})
+    ended = muon("import", "old")
+    assert ended.code == 0
+    assert "not looked at, as others are of the older project: runs.csv; import each by itself\n" in ended.err
+    assert muon("import", "old", "--dry-run").err.endswith("1 runs would be imported; nothing was written\n")
+    assert muon("import", "old", "--map", "step=it").code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
