@@ -37,6 +37,8 @@ class Log:
     """Lines that held something, without a header."""
     torn: int = 0
     """Of those, left out: cut short, or no row."""
+    entry: str = ""
+    """Which of its file's runs it is, where that holds several one after the other."""
     is_one_run: bool = True
     """False if its rows may be of several."""
     planned_steps: int | None = None

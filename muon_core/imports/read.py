@@ -50,7 +50,9 @@ def read_logs(path: Path, asked: Asked, optimizer: str | None = None) -> ReadLog
     for file, place in find_files(path):
         try:
             for log in read_log(file, place):
-                _add(found, guesses, log, asked, optimizer)
+                runs = _add(found, guesses, log, asked, optimizer)
+                for run in runs:
+                    run.place = f"{file.resolve()}{run.folder.removeprefix(place)}"
         except UnknownFormat:
             if path.is_file():
                 raise
@@ -69,8 +71,8 @@ def read_logs(path: Path, asked: Asked, optimizer: str | None = None) -> ReadLog
 
 def _add(
     found: ReadLogs, guesses: dict[tuple[str, tuple[str, ...]], Guess], log: Log, asked: Asked, optimizer: str | None
-) -> None:
-    """Add the runs of `log`, whose rows are not needed after. Raises UnreadableLog."""
+) -> list[ImportedRun]:
+    """Add the runs of `log`, whose rows are not needed after, and return them. Raises UnreadableLog."""
     readings = read_columns(log, asked)
     runs = make_runs(log, readings, optimizer)
     columns = {reading.column for reading in readings}
@@ -82,3 +84,4 @@ def _add(
     for note in log.notes:
         found.notes[note].append(log.place)
     log.rows.clear()
+    return runs

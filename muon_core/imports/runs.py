@@ -66,6 +66,7 @@ def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | No
     return ImportedRun(
         folder=part.folder,
         digest=digest_of(canonical([part.name, facts.config, facts.seed, facts.optimizer]), canonical([val, train])),
+        entry=log.entry if part.folder == log.place else part.name,
         optimizer=facts.optimizer or "",
         seed=facts.seed,
         config=facts.config,

@@ -99,7 +99,7 @@ def _read_steps(
         logs[0].lines, logs[0].torn = logs[0].lines + torn, torn
     if len(logs) > 1:
         for i, log in enumerate(logs, 1):
-            log.place, log.name = f"{place}#{i}", f"{log.name}#{i}"
+            log.place, log.name, log.entry = f"{place}#{i}", f"{log.name}#{i}", f"#{i}"
     return logs
 
 

@@ -53,6 +53,23 @@ def test_importing_again_adds_nothing_and_a_grown_file_what_is_new(muon: Muon, t
     assert len(losses()) == 8
 
 
+def test_runs_of_a_table_that_begin_alike_are_several(muon: Muon, tmp_path: Path) -> None:
+    table = "run,step,val_loss\na,0,10.8\nb,0,10.8\nb,10,4.5\nc,0,10.8\nc,10,4.5\n"
+    write(tmp_path, {"t.csv": table})
+    assert "t: 3 runs imported, 0 were there already" in muon("import", "t.csv").err
+    assert "t: 0 runs imported, 3 were there already" in muon("import", "t.csv").err
+    (tmp_path / "t.csv").write_text(table + "a,10,4.25\n")
+    assert "t: 0 runs imported, 1 have grown, 2 were there already" in muon("import", "t.csv").err
+    assert sorted(row[2:] for row in losses()) == [(0, 10.8)] * 3 + [(10, 4.25), (10, 4.5), (10, 4.5)]
+
+
+def test_tables_of_one_name_in_two_folders_are_two(muon: Muon, tmp_path: Path) -> None:
+    write(tmp_path, {f"{name}/t.csv": f"step,val_loss\n0,10.8\n10,{loss}\n" for name, loss in (("a", 4), ("b", 5))})
+    muon("import", "a/t.csv", "--name", "both")
+    assert "both: 1 runs imported, 0 were there already" in muon("import", "b/t.csv", "--name", "both").err
+    assert sorted(row[3] for row in losses() if row[2] == 10) == [4.0, 5.0]
+
+
 def test_runs_of_a_chart_are_arms_by_their_names(muon: Muon, tmp_path: Path) -> None:
     write(tmp_path, {"chart.csv": CHART})
     ended = muon("import", "chart.csv")
