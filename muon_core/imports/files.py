@@ -21,7 +21,7 @@ FORMATS = {
     "modded-nanogpt log": "step:125/1750 val_loss:4.6213 train_time:20124ms step_avg:174.99ms",
     "nanochat log": "step 00100/21400 (0.47%) | loss: 6.102512 | lrm: 1.00 | dt: 410.12ms | total time: 0.61m",
     "llm.c log": "s:250 tel:6.4523",
-    "metrics.json of the older project": '{"final_metrics": {"val_loss": 3.2}, "actual_steps": 500, "tokens_seen": 8192}',
+    "metrics.json of the older project": '{"final_metrics": {"val_loss": 3.2}, "actual_steps": 50, "tokens_seen": 64}',
 }
 """What is understood -> how a line of it looks."""
 _SAMPLE = 200_000  # characters: beyond the script that a log of modded-nanogpt begins with
