@@ -21,11 +21,12 @@ from muon_core.config.arm_names import Arm, arm_names, flat_fields
 from muon_core.legacy.imported import UNKNOWN, ImportedRun, canonical, digest_of, optimizer_name
 from muon_core.legacy.seeds import without_seed
 
-FROM, CONTENT, ORIGIN = "imported_from", "imported_content", "imported_origin"
-"""Fields that an import adds to `config_json`: the folder, `ImportedRun.digest`, and what its first row is."""
+FROM, CONTENT, ORIGIN, ENTRY = "imported_from", "imported_content", "imported_origin", "imported_entry"
+"""Fields that an import adds to `config_json`: folder, digest, what its first row is, and `ImportedRun.entry`."""
 LENGTH = ("steps", "tokens")
 NEUTRAL = {
-    FROM, CONTENT, ORIGIN, "name", "run_name", "run_id", "experiment_name", "git_commit", "git_branch", "git_dirty",
+    FROM, CONTENT, ORIGIN, ENTRY, "name", "run_name", "run_id", "experiment_name", "git_commit", "git_branch",
+    "git_dirty",
 }  # fmt: skip
 """Fields of a config that do not decide the arm, and, below any other, folders:"""
 _FOLDERS = {"output_dir", "out_dir", "save_dir", "log_dir", "logging_dir", "raw_metrics_dir", "metrics_dir",
@@ -74,7 +75,8 @@ def arm_id(run: ImportedRun) -> str:
 def config_json(run: ImportedRun) -> dict[str, Any]:
     """What the run's column `config_json` holds: its config, how long it trained, and where it was found."""
     length = {name: value for name, value in zip(LENGTH, (run.steps, run.tokens), strict=True) if value is not None}
-    return run.config | length | {FROM: run.folder, CONTENT: run.digest}
+    entry = {ENTRY: run.entry} if run.entry else {}
+    return run.config | length | {FROM: run.folder, CONTENT: run.digest} | entry
 
 
 def imported_arms(starts: Sequence[Mapping[str, Any]], baseline: str | None = None) -> ImportedArms:
@@ -115,9 +117,10 @@ def _is_neutral(name: str) -> bool:
 
 
 def contradict(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two `config_json` cannot be of one run: a field of both that decides the arm, or the seed, differs."""
+    """Whether two `config_json` cannot be of one run: a field of both that decides the arm, seed or entry differs."""
     left, right = (dict(flat_fields(config)) for config in (one, other))
-    shared = [name for name in left.keys() & right.keys() if name not in LENGTH and not _is_neutral(name)]
+    both = left.keys() & right.keys()
+    shared = [name for name in both if name == ENTRY or (name not in LENGTH and not _is_neutral(name))]
     return any(left[name] != right[name] for name in shared)
 
 

@@ -30,6 +30,8 @@ class ImportedRun:
     """`digest_of` its config and the content of its files: the same files are the same run."""
     place: str = ""
     """The path of its folder or file on this machine, by which files that were written over are known."""
+    entry: str = ""
+    """Its name in a file that holds several runs, of which those of two names are two, however alike they begin."""
     optimizer: str = UNKNOWN
     seed: int | None = None
     config: dict[str, Any] = field(default_factory=dict)

@@ -151,6 +151,14 @@ def find_run(store: Store, text: str) -> dict[str, Any]:
     return rows.row(0, named=True)
 
 
+def narrowed(store: Store, name: str) -> Store:
+    """The sweep of that name, or the run it begins as a sweep of its own. Raises ValueError for neither."""
+    from analysis.members import view_of_run
+
+    is_run = name not in store.sweep_names() and store.runs.collect()["run_id"].str.starts_with(name).any()
+    return view_of_run(store, find_run(store, name)) if is_run else store.sweep(name)
+
+
 def spent(row: dict[str, Any]) -> dict[str, float]:
     """Seconds of a run by part, `other` what no part counts and `wall` all; empty where nothing was counted."""
     parts = {part: row[f"{part}_s"] for part in PARTS if row[f"{part}_s"] is not None}

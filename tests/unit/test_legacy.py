@@ -459,8 +459,11 @@ def test_import_refuses_an_empty_folder_and_a_sweep_of_another_origin(muon: Muon
     (tmp_path / "empty").mkdir()
     empty = muon("import", "empty")
     assert (empty.code, empty.err.count("\n")) == (2, 1)
-    assert "holds none of metrics.json, manifold_stats.jsonl, " in empty.err
-    assert muon("import", "nowhere").err.endswith("nowhere is no folder; give the one that holds the runs\n")
+    assert "holds no file that may be a log; understood are " in empty.err
+    assert "metrics.json of the older project" in empty.err
+    assert muon("import", "nowhere").err.endswith(
+        "nowhere is no file or folder; give a log, or the folder that holds the runs\n"
+    )
     write_store(tmp_path / "results", [FakeRun("muon", 1, {0: 6.9})])
     taken = muon("import", "older", "--name", "demo")
     assert taken.code == 2
