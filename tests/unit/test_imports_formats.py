@@ -330,6 +330,12 @@ def test_one_file_may_hold_several_runs(tmp_path: Path) -> None:
     ]
 
 
+def test_steps_in_a_name_are_no_seed(tmp_path: Path) -> None:
+    names = {"muon-s250": None, "muon-s25": 25, "muon_seed4_s250": 4}
+    found = read(write(tmp_path, {f"{name}.txt": modded(3.2787, "None") for name in names}))
+    assert {run.folder.removesuffix(".txt"): run.seed for run in found.runs} == names
+
+
 NANOCHAT = """\
 Total batch size 524,288 => gradient accumulation steps: 1
 Step 00000 | Validation bpb: 3.112233
