@@ -48,6 +48,7 @@ HIT = {
     "t": pl.UInt32, "step": pl.Int64, "value": pl.Float64, "normal": pl.Float64, "score": pl.Float64,
 }  # fmt: skip
 _SQRT5 = math.sqrt(5)
+_APART = ("off", "normal", "farthest")
 
 
 def series(cells: pl.DataFrame, metric: str, *others: str) -> pl.DataFrame:
@@ -139,8 +140,8 @@ def frozen(cells: pl.DataFrame) -> pl.DataFrame:
     return _hits(rows, "frozen momentum", normal=pl.lit(FROZEN_COSINE), score=score)
 
 
-def disagreements(rows: pl.DataFrame) -> pl.DataFrame:
-    """Cells where a run is far from the other seeds of its arm, by what seeds of an arm differ by in all the sweep.
+def apart(rows: pl.DataFrame) -> pl.DataFrame:
+    """Cells of arms with several seeds: `off` from what is `normal` there, and the `farthest` off of the cell's seeds.
 
     Normal is the median over the seeds. Of two nobody can say which one is off: the second is named, and the first's
     value is what it is compared with.
@@ -150,10 +151,20 @@ def disagreements(rows: pl.DataFrame) -> pl.DataFrame:
     ).filter(pl.col("seeds") > 1)
     is_pair = pl.col("seeds") == 2
     rows = rows.with_columns(normal=pl.when(is_pair).then(2 * pl.col("middle") - pl.col("x")).otherwise("middle"))
-    off = (pl.col("x") - pl.col("normal")).abs()
-    usual = off.max().over(MATES).median()  # of the farthest seed, for the middle one is at 0
-    rows = rows.with_columns(mad=usual).filter(~(is_pair & (pl.col("run") == pl.col("first"))))
-    return _hits(rows, "seeds disagree", normal=pl.col("normal").exp(), score=_score(off, "mad", SEEDS))
+    rows = rows.with_columns(off=(pl.col("x") - pl.col("normal")).abs())
+    rows = rows.with_columns(farthest=pl.col("off").max().over(MATES))  # for the middle one is at 0
+    return rows.filter(~(is_pair & (pl.col("run") == pl.col("first")))).select(*PLACE, "metric", "value", *_APART)
+
+
+def disagreements(rows: pl.DataFrame, usual: float | None) -> pl.DataFrame:
+    """Cells where a run is far from the other seeds of its arm.
+
+    Args:
+        rows: of `apart`; those that are off by less than SEEDS may be missing.
+        usual: median of `farthest` over all of the sweep, what seeds of an arm differ by.
+    """
+    score = _score(pl.col("off"), pl.lit(usual, pl.Float64), SEEDS)
+    return _hits(rows, "seeds disagree", normal=pl.col("normal").exp(), score=score)
 
 
 def outlying_layers(rows: pl.DataFrame) -> pl.DataFrame:

@@ -136,7 +136,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
         equivalences=equivalences(arms, baseline, gates, goal),
         selections=selections(view, members, arms, goal),
         confirms=confirms_text(view),
-        target=reach_target(view, members, arms, baseline, metric, goal),
+        target=reach_target(view, members, [arm for arm in arms if not arm.apart], baseline, metric, goal),
         dropped=dropped,
         dropped_text=dropped_text,
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import altair as alt
 import polars as pl
 
+from analysis import queries
 from analysis.figures.figure import Figure, Figures
 from analysis.figures.given import given
 from analysis.figures.small_multiples import copies, in_rows
@@ -60,8 +61,9 @@ def why_no_timelines() -> str:
 def timeline_info(health: pl.LazyFrame, members: pl.DataFrame, column: str) -> Timeline:
     """Data of one of the columns of TITLES; without arms if none has it."""
     who = members.lazy().unique("run_id", keep="first", maintain_order=True).select("run_id", "arm", "seed")
-    perturbing = health.filter(pl.col("alpha").is_not_null())  # others have gates that are never open
-    cells = perturbing.select("run_id", "step", "layer", "projection", value=pl.col(column).cast(pl.Float64)).unique()
+    cells = queries.layer_cells(health, members, [column, "alpha"])
+    cells = cells.filter(pl.col("alpha").is_not_null())  # others have gates that are never open
+    cells = cells.select("run_id", "step", value=pl.col(column).cast(pl.Float64))
     finite = cells.filter(pl.col("value").is_finite())
     value, steps = pl.col("value"), finite.group_by("run_id", "step")
     measured = steps.agg(

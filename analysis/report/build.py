@@ -59,12 +59,14 @@ def write_report(
         ValueError for a view of no sweep, a choice of what there is not, or a folder that cannot be written.
     """
     _check_folder(Path(folder))
-    members = members_of(view)
-    choice = _checked(choice or Choice(), members)
-    summary = summarize_members(view, members)
-    material = Material(view, members, summary, choice)
-    total = num_sections() + 2
-    with debug_mode(False):  # Altair checks every part of every chart, which takes longer than all else together
+    # Altair checks every part of every chart, which takes longer than all else together. Polars adds what its threads
+    # have summed of a stream in the order they end: the last digits would differ from page to page.
+    with debug_mode(False), pl.Config(engine_affinity="in-memory"):
+        members = members_of(view)
+        choice = _checked(choice or Choice(), members)
+        summary = summarize_members(view, members)
+        material = Material(view, members, summary, choice)
+        total = num_sections() + 2
         top = top_figures(material)
         tell(1, total)
         sections = []

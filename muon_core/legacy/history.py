@@ -2,7 +2,7 @@
 
 Evaluations are what a run is imported for, so a history of them that does not fit together makes it unreadable. What
 else is torn is left out by name. Where a list has no tokens of its own, they are its step times the run's mean tokens a
-step.
+step, and null where the file counts none.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def section(metrics: dict[str, Any] | None, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _tokens_at(metrics: dict[str, Any]) -> Callable[[int], int]:
+def _tokens_at(metrics: dict[str, Any]) -> Callable[[int], int | None]:
+    """Tokens at a step; None for files of the trainer that count no tokens."""
+    if metrics.get("tokens_seen") is None:
+        return lambda _: None
     per_step = metrics["tokens_seen"] / max(1, metrics["actual_steps"])
     return lambda step: round(step * per_step)
 
@@ -90,7 +93,7 @@ def train_rows(metrics: dict[str, Any], notes: list[str]) -> list[dict[str, Any]
     loss = section(metrics, "final_metrics").get("train_loss")
     if is_number(loss):
         rows[metrics["actual_steps"]].setdefault("train_loss", loss)
-        rows[metrics["actual_steps"]]["tokens"] = metrics["tokens_seen"]
+        rows[metrics["actual_steps"]]["tokens"] = metrics.get("tokens_seen")
     return [{"step": step, "tokens": tokens_at(step)} | rows[step] for step in sorted(rows)]
 
 
@@ -132,7 +135,7 @@ def _log_lines(logs: list[Any]) -> list[Any]:
     return lines
 
 
-def _of_series(manifold: dict[str, Any], tokens_at: Callable[[int], int], notes: list[str]) -> LayerRows:
+def _of_series(manifold: dict[str, Any], tokens_at: Callable[[int], int | None], notes: list[str]) -> LayerRows:
     """Series such as `spec_norm_Q_0`: a value for each of the `steps`."""
     steps, tokens = manifold.get("steps") or [], manifold.get("tokens") or []
     matched = {name: match for name in manifold if (match := _SERIES.fullmatch(name))}

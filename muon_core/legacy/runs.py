@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,13 @@ from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, dig
 from muon_core.legacy.lines import FILES, Counts, is_number, read_layer_tables
 from muon_core.legacy.seeds import seed_in
 from muon_core.legacy.shapes import add_shapes
+from muon_core.statuses import STOPPED_EARLY
 
 CONFIG_FILE = "config.yaml"
 INNER_FOLDERS = ("raw", "metrics", "raw_metrics")
 """Folders inside a run's own that hold its files."""
 NO_END = f"imported without {METRICS_FILE}, so how it ended is not known"
+EARLY = f"{STOPPED_EARLY} the run ended itself, as its {METRICS_FILE} says"
 _CONFIGS = ("experiment_config", "ablation_flags", "flags")
 """Parts of a metrics.json that are the run's config; an earlier one counts where they differ."""
 _NAMES = ("run_name", "experiment_name", "config_name", "git_branch", "git_dirty")
@@ -47,11 +50,11 @@ def run_files(folder: Path) -> dict[Path, list[Path]]:
 
 
 def _is_metrics(path: Path) -> bool:
-    """Whether a JSON file has the parts of a metrics.json."""
-    if not path.is_file():
+    """Whether a JSON file has the parts of a metrics.json. It may be anything, of any size, so it is not loaded."""
+    if not path.is_file() or path.stat().st_size == 0:
         return False
-    data = path.read_bytes()
-    return all(part in data for part in _WHOLE)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return all(data.find(part) >= 0 for part in _WHOLE)
 
 
 def read_runs(root: Path, found: dict[Path, list[Path]], damaged: dict[str, str]) -> Iterator[ImportedRun]:
@@ -93,9 +96,9 @@ def read_run(root: Path, place: Path, files: list[Path]) -> ImportedRun:
         layers=layers,
         spectra=spectra,
         steps=metrics["actual_steps"] if metrics else None,
-        tokens=metrics["tokens_seen"] if metrics else None,
+        tokens=metrics.get("tokens_seen") if metrics else None,
         wall_s=_wall_s(metrics or {}),
-        no_end=None if metrics else NO_END,
+        no_end=NO_END if metrics is None else EARLY if metrics.get("stopped_early") is True else None,
         lr=_number(config.get("muon_lr")) if optimizer == "muon" else embedding_lr,
         embedding_lr=embedding_lr,
         commit=str(metrics["git_commit"]) if metrics and metrics.get("git_commit") else None,
@@ -108,10 +111,14 @@ def _load_metrics(path: Path) -> dict[str, Any]:
         metrics = json.loads(path.read_bytes())
     except ValueError as error:
         raise UnreadableRun(f"{path} is not JSON ({error})") from error
-    wanted = ("actual_steps", "tokens_seen")
-    if not isinstance(metrics, dict) or not all(type(metrics.get(name)) is int for name in wanted):
-        raise UnreadableRun(f"{path} lacks {' or '.join(wanted)} as whole numbers")
+    if not isinstance(metrics, dict) or type(metrics.get("actual_steps")) is not int or not _counts_tokens(metrics):
+        raise UnreadableRun(f"{path} lacks actual_steps or tokens_seen as whole numbers")
     return metrics
+
+
+def _counts_tokens(metrics: dict[str, Any]) -> bool:
+    """Whether the tokens are a number, or left out as the project's trainer itself does."""
+    return "tokens_seen" not in metrics or type(metrics["tokens_seen"]) is int
 
 
 def _told(metrics: dict[str, Any] | None) -> dict[str, Any]:

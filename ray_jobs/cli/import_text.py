@@ -50,6 +50,8 @@ def tell_import(done: Imported, view: Store) -> None:
     for text in [*done.notes, *(f"warning: {warning}" for warning in warnings)]:
         click.echo(text, err=True)
     grown = f"{len(done.grown)} have grown, " if done.grown else ""
+    if done.grown:
+        click.echo("plain Parquet holds rows of grown runs twice until `muon compact`, ten minutes from now", err=True)
     click.echo(f"{sweep}: {len(done.new)} runs imported, {grown}{len(done.known)} were there already", err=True)
     if not done.has_baseline and len(summary.arms) > 1:
         click.echo(_choice(done, summary), err=True)

@@ -12,6 +12,7 @@ from test_cli import Muon
 from test_import_meaning import write_run
 from test_legacy import imported, line
 
+from analysis.summary import summarize
 from muon_core.legacy.history import layer_rows, train_rows
 from muon_core.legacy.lines import Counts, read_layer_tables
 from muon_core.legacy.shapes import shapes
@@ -169,6 +170,21 @@ def test_names_seed_flags_and_commit_of_a_metrics_file(muon: Muon, tmp_path: Pat
     config = json.loads(runs[42]["config_json"])
     assert (config["norm"], config["config_name"], config["run_name"]) == ("pnorm1.5", "tiny1m", "tiny_pnorm_s9_full")
     assert json.loads(runs[43]["config_json"])["imported_from"] == "tiny_ctrl_s43_full"
+
+
+def test_a_metrics_file_of_the_trainer_itself_counts_no_tokens(muon: Muon, tmp_path: Path) -> None:
+    """One that its early stopping ended is in no mean."""
+    for seed in (1, 2):
+        path = tmp_path / "older" / f"muon_seed{seed}" / "metrics.json"
+        write_run(path, 4.0 + seed / 10, experiment_config={"optimizer_type": "muon"}, stopped_early=seed == 2)
+        metrics = json.loads(path.read_text())
+        del metrics["tokens_seen"]
+        path.write_text(json.dumps(metrics))
+    done = muon("import", "older", "--baseline", "muon")
+    assert "2/2" not in done.out
+    assert rows_of(imported(tmp_path).val, "tokens", "step") == [(None, 0), (None, 0), (None, 500), (None, 500)]
+    (arm,) = summarize(imported(tmp_path).sweep("older")).arms
+    assert (arm.values, arm.counts["stopped early"]) == ({1: 4.1}, 1)
 
 
 def test_metrics_among_plots_and_configs_beside_the_runs(muon: Muon, tmp_path: Path) -> None:

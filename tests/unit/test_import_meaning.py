@@ -63,6 +63,8 @@ def test_runs_of_other_lengths_are_arms_of_their_own_and_not_compared(muon: Muon
     assert (smoke.found, smoke.adjusted_p, smoke.pooled, summary.tests) == (None, None, None, 1)
     assert smoke.apart == "it trained for 123 steps (2,015,232 tokens), adamw for 103,760 steps (1,700,003,840 tokens)"
     assert not [text for text in summary.warnings if "unequal length" in text]
+    assert summary.target is not None
+    assert [arm.arm for arm in summary.target.arms] == ["adamw", "muon steps=103760"]
     done = muon("import", "older")  # the baseline stays
     assert "muon steps=123: not compared with adamw: it trained for 123 steps" in " ".join(done.out.split())
     assert "%" not in done.out.split("muon steps=123 ")[1].splitlines()[0]
