@@ -56,6 +56,7 @@ def _step(reading: Reading, row: Row) -> int | None:
 
 def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | None) -> ImportedRun:
     facts = _identity(log, {reading.meaning: reading for reading in readings}, part, optimizer)
+    log.notes += [note for note in facts.notes if note not in log.notes]
     steps = max(line.step for line in part.lines)
     ends_early = log.planned_steps is not None and steps < log.planned_steps
     found = _by_step(readings, part.lines)
@@ -77,7 +78,7 @@ def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | No
         wall_s=found.wall_s if log.wall_s is None else log.wall_s,
         no_end=f"imported log ends at step {steps:,} of {log.planned_steps:,}" if ends_early else None,
         lr=number(facts.config.get("lr", facts.config.get("learning_rate"))),
-        notes=facts.notes + found.notes,
+        notes=found.notes,
     )
 
 
@@ -156,9 +157,9 @@ def _identity(log: Log, by: Mapping[str, Reading], part: Part, optimizer: str | 
     if _tells_seed(log, part):
         if seed is None:
             seed = seed_in(part.name)
-            notes.append(f"its seed, {seed}, is from its name")
+            notes.append("the seed is from the name")
         if named is None and (named := without_seed(part.name) or None):
-            notes.append(f"its optimizer, {named}, is from its name")
+            notes.append("the optimizer is from the name, its seed left out")
     if not config:
         config = part.setting | ({"optimizer": named} if named is not None else {})
     return _Facts(named, seed, config, notes)
