@@ -128,10 +128,16 @@ def test_runs_without_a_name_begin_where_steps_begin_anew(tmp_path: Path) -> Non
 def test_rows_of_runs_that_lie_among_each_other_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"t.csv": "step,val_loss,who\n0,5,1\n0,5.5,2\n10,4,1\n10,4.5,2\n"})
     with pytest.raises(
-        UnreadableLog, match=r"unlike values at step 0 .* --map run=COLUMN, there are step, val_loss, who"
+        UnreadableLog, match=r"unlike values at step 0 .* --map run=COLUMN .* there are step, val_loss, who"
     ):
         read(tmp_path / "t.csv")
     assert [run.val[-1]["val_loss"] for run in read(tmp_path / "t.csv", "run=who").runs] == [4.0, 4.5]
+
+
+def test_lines_without_a_run_are_counted(tmp_path: Path) -> None:
+    found = read(write(tmp_path, {"t.csv": "run,step,val_loss\na,0,5\n,0,6\na,10,4\n"}) / "t.csv")
+    assert values(only(found).val, "step", "val_loss") == [(0, 5.0), (10, 4.0)]
+    assert list(found.notes) == ["1 lines name no run, and are left out"]
 
 
 def test_resumed_steps_count_once(tmp_path: Path) -> None:
@@ -205,6 +211,14 @@ def test_lightning_puts_training_and_validation_into_two_lines(tmp_path: Path) -
     assert values(run.val, "step", "val_loss") == [(99, 3.7000000476837158)]
     assert values(run.train, "step", "train_loss") == [(49, 4.8125), (99, 3.90625)]
     assert run.notes == []
+
+
+def test_parameters_that_only_python_reads_are_not_known(tmp_path: Path) -> None:
+    hparams = "out: !!python/object/apply:pathlib.PosixPath [out]\nlr: 0.1\n"
+    write(tmp_path, {"r/version_0/metrics.csv": "epoch,step,val_loss\n0,9,4.5\n", "r/version_0/hparams.yaml": hparams})
+    found = read(tmp_path)
+    assert only(found).config == {}
+    assert [note.partition(" (")[0] for note in found.notes] == ["hparams.yaml is no plain YAML"]
 
 
 def ray_trial() -> dict[str, str]:
