@@ -53,6 +53,8 @@ def split_runs(log: Log, readings: list[Reading], lines: list[Line]) -> list[Par
         parts = [Part(log.place, log.name, lines)]
     elif "run" in by:
         groups = _grouped(lines, [by["run"].column])
+        if nameless := groups.pop("", []):
+            log.notes.append(f"{len(nameless):,} lines name no run, and are left out")
         parts = [Part(f"{log.place}/{name}", name, group) for name, group in groups.items()]
     else:
         parts = list(_split_by_step(log, by, lines))
@@ -64,7 +66,7 @@ def split_runs(log: Log, readings: list[Reading], lines: list[Line]) -> list[Par
 
 
 def _grouped(lines: list[Line], columns: list[str]) -> dict[str, list[Line]]:
-    """The lines by what they have in `columns`; those that have none of it are no run's."""
+    """The lines by what they have in `columns`."""
     groups: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         groups["-".join(str(line.row[column]) for column in columns if column in line.row)].append(line)
@@ -90,7 +92,7 @@ def _pieces(log: Log, by: Mapping[str, Reading], lines: list[Line]) -> Iterator[
         if line.step == last.step and any(line.row[column] != last.row[column] for column in both):
             raise UnreadableLog(
                 f"{log.place} has unlike values at step {line.step:,} and no column that tells whose they are; "
-                f"name it with --map run=COLUMN, there are {listed(log.columns)}"
+                f"name it with --map run=COLUMN or config.NAME=COLUMN, there are {listed(log.columns)}"
             )
         if line.step == first and line.step < last.step:
             yield piece

@@ -56,6 +56,7 @@ def _step(reading: Reading, row: Row) -> int | None:
 
 def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | None) -> ImportedRun:
     facts = _identity(log, {reading.meaning: reading for reading in readings}, part, optimizer)
+    log.notes += [note for note in facts.notes if note not in log.notes]
     steps = max(line.step for line in part.lines)
     ends_early = log.planned_steps is not None and steps < log.planned_steps
     found = _by_step(readings, part.lines)
@@ -77,7 +78,7 @@ def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | No
         wall_s=found.wall_s if log.wall_s is None else log.wall_s,
         no_end=f"imported log ends at step {steps:,} of {log.planned_steps:,}" if ends_early else None,
         lr=number(facts.config.get("lr", facts.config.get("learning_rate"))),
-        notes=facts.notes + found.notes,
+        notes=found.notes,
     )
 
 
@@ -153,15 +154,21 @@ def _identity(log: Log, by: Mapping[str, Reading], part: Part, optimizer: str | 
     seed = log.seed if seed is None else whole(seed)
     named = known.get(by["optimizer"].column) if "optimizer" in by else _find(config, "optimizer")
     named = str(named) if named is not None else log.optimizer or optimizer
-    base = without_seed(part.name)
-    if seed is None and (seed := seed_in(part.name)) is not None:
-        notes.append(f"its seed, {seed}, is from its name")
-    if named is None and base and base != part.name:
-        named = base
-        notes.append(f"its optimizer, {base}, is from its name")
+    if _tells_seed(log, part):
+        if seed is None:
+            seed = seed_in(part.name)
+            notes.append("the seed is from the name")
+        if named is None and (named := without_seed(part.name) or None):
+            notes.append("the optimizer is from the name, its seed left out")
     if not config:
         config = part.setting | ({"optimizer": named} if named is not None else {})
     return _Facts(named, seed, config, notes)
+
+
+def _tells_seed(log: Log, part: Part) -> bool:
+    """Whether the name has a seed: not the number of steps, as in `muon-s3375`, nor one of several runs of a file."""
+    found = seed_in(part.name)
+    return found is not None and not log.entry and found not in (part.lines[-1].step, log.planned_steps)
 
 
 def _find(config: Mapping[str, Any], meaning: str) -> Any:

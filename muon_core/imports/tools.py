@@ -19,7 +19,7 @@ def read_lightning(path: Path, place: str) -> Log:
     """`metrics.csv` of Lightning's CSVLogger, and `hparams.yaml` beside it."""
     log = read_csv(path, place)
     log.format, log.is_one_run, log.name = "Lightning metrics.csv", True, own_name(path)
-    log.config = _read_yaml(path.with_name("hparams.yaml"))
+    log.config = _read_yaml(path.with_name("hparams.yaml"), log)
     return log
 
 
@@ -77,7 +77,7 @@ def read_wandb_history(path: Path, place: str) -> Log:
     """`wandb-history.jsonl` of a run of W&B, a line a call of `log`, and `config.yaml` beside it."""
     log = read_lines(path, place)
     log.format, log.is_one_run, log.name = "W&B wandb-history.jsonl", True, own_name(path)
-    for name, entry in _read_yaml(path.with_name("config.yaml")).items():
+    for name, entry in _read_yaml(path.with_name("config.yaml"), log).items():
         if not name.startswith(("_wandb", "wandb_")):
             log.config[name] = entry["value"] if isinstance(entry, dict) and "value" in entry else entry
     return log
@@ -96,12 +96,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in `path`; empty if there is no such file. Raises UnreadableLog if it is no YAML, or not plain."""
+def _read_yaml(path: Path, log: Log) -> dict[str, Any]:
+    """The mapping in `path`; empty if there is none, or one that only Python can read, which `log` is told."""
     if not path.is_file():
         return {}
     try:
         value = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnreadableLog(f"{path} is no plain YAML ({str(error).partition(chr(10))[0]})") from error
+        reason = str(error).partition("\n")[0]
+        log.notes.append(f"{path.name} is no plain YAML ({reason}), so the parameters of its run are not known")
+        return {}
     return {str(name): entry for name, entry in value.items()} if isinstance(value, dict) else {}

@@ -25,8 +25,8 @@ def command(name: str, format: str, output: Path | None, store: str) -> None:
     """Write the curves of the sweep NAME, or of the run whose id NAME begins, as files of other tools.
 
     csv is one table; wandb-jsonl a folder a run with wandb-history.jsonl and config.yaml; tensorboard a folder a run
-    with event files. `muon import` reads csv and wandb-jsonl again, to the last digit; TensorBoard keeps 32 bits of a
-    value.
+    with event files, which Trackio imports too. `muon import` reads csv and wandb-jsonl again, to the last digit; event
+    files keep 32 bits of a value.
 
     \b
     muon export demo --to csv

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from muon_core.legacy.write import Imported
 
 
+_ROWS = {"val": "evaluations", "train": "training rows", "layers": "layer rows", "spectra": "spectra"}
+
+
 def tell_import(done: Imported, view: Store) -> None:
     """Print all of it; runs and the verdict on stdout.
 
@@ -29,8 +32,7 @@ def tell_import(done: Imported, view: Store) -> None:
     assert view.record is not None
     sweep = view.record.sweep
     for run in [*done.new, *done.grown]:
-        num = run.num_rows
-        rows = f"{num['val']} evaluations, {num['layers']} layer rows, {num['spectra']} spectra"
+        rows = ", ".join(f"{run.num_rows[table]:,} {words}" for table, words in _ROWS.items() if run.num_rows[table])
         click.echo(f"{run.store_id}  {run.folder}: {rows}{' now' if run in done.grown else ''}")
     for run in done.runs:
         for note in run.notes:

@@ -207,7 +207,7 @@ def test_a_grown_log_replaces_the_shorter_import_and_adds_what_is_new(muon: Muon
     write_log(tmp_path / "older" / "run", range(10, 90, 10))
     write_run(tmp_path / "older" / "run" / "metrics.json", 3.3, steps=90)
     done = muon("import", "older")
-    assert done.out.splitlines()[0] == f"{first}  run: 2 evaluations, 16 layer rows, 0 spectra now"
+    assert done.out.splitlines()[0] == f"{first}  run: 2 evaluations, 16 layer rows now"
     assert "older: 0 runs imported, 1 have grown, 0 were there already" in done.err
     rows = imported(tmp_path).layers.sort("step", "layer").collect()
     assert rows["step"].to_list() == [step for step in range(10, 90, 10) for _ in (0, 1)]

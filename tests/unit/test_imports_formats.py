@@ -128,10 +128,16 @@ def test_runs_without_a_name_begin_where_steps_begin_anew(tmp_path: Path) -> Non
 def test_rows_of_runs_that_lie_among_each_other_are_refused(tmp_path: Path) -> None:
     write(tmp_path, {"t.csv": "step,val_loss,who\n0,5,1\n0,5.5,2\n10,4,1\n10,4.5,2\n"})
     with pytest.raises(
-        UnreadableLog, match=r"unlike values at step 0 .* --map run=COLUMN, there are step, val_loss, who"
+        UnreadableLog, match=r"unlike values at step 0 .* --map run=COLUMN .* there are step, val_loss, who"
     ):
         read(tmp_path / "t.csv")
     assert [run.val[-1]["val_loss"] for run in read(tmp_path / "t.csv", "run=who").runs] == [4.0, 4.5]
+
+
+def test_lines_without_a_run_are_counted(tmp_path: Path) -> None:
+    found = read(write(tmp_path, {"t.csv": "run,step,val_loss\na,0,5\n,0,6\na,10,4\n"}) / "t.csv")
+    assert values(only(found).val, "step", "val_loss") == [(0, 5.0), (10, 4.0)]
+    assert list(found.notes) == ["1 lines name no run, and are left out"]
 
 
 def test_resumed_steps_count_once(tmp_path: Path) -> None:
@@ -156,8 +162,9 @@ def test_wandb_chart_has_a_column_a_run(tmp_path: Path) -> None:
     ]
     assert values(found.runs[0].val, "step", "val_loss") == [(0, 10.412893771648408), (10, 3.2718496322631841)]
     assert values(found.runs[1].val, "step", "val_loss") == [(10, 3.2981047630310059)]
-    assert found.runs[0].notes == ["its seed, 1, is from its name", "its optimizer, muon, is from its name"]
-    assert [note.partition(",")[0] for note in found.notes] == ["1 values are means of a range"]
+    assert [note.partition(",")[0] for note in found.notes] == [
+        "1 values are means of a range", "the seed is from the name", "the optimizer is from the name",
+    ]  # fmt: skip
 
 
 def test_wandb_history_and_its_config(tmp_path: Path) -> None:
@@ -204,6 +211,14 @@ def test_lightning_puts_training_and_validation_into_two_lines(tmp_path: Path) -
     assert values(run.val, "step", "val_loss") == [(99, 3.7000000476837158)]
     assert values(run.train, "step", "train_loss") == [(49, 4.8125), (99, 3.90625)]
     assert run.notes == []
+
+
+def test_parameters_that_only_python_reads_are_not_known(tmp_path: Path) -> None:
+    hparams = "out: !!python/object/apply:pathlib.PosixPath [out]\nlr: 0.1\n"
+    write(tmp_path, {"r/version_0/metrics.csv": "epoch,step,val_loss\n0,9,4.5\n", "r/version_0/hparams.yaml": hparams})
+    found = read(tmp_path)
+    assert only(found).config == {}
+    assert [note.partition(" (")[0] for note in found.notes] == ["hparams.yaml is no plain YAML"]
 
 
 def ray_trial() -> dict[str, str]:
@@ -267,7 +282,7 @@ def test_hugging_face_state_of_the_last_checkpoint(tmp_path: Path) -> None:
         (20, 3.5, 0.5),
     ]
     assert values(only_run.train, "step", "train_loss", "lr", "grad_norm") == [(10, 4.125, 4.8e-06, 1.0625)]
-    assert list(found.notes) == ["train_loss 4.0 of the summary is a mean over all steps, and is left out"]
+    assert "train_loss 4.0 of the summary is a mean over all steps, and is left out" in found.notes
 
 
 def test_hugging_face_run_that_was_to_go_on_is_stopped(tmp_path: Path) -> None:
@@ -328,6 +343,12 @@ def test_one_file_may_hold_several_runs(tmp_path: Path) -> None:
         ("many.txt#1", 5, 3.1),
         ("many.txt#2", 6, 3.2),
     ]
+
+
+def test_steps_in_a_name_are_no_seed(tmp_path: Path) -> None:
+    names = {"muon-s250": None, "muon-s25": 25, "muon_seed4_s250": 4}
+    found = read(write(tmp_path, {f"{name}.txt": modded(3.2787, "None") for name in names}))
+    assert {run.folder.removesuffix(".txt"): run.seed for run in found.runs} == names
 
 
 NANOCHAT = """\
