@@ -135,13 +135,22 @@ def _losses_of(log: Log, readings: list[Reading], asked: Asked) -> list[Reading]
 
 
 def _check(log: Log, readings: list[Reading]) -> None:
+    """Raise UnreadableLog if no column counts steps, or none is a loss."""
+    if not log.rows:
+        raise UnreadableLog(f"{log.place} has no whole line among its {log.lines:,}")
     meanings = {reading.meaning for reading in readings}
     if "step" not in meanings:
-        raise UnreadableLog(
-            f"{log.place} has no column that counts steps among {listed(log.columns)}; name it with --map step=COLUMN"
-        )
+        raise UnreadableLog(_missing(log, ("step",), "column that counts steps", "step=COLUMN"))
     if not meanings & set(LOSSES):
         hint = f" or {BYTES_A_TOKEN}=N for {log.format}'s bits per byte" if "val_bpb" in meanings else ""
-        raise UnreadableLog(
-            f"{log.place} has no loss among {listed(log.columns)}; name it with --map val_loss=COLUMN{hint}"
-        )
+        raise UnreadableLog(_missing(log, LOSSES, "loss", f"val_loss=COLUMN{hint}"))
+
+
+def _missing(log: Log, meanings: tuple[str, ...], what: str, remedy: str) -> str:
+    """Why nothing has one of `meanings`: a column of that name holds texts, or none is called so."""
+    names = {name for meaning in meanings for group in NAMES[meaning] for name in group}
+    for column in log.columns:
+        texts = [row[column] for row in log.rows if column in row]
+        if parse_column(column).whole in names and texts and not _is_filled(log, meanings[0], column):
+            return f"{log.place}: {column} holds no number, but {texts[0]!r}"
+    return f"{log.place} has no {what} among {listed(log.columns)}; name it with --map {remedy}"

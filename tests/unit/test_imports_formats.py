@@ -405,6 +405,40 @@ def test_what_is_not_understood_names_the_formats_and_the_nearest(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "step,val_loss\n1,high\n", "a.csv: val_loss holds no number, but 'high'"),
+        ("b.csv", "step,val_loss\n1\n2\n", "b.csv has no whole line among its 2"),
+        ("c.csv", "step,loss,loss\n1,2,3\n", "c.csv has two columns 'loss'; rename one of them"),
+        ("d.csv", "step,val_loss\n1.5,3\n", "d.csv: step holds no whole number of steps, such as 100"),
+        (
+            "run-abc.wandb",
+            ":W&B",
+            "run-abc.wandb is W&B's own file, which only its library reads; export a chart",
+        ),
+        ("e.parquet", "PAR1 and no more", "e.parquet is no Parquet that can be read"),
+    ],
+)
+def test_refusals_say_what_is_wrong(tmp_path: Path, name: str, text: str, message: str) -> None:
+    for path in (write(tmp_path, {name: text}) / name, tmp_path):
+        with pytest.raises(UnreadableLog) as error:
+            read(path)
+        assert str(error.value).startswith(message)
+        assert "\n" not in str(error.value)
+
+
+def test_a_spreadsheet_may_have_decimal_commas(tmp_path: Path) -> None:
+    found = read(write(tmp_path, {"t.csv": "\ufeffstep;val_loss;note\n0;10,5;a\n10;3,25;a\n"}) / "t.csv")
+    assert values(only(found).val, "step", "val_loss") == [(0, 10.5), (10, 3.25)]
+    assert list(found.notes) == ["2 numbers have a comma, which is read as a point"]
+
+
+def test_a_seed_is_the_same_with_and_without_a_point(tmp_path: Path) -> None:
+    found = read(write(tmp_path, {"t.csv": "step,val_loss,seed\n0,5,42\n10,4,42.0\n"}) / "t.csv")
+    assert (only(found).seed, only(found).folder, only(found).steps) == (42, "t.csv/42", 10)
+
+
 def test_other_files_of_a_folder_are_named(tmp_path: Path) -> None:
     write(tmp_path, {"a/t.csv": TABLE, "a/requirements.txt": "torch==2.13.0\n", "b.csv": "step,epoch\n1,2\n"})
     found = read(tmp_path)
