@@ -116,7 +116,8 @@ def _constants(lines: list[Line]) -> tuple[dict[str, Any], set[str]]:
     varying = set()
     for line in lines:
         for column, value in line.row.items():
-            if (known := values.setdefault(column, value)) is not value and _text(known) != _text(value):
+            known = values.setdefault(column, value)
+            if column not in varying and known != value and _text(known) != _text(value):
                 varying.add(column)
     return {column: value for column, value in values.items() if column not in varying}, varying
 
