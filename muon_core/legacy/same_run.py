@@ -37,6 +37,8 @@ class Comparison:
     """Rows of both that differ."""
     missing: int
     """Rows of the store that the files lack."""
+    trained: int
+    """Shared rows after step 0: what no training changed yet, runs may have in common by chance."""
 
     @property
     def is_prefix(self) -> bool:
@@ -63,7 +65,7 @@ def origin(run: ImportedRun) -> dict[str, str]:
 def compare(storage: Storage, run_id: str, run: ImportedRun) -> Comparison:
     """Compare the stored run `run_id` with `run`. Raises StoreError if it cannot be read."""
     new: Rows = {}
-    shared = changed = missing = 0
+    shared = changed = missing = trained = 0
     for name, rows in run.series().items():
         table = SERIES[name]
         stored = relisting(lambda table=table: _stored(storage, table, run_id))  # type: ignore[misc]
@@ -71,10 +73,11 @@ def compare(storage: Storage, run_id: str, run: ImportedRun) -> Comparison:
         own = dict(zip((_key(row, table) for row in rows), to_arrow(rows, table).to_pylist(), strict=True))
         both = stored.keys() & own.keys()
         shared += len(both)
+        trained += sum(own[key]["step"] > 0 for key in both)
         changed += sum(not _holds(own[key], stored[key]) for key in both)
         missing += len(stored.keys() - both)
         new[name] = [row for row in rows if _key(row, table) not in stored]
-    return Comparison(new, shared, changed, missing)
+    return Comparison(new, shared, changed, missing, trained)
 
 
 def _stored(storage: Storage, table: Table, run_id: str) -> dict[tuple[Any, ...], dict[str, Any]]:

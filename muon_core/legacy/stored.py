@@ -47,7 +47,8 @@ class Stored:
         if run.run_id in self.starts:
             return [run.run_id] if self.has_ended(run.run_id) else []
         found = dict.fromkeys(run_id for began in origin(run).items() for run_id in self._began.get(began, ()))
-        return [run_id for run_id in found if self._may_be(run, run_id)]
+        may_be = [run_id for run_id in found if self._may_be(run, run_id)]
+        return sorted(may_be, key=lambda run_id: not self.lies_where(run, run_id))  # the likeliest first
 
     def _may_be(self, run: ImportedRun, run_id: str) -> bool:
         start = self.starts[run_id]

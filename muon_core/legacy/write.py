@@ -11,17 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json
-from muon_core.legacy.history import METRICS_FILE
 from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, optimizer_name
-from muon_core.legacy.lines import FILES
 from muon_core.legacy.listing import list_runs, listed_earlier
-from muon_core.legacy.runs import read_runs, run_files
 from muon_core.legacy.same_run import Comparison, Rows, compare, origin
 from muon_core.legacy.stored import Stored
 from muon_core.store.final import finalize
@@ -58,20 +54,6 @@ class Imported:
     def runs(self) -> list[ImportedRun]:
         """All that could be read."""
         return [*self.new, *self.grown, *self.known]
-
-
-def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
-    """`write_runs` of the older project's runs below `folder`. Raises ValueError as that, and where there are none."""
-    check_name(sweep)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give the one that holds the runs")
-    found = run_files(folder)
-    if not found:
-        raise ValueError(
-            f"{folder} holds none of {METRICS_FILE}, {', '.join(FILES)}; give the folder that holds the runs"
-        )
-    damaged: dict[str, str] = {}
-    return write_runs(storage, read_runs(folder, found, damaged), sweep, baseline, damaged)
 
 
 def write_runs(
@@ -132,6 +114,8 @@ def _write_once(storage: Storage, run: ImportedRun, stored: Stored, done: Import
         is_named_alike = stored.is_named_alike(run, run_id)
         is_copy = is_named_alike and has_ended and earlier.get(CONTENT) == run.digest
         found = None if is_copy else compare(storage, run_id, run)
+        if found and not (found.trained or stored.lies_where(run, run_id)):
+            continue
         if found is None or (found.is_held and has_ended and (is_named_alike or stored.tells_more(run_id, run))):
             if earlier.get(FROM) != run.folder:
                 run.notes.append(f"not imported again: {earlier.get(FROM)} is the same run")

@@ -1,4 +1,4 @@
-"""Removes a run from the store: at once from what readers see, and after their grace from the place it takes.
+"""Removes a run from the store: at once from what readers see, and after their grace the place it takes.
 
 A run is what its start records say, so without them nothing of it is read (`muon_core.store.lineage`); but a reader
 that listed them before may be at its objects. So a mark is written first that names all of them, then the start records
@@ -30,8 +30,10 @@ def remove_run(storage: Storage, run: str) -> list[Listed]:
     records = list_keys(storage, f"attempts/{run}/")
     folders = [f"{kind}/table={name}/run={run}/" for name in (*SERIES, RUNS.name) for kind in ("live", "final")]
     objects = [item for folder in (*folders, f"logs/{run}/") for item in storage.stat(folder)]
-    objects += [item for item in storage.stat(f"checkpoints/{run}/") if parse_checkpoint(item.key)]
-    _write_mark(storage, run, records, {item.key: item.size for item in objects})
+    checkpoints = [item for item in storage.stat(f"checkpoints/{run}/") if parse_checkpoint(item.key)]
+    _write_mark(storage, run, records, {item.key: item.size for item in (*objects, *checkpoints)})
+    # At once, and first: who trains the run anew would take one up whose rows are gone, and be refused.
+    storage.delete([item.key for item in checkpoints])
     _delete_records(storage, records)
     return objects
 
@@ -43,7 +45,10 @@ def clear_removed(storage: Storage, before: float) -> list[Listed]:
         match = _MARK.fullmatch(item.key)
         if match is None:
             continue
-        mark = json.loads(storage.get(item.key))
+        try:
+            mark = json.loads(storage.get(item.key))
+        except FileNotFoundError:
+            continue  # another compaction was quicker
         left = set(mark["attempts"]) & set(list_keys(storage, f"attempts/{match[1]}/"))
         if left:  # killed before it was hidden: readers have from now on
             _write_mark(storage, match[1], mark["attempts"], mark["objects"])

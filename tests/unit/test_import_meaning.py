@@ -260,6 +260,16 @@ def test_a_log_that_was_written_over_counts_as_it_is_now(muon: Muon, tmp_path: P
     assert imported(tmp_path).runs.collect().height == 1
 
 
+def test_runs_that_share_no_more_than_their_start_are_two(muon: Muon, tmp_path: Path) -> None:
+    """One was stopped at once, and the other began from the same weights."""
+    for name, steps in (("a", range(1)), ("b", range(0, 30, 10))):
+        write_log(tmp_path / "older" / name, steps)
+    assert "older: 2 runs imported, 0 were there already" in muon("import", "older").err
+    write_log(tmp_path / "older" / "a", range(0, 20, 10))  # where it lies tells that it is the same
+    write_log(tmp_path / "older" / "b", range(0, 30, 10))
+    assert "1 have grown, 1 were there already" in muon("import", "older").err
+
+
 def test_a_copy_among_plots_is_the_same_run(muon: Muon, tmp_path: Path) -> None:
     """Whichever was imported first, the one that tells its seed counts."""
     older = tmp_path / "older"

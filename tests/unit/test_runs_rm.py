@@ -12,6 +12,7 @@ from test_cli import Muon
 from test_import_meaning import write_arm
 from test_legacy import files, imported
 
+from analysis.store import open_store
 from muon_core.store.compaction import compact
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import LOCAL, new_entry, write_entry
@@ -90,6 +91,23 @@ def test_a_run_that_is_trained_now_is_not_removed(older: Muon, tmp_path: Path) -
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert f"run {run} is being trained (process " in refused.err
     assert run in run_ids(tmp_path)
+
+
+def test_checkpoints_of_a_removed_run_are_gone_at_once(tmp_path: Path) -> None:
+    """Else a run that is trained anew would be refused for continuing rows that are gone."""
+    storage = Folder(tmp_path)
+    writer = RunWriter(storage, "a", {"arm": "muon"})
+    writer.emit("val", step=1, tokens=8, val_loss=3.0)
+    writer.end(status="stopped")
+    for name in (f"latest/000000001.{writer.attempt.id}.000000000001.0123456789abcdef.pt", "config.json"):
+        storage.put(f"checkpoints/a/{name}", b"state")
+    remove_run(storage, "a")
+    assert [key for key, _ in storage.list("checkpoints/")] == ["checkpoints/a/config.json"]
+    again = RunWriter(storage, "a", {"arm": "muon"})
+    again.emit("val", step=1, tokens=8, val_loss=2.0)
+    again.end(status="done")
+    clear_removed(storage, before=float("inf"))
+    assert open_store(storage).val.collect()["val_loss"].to_list() == [2.0]
 
 
 def test_objects_stay_until_readers_have_finished(tmp_path: Path) -> None:
