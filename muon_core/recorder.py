@@ -40,6 +40,8 @@ from muon_core.store.storage import Storage
 from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_point
 
 log = logging.getLogger(__name__)
+_OF_STEP = ("update_norm", "grad_norm", "grad_norm_peak", *SUBSPACES)
+"""What the weights alone do not have."""
 _OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("momentum_"))
 
 
@@ -195,14 +197,16 @@ class Recorder:
             elapsed_s=self._elapsed,
         )
 
-    def layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor] | None) -> None:
+    def layers(
+        self, peaks: Peaks, updates: dict[str, Tensor] | None = None, momenta: dict[str, Tensor] | None = None
+    ) -> None:
         """One `layers` row per hidden matrix and, where they are due, one `spectra` row.
 
         Args:
             updates, momenta: by parameter name, the step's change without decay and what the optimizer averages; None
-                if it keeps no average.
+                before the first step, and if it keeps no average.
         """
-        if momenta is None and not self._told:
+        if updates and momenta is None and not self._told:
             self._told = True
             log.warning(
                 "%s keeps no momentum_buffer and no exp_avg: the columns of its momentum are null; its class may name "
@@ -213,10 +217,11 @@ class Recorder:
             with self.stopwatch.timed("tracking"):
                 self._layers(peaks, updates, momenta)
 
-    def _layers(self, peaks: Peaks, updates: dict[str, Tensor], momenta: dict[str, Tensor] | None) -> None:
-        changes = [updates[matrix.name] for matrix in self._matrices]
+    def _layers(self, peaks: Peaks, updates: dict[str, Tensor] | None, momenta: dict[str, Tensor] | None) -> None:
+        weights = [matrix.parameter.detach() for matrix in self._matrices]
+        changes = [updates[matrix.name] for matrix in self._matrices] if updates else weights
         averages = [momenta[matrix.name] for matrix in self._matrices] if momenta else changes
-        measured = layer_metrics([matrix.parameter for matrix in self._matrices], changes, averages)
+        measured = layer_metrics(weights, changes, averages)
         columns = {
             "update_norm": torch.stack(torch._foreach_norm(changes)),
             "weight_norm": peaks.weight_norm,
@@ -232,6 +237,8 @@ class Recorder:
             named |= {flag: bool(named[flag]) for flag in FLAGS}
             if momenta is None:
                 named |= dict.fromkeys(_OF_MOMENTUM)
+            if updates is None:
+                named |= dict.fromkeys(_OF_STEP)
             self._layer(matrix, named, values[len(columns) :])
 
     def _layer(self, matrix: HiddenMatrix, named: dict[str, Any], singular_values: list[float]) -> None:

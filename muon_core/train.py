@@ -198,6 +198,8 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
     answer = not main or report(recorder.progress())
     if state.step == 0:  # a run that is taken up again has this evaluation already
         recorder.evaluation(_evaluate(config, state, recorder))
+        state.peaks.after_step()
+        recorder.layers(state.peaks)
         answer = not main or report(recorder.progress())
     go_on = answer is True
     while state.step < steps and distributed.agree(go_on, state.device):

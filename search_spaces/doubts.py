@@ -12,8 +12,8 @@ HIGH_LR, LOW_LR = 10.0, 1e-7  # beyond both lies no optimizer's optimum, only a 
 PERIODS = {
     "log_every": "a single `train` row, of the last step",
     "eval_every": "`val` rows of step 0 and of the last step alone",
-    "track_every": "`layers` rows of the last step alone",
-    "spectra_every": "`spectra` rows of the last step alone",
+    "track_every": "`layers` rows of step 0 and of the last step alone",
+    "spectra_every": "`spectra` rows of step 0 and of the last step alone",
 }
 """Field of `tracking` -> what a period longer than the run leaves."""
 

@@ -136,10 +136,13 @@ def heatmaps(
     numbers = [place[one.run_id] for one in who if one.run_id in place]
     found = []
     for p, projection in enumerate(cells.projections):
-        if not np.isfinite(cells.values[metric][numbers, p]).any():
+        is_finite = np.isfinite(cells.values[metric][numbers, p])
+        if not is_finite.any():
             continue
         measured: Flags = np.logical_or.reduce(cells.measured[numbers, p], axis=0)
         layers, steps = np.flatnonzero(measured.any(axis=1)), np.flatnonzero(measured.any(axis=0))
+        if len(steps) > 1 and cells.steps[steps[0]] == 0 and not is_finite[..., steps[0]].any():
+            steps = steps[1:]  # before the first step there is no update to measure
         bin_size = -(-len(steps) // max_columns(len(who)))
         panels = tuple(
             _panel(cells, metric, p, one, place.get(one.run_id or ""), layers, steps, bin_size) for one in who

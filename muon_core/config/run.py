@@ -118,10 +118,10 @@ class TrackingConfig(Config):
     eval_every: int = Field(20, gt=0)
     """A `val` row each so many steps, and at step 0 and the last."""
     track_every: int = Field(20, gt=0)
-    """`layers` rows each so many steps, and at the last."""
+    """`layers` rows each so many steps, and at step 0 and the last."""
     spectra_every: int | None = Field(None, gt=0)
     """`spectra` rows (all singular values), with `layers` rows beside them, each so many steps; they are written at
-    checkpoint milestones and at the last step in any case, and for null only there."""
+    step 0, at checkpoint milestones and at the last step in any case, and for null only there."""
     flush_every_s: float = Field(15.0, gt=0)
     """Rows become readable after at most so many seconds; each time costs a small object for every table."""
 
@@ -231,7 +231,7 @@ class RunConfig(Config):
     def has_spectra(self, step: int) -> bool:
         """Whether `spectra` rows are written once `step` optimizer steps are done."""
         every = self.tracking.spectra_every
-        return step == self.steps or self.reaches_milestone(step) or (every is not None and step % every == 0)
+        return step in (0, self.steps) or self.reaches_milestone(step) or (every is not None and step % every == 0)
 
     def reaches_milestone(self, step: int) -> bool:
         """Whether `step` optimizer steps are the first to reach one of the checkpoint milestones."""

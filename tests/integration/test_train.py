@@ -52,8 +52,14 @@ def test_a_run_of_every_optimizer_learns_and_fills_its_tables(tmp_path: Path, ru
     assert val["val_loss"][-1] < val["val_loss"][0] - 0.2
     assert rows(tmp_path, "train")["step"].to_list() == list(range(1, 9))
     keys = layers.select("step", "layer", "projection").rows()
-    assert sorted(keys) == sorted((step, layer, p) for step in (4, 8) for layer in (0, 1) for p in PROJECTIONS)
-    assert layers.drop("projection").null_count().sum_horizontal().item() == 0
+    assert sorted(keys) == sorted((step, layer, p) for step in (0, 4, 8) for layer in (0, 1) for p in PROJECTIONS)
+    begun, initial = layers.filter(pl.col("step") > 0), layers.filter(step=0)
+    assert begun.drop("projection").null_count().sum_horizontal().item() == 0
+    of_the_weight = ["spectral_norm", "entropy", "effective_rank", "stable_rank", "weight_norm", "weight_norm_peak"]
+    assert initial.select(of_the_weight).min_horizontal().min() > 0
+    assert initial["weight_norm"].equals(initial["weight_norm_peak"], check_names=False)
+    of_a_step = ["update_norm", "grad_norm", "grad_norm_peak", "left_alignment", "momentum_left_alignment", "ill_posed"]
+    assert initial.select(of_a_step).null_count().row(0) == (initial.height,) * len(of_a_step)
     run = open_store(tmp_path).runs.collect().row(0, named=True)
     assert (run["status"], run["steps"], run["tokens"]) == ("done", 8, 8 * 8 * 32)
     assert run["final_val_loss"] == val["val_loss"][-1]
@@ -65,10 +71,10 @@ def test_spectra_are_written_at_their_period_the_milestones_and_the_end(tmp_path
     )
     train_in(tmp_path, config)
     spectra, layers = rows(tmp_path, "spectra"), rows(tmp_path, "layers")
-    assert spectra["step"].unique().sort().to_list() == [2, 3, 6, 8]
-    assert layers["step"].unique().sort().to_list() == [2, 3, 4, 6, 8]
+    assert spectra["step"].unique().sort().to_list() == [0, 2, 3, 6, 8]
+    assert layers["step"].unique().sort().to_list() == [0, 2, 3, 4, 6, 8]
     both = spectra.join(layers, on=["step", "layer", "projection"])
-    assert both.height == spectra.height == 4 * 2 * len(PROJECTIONS)
+    assert both.height == spectra.height == 5 * 2 * len(PROJECTIONS)
     for row in both.iter_rows(named=True):
         s = torch.tensor(row["singular_values"], dtype=torch.float64)
         assert len(s) == min(row["rows"], row["cols"])
@@ -76,9 +82,9 @@ def test_spectra_are_written_at_their_period_the_milestones_and_the_end(tmp_path
         assert row["spectral_norm"] == s[0]
 
 
-def test_spectra_are_written_at_the_end_alone_by_default(tmp_path: Path, run_config: RunConfig) -> None:
+def test_spectra_are_written_at_the_start_and_the_end_by_default(tmp_path: Path, run_config: RunConfig) -> None:
     train_in(tmp_path, run_config)
-    assert rows(tmp_path, "spectra")["step"].unique().to_list() == [8]
+    assert rows(tmp_path, "spectra")["step"].unique().sort().to_list() == [0, 8]
 
 
 def test_the_same_config_gives_the_same_rows_bit_for_bit(tmp_path: Path, run_config: RunConfig) -> None:
@@ -123,7 +129,7 @@ def test_a_compiled_run_gives_the_same_rows_to_rounding_and_repeats_bit_for_bit(
         ("layers", "effective_rank", 1e-5),
         ("layers", "update_norm", 1e-4),
     ):
-        ours, theirs = (rows(tmp_path / name, table)[column].to_list() for name in ("a", "plain"))
+        ours, theirs = (rows(tmp_path / name, table)[column].drop_nulls().to_list() for name in ("a", "plain"))
         assert ours == pytest.approx(theirs, rel=rel), column
 
 
@@ -211,7 +217,7 @@ def test_a_step_that_is_not_finite_is_skipped_where_the_config_says_so(
     assert (outcome.status, outcome.steps) == ("done", 8)
     assert open_store(tmp_path / "skip").runs.collect()["skipped_steps"].to_list() == [1]
     assert rows(tmp_path / "skip", "train")["step"].to_list() == list(range(1, 9))
-    assert rows(tmp_path / "skip", "layers")["step"].unique().to_list() == [8]
+    assert rows(tmp_path / "skip", "layers")["step"].unique().sort().to_list() == [0, 8]
     val = rows(tmp_path / "skip", "val")["val_loss"]
     assert val[-1] < val[0] - 0.2
 

@@ -238,7 +238,7 @@ def test_readme_snippets_answer_from_a_real_store(
         c.optimizer.name: final.filter(run_id=c.run_id)["val_loss"].item() for c in configs
     }
     assert ranks.columns == ["run_id", "step", "layer", "effective_rank"]
-    assert ranks.height == 2 * 2 * 2  # two runs, two layers, at steps 4 and 8
+    assert ranks.height == 2 * 2 * 3  # two runs, two layers, at steps 0, 4 and 8
 
 
 def on_the_map() -> set[Path]:

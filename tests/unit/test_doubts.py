@@ -16,7 +16,7 @@ from search_spaces.spec import parse_spec
     ("fields", "said"),
     [
         ({"tracking": {"eval_every": 500}}, "tracking.eval_every is 500 and a run has 200 steps: there will be"),
-        ({"tracking": {"spectra_every": 201}}, "there will be `spectra` rows of the last step alone"),
+        ({"tracking": {"spectra_every": 201}}, "there will be `spectra` rows of step 0 and of the last step alone"),
         ({"checkpoint": {"every_s": None, "every_steps": 300}}, "checkpoint.every_steps is 300 .* can be continued"),
         ({"schedule": {"warmup_steps": 1000}}, "the full learning rate is never reached"),
         ({"optimizer": {"name": "muon", "lr": 1e9}}, r"muon: lr is 1e\+09: weights will not stay finite"),
