@@ -15,6 +15,7 @@ from muon_core.imports.names import DURATIONS, IDENTITY, LOSSES, MEANINGS, NAMES
 from muon_core.imports.units import UNITS, Unit, bits_per_byte
 
 _TEXTS = ("run", "optimizer")
+_CONVERTED = ("train_perplexity", "val_bpb")  # they have no column here: what counts is the loss they give
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class Reading:
 
 
 def read_columns(log: Log, asked: Asked) -> list[Reading]:
-    """The columns of `log` that mean something. Raises UnreadableLog in one line where that is not clear."""
+    """The columns of `log` that mean something, and how; two of its readings may be of one column.
+
+    Raises: UnreadableLog, in one line, where that is not clear.
+    """
     readings = [_given(log, meaning, *column) for meaning, column in asked.columns.items() if column[0]]
     log.no_parameters |= {m.removeprefix(CONFIG) for m, column in asked.columns.items() if not column[0]}
     taken = {reading.column for reading in readings}
@@ -54,7 +58,7 @@ def read_columns(log: Log, asked: Asked) -> list[Reading]:
             log.notes.append(f"{column} is left out, as it does not say its unit: --map {meaning}={column}:minutes")
     readings += _losses_of(log, readings, asked)
     _check(log, readings)
-    return readings
+    return [reading for reading in readings if reading.meaning not in _CONVERTED]
 
 
 def _given(log: Log, meaning: str, column: str, unit: str) -> Reading:

@@ -338,7 +338,7 @@ def test_modded_nanogpt_counts_milliseconds_and_torn_lines(tmp_path: Path) -> No
 
 def test_one_file_may_hold_several_runs(tmp_path: Path) -> None:
     trials = "".join(f"trial:{i}/2 seed:{i + 4}\n" + MODDED.format(last=3 + i / 10) for i in (1, 2))
-    found = read(write(tmp_path, {"many.txt": SCRIPT.format(seed="args.seed", lr=0.1) + "\n" + trials}) / "many.txt")
+    found = read(write(tmp_path, {"many.txt": SCRIPT.format(seed=9, lr=0.1) + "\n" + trials}) / "many.txt")
     assert [(run.folder, run.seed, run.val[-1]["val_loss"]) for run in found.runs] == [
         ("many.txt#1", 5, 3.1),
         ("many.txt#2", 6, 3.2),
