@@ -222,7 +222,7 @@ def test_parameters_that_only_python_reads_are_not_known(tmp_path: Path) -> None
 
 
 def ray_trial() -> dict[str, str]:
-    config = {"lr": 0.02, "model": {"width": 64}, "optimizer": "muon", "seed": 3}
+    config = {"model": {"width": 64}, "optimizer": {"name": "muon", "lr": 0.02}, "seed": 3}
     results = [
         {"val_loss": loss, "timestamp": 1700000000 + i, "training_iteration": i, "trial_id": "aaaa_00000",
          "time_this_iter_s": 1.5, "time_total_s": 1.5 * i, "pid": 1, "hostname": "h", "done": i == 2, "config": config}
@@ -241,7 +241,7 @@ def ray_trial() -> dict[str, str]:
 def test_ray_trial_is_read_once(tmp_path: Path, left_out: str) -> None:
     files = {name: text for name, text in ray_trial().items() if not left_out or not name.endswith(left_out)}
     run = only(read(write(tmp_path, files)))
-    assert (run.optimizer, run.seed, run.config["model"]) == ("muon", 3, {"width": 64})
+    assert (run.optimizer, run.seed, run.lr, run.config["model"]) == ("muon", 3, 0.02, {"width": 64})
     assert values(run.val, "step", "val_loss", "elapsed_s") == [(1, 4.125, 1.5), (2, 3.2718496322631841, 3.0)]
 
 
