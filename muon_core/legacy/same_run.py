@@ -90,8 +90,9 @@ def _key(row: dict[str, Any], table: Table) -> tuple[Any, ...]:
 
 
 def _holds(row: dict[str, Any], stored: dict[str, Any]) -> bool:
-    """Whether `row` has every value of `stored`."""
-    return all(_equal(row[name], value) for name, value in stored.items() if value is not None and name not in _OWN)
+    """Whether `row` has no other value than `stored`; one that either lacks is none, as the last training loss was."""
+    both = [name for name, value in stored.items() if None not in (value, row[name]) and name not in _OWN]
+    return all(_equal(row[name], stored[name]) for name in both)
 
 
 def _equal(one: Any, other: Any) -> bool:

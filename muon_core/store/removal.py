@@ -1,4 +1,4 @@
-"""Removes a run from the store: at once from what readers see, and after their grace the place it takes.
+"""Removes a run from the store: at once for readers that come, and after the grace of those that are there for good.
 
 A run is what its start records say, so without them nothing of it is read (`muon_core.store.lineage`); but a reader
 that listed them before may be at its objects. So a mark is written first that names all of them, then the start records

@@ -223,6 +223,25 @@ def test_a_grown_log_replaces_the_shorter_import_and_adds_what_is_new(muon: Muon
     assert files(tmp_path / "results") == after
 
 
+def test_a_grown_history_keeps_what_only_its_shorter_file_told(muon: Muon, tmp_path: Path) -> None:
+    """The training loss at the end of the first 500 steps, which the longer history has no more."""
+    for name, steps in (("old", [0, 500]), ("new", [0, 500, 1000])):
+        history = {
+            "steps": steps,
+            "val_losses": [START, 4.5, 4.25][: len(steps)],
+            "elapsed_times": [0.1, 2.5, 5.0][: len(steps)],
+            "learning_rates": [0.01] * len(steps),
+        }
+        final = {"val_loss": history["val_losses"][-1], "train_loss": 4.0 + len(steps)}
+        path = tmp_path / name / "run_seed1" / "metrics.json"
+        write_run(path, 4.0, steps=steps[-1], history=history, final_metrics=final, experiment_config=CONFIG)
+        assert muon("import", name, "--name", "both").code == 0
+    (run,) = imported(tmp_path).sweep("both").runs.collect().iter_rows(named=True)
+    assert (run["steps"], run["final_val_loss"], run["attempts"]) == (1000, 4.25, 2)
+    losses = imported(tmp_path).train.sort("step").select("step", "train_loss").collect().rows()
+    assert losses == [(0, None), (500, 6.0), (1000, 7.0)]
+
+
 def test_a_grown_log_whose_import_was_killed_is_completed(
     muon: Muon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
