@@ -25,7 +25,7 @@ FORMATS = {
 }
 """What is understood -> how a line of it looks."""
 _SAMPLE = 200_000  # characters: beyond the script that a log of modded-nanogpt begins with
-_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".log")
+_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".log", ".wandb")
 _NAMES = ("trainer_state.json", "result.json")
 _TEXTS: tuple[tuple[re.Pattern[str], Callable[[Path, str], list[Log]]], ...] = (
     (re.compile(r"^step:\d+/\d+ \w+:", re.MULTILINE), text_logs.read_modded),
@@ -76,6 +76,11 @@ def read_log(path: Path, place: str) -> list[Log]:
         raw = file.read(_SAMPLE)
     if raw[:4] == b"PAR1":
         return [reshape(read_parquet(path, place))]
+    if path.suffix == ".wandb":
+        raise UnknownFormat(
+            f"{place} is W&B's own file, which only its library reads; "
+            "export a chart as CSV, or the history (run.scan_history) as JSON lines"
+        )
     sample = raw.decode("utf-8", "replace")
     first = next((line for line in sample.lstrip("\ufeff").splitlines() if line.strip()), "")
     if path.name == "trainer_state.json" or (first.lstrip().startswith("{") and '"log_history"' in sample):

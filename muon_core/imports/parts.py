@@ -40,6 +40,8 @@ class Part:
     lines: list[Line]
     constants: dict[str, Any] = field(default_factory=dict)
     """Columns that have one value throughout."""
+    varying: set[str] = field(default_factory=set)
+    """Those that have several."""
     config: dict[str, Any] = field(default_factory=dict)
     """Those that are parameters."""
     setting: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +61,7 @@ def split_runs(log: Log, readings: list[Reading], lines: list[Line]) -> list[Par
     else:
         parts = list(_split_by_step(log, by, lines))
     for part in parts:
-        part.constants = _constants(part.lines)
+        part.constants, part.varying = _constants(part.lines)
     if not log.is_one_run:
         _add_config(log, readings, parts)
     return parts
@@ -69,8 +71,14 @@ def _grouped(lines: list[Line], columns: list[str]) -> dict[str, list[Line]]:
     """The lines by what they have in `columns`."""
     groups: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
-        groups["-".join(str(line.row[column]) for column in columns if column in line.row)].append(line)
+        groups["-".join(_text(line.row[column]) for column in columns if column in line.row)].append(line)
     return dict(groups)
+
+
+def _text(value: Any) -> str:
+    """A seed may be 42 in one file and 42.0 in the next, where pandas met an empty cell."""
+    text = str(value)
+    return text.removesuffix(".0") if number(value) is not None else text
 
 
 def _split_by_step(log: Log, by: Mapping[str, Reading], lines: list[Line]) -> Iterator[Part]:
@@ -102,15 +110,16 @@ def _pieces(log: Log, by: Mapping[str, Reading], lines: list[Line]) -> Iterator[
     yield piece
 
 
-def _constants(lines: list[Line]) -> dict[str, Any]:
-    """Column -> its value, where all lines that have one have the same."""
+def _constants(lines: list[Line]) -> tuple[dict[str, Any], set[str]]:
+    """(column -> its value, where all lines that have one have the same; the other columns)."""
     values: dict[str, Any] = {}
     varying = set()
     for line in lines:
         for column, value in line.row.items():
-            if repr(values.setdefault(column, value)) != repr(value):
+            known = values.setdefault(column, value)
+            if column not in varying and known != value and _text(known) != _text(value):
                 varying.add(column)
-    return {column: value for column, value in values.items() if column not in varying}
+    return {column: value for column, value in values.items() if column not in varying}, varying
 
 
 def _add_config(log: Log, readings: list[Reading], parts: list[Part]) -> None:
@@ -134,7 +143,7 @@ def _is_parameter(column: str, parts: list[Part]) -> bool:
     """
     if column.startswith("_") or parse_column(column).whole in _OF_THE_RECORD:
         return False
-    if any(column not in part.constants and any(column in line.row for line in part.lines) for part in parts):
+    if any(column in part.varying for part in parts):
         return False
     values = [part.constants.get(column) for part in parts]
     if column.startswith(_PREFIXES) or any(value is not None and number(value) is None for value in values):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muon_core.imports.files import UnknownFormat, find_files, known_formats, read_log
+from muon_core.imports.files import UnknownFormat, find_files, read_log
 from muon_core.imports.log import Log, UnreadableLog
 from muon_core.imports.mapping import Asked
 from muon_core.imports.readings import Reading, read_columns
@@ -47,25 +47,25 @@ def read_logs(path: Path, asked: Asked, optimizer: str | None = None) -> ReadLog
     """
     found = ReadLogs()
     guesses: dict[tuple[str, tuple[str, ...]], Guess] = {}
+    unknown = ""
     for file, place in find_files(path):
         try:
             for log in read_log(file, place):
                 runs = _add(found, guesses, log, asked, optimizer)
                 for run in runs:
                     run.place = f"{file.resolve()}{run.folder.removeprefix(place)}"
-        except UnknownFormat:
+        except UnknownFormat as error:
             if path.is_file():
                 raise
             found.unknown.append(place)
+            unknown = unknown or str(error)
         except UnreadableLog as error:
             found.unread[place] = str(error)
     found.guesses = list(guesses.values())
     if not found.runs:
-        reasons = list(found.unread.values()) or [
-            f"{path} holds no log of a known format; understood are {known_formats()}"
-        ]
-        more = f" (and {len(reasons) - 1} more such files)" if len(reasons) > 1 else ""
-        raise UnreadableLog(f"{reasons[0]}{more}")
+        reasons = [*found.unread.values(), *([unknown] if unknown else [])]
+        others = len(found.unread) + len(found.unknown) - 1
+        raise UnreadableLog(f"{reasons[0]}{f' (and {others} more files without a run)' if others else ''}")
     return found
 
 

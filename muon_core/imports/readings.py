@@ -15,6 +15,7 @@ from muon_core.imports.names import DURATIONS, IDENTITY, LOSSES, MEANINGS, NAMES
 from muon_core.imports.units import UNITS, Unit, bits_per_byte
 
 _TEXTS = ("run", "optimizer")
+_CONVERTED = ("train_perplexity", "val_bpb")  # they have no column here: what counts is the loss they give
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class Reading:
 
 
 def read_columns(log: Log, asked: Asked) -> list[Reading]:
-    """The columns of `log` that mean something. Raises UnreadableLog in one line where that is not clear."""
+    """The columns of `log` that mean something, and how; two of its readings may be of one column.
+
+    Raises: UnreadableLog, in one line, where that is not clear.
+    """
     readings = [_given(log, meaning, *column) for meaning, column in asked.columns.items() if column[0]]
     log.no_parameters |= {m.removeprefix(CONFIG) for m, column in asked.columns.items() if not column[0]}
     taken = {reading.column for reading in readings}
@@ -54,7 +58,7 @@ def read_columns(log: Log, asked: Asked) -> list[Reading]:
             log.notes.append(f"{column} is left out, as it does not say its unit: --map {meaning}={column}:minutes")
     readings += _losses_of(log, readings, asked)
     _check(log, readings)
-    return readings
+    return [reading for reading in readings if reading.meaning not in _CONVERTED]
 
 
 def _given(log: Log, meaning: str, column: str, unit: str) -> Reading:
@@ -135,13 +139,22 @@ def _losses_of(log: Log, readings: list[Reading], asked: Asked) -> list[Reading]
 
 
 def _check(log: Log, readings: list[Reading]) -> None:
+    """Raise UnreadableLog if no column counts steps, or none is a loss."""
+    if not log.rows:
+        raise UnreadableLog(f"{log.place} has no whole line among its {log.lines:,}")
     meanings = {reading.meaning for reading in readings}
     if "step" not in meanings:
-        raise UnreadableLog(
-            f"{log.place} has no column that counts steps among {listed(log.columns)}; name it with --map step=COLUMN"
-        )
+        raise UnreadableLog(_missing(log, ("step",), "column that counts steps", "step=COLUMN"))
     if not meanings & set(LOSSES):
         hint = f" or {BYTES_A_TOKEN}=N for {log.format}'s bits per byte" if "val_bpb" in meanings else ""
-        raise UnreadableLog(
-            f"{log.place} has no loss among {listed(log.columns)}; name it with --map val_loss=COLUMN{hint}"
-        )
+        raise UnreadableLog(_missing(log, LOSSES, "loss", f"val_loss=COLUMN{hint}"))
+
+
+def _missing(log: Log, meanings: tuple[str, ...], what: str, remedy: str) -> str:
+    """Why nothing has one of `meanings`: a column of that name holds texts, or none is called so."""
+    names = {name for meaning in meanings for group in NAMES[meaning] for name in group}
+    for column in log.columns:
+        texts = [row[column] for row in log.rows if column in row]
+        if parse_column(column).whole in names and texts and not _is_filled(log, meanings[0], column):
+            return f"{log.place}: {column} holds no number, but {texts[0]!r}"
+    return f"{log.place} has no {what} among {listed(log.columns)}; name it with --map {remedy}"

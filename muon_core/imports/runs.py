@@ -77,7 +77,7 @@ def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | No
         tokens=found.tokens,
         wall_s=found.wall_s if log.wall_s is None else log.wall_s,
         no_end=f"imported log ends at step {steps:,} of {log.planned_steps:,}" if ends_early else None,
-        lr=number(facts.config.get("lr", facts.config.get("learning_rate"))),
+        lr=number(_find(facts.config, "lr")),
         notes=found.notes,
     )
 

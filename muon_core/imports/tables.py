@@ -46,6 +46,8 @@ def read_csv(path: Path, place: str) -> Log:
                     continue
                 values = zip(header, map(str.strip, cells), strict=True)
                 log.rows.append({name: value for name, value in values if name and value})
+            if delimiter == ";":
+                _read_commas(log)
     except UnicodeDecodeError as error:
         raise UnreadableLog(f"{place} is no text of UTF-8 ({error.reason}); convert it") from error
     except csv.Error as error:
@@ -53,10 +55,22 @@ def read_csv(path: Path, place: str) -> Log:
     return log
 
 
+def _read_commas(log: Log) -> None:
+    """Decimal commas, as a spreadsheet writes them where semicolons part the columns."""
+    commas = re.compile(r"-?\d+,\d+(e-?\d+)?", re.IGNORECASE)
+    found = 0
+    for row in log.rows:
+        fixed = {name: text.replace(",", ".") for name, text in row.items() if commas.fullmatch(text)}
+        row |= fixed
+        found += len(fixed)
+    if found:
+        log.notes.append(f"{found:,} numbers have a comma, which is read as a point")
+
+
 def read_lines(path: Path, place: str) -> Log:
     """A file with a JSON object on each line; nested ones become columns such as `config/lr`."""
     log = Log(place, "table", [], path.stem, is_one_run=False)
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for text in filter(str.strip, file):
             log.lines += 1
             try:

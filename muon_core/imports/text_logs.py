@@ -41,7 +41,8 @@ def read_modded(path: Path, place: str) -> list[Log]:
     logs = _read_steps(path, place, "modded-nanogpt log", lines[rule:], _parse_modded, "step:")
     for log in logs:
         log.optimizer = own_name(path)
-        log.seed = min(seeds) if len(seeds) == 1 and log.seed is None else log.seed
+        if len(seeds) == len(logs) == 1:  # several runs of one script have not all its seed
+            log.seed = min(seeds)
         log.notes.append(f"it tells no optimizer: its folder, {log.optimizer}, stands for it")
         if script:
             log.config = {"script": hashlib.sha256(_SEED.sub("", script).encode()).hexdigest()[:12]}

@@ -52,11 +52,11 @@ def command(
     from analysis.store import open_store
     from muon_core.legacy.runs import read_runs, run_files
     from muon_core.legacy.write import write_runs
-    from ray_jobs.cli.import_logs import read_shown, show_runs, tell_others
+    from ray_jobs.cli.import_logs import read_shown, show_runs, sweep_name, tell_others
     from ray_jobs.cli.import_text import tell_import
 
     root = source.resolve()
-    sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", root.stem if root.is_file() else root.name) or "imported"
+    sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", sweep_name(root)) or "imported"
     older = run_files(root) if root.is_dir() else {}
     if older and (maps or optimizer):
         raise click.UsageError(f"--map and --optimizer are for logs of other tools; {source} is of the older project.")

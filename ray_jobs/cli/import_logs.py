@@ -35,6 +35,16 @@ def read_shown(path: Path, maps: tuple[str, ...], optimizer: str | None, unread:
     return found.runs
 
 
+def sweep_name(path: Path) -> str:
+    """What a sweep of the runs in `path` is called: its name, or its folder's where a tool gave that."""
+    from muon_core.imports.log import own_name
+
+    if not path.is_file():
+        return path.name
+    of_a_tool = path.stem in ("metrics", "result", "progress", "trainer_state", "wandb-history")
+    return own_name(path) if of_a_tool else path.stem
+
+
 def tell_others(folder: Path, read: set[Path]) -> None:
     """Name what beside the older project's files, those in `read`, looks like a table or another tool's log."""
     from muon_core.imports.files import candidates

@@ -222,7 +222,7 @@ def test_parameters_that_only_python_reads_are_not_known(tmp_path: Path) -> None
 
 
 def ray_trial() -> dict[str, str]:
-    config = {"lr": 0.02, "model": {"width": 64}, "optimizer": "muon", "seed": 3}
+    config = {"model": {"width": 64}, "optimizer": {"name": "muon", "lr": 0.02}, "seed": 3}
     results = [
         {"val_loss": loss, "timestamp": 1700000000 + i, "training_iteration": i, "trial_id": "aaaa_00000",
          "time_this_iter_s": 1.5, "time_total_s": 1.5 * i, "pid": 1, "hostname": "h", "done": i == 2, "config": config}
@@ -241,7 +241,7 @@ def ray_trial() -> dict[str, str]:
 def test_ray_trial_is_read_once(tmp_path: Path, left_out: str) -> None:
     files = {name: text for name, text in ray_trial().items() if not left_out or not name.endswith(left_out)}
     run = only(read(write(tmp_path, files)))
-    assert (run.optimizer, run.seed, run.config["model"]) == ("muon", 3, {"width": 64})
+    assert (run.optimizer, run.seed, run.lr, run.config["model"]) == ("muon", 3, 0.02, {"width": 64})
     assert values(run.val, "step", "val_loss", "elapsed_s") == [(1, 4.125, 1.5), (2, 3.2718496322631841, 3.0)]
 
 
@@ -338,7 +338,7 @@ def test_modded_nanogpt_counts_milliseconds_and_torn_lines(tmp_path: Path) -> No
 
 def test_one_file_may_hold_several_runs(tmp_path: Path) -> None:
     trials = "".join(f"trial:{i}/2 seed:{i + 4}\n" + MODDED.format(last=3 + i / 10) for i in (1, 2))
-    found = read(write(tmp_path, {"many.txt": SCRIPT.format(seed="args.seed", lr=0.1) + "\n" + trials}) / "many.txt")
+    found = read(write(tmp_path, {"many.txt": SCRIPT.format(seed=9, lr=0.1) + "\n" + trials}) / "many.txt")
     assert [(run.folder, run.seed, run.val[-1]["val_loss"]) for run in found.runs] == [
         ("many.txt#1", 5, 3.1),
         ("many.txt#2", 6, 3.2),
@@ -403,6 +403,40 @@ def test_what_is_not_understood_names_the_formats_and_the_nearest(
     assert f"the nearest is a {nearest}, as in " in str(error.value)
     assert "Lightning metrics.csv, Ray Tune" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "step,val_loss\n1,high\n", "a.csv: val_loss holds no number, but 'high'"),
+        ("b.csv", "step,val_loss\n1\n2\n", "b.csv has no whole line among its 2"),
+        ("c.csv", "step,loss,loss\n1,2,3\n", "c.csv has two columns 'loss'; rename one of them"),
+        ("d.csv", "step,val_loss\n1.5,3\n", "d.csv: step holds no whole number of steps, such as 100"),
+        (
+            "run-abc.wandb",
+            ":W&B",
+            "run-abc.wandb is W&B's own file, which only its library reads; export a chart",
+        ),
+        ("e.parquet", "PAR1 and no more", "e.parquet is no Parquet that can be read"),
+    ],
+)
+def test_refusals_say_what_is_wrong(tmp_path: Path, name: str, text: str, message: str) -> None:
+    for path in (write(tmp_path, {name: text}) / name, tmp_path):
+        with pytest.raises(UnreadableLog) as error:
+            read(path)
+        assert str(error.value).startswith(message)
+        assert "\n" not in str(error.value)
+
+
+def test_a_spreadsheet_may_have_decimal_commas(tmp_path: Path) -> None:
+    found = read(write(tmp_path, {"t.csv": "\ufeffstep;val_loss;note\n0;10,5;a\n10;3,25;a\n"}) / "t.csv")
+    assert values(only(found).val, "step", "val_loss") == [(0, 10.5), (10, 3.25)]
+    assert list(found.notes) == ["2 numbers have a comma, which is read as a point"]
+
+
+def test_a_seed_is_the_same_with_and_without_a_point(tmp_path: Path) -> None:
+    found = read(write(tmp_path, {"t.csv": "step,val_loss,seed\n0,5,42\n10,4,42.0\n"}) / "t.csv")
+    assert (only(found).seed, only(found).folder, only(found).steps) == (42, "t.csv/42", 10)
 
 
 def test_other_files_of_a_folder_are_named(tmp_path: Path) -> None:
