@@ -8,13 +8,17 @@ scanned together; those that count in part one by one, each under its own filter
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from muon_core.store.keys import ObjectSlice
-from muon_core.store.storage import Storage
+from muon_core.store.lineage import Problems
+from muon_core.store.parquet import check
+from muon_core.store.reader import read_rows
+from muon_core.store.storage import Storage, StoreError
 from muon_core.tables import Table
 
 _WIDEN = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast")  # what releases before wrote narrower
@@ -59,6 +63,27 @@ def scan_rows(storage: Storage, objects: list[ObjectSlice], copies: dict[str, st
     return pl.concat(frames)
 
 
+def read_ends_at_once(
+    storage: Storage, objects: Sequence[ObjectSlice], table: Table, *, problems: Problems | None = None
+) -> pa.Table:
+    """As `muon_core.store.reader.read_rows`, of objects with one row each: Polars decodes them in a fifth of its time.
+
+    Each is compared with the digest in its name first. Where anything is not as it should be, `read_rows` tells of it.
+    """
+    if len(objects) < 2:
+        return read_rows(storage, objects, table, problems=problems)
+    contents = storage.get_many(item.key for item in objects)
+    try:
+        for item, data in zip(objects, contents, strict=True):
+            check(data, storage.uri(item.key))
+        rows = _scan_files(contents, table, {}, by_run=False).collect()
+    except (StoreError, pl.exceptions.PolarsError):
+        return read_rows(storage, objects, table, problems=problems)
+    if rows["run_id"].to_list() != [item.run for item in objects]:
+        return read_rows(storage, objects, table, problems=problems)
+    return rows.to_arrow().cast(table.schema)
+
+
 def _scan(storage: Storage, copies: dict[str, str], keys: list[str], table: Table) -> pl.LazyFrame:
     """Rows of the objects `keys`."""
     groups: dict[tuple[bool, bool], list[str]] = {}
@@ -74,7 +99,7 @@ def _scan(storage: Storage, copies: dict[str, str], keys: list[str], table: Tabl
     return pl.concat(frames) if frames else pl.LazyFrame(schema=polars_schema(table))
 
 
-def _scan_files(files: list[str], table: Table, options: dict[str, Any], *, by_run: bool) -> pl.LazyFrame:
+def _scan_files(files: list[str] | list[bytes], table: Table, options: dict[str, Any], *, by_run: bool) -> pl.LazyFrame:
     """Rows of `files`; `by_run` takes the run from the path. The schema is given: other releases have other columns."""
     schema = polars_schema(table)
     inside = {name: dtype for name, dtype in schema.items() if not by_run or name != "run_id"}

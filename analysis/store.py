@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 # Polars opens as many files at once as it has cores and three: with few cores, a question over many waits for each.
@@ -21,7 +22,7 @@ os.environ.setdefault("POLARS_NUM_READERS_PRE_INIT", "64")
 import polars as pl
 import pyarrow as pa
 
-from analysis.scan import from_arrow, polars_schema, scan_rows
+from analysis.scan import from_arrow, polars_schema, read_ends_at_once, scan_rows
 from muon_core.store.cache import cached
 from muon_core.store.damage import check_objects
 from muon_core.store.keys import ObjectSlice, parse_sweeps
@@ -170,8 +171,11 @@ class Store:
 
         Raises ValueError if it begins none, or several, which are named.
         """
-        names = sorted(filter(self._wanted(), read_attempts(self.storage)))
-        found = [name] if name in names else [run for run in names if run.startswith(name)]
+        wants = self._wanted()
+        if wants(name) and name in read_attempts(self.storage, name):  # one listing, whatever the store holds
+            return replace(self, only=name)
+        names = sorted(filter(wants, read_attempts(self.storage)))
+        found = [run for run in names if run.startswith(name)]
         if not found:
             raise ValueError(
                 f"no run begins with {name!r} in {self.storage.url}; `muon runs ls` lists its {len(names)}"
@@ -228,8 +232,7 @@ class Store:
         wants = self._wanted()
         passed_over: list[str] = []
         while True:
-            problems: Problems = {}
-            objects, sizes = visible_objects(self.storage, table.name, self.only, problems, passed_over)
+            objects, sizes, problems = relisting(partial(self._list, table, passed_over))
             objects = [item for item in objects if wants(item.run)]
             sizes = {item.key: sizes[item.key] for item in objects}
             damaged, copies = check_objects(self.storage, sizes, thorough=thorough)
@@ -241,6 +244,10 @@ class Store:
             for key in packs:
                 log.warning("passed over: %s is damaged, and read from finals instead", self.storage.uri(key))
             passed_over += packs
+
+    def _list(self, table: Table, passed_over: list[str]) -> tuple[list[ObjectSlice], dict[str, int], Problems]:
+        problems: Problems = {}
+        return *visible_objects(self.storage, table.name, self.only, problems, passed_over), problems
 
     def _refuse(self, problems: Problems) -> None:
         """Raise the first of `problems`, or warn of all where what is damaged is left out."""
@@ -267,7 +274,7 @@ class Store:
         attempts, wants = read_attempts(self.storage, self.only), self._wanted()
         heads = {run: max(tries.values()) for run, tries in attempts.items() if wants(run)}
         problems: Problems = {}
-        ends = read_ends(self.storage, heads.values(), problems)
+        ends = read_ends(self.storage, heads.values(), problems, read=read_ends_at_once)
         known = {*ends["run_id"].to_pylist(), *problems}
         starts = read_starts(self.storage, [head for run, head in heads.items() if run not in known], problems)
         going = to_arrow([start | {"status": "running"} for start in starts], RUNS)

@@ -15,7 +15,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,9 @@ class Cached:
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return self._storage.list(prefix)
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        return self._storage.keys(prefix)
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
         return self._storage.stat(prefix)
 
@@ -103,22 +106,23 @@ class Cached:
         differing = []
         if sum(keep[key] for key in missing) <= min(FETCH_BYTES, self._max_bytes):
             differing = self._keep(dict(zip(missing, self._storage.get_many(missing), strict=True)))
-        here = {key: str(self._folder / key) for key, size in keep.items() if self._is_here(key, size)}
+        here = {key: f"{self._folder}/{key}" for key, size in keep.items() if self._is_here(key, size)}
         return Copies(here, differing)
 
     def _is_here(self, key: str, size: int) -> bool:
         try:
-            status = (self._folder / key).stat()
+            status = os.stat(path := f"{self._folder}/{key}")
             # Sets when it was used, for the most recently used stay. When it was written is left as it is: by that
             # `muon_core.store.damage` knows a copy that it has compared.
-            os.utime(self._folder / key, ns=(time.time_ns(), status.st_mtime_ns))
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
             return status.st_size == size
         except OSError:
             return False
 
     def _read(self, key: str) -> bytes | None:
         try:
-            return _proved(key, (self._folder / key).read_bytes())
+            with open(f"{self._folder}/{key}", "rb") as file:
+                return _proved(key, file.read())
         except OSError:
             return None
 
@@ -131,7 +135,7 @@ class Cached:
         with contextlib.suppress(OSError):
             for key, copy in copies.items():
                 if copy is not None:
-                    _write(self._folder / key, copy)
+                    _write(f"{self._folder}/{key}", copy)
             if objects:
                 _prune(self._folder.parent, self._max_bytes)
         return [key for key, copy in copies.items() if copy is None]
@@ -158,12 +162,14 @@ def _proved(key: str, copy: bytes) -> bytes | None:
     return data if digest(data).encode() == proof else None
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: str, data: bytes) -> None:
     # Renamed into place, but not synced: what a power cut leaves of it does not match its digest, and is fetched anew.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    aside.write_bytes(data)
-    aside.rename(path)
+    folder, name = os.path.split(path)
+    aside = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    os.makedirs(folder, exist_ok=True)
+    with open(aside, "wb") as file:
+        file.write(data)
+    os.rename(aside, path)
 
 
 def _prune(root: Path, max_bytes: int) -> None:
@@ -171,12 +177,23 @@ def _prune(root: Path, max_bytes: int) -> None:
 
     Copies used within the last `READER_GRACE_S` stay, for Polars may open them yet. The rest can be fetched again.
     """
-    files = [(path.stat(), path) for path in root.rglob("*") if path.is_file()]
+    files = list(_files(str(root)))
     total = sum(status.st_size for status, _ in files)
     if total <= max_bytes:
         return
     for status, path in sorted(files, key=lambda item: item[0].st_atime):
         if total <= 0.8 * max_bytes or status.st_atime > time.time() - READER_GRACE_S:
             break
-        path.unlink(missing_ok=True)
+        Path(path).unlink(missing_ok=True)
         total -= status.st_size
+
+
+def _files(folder: str) -> Iterator[tuple[os.stat_result, str]]:
+    """Every file below `folder`; one that is removed meanwhile, by another process that prunes, is none."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir():
+                    yield from _files(entry.path)
+                else:
+                    yield entry.stat(), entry.path

@@ -20,8 +20,6 @@ Three things may go, each once what replaces it is older than the grace, because
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -182,5 +180,5 @@ class _TableOfRun:
         return rows
 
     def _read(self, item: ObjectSlice, seqs: range = range(END)) -> pa.Table:
-        cut = replace(item, start=seqs.start, bound=seqs.stop)
+        cut = item._replace(start=seqs.start, bound=seqs.stop)
         return read_rows(self._storage, [cut], self._table, lossless=True)

@@ -32,6 +32,7 @@ class Folder:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser().absolute()
         self.url = self.place = str(self.root)
+        self._base = f"{self.url.rstrip('/')}/"
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         path = self.root / key
@@ -67,10 +68,26 @@ class Folder:
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        skip = len(self._base)
+        with self._reading():
+            return sorted([entry.path[skip:] for entry in _files(self._base + prefix) if _is_there(entry)])
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
-        start = len(str(self.root).rstrip("/")) + 1
+        found, skip = [], len(self._base)
+        with self._reading():
+            for entry in _files(self._base + prefix):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # removed between listing and stat, as if listed a moment later
+                found.append(Listed(entry.path[skip:], status.st_size, status.st_mtime))
+        return sorted(found)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            return sorted(Listed(path[start:], size, modified) for path, size, modified in _files(self.root / prefix))
+            yield
         except OSError as error:
             raise StoreError(f"cannot read {self.root}: {error.strerror}; check its permissions") from error
 
@@ -95,27 +112,31 @@ class Folder:
                         os.unlink(path)
 
     def uri(self, key: str) -> str:
-        return str(self.root / key)
+        return self._base + key
 
     def polars_options(self) -> dict[str, Any]:
         return {}
 
 
-def _files(folder: str | os.PathLike[str]) -> Iterator[tuple[str, int, float]]:
-    """(path, size, time of writing) of every file below `folder`; none if it does not exist."""
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if entry.is_dir():
-            yield from _files(entry.path)
-        elif not entry.name.startswith("."):
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue  # removed between listing and stat, as if listed a moment later
-            yield entry.path, status.st_size, status.st_mtime
+def _files(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Every file below `folder` but the hidden ones; none if it does not exist."""
+    folders = [folder]
+    while folders:
+        try:
+            entries = os.scandir(folders.pop())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        with entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif not entry.name.startswith("."):
+                    yield entry
+
+
+def _is_there(entry: os.DirEntry[str]) -> bool:
+    """False for a link to nothing, which has no size and is no object."""
+    return not entry.is_symlink() or os.path.exists(entry.path)
 
 
 def _make_folder(path: Path) -> None:

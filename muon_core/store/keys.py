@@ -54,8 +54,7 @@ _LOG = re.compile(r"logs/([^/]+)/(\d{8}T\d{12}\.[0-9a-f]+)\.r(\d{5})\.(\d{12})-(
 _CHECKPOINT = re.compile(rf"checkpoints/([^/]+)/([^/]+)/(\d{{9}})\.({_ID})\.(\d{{12}})\.([0-9a-f]{{16}})\.pt")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try at a run: rows from `resume_seq` on are its own, those below are its parent's."""
 
     id: str
@@ -74,8 +73,7 @@ class Attempt:
         return f"attempts/{self.run}/{self.id}--{self.parent}--{self.resume_seq:012d}.json"
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSlice:
+class ObjectSlice(NamedTuple):
     """The rows of one run in one object: those with `start <= seq`, and `seq < bound` unless that is None.
 
     As parsed from a key it is all rows of the object; the lineage cuts it down to those that count.

@@ -52,11 +52,11 @@ class Known:
 
 def read_known(storage: Storage) -> Known:
     """How the runs in `storage` stand. An end record that cannot be read is named in a warning and counts as none."""
-    attempts = parse_attempts(key for key, _ in storage.list("attempts/"))
+    attempts = parse_attempts(storage.keys("attempts/"))
     heads = {run: max(tries.values()) for run, tries in attempts.items()}
     if not heads:
         return Known({}, [])
-    listed = parse_ends(key for key, _ in storage.list("final/table=runs/"))
+    listed = parse_ends(storage.keys("final/table=runs/"))
     names = {run: listed[run, head.id].key for run, head in heads.items() if (run, head.id) in listed}
     memory = user_cache() / "muon" / "ends" / f"{hashlib.sha256(storage.place.encode()).hexdigest()[:16]}.json"
     before = _recall(memory)

@@ -23,7 +23,6 @@ conditional write is asked of the store; the lease (`muon_core.lease`) saves tim
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from muon_core.store.keys import END, ROOT, Attempt, ObjectSlice, Pack, parse_attempts, parse_finals, parse_live
 
@@ -120,6 +119,12 @@ def coverage(final: ObjectSlice, attempts: dict[str, Attempt]) -> dict[str, int]
 def _visible_of_run(
     attempts: dict[str, Attempt], live: dict[str, list[ObjectSlice]], finals: list[ObjectSlice]
 ) -> list[ObjectSlice]:
+    if len(attempts) == 1 and not live:
+        (only,) = attempts.values()
+        if only.parent == ROOT and only.resume_seq == 0:
+            # Nearly every run that has ended. What follows says the same, and of thousands it takes as long as to read.
+            own = [final for final in reversed(finals) if final.attempt == only.id and final.hi > 0]
+            return [max(own, key=lambda final: final.hi)] if own else []
     covers = [(final, coverage(final, attempts)) for final in finals]
     chosen: list[ObjectSlice] = []
     for attempt, bound in lineage(attempts):
@@ -130,7 +135,7 @@ def _visible_of_run(
                 covered, final = min(cover[attempt.id], end), candidate
         chosen += _segments(live.get(attempt.id, []), max(covered, attempt.resume_seq), end)
         if final and covered > attempt.resume_seq:  # a final with rows of an attempt has all of its ancestors' too
-            chosen.append(replace(final, bound=covered if covered < final.hi else None))
+            chosen.append(final._replace(bound=covered if covered < final.hi else None))
             break
     return chosen
 
@@ -142,6 +147,6 @@ def _segments(objects: list[ObjectSlice], start: int, end: int) -> list[ObjectSl
     for item in sorted(objects, key=lambda item: (item.start, -item.hi)):
         if item.hi > start and item.start < end and start < end:
             first = start if item.start < start else 0
-            chosen.append(replace(item, start=first, bound=end if item.hi > end else None))
+            chosen.append(item._replace(start=first, bound=end if item.hi > end else None))
             start = item.hi
     return chosen

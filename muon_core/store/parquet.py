@@ -29,7 +29,7 @@ SERIES_ROW_GROUP = 5_280  # rows: one layer and projection of a long run reads 4
 DIGEST_LENGTH = 16  # hexadecimal digits
 THREADS_BYTES = 1 << 20
 MAGIC = b"PAR1"  # begins and ends an object; before the last one stands the length of the footer, 4 bytes
-PACK_ROW_GROUP = 65_536  # rows: a question over all runs wants few and large reads
+PACK_ROW_GROUP = 1 << 19  # rows: a question over all runs wants few and large reads, each a request to a bucket
 
 Row = dict[str, Any]
 _SCHEMA = re.compile(rb"muon_schema\x18[\x01-\x09](\d+)")  # key and value, as Parquet spells metadata

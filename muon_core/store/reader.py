@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
@@ -53,7 +54,7 @@ def relisting(read: Callable[[], T]) -> T:
 
 def list_keys(storage: Storage, prefix: str) -> list[str]:
     """Keys below `prefix`."""
-    return [key for key, _ in storage.list(prefix)]
+    return storage.keys(prefix)
 
 
 def list_series_keys(storage: Storage, run: str) -> list[str]:
@@ -116,9 +117,10 @@ def visible_objects(
     problems: Problems | None = None,
     without: Collection[str] = (),
 ) -> tuple[list[ObjectSlice], dict[str, int]]:
-    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each listed object.
+    """Objects that make up the rows of `table`, of one run or of all with packs, and the size of each.
 
-    Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in.
+    Packs named in `without` are passed over. Raises BrokenLineage unless there are `problems` to record it in, and
+    FileNotFoundError if one went meanwhile.
     """
     below = f"run={run}/" if run else ""
     # In this order listings miss the newest rows at most. Attempts come first: what an attempt resumes from is stored
@@ -126,15 +128,25 @@ def visible_objects(
     # Live comes before final: compaction writes a final before it removes what that replaces, so rows that had left
     # live/ when it was listed are in final/ by then.
     attempts = list_keys(storage, f"attempts/{run}/" if run else "attempts/")
-    live = dict(storage.list(f"live/table={table}/{below}"))
+    live = _sizes(storage, f"live/table={table}/{below}")
     if has_gap(live, table):
         # A listing of several pages may pass the place of a segment before that is written and then meet the one after
         # it. The next listing has both; a gap that stays is that of an object somebody deleted.
-        live = dict(storage.list(f"live/table={table}/{below}"))
-    sizes = live | dict(storage.list(f"final/table={table}/{below}"))
+        live = _sizes(storage, f"live/table={table}/{below}")
+    sizes = live | _sizes(storage, f"final/table={table}/{below}")
     packed = {} if run else dict(storage.list(f"packs/table={table}/"))
     packs = [pack for pack in read_packs(storage, table, packed) if pack.key not in without]
-    return visible_slices(attempts, list(sizes), table, packs, problems), sizes | packed
+    chosen = visible_slices(attempts, list(sizes), table, packs, problems)
+    sizes |= packed
+    keys = dict.fromkeys(item.key for item in chosen)
+    if storage.is_local:
+        return chosen, {key: os.stat(storage.uri(key)).st_size for key in keys}
+    return chosen, {key: sizes[key] for key in keys}
+
+
+def _sizes(storage: Storage, prefix: str) -> dict[str, int]:
+    """The size of each object below `prefix`; 0 in a folder, which would have to look at thousands of files for it."""
+    return dict.fromkeys(storage.keys(prefix), 0) if storage.is_local else dict(storage.list(prefix))
 
 
 def read_rows(
@@ -200,10 +212,18 @@ def fit(rows: pa.Table, table: Table) -> pa.Table:
     return pa.table(columns, names=schema.names).cast(schema)
 
 
-def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | None = None) -> pa.Table:
+def read_ends(
+    storage: Storage,
+    heads: Iterable[Attempt],
+    problems: Problems | None = None,
+    *,
+    read: Callable[..., pa.Table] = read_rows,
+) -> pa.Table:
     """End records of those of `heads` that have ended, in the `runs` schema; packed ones are read from their pack.
 
-    Raises StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
+    Args:
+        read: reads the others, as `read_rows` does.
+    Raises: StoreError naming a damaged one unless there are `problems` to record it in, which leaves the run out.
     """
     present = parse_ends(list_keys(storage, f"final/table={RUNS.name}/"))
     wanted = {(head.run, head.id) for head in heads}
@@ -216,7 +236,7 @@ def read_ends(storage: Storage, heads: Iterable[Attempt], problems: Problems | N
             wanted -= packed
     # Those no pack holds: they have ended since the last compaction.
     own = [present[who] for who in sorted(wanted & present.keys())]
-    return pa.concat_tables([*parts, read_rows(storage, own, RUNS, problems=problems)])
+    return pa.concat_tables([*parts, read(storage, own, RUNS, problems=problems)])
 
 
 def read_end(storage: Storage, run: str) -> dict[str, Any] | None:

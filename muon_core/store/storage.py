@@ -78,6 +78,9 @@ class Storage(Protocol):
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         """(key, size in bytes) of the objects whose key starts with `prefix` (ends in `/` or is empty), sorted."""
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        """The keys that `list` gives, without sizes: to learn these, a folder looks at each file."""
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
         """`list` with the time each object was written."""
 

@@ -192,6 +192,10 @@ class Absent(Folder):
         self._refuse(prefix)
         return super().stat(prefix)
 
+    def keys(self, prefix: str) -> list[str]:
+        self._refuse(prefix)
+        return super().keys(prefix)
+
 
 def test_checkpoints_wait_for_a_store_that_is_away(
     tmp_path: Path, whole: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
@@ -293,6 +297,11 @@ class Overtaken(Folder):
 
     def stat(self, prefix: str) -> list[Listed]:
         found = super().stat(prefix)
+        self._at(prefix.split("/")[0])
+        return found
+
+    def keys(self, prefix: str) -> list[str]:
+        found = super().keys(prefix)
         self._at(prefix.split("/")[0])
         return found
 

@@ -70,6 +70,36 @@ def test_objects_are_written_listed_read_and_removed(storage: Storage) -> None:
     check_writable(storage)
 
 
+def many(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """As many objects as are fetched directly, under a lower bound."""
+    objects = {f"a/run={n}/ä b.{n}": b"x" * n for n in range(1, 9)}
+    storage.put_many(objects)
+    monkeypatch.setattr(s3, "MANY", len(objects))
+    return objects
+
+
+def assert_fetched_directly(storage: Storage, objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(s3.Bucket, "get", lambda self, key: pytest.fail(f"{key} took an ordinary request"))
+        assert storage.get_many(objects) == list(objects.values())
+
+
+def test_many_objects_are_fetched_without_an_ordinary_request(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(s3_url)
+    objects = many(storage, monkeypatch)
+    assert_fetched_directly(storage, objects, monkeypatch)
+    with pytest.raises(FileNotFoundError, match="a/never"):
+        storage.get_many([*objects, "a/never"])
+
+
+def test_what_fails_of_many_objects_is_fetched_again(faults: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(fresh_url())
+    objects = many(storage, monkeypatch)
+    faults.script.extend(["reset_before", "slow_down", "truncated", "reset_after"])
+    assert storage.get_many(objects) == list(objects.values())
+    assert not faults.script
+
+
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> memoryview:
     """An object of three parts, under a lower bound for those that are sent so."""
@@ -315,6 +345,7 @@ def test_a_server_with_a_certificate_of_its_own_is_read_through_polars_too(
         storage = open_storage(fresh_url())
         train(storage, "r")
         assert read(storage, "val").height == 8
+        assert_fetched_directly(storage, many(storage, monkeypatch), monkeypatch)
 
 
 @pytest.mark.s3

@@ -311,7 +311,7 @@ def interrupted(storage: Storage, at: int, action: Callable[[], None]) -> Iterat
 
         return ask
 
-    names = ("put", "get", "get_many", "list", "stat")
+    names = ("put", "get", "get_many", "list", "keys", "stat")
     with patch.multiple(storage, **{name: counting(getattr(storage, name)) for name in names}):
         yield
 

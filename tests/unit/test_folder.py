@@ -32,6 +32,19 @@ def test_list_hides_the_leftovers_of_a_killed_writer(tmp_path: Path) -> None:
     assert folder.list("a/") == [("a/b", 1)]
 
 
+def test_keys_are_those_of_a_list_also_below_a_link(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "store")
+    folder.put("a/b", b"1")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c").write_bytes(b"22")
+    (tmp_path / "store" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "store" / "a" / "to-nothing").symlink_to(tmp_path / "gone")
+    (tmp_path / "store" / "a" / ".hidden").write_bytes(b"")
+    assert folder.list("a/") == [("a/b", 1), ("a/linked/c", 2)]
+    assert folder.keys("a/") == ["a/b", "a/linked/c"]
+    assert folder.keys("missing/") == []
+
+
 def test_delete_forgives_missing_objects(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.put("a", b"1")

@@ -1,9 +1,11 @@
 """Which objects of a store a reader may see: the answers are worked by hand from the rules of the lineage."""
 
+from itertools import product
+
 import pytest
 
-from muon_core.store.keys import ROOT, Attempt, Pack, PackedRun, final_key, live_key
-from muon_core.store.lineage import BrokenLineage, lineage, visible_slices
+from muon_core.store.keys import ROOT, Attempt, ObjectSlice, Pack, PackedRun, final_key, live_key
+from muon_core.store.lineage import BrokenLineage, _visible_of_run, lineage, visible_slices
 
 A = Attempt("00001.aa", ROOT, 0, "r")
 B = Attempt("00002.bb", "00001.aa", 10, "r")
@@ -115,3 +117,14 @@ def test_visible_records_a_broken_run_and_shows_the_others() -> None:
     assert list(problems) == ["r"]
     with pytest.raises(BrokenLineage, match="run r: attempt"):
         visible_slices([other.key, B.key], data, "val")
+
+
+def test_a_run_of_one_attempt_is_read_as_the_rules_for_any_say() -> None:
+    """Its finals in every order, of it and of an attempt without start record, some of equal length."""
+    finals = [
+        ObjectSlice(f"{attempt}.{hi}.{twin}", "r", attempt, final=True, hi=hi)
+        for attempt, hi, twin in product((A.id, B.id), (0, 3, 7), "xy")
+    ]
+    for some in product(finals, repeat=3):
+        by_any_rule = _visible_of_run({A.id: A}, {"no attempt's": []}, list(some))
+        assert _visible_of_run({A.id: A}, {}, list(some)) == by_any_rule

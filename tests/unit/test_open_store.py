@@ -123,14 +123,14 @@ def test_a_segment_written_between_two_pages_of_a_listing_is_not_missed(
     attempt = write_attempt(storage, fake)
     for seqs in (range(4), range(5), range(5, 8)):
         put_val(storage, attempt, seqs)
-    missed, real, listings = live_key("val", fake.run_id, attempt.id, 0, 5), Folder.list, list[str]()
+    missed, real, listings = live_key("val", fake.run_id, attempt.id, 0, 5), Folder.keys, list[str]()
 
-    def in_pages(self: Folder, prefix: str) -> list[tuple[str, int]]:
+    def in_pages(self: Folder, prefix: str) -> list[str]:
         listings.append(prefix)
         first = listings.count(prefix) == 1
-        return [item for item in real(self, prefix) if not (first and item[0] == missed)]
+        return [key for key in real(self, prefix) if not (first and key == missed)]
 
-    monkeypatch.setattr(Folder, "list", in_pages)
+    monkeypatch.setattr(Folder, "keys", in_pages)
     assert [seq for seq, _ in seen(storage)] == list(range(8))
     assert listings.count("live/table=val/") == 2
 
@@ -595,6 +595,17 @@ def test_a_run_is_named_by_its_beginning(tmp_path: Path) -> None:
         store.run("muon-s1")
     with pytest.raises(ValueError, match=r"no run begins with 'adamw' in .*; `muon runs ls` lists its 3"):
         store.run("adamw")
+
+
+def test_a_run_that_is_named_in_full_is_found_without_listing_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path, [FakeRun("muon", seed, {0: 6.9}) for seed in (1, 12)])
+    store, listed, keys = analysis.open_store(tmp_path), list[str](), Folder.keys
+    monkeypatch.setattr(Folder, "keys", lambda self, prefix: [listed.append(prefix), keys(self, prefix)][1])
+    assert store.run("muon-s1-0badcafe").val.collect().height == 1
+    assert listed
+    assert all("muon-s1-0badcafe/" in prefix for prefix in listed)
 
 
 def test_every_table_is_an_attribute(tmp_path: Path) -> None:

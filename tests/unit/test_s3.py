@@ -1,12 +1,15 @@
 """What an s3:// URL and the ambient AWS settings turn into, and what each error says. No server is asked."""
 
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from servers.fixtures import clear_aws
 
 from muon_core.store.open import open_storage
 from muon_core.store.s3.bucket import Bucket, open_bucket
+from muon_core.store.s3.direct import DirectGets
 from muon_core.store.s3.errors import explain, explain_polars
 from muon_core.store.storage import OUT_OF_USE, StoreClosed, StoreError, StoreUnavailable, patiently
 
@@ -61,6 +65,33 @@ def no_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield
         server.shutdown()
+
+
+class Moved(NoServer):
+    """Sends everyone elsewhere; `asked` counts the requests."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        Moved.asked += 1
+        self.send_response(301)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize(("proxy", "asked"), [("", 1), ("http://127.0.0.1:9", 0)])
+def test_a_bucket_that_wants_to_be_asked_otherwise_is_left_to_ordinary_requests(
+    proxy: str, asked: int, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Moved, "asked", 0)
+    monkeypatch.setenv("http_proxy", proxy)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Moved) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        with DirectGets(open_bucket("s3://data/x")._client, "data", None) as direct:
+            assert [direct.get("x/a"), direct.get("x/b")] == [None, None]
+        server.shutdown()
+    assert Moved.asked == asked
 
 
 def options(bucket: Bucket) -> dict[str, str]:
@@ -413,3 +444,38 @@ def test_a_folder_does_not_load_boto3() -> None:
     code = "import sys, muon_core.store.open as s; s.open_storage('x'); print('boto3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("process", "told"),
+    [
+        ("false", "the AWS settings cannot be used (CredentialRetrievalError); check ~/.aws/config"),
+        ("cat {expired}", "the credentials have expired; log in again (aws sso login) or renew them"),
+    ],
+)
+def test_credentials_that_cannot_be_had_are_told_in_one_line_and_botocore_adds_none(
+    process: str, told: str, config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, no_s3: None
+) -> None:
+    expired = tmp_path / "expired.json"
+    keys = {"Version": 1, "AccessKeyId": "K", "SecretAccessKey": SECRET, "SessionToken": SECRET}
+    expired.write_text(json.dumps(keys | {"Expiration": "2020-01-01T00:00:00Z"}))
+    config.write_text(f"[profile lab]\ncredential_process = {process.format(expired=expired)}\n")
+    with pytest.raises(StoreError, match=rf"^store s3://data/x: {re.escape(told)}[^\n]*$") as error:
+        open_bucket("s3://data/x").list("")
+    assert caplog.records == []
+    assert SECRET not in "".join(traceback.format_exception(error.value))
+
+
+def test_credentials_that_are_renewed_too_late_are_used_until_then_without_a_word(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From a quarter of an hour before they expire, botocore asks for others at each request."""
+    soon, asked = tmp_path / "soon.json", tmp_path / "asked"
+    expires = (datetime.now(UTC) + timedelta(minutes=12)).isoformat()
+    soon.write_text(json.dumps({"Version": 1, "AccessKeyId": "K", "SecretAccessKey": SECRET, "Expiration": expires}))
+    once = tmp_path / "once.sh"
+    once.write_text(f"[ -e {asked} ] && exit 1; touch {asked}; cat {soon}\n")
+    config.write_text(f"[profile lab]\ncredential_process = sh {once}\n")
+    credentials = open_bucket("s3://data/x")._connection.credentials
+    assert [credentials.get_frozen_credentials().access_key for _ in range(2)] == ["K", "K"]
+    assert caplog.records == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import builtins
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
@@ -19,10 +19,14 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
+from muon_core.store.s3.direct import DirectGets
 from muon_core.store.s3.errors import translated_errors
+from muon_core.store.s3.listing import LISTED
 from muon_core.store.storage import Listed, StoreError, put_side_by_side
 
 GET_TRIES = 4
+MANY = 128  # objects that are fetched over connections of their own, which cost a handshake each
+BATCH = 16  # keys that one thread takes at a time, for to hand them over costs as much as to sign a request
 LIST_PAGE = 1_000  # keys, the most one answer names
 DELETE_BATCH = 1_000  # keys, the most one request may name
 MULTIPART_BYTES = 256 << 20  # above it an object is sent in parts; S3 takes at most 5 GiB in one request
@@ -83,22 +87,25 @@ class Bucket:
 
     def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
         wanted = list(keys)
-        if len(wanted) < 2:
-            return [self.get(key) for key in wanted]
-        with ThreadPoolExecutor(min(CONCURRENCY, len(wanted))) as pool:
-            return list(pool.map(self.get, wanted))
+        if len(wanted) < MANY:
+            return _side_by_side(self.get, wanted)
+        with DirectGets(self._client, self._bucket, self._connection.ca_bundle) as direct:
+            return _side_by_side(lambda key: direct.get(self._prefix + key) or self.get(key), wanted)
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         return [(key, size) for key, size, _ in self.stat(prefix)]
 
+    def keys(self, prefix: str) -> builtins.list[str]:
+        return [key for key, *_ in self.stat(prefix)]
+
     def stat(self, prefix: str) -> builtins.list[Listed]:
         lists = self._client.get_paginator("list_objects_v2")
-        size = {"PageSize": LIST_PAGE}
+        size, skip = {"PageSize": LIST_PAGE}, len(self._prefix)
         with self._translated_errors():
             return sorted(
-                Listed(item["Key"].removeprefix(self._prefix), item["Size"], item["LastModified"].timestamp())
+                Listed(key[skip:], size, modified)
                 for page in lists.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig=size)
-                for item in page.get("Contents", [])
+                for key, size, modified in page[LISTED]
             )
 
     def put_many(self, objects: Mapping[str, bytes]) -> None:
@@ -138,6 +145,16 @@ class Bucket:
     def _translated_errors(self, key: str | None = None) -> AbstractContextManager[None]:
         connection = self._connection
         return translated_errors(self.url, key, connection.endpoint, anonymous=connection.credentials is None)
+
+
+def _side_by_side(get: Callable[[str], bytes], keys: builtins.list[str]) -> builtins.list[bytes]:
+    """What `get` gives for each of `keys`, in their order. Raises as it does, and asks for no more then."""
+    if len(keys) < 2:
+        return [get(key) for key in keys]
+    size = max(1, min(BATCH, len(keys) // CONCURRENCY))
+    groups = [keys[first : first + size] for first in range(0, len(keys), size)]
+    with ThreadPoolExecutor(min(CONCURRENCY, len(groups))) as pool:
+        return [data for group in pool.map(lambda some: [get(key) for key in some], groups) for data in group]
 
 
 class _Reader(io.RawIOBase):

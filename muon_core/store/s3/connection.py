@@ -23,6 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from muon_core.store.s3.errors import translated_errors
+from muon_core.store.s3.listing import list_quickly
 from muon_core.store.storage import StoreError
 
 CONNECT_TIMEOUT_S = 5
@@ -40,7 +41,10 @@ _BAD_ENDPOINT = (  # the endpoint is not repeated: someone may have put a passwo
     "correct it, without a user or password: these belong into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 )
 
-logging.getLogger("botocore").setLevel(logging.WARNING)  # debug quotes session tokens, info tells where they lie
+# What fails reaches the user as our error, in a line; their warnings are tracebacks of credentials that could not be
+# renewed, for each request one. And debug quotes session tokens, info tells where they lie.
+for _name in ("botocore", "boto3", "s3transfer"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 Provider = Callable[[], tuple[dict[str, str], int | None]]
 
@@ -117,6 +121,7 @@ def _connection(*_settings: object) -> Connection:
     credentials = session.get_credentials()
     style = (config.get_scoped_config().get("s3") or {}).get("addressing_style", "path")
     client = _client(session, style, anonymous=credentials is None)
+    list_quickly(client)
     return Connection(client, credentials, config.get_config_variable("ca_bundle"))
 
 

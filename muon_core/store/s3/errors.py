@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from muon_core.store.storage import StoreClosed, StoreError, StoreUnavailable
 
@@ -37,6 +38,7 @@ _NO_SERVER = "correct its name, or AWS_ENDPOINT_URL if that is no S3 server"
 _CREDENTIALS = "check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _REGION = "the bucket lies in another region; set AWS_DEFAULT_REGION, or `region` of the profile, to the bucket's own"
 _LOGIN = "the credentials have expired; log in again (aws sso login) or renew them"
+_STILL_EXPIRED = "Credentials were refreshed, but"  # the one error of botocore's that is of no class of its own
 _CODES = {
     "NoSuchBucket": "there is no such bucket; create it, or correct the name or AWS_ENDPOINT_URL",
     "InvalidBucketName": "the server refuses this bucket name; choose another",
@@ -79,13 +81,17 @@ def translated_errors(
     """Raise botocore's errors as StoreError, in one line; as FileNotFoundError where the object `key` is missing."""
     try:
         yield
-    except (boto.BotoCoreError, boto.ClientError) as error:
+    except (boto.BotoCoreError, boto.ClientError, ResponseParserError) as error:
         trouble = explain(error, url, endpoint, anonymous=anonymous)
         if trouble is None and key is not None:
             raise FileNotFoundError(f"{url}/{key}") from None
         no_bucket = f"store {url}: the server knows no such bucket (404); {_NO_SERVER}"
         # The cause is cut off: botocore's texts may quote an access key.
         raise (trouble or Trouble(no_bucket, closed=True)).error() from None
+    except RuntimeError as error:
+        if not str(error).startswith(_STILL_EXPIRED):
+            raise
+        raise Trouble(f"store {url}: {_LOGIN}", closed=True).error() from None
 
 
 def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool) -> Trouble | None:
@@ -95,6 +101,8 @@ def explain(error: Exception, url: str, endpoint: str | None, *, anonymous: bool
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return _explain_answer(code, status, url, anonymous=anonymous)
     server = _host(endpoint) if endpoint else "the server"
+    if isinstance(error, ResponseParserError):
+        return Trouble(f"store {url}: {server} answers as no S3 server does; check AWS_ENDPOINT_URL")
     if isinstance(error, boto.SSLError):
         return Trouble(f"store {url}: {server} shows no valid certificate; set AWS_CA_BUNDLE or use http://")
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError):
