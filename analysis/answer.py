@@ -43,7 +43,7 @@ def _alone(summary: Summary) -> str:
 
 def _single(arm: ArmSummary, summary: Summary) -> str:
     told = sentence(arm, summary)
-    if arm.verdict in ("lower", "higher", "not resolved"):
+    if arm.verdict in ("lower", "higher", "not resolved", "not compared"):
         told = told.replace(f"{arm.arm}: ", f"{arm.arm} is ", 1)
     return f"{told.removesuffix('.')}{_gated(summary)}."
 

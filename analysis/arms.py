@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Literal
 
 import polars as pl
@@ -22,7 +23,7 @@ from analysis.unpaired import UnpairedComparison, compare_unpaired
 from muon_core.statuses import EARLY
 
 ALPHA = 0.05  # of the Holm-adjusted p, to match the 95 % intervals
-Verdict = Literal["baseline", "lower", "higher", "not resolved", "no data", "invalid"]
+Verdict = Literal["baseline", "lower", "higher", "not resolved", "no data", "not compared", "invalid"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class ArmSummary:
     """Mean seconds a done run took."""
     errors: tuple[str, ...]
     """Why its runs, or the baseline's, are no independent draws."""
+    apart: str = ""
+    """Why it is not compared with the baseline; empty for one that may be."""
     of_survivors: bool = False
     """Whether runs of it or of the baseline are casualties, so that no test of the rest supports a verdict."""
     verdict: Verdict = "no data"
@@ -87,13 +90,14 @@ class ArmSummary:
 
 
 def summarize_arms(
-    runs: pl.DataFrame, goal: Goal, errors: Mapping[str, Sequence[str]]
+    runs: pl.DataFrame, goal: Goal, errors: Mapping[str, Sequence[str]], apart: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[tuple[ArmSummary, ...], str | None]:
     """A row for each arm in the sweep's order, and the name of the baseline, the first arm of that role.
 
     Args:
         runs: rows of `sweep_members` with `value`, the primary metric.
         errors: arm -> what makes its runs unfit to be compared.
+        apart: arm -> why it is not compared with the baseline.
     """
     frames = [frame for _, frame in runs.group_by("arm", maintain_order=True)]
     baseline = next((str(frame["arm"][0]) for frame in frames if frame["role"][0] == "baseline"), None)
@@ -103,7 +107,7 @@ def summarize_arms(
     for frame in frames:
         name = str(frame["arm"][0])
         found = tuple(dict.fromkeys([*errors.get(name, ()), *concerning_all]))
-        arms[name] = _arm(frame, copies.get(name), found)
+        arms[name] = replace(_arm(frame, copies.get(name), found), apart=apart.get(name, ""))
     base = arms[baseline] if baseline else None
     tested = _tested([arm for arm in arms.values() if arm.copy_of is None], base, goal)
     num_tests = sum(arm.adjusted_p is not None for arm in tested.values())
@@ -159,9 +163,9 @@ def _tested(arms: list[ArmSummary], base: ArmSummary | None, goal: Goal) -> dict
     """`arms`, each with other runs, by name, and compared with the baseline among them."""
     if base is None:
         return {arm.arm: arm for arm in arms}
-    compared = [arm if arm.arm == base.arm else _compared(arm, base, goal) for arm in arms]
+    compared = [arm if arm.arm == base.arm or arm.apart else _compared(arm, base, goal) for arm in arms]
     adjusted = holm([arm.found.p_value if arm.found else None for arm in compared])
-    pooled = contrasts_to(base.arm, {arm.arm: arm.values for arm in arms})
+    pooled = contrasts_to(base.arm, {arm.arm: arm.values for arm in arms if not arm.apart})
     return {
         arm.arm: replace(arm, adjusted_p=p, pooled=pooled.get(arm.arm))
         for arm, p in zip(compared, adjusted, strict=True)
@@ -199,6 +203,8 @@ def _verdict(arm: ArmSummary, base: ArmSummary | None) -> Verdict:
         return "baseline"
     if not arm.all_values:
         return "no data"
+    if arm.apart:
+        return "not compared"
     if arm.of_survivors or arm.found is None or arm.adjusted_p is None or arm.adjusted_p >= ALPHA:
         return "not resolved"
     return "lower" if arm.found.difference < 0 else "higher"

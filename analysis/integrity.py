@@ -10,9 +10,12 @@ weaken a comparison without making it void.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import polars as pl
+
+from analysis.first_losses import equal_first_losses, first_losses
 
 _HASHES = {"init_hash": "initial weights", "first_batch_hash": "first batch"}
 _STREAMS = {"init_hash": "init", "first_batch_hash": "data"}
@@ -45,16 +48,17 @@ def integrity_errors(members: pl.DataFrame) -> dict[str, list[str]]:
     return errors
 
 
-def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
+def integrity_warnings(members: pl.DataFrame, val: pl.LazyFrame, apart: Collection[str] = ()) -> list[str]:
     """What makes the comparison weaker than it looks; empty if nothing was found.
 
     Args:
         members: rows of `sweep_members`.
         val: the sweep's validation losses by step; read only where runs have no hashes.
+        apart: arms that are not compared with the others for their length.
     """
     started = _started(members)
     return [
-        *_unequal_lengths(started),
+        *_unequal_lengths(started.filter(~pl.col("arm").is_in(list(apart)))),
         *_pinned_streams(started),
         *equal_first_losses(started, val),
         *_unequal_starts(started),
@@ -100,38 +104,6 @@ def _pinned_streams(started: pl.DataFrame) -> list[str]:
     ]
 
 
-def equal_first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
-    """Runs of one arm with different seeds and the same loss at step 0, of those without a hash, as imported ones are.
-
-    Equal weights give equal losses; that different ones do, to the last digit, is next to impossible.
-    """
-    losses = _first_losses(members, val).drop_nulls("val_loss")
-    return [
-        f"{arm}: {who} have the same validation loss at step 0 ({loss}): their initial weights were probably the same, "
-        "so they are not independent draws of them"
-        for (arm, loss), runs in losses.group_by("arm", "val_loss", maintain_order=True)
-        if (who := _several(runs["seed"]))
-    ]
-
-
-def _several(seeds: pl.Series) -> str:
-    """`seeds 1, 2`, or `3 runs` where not all tell theirs; empty for runs of one seed, or a single run."""
-    if seeds.null_count():
-        return f"{len(seeds)} runs" if len(seeds) > 1 else ""
-    different = sorted(set(seeds))
-    return f"seeds {', '.join(map(str, different))}" if len(different) > 1 else ""
-
-
-def _first_losses(members: pl.DataFrame, val: pl.LazyFrame) -> pl.DataFrame:
-    """`arm`, `seed`, `val_loss` at step 0 of the runs whose initial weights have no hash."""
-    unknown = members.filter(pl.col("init_hash").is_null()).select("run_id", "arm", "seed")
-    if unknown.height < 2:
-        return unknown.clear().with_columns(val_loss=pl.lit(None, pl.Float64))
-    first = val.filter(pl.col("step") == 0, pl.col("run_id").is_in(unknown["run_id"].to_list()))
-    losses = first.filter(pl.col("val_loss").is_finite()).select("run_id", "val_loss").unique().collect()
-    return unknown.join(losses, on="run_id", maintain_order="left")
-
-
 def _unequal_starts(started: pl.DataFrame) -> list[str]:
     """Arms that start one seed from different weights or data: less of what the seed does cancels in a pair then."""
     return [text for column, what in _HASHES.items() for text in _unequal(started.drop_nulls(column), column, what)]
@@ -139,7 +111,7 @@ def _unequal_starts(started: pl.DataFrame) -> list[str]:
 
 def _unequal_first_losses(started: pl.DataFrame, val: pl.LazyFrame) -> list[str]:
     """The same, by the losses at step 0 of runs without hashes."""
-    return _unequal(_first_losses(started, val), "val_loss", "validation loss at step 0")
+    return _unequal(first_losses(started, val), "val_loss", "validation loss at step 0")
 
 
 def _unequal(runs: pl.DataFrame, column: str, what: str) -> list[str]:

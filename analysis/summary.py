@@ -22,6 +22,7 @@ from analysis.equivalence import Equivalence, equivalences
 from analysis.gates import GateResult, judge, parse_gates
 from analysis.hair import hair_notes
 from analysis.integrity import integrity_errors, integrity_warnings
+from analysis.lengths import of_other_length
 from analysis.members import ALL_STATUSES, sweep_members
 from analysis.selection import Selection, confirms_text, selections
 from analysis.statistics import Goal
@@ -100,7 +101,8 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     per_run = queries.value_per_run(series, metric, at=at, goal=goal)
     runs = members.lazy().join(per_run.select("run_id", "value"), on="run_id", how="left", maintain_order="left")
     errors = integrity_errors(members)
-    arms, baseline = summarize_arms(runs.collect(), goal, errors)
+    apart = of_other_length(members) if record.spec.get("imported") else {}
+    arms, baseline = summarize_arms(runs.collect(), goal, errors, apart)
     once = members.unique("run_id")["status"].to_list()
     unit, gates = queries.metric_unit(metric), parse_gates(record.spec)
     costs = cost_per_seed(view, members) if gates else {}
@@ -125,16 +127,16 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
             *([dropped_text] if dropped_text else []),
             *_search_notes(record.to_choose),
             *_early_notes(once.count(EARLY)),
-            *_notes(arms),
+            *_notes(arms, "`muon import` with --baseline names one" if record.spec.get("imported") else ""),
             *hair_notes(arms, baseline, goal, judged),
-            *integrity_warnings(members, view.val),
+            *integrity_warnings(members, view.val, apart),
         ),
         gates=judged,
         effects=main_effects(members, arms),
         equivalences=equivalences(arms, baseline, gates, goal),
         selections=selections(view, members, arms, goal),
         confirms=confirms_text(view),
-        target=reach_target(view, members, arms, baseline, metric, goal),
+        target=reach_target(view, members, [arm for arm in arms if not arm.apart], baseline, metric, goal),
         dropped=dropped,
         dropped_text=dropped_text,
     )
@@ -149,15 +151,20 @@ def _early_notes(runs: int) -> list[str]:
     return [f"{runs} {verb} stopped early and {still} in no mean"] if runs else []
 
 
-def _notes(arms: Sequence[ArmSummary]) -> list[str]:
+def _notes(arms: Sequence[ArmSummary], remedy: str) -> list[str]:
     distinct = [arm for arm in arms if arm.copy_of is None]
-    return [*_baseline_notes(distinct), *_value_notes(distinct), *_equal_notes(distinct), *_spread_notes(distinct)]
+    return [
+        *_baseline_notes(distinct, remedy or "give one block `role: baseline`"),
+        *_value_notes(distinct),
+        *_equal_notes(distinct),
+        *_spread_notes(distinct),
+    ]
 
 
-def _baseline_notes(arms: list[ArmSummary]) -> list[str]:
+def _baseline_notes(arms: list[ArmSummary], remedy: str) -> list[str]:
     baselines = [arm.arm for arm in arms if arm.role == "baseline"]
     if not baselines:
-        return ["no arm has the role baseline, so nothing is compared; give one block `role: baseline`"]
+        return [f"no arm has the role baseline, so nothing is compared; {remedy}"]
     if len(baselines) > 1:
         return [f"{len(baselines)} arms have the role baseline ({', '.join(baselines)}); compared with the first"]
     return []

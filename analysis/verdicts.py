@@ -118,6 +118,8 @@ def _finding(arm: ArmSummary, summary: Summary) -> str:
         return f"the baseline, {_mean(arm, summary)}"
     if arm.verdict == "no data":
         return f"no run is done with a positive, finite {summary.metric}, so nothing is known"
+    if arm.apart:
+        return f"not compared with {summary.baseline}: {arm.apart}; {_mean(arm, summary)}"
     if summary.baseline is None:
         return f"not resolved, there is no baseline; {_mean(arm, summary)}"
     if found is None:

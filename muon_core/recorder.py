@@ -26,7 +26,7 @@ from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
 from muon_core.lease import Lease
-from muon_core.metrics.alignment import chance_alignment
+from muon_core.metrics.chance import chance_alignment
 from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
 from muon_core.metrics.subspaces import SUBSPACE
 from muon_core.model import HiddenMatrix

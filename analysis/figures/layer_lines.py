@@ -72,7 +72,7 @@ def two_arms(members: pl.DataFrame, with_values: set[str], baseline: str | None)
 
 def layer_lines_info(cells: Cells, members: pl.DataFrame, metric: str, arms: Sequence[str]) -> LayerLines | None:
     """Data of the lines of `arms`; None where none of them has a step at which all of its seeds have a value."""
-    bin_size = -(-len(cells.steps) // MAX_POINTS)
+    bin_size = max(1, -(-len(cells.steps) // MAX_POINTS))
     steps = cells.steps[::bin_size]
     frames, n, num_ill_posed = [], {}, 0
     chances: dict[str, set[Chance]] = {name: set() for name in cells.projections}

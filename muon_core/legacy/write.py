@@ -1,115 +1,190 @@
-"""Writes runs of older projects into a results store, each once, under the name of a sweep.
+"""Writes imported runs into a results store, each once, and lists them as a sweep.
 
-They go through the same writer as training does, so every reader, query and report takes them as runs of our own. All
-numbers of a run are tried against the tables first: one that fits no column would else leave half a run behind.
+They go through the same writer as training does, so every reader, query and report takes them as runs of our own; their
+finals are there at once, also of one whose end is unknown. All numbers of a run are tried against the tables first: one
+that fits no column would else leave half a run behind. What the store has of a run already is not written again
+(`muon_core.legacy.same_run`), so an import may be repeated, and a log that has grown adds what is new.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from muon_core.config.arm_names import Arm, arm_names, flat_fields
-from muon_core.legacy.lines import FILES
-from muon_core.legacy.runs import METRICS_FILE, LegacyRun, UnreadableRun, canonical, read_run, run_files
-from muon_core.store.keys import check_name
+from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json
+from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, optimizer_name
+from muon_core.legacy.listing import list_runs, listed_earlier
+from muon_core.legacy.same_run import Comparison, Rows, compare, origin
+from muon_core.legacy.stored import Stored
+from muon_core.store.final import finalize
+from muon_core.store.keys import ROOT, check_name
 from muon_core.store.parquet import to_arrow
-from muon_core.store.reader import read_attempts, read_starts, read_statuses
+from muon_core.store.reader import relisting
 from muon_core.store.storage import Storage
-from muon_core.store.sweeps import SweepRecord, SweepRun, read_sweep, write_sweep
-from muon_core.store.writer import RunWriter
+from muon_core.store.writer import ResumePoint, RunWriter, head_point
 from muon_core.tables import RUNS, TABLES
 
-NO_END = "imported without metrics.json, so how it ended is not known"
+START = ResumePoint(ROOT, 0)
 
 
 @dataclass(slots=True)
 class Imported:
-    """What an import found and did; `damaged` maps a run's folder to the reason it was left out."""
+    """What an import found and did. A run, without its rows, is in one of the first three.
 
-    new: list[LegacyRun] = field(default_factory=list)
-    known: list[LegacyRun] = field(default_factory=list)
+    `damaged` maps folders to the reason why they were left out.
+    """
+
+    new: list[ImportedRun] = field(default_factory=list)
+    grown: list[ImportedRun] = field(default_factory=list)
+    """Runs whose earlier, shorter import was continued."""
+    known: list[ImportedRun] = field(default_factory=list)
+    """Runs that the store had already, or that lie in several folders."""
     damaged: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What is to be told of all of them."""
+    optimizers: dict[str, int] = field(default_factory=dict)
+    """Runs of the sweep by optimizer."""
+    has_baseline: bool = False
+
+    @property
+    def runs(self) -> list[ImportedRun]:
+        """All that could be read."""
+        return [*self.new, *self.grown, *self.known]
 
 
-def import_runs(storage: Storage, folder: Path, sweep: str, baseline: str | None = None) -> Imported:
-    """Write the runs below `folder` that the store has not yet, and list them all under `sweep`.
+def write_runs(
+    storage: Storage,
+    runs: Iterable[ImportedRun],
+    sweep: str,
+    baseline: str | None = None,
+    damaged: Mapping[str, str] | None = None,
+) -> Imported:
+    """Write those of `runs` that the store has not yet, and list them all under `sweep`, with what it listed before.
 
-    The optimizer named `baseline` becomes the sweep's baseline.
-    Raises ValueError if there is nothing to import, or `sweep` is one that was not imported.
+    Args:
+        runs: read one by one, so that a generator needs the memory of one.
+        baseline: the optimizer or arm that the others are compared with.
+        damaged: what the caller could not read, by folder; looked at after `runs`, which may fill it.
+    Raises: ValueError if `sweep` is one that was not imported, or `baseline` names no arm, or several.
     """
     check_name(sweep)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give the one that holds the runs")
-    found = run_files(folder)
-    if not found:
-        raise ValueError(
-            f"{folder} holds none of {METRICS_FILE}, {', '.join(FILES)}; give the folder that holds the runs"
-        )
-    done = Imported()
-    earlier = _earlier(storage, sweep)
-    statuses = read_statuses(storage)
-    for place, files in found.items():
+    earlier = listed_earlier(storage, sweep)
+    stored = Stored(storage)
+    done, members, replaced = Imported(), dict.fromkeys(run.run_id for run in earlier), set[str]()
+    listed: dict[str, str] = {}
+    for run in runs:
         try:
-            run = _read(folder, place, files)
+            _check(run)
         except UnreadableRun as error:
-            done.damaged[str(place.relative_to(folder))] = str(error)
+            done.damaged[run.folder] = str(error)
             continue
-        is_new = statuses.get(run.run_id, "running") == "running"  # no end record: an import was killed amid it
-        (done.new if is_new else done.known).append(run)
-        if is_new:
-            _write(storage, run)
-            statuses[run.run_id] = "done"
-    runs = [*done.new, *done.known]
-    _write_sweep(storage, sweep, earlier, runs, baseline)
+        run.store_id = _write_once(storage, run, stored, done, replaced)
+        listed.setdefault(run.store_id, run.folder)
+        run.drop_rows()
+    done.damaged |= damaged or {}
+    members |= dict.fromkeys(sorted(listed, key=listed.__getitem__))
+    starts = [stored.starts[run_id] for run_id in members if run_id not in replaced]
+    done.optimizers = {
+        name: sum(start["optimizer"] == name for start in starts) for name in sorted({s["optimizer"] for s in starts})
+    }
+    notes, done.has_baseline = list_runs(storage, sweep, earlier, starts, baseline)
+    done.notes += notes
     return done
 
 
-def _read(folder: Path, place: Path, files: list[Path]) -> LegacyRun:
-    """The run at `place`, all of whose numbers fit their columns. Raises UnreadableRun."""
+def _check(run: ImportedRun) -> None:
+    """Raise UnreadableRun for a run without rows, or with a number that fits no column."""
+    if not any(run.series().values()):
+        raise UnreadableRun("it has neither an evaluation nor a whole line")
     try:
-        run = read_run(folder, place, files)
-        tables = _series(run) | {RUNS.name: [_start(run) | _end(run)]}
-        for name, rows in tables.items():
+        for name, rows in (run.series() | {RUNS.name: [_start(run) | _end(run)]}).items():
             to_arrow(rows, TABLES[name])
     except (pa.ArrowException, OverflowError) as error:
         raise UnreadableRun(f"it has a number that is out of range ({error})") from error
-    return run
 
 
-def _write(storage: Storage, run: LegacyRun) -> None:
-    writer = RunWriter(storage, run.run_id, _start(run))
-    for table, rows in _series(run).items():
-        for row in rows:
+def _write_once(storage: Storage, run: ImportedRun, stored: Stored, done: Imported, replaced: set[str]) -> str:
+    """Write what the store lacks of `run`; returns the id under which it is there then."""
+    for run_id in stored.alike(run):
+        earlier, has_ended = stored.configs[run_id], stored.has_ended(run_id)
+        is_named_alike = stored.is_named_alike(run, run_id)
+        is_copy = is_named_alike and has_ended and earlier.get(CONTENT) == run.digest
+        found = None if is_copy else compare(storage, run_id, run)
+        if found and not (found.trained or stored.lies_where(run, run_id)):
+            continue
+        if found is None or (found.is_held and has_ended and (is_named_alike or stored.tells_more(run_id, run))):
+            if earlier.get(FROM) != run.folder:
+                run.notes.append(f"not imported again: {earlier.get(FROM)} is the same run")
+            done.known.append(run)
+            return run_id
+        if is_named_alike and (found.is_prefix or (found.shared and stored.lies_where(run, run_id))):
+            done.grown.append(run)
+            if found.is_prefix:
+                _write(storage, run, stored, run_id, found.new, head_point(storage, run_id))
+            else:
+                _tell_changed(run, found)
+                _write(storage, run, stored, run_id, run.series())
+            return run_id
+        if found.is_prefix:
+            run.notes.append(f"stands for {earlier.get(FROM)}, which is the same run and tells less of it")
+            replaced.add(run_id)
+    _write(storage, run, stored, run.run_id, run.series())
+    done.new.append(run)
+    return run.run_id
+
+
+def _tell_changed(run: ImportedRun, found: Comparison) -> None:
+    run.notes.append(
+        f"its files have other values than at the last import in {found.changed} rows, and lack {found.missing}; "
+        "they count as they are now"
+    )
+
+
+def _write(
+    storage: Storage,
+    run: ImportedRun,
+    stored: Stored,
+    run_id: str,
+    rows: Rows,
+    point: ResumePoint = START,
+) -> None:
+    """Write an attempt at `run_id` with these rows, after those at `point`."""
+    start = _start(run)
+    writer = RunWriter(storage, run_id, start, parent=point.attempt, resume_seq=point.seq)
+    for table, some in rows.items():
+        for row in some:
             writer.emit(table, **row)
-    writer.end(**_end(run))
+    end = _end(run)
+    # Finals are for runs that nobody goes on with, and nobody trains this one, however it ended.
+    head = writer.attempt.id
+    writer.end(
+        settle=lambda: None if end["status"] != "stopped" else _finalize(storage, run_id, writer.seq, head), **end
+    )
+    stored.add(start | {"run_id": run_id}, end["status"])
 
 
-def _series(run: LegacyRun) -> dict[str, list[dict[str, Any]]]:
-    """Rows by their table."""
-    return {"layers": run.layers, "spectra": run.spectra, "val": run.val, "train": run.train}
+def _finalize(storage: Storage, run_id: str, num_rows: int, head: str) -> None:
+    relisting(lambda: finalize(storage, run_id, num_rows=num_rows, head=head))
 
 
-def _end(run: LegacyRun) -> dict[str, Any]:
+def _end(run: ImportedRun) -> dict[str, Any]:
     """Columns of the `runs` table that say how it ended."""
-    metrics, last = run.metrics or {}, run.val[-1] if run.val else {}
-    newest = max([*run.layers, *run.spectra, {"step": None, "tokens": None}], key=lambda row: row["step"] or -1)
-    losses = [row["val_loss"] for row in run.val]
+    last = run.val[-1] if run.val else {}
+    rows = [row for some in run.series().values() for row in some]
+    newest = max(rows, key=lambda row: row["step"], default={})
+    losses = [row["val_loss"] for row in run.val if row.get("val_loss") is not None]
     finite = [loss for loss in losses if math.isfinite(loss)]
-    status = "stopped" if run.metrics is None else "done" if len(finite) == len(losses) else "diverged"
+    status = "stopped" if run.no_end else "done" if len(finite) == len(losses) else "diverged"
     final = last if status == "done" else {}
     return {
         "status": status,
-        "error": NO_END if run.metrics is None else None,
-        "steps": metrics.get("actual_steps", newest["step"]),
-        "tokens": metrics.get("tokens_seen", newest["tokens"]),
+        "error": run.no_end,
+        "steps": newest.get("step") if run.steps is None else run.steps,
+        "tokens": newest.get("tokens") if run.tokens is None else run.tokens,
         "final_val_loss": final.get("val_loss"),
         "last_val_loss": last.get("val_loss"),
         "final_val_accuracy": final.get("val_accuracy"),
@@ -118,90 +193,15 @@ def _end(run: LegacyRun) -> dict[str, Any]:
     }
 
 
-def _start(run: LegacyRun) -> dict[str, Any]:
+def _start(run: ImportedRun) -> dict[str, Any]:
     """Columns of the `runs` table known from the config. Hashes and environment are unknown, so null."""
-    embedding_lr = _number(run.config.get("adamw_lr"))
-    lr = _number(run.config.get("muon_lr")) if run.optimizer == "muon" else embedding_lr
-    config = run.config | {"imported_from": run.folder, "steps": run.steps}
     return {
-        "arm_id": run.arm_id,
-        "arm": run.optimizer,
+        "arm_id": arm_id(run),
+        "arm": optimizer_name(run.optimizer),
         "seed": run.seed,
-        "optimizer": run.optimizer,
-        "lr": lr,
-        "embedding_lr": embedding_lr,
-        "config_json": canonical(config),
+        "optimizer": optimizer_name(run.optimizer),
+        "lr": run.lr,
+        "embedding_lr": run.embedding_lr,
+        "commit": run.commit,
+        "config_json": canonical(config_json(run) | {ORIGIN: origin(run)}),
     }
-
-
-def _number(value: Any) -> float | None:
-    """YAML 1.1 reads 1e-3 as text."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _earlier(storage: Storage, sweep: str) -> tuple[SweepRun, ...]:
-    """The runs that `sweep` lists already. Raises ValueError if it was not imported."""
-    record = read_sweep(storage, sweep)
-    if record is None:
-        return ()
-    if not record.spec.get("imported"):
-        raise ValueError(f"{storage.url} has a sweep {sweep!r} that was not imported; choose another with --name")
-    return record.runs
-
-
-def _write_sweep(
-    storage: Storage, sweep: str, earlier: tuple[SweepRun, ...], runs: list[LegacyRun], baseline: str | None
-) -> None:
-    """List the runs, those of an earlier import first; each block is an optimizer."""
-    new = [run.run_id for run in sorted(runs, key=lambda run: run.folder)]
-    starts = _starts(storage, dict.fromkeys([*(run.run_id for run in earlier), *new]))
-    blocks = sorted({start["optimizer"] for start in starts})
-    if baseline is None:
-        baseline = next((run.block for run in earlier if run.role == "baseline"), None)
-    elif baseline not in blocks:
-        raise ValueError(f"no run has the optimizer {baseline!r} to be the baseline; there are {', '.join(blocks)}")
-    arms = _arms(starts, baseline)
-    keys = {run_id: canonical(arm.fields) for run_id, arm in arms.items()}
-    names = arm_names({keys[run_id]: arm for run_id, arm in arms.items()})
-    listed = tuple(
-        SweepRun(
-            run_id=start["run_id"],
-            block=start["optimizer"],
-            role="baseline" if start["optimizer"] == baseline else "candidate",
-            arm=names[keys[start["run_id"]]],
-            seed=start["seed"],
-        )
-        for start in starts
-    )
-    write_sweep(storage, SweepRecord(sweep=sweep, spec={"imported": True}, runs=listed))
-
-
-def _starts(storage: Storage, run_ids: Iterable[str]) -> list[dict[str, Any]]:
-    """Start records of imported runs, in the order of `run_ids`."""
-    attempts = read_attempts(storage)
-    return read_starts(storage, [max(attempts[run_id].values()) for run_id in run_ids])
-
-
-def _arms(starts: list[dict[str, Any]], baseline: str | None) -> dict[str, Arm]:
-    """run_id -> its arm, of which the length is a part; a run of unknown length is of the one it may belong to, if one.
-
-    What stopped without telling how far it was to go is then missed where it belongs.
-    """
-    configs = {start["run_id"]: dict(flat_fields(json.loads(start["config_json"]))) for start in starts}
-    fields = {
-        run_id: {name: value for name, value in config.items() if name not in ("seed", "imported_from", "steps")}
-        for run_id, config in configs.items()
-    }
-    lengths: dict[str, set[int | None]] = defaultdict(set)
-    for run_id, config in configs.items():
-        lengths[canonical(fields[run_id])] |= {config.get("steps")} - {None}
-    arms = {}
-    for start in starts:
-        run_id, known = start["run_id"], fields[start["run_id"]]
-        possible = lengths[canonical(known)]
-        steps = configs[run_id].get("steps") or (next(iter(possible)) if len(possible) == 1 else None)
-        arms[run_id] = Arm(start["arm"], known | {"steps": steps or "unknown"}, start["optimizer"] == baseline)
-    return arms

@@ -8,8 +8,6 @@ last digits turns them anyhow, so the alignment is called ill-posed there and sa
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -17,8 +15,6 @@ from muon_core.metrics.spectrum import nonzero
 
 ILL_POSED = 1e-3
 """Relative gap below which a subspace is no property of the matrix: bf16 orthogonalization rounds by as much."""
-_CHANCE = {1: (0.6366, 0.48), 2: (1.3128, 0.667), 3: (2.009, 0.845), 4: (2.716, 1.055), 5: (3.4255, 1.27)}
-"""k -> square of the mean singular value of a k x k Gaussian matrix, and a correction for small dimensions; fitted."""
 
 
 def alignment(a: Tensor, b: Tensor) -> Tensor:
@@ -36,14 +32,3 @@ def energy_share(directions: Tensor, matrices: Tensor) -> Tensor:
     """||D' M||_F^2 / ||M||_F^2 for orthonormal columns D `(n, rows, k)` and `(n, rows, cols)`: `(n,)`, 0 for zero."""
     total = matrices.square().sum((-2, -1))
     return (directions.mT @ matrices).square().sum((-2, -1)) / nonzero(total)
-
-
-def chance_alignment(dim: int, k: int) -> float:
-    """Expected `alignment` of two independent, uniformly random k-dimensional subspaces of R^dim, k <= dim.
-
-    The k x k corner of a random orthogonal matrix tends to a Gaussian one over sqrt(dim), whose mean singular value is
-    the constant; the rest of the formula makes it 1 at dim = k. Within 0.5 % of Monte Carlo means over 400,000 draws
-    (1.5 % at k = 1).
-    """
-    squared, shift = _CHANCE[k]
-    return math.sqrt(squared / (dim - shift - (k - shift - squared) * (k / dim) ** 2))

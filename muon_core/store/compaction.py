@@ -21,6 +21,7 @@ from muon_core.store.keys import Attempt, parse_ends, parse_finals, parse_live
 from muon_core.store.lineage import BrokenLineage, Problems, lineage
 from muon_core.store.packs import repack
 from muon_core.store.reader import list_keys, mark_version, read_attempts, read_ends, relisting
+from muon_core.store.removal import clear_removed
 from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError, store_time
 from muon_core.tables import RUNS, SERIES
 
@@ -65,6 +66,7 @@ def compact(storage: Storage, runs: Iterable[str] | None = None, *, grace_s: flo
         for (run, attempt), end in parse_ends(list_keys(storage, f"final/table={RUNS.name}/")).items()
         if statuses.get(run) in FINISHED and attempt == heads[run].id
     }
+    result.count_removed(clear_removed(storage, before))
     for run in sorted(_untidy_runs(storage, attempts, num_rows) & statuses.keys()):
         head, finished = heads[run], statuses[run] in FINISHED
         try:

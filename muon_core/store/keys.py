@@ -12,6 +12,7 @@
     code/<diff hash>.diff                                                uncommitted changes that a job was sent with
     code/<sha256>.py                                                     a file whose optimizer runs were planned with
     logs/<run>/<start>.r<rank>.<lo>-<hi>.txt                             bytes [lo, hi) of what a rank printed
+    removed/<run>/<id>.json                                              which objects of a removed run are to go
     data/<data_hash>/<file>/<part>                                       tokens that a cluster's nodes fetch
     schema/<version>.json                                                marks what release may read it
     clock/<nonce>                                                        written and removed to learn the store's time

@@ -4,72 +4,71 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from muon_core.store.open import open_storage
 from muon_core.store.storage import check_writable
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import next_command, store_option
-
-if TYPE_CHECKING:
-    from muon_core.legacy.runs import LegacyRun
+from ray_jobs.cli.options import store_option
 
 
 @click.command("import")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--name", metavar="SWEEP", help="Sweep that lists the runs.  [default: DIR's name]")
-@click.option("--baseline", metavar="OPTIMIZER", help="Its runs are what the others are compared with.")
+@click.argument("source", metavar="PATH", type=click.Path(path_type=Path))
+@click.option("--name", metavar="SWEEP", help="Sweep that lists the runs.  [default: PATH's name]")
+@click.option(
+    "--baseline", metavar="OPTIMIZER", help="It, or the arm of that name, is what the others are compared with."
+)
+@click.option("--optimizer", metavar="NAME", help="Optimizer of runs whose logs name none.")
+@click.option(
+    "--map", "maps", multiple=True, metavar="MEANING=COLUMN,...", help="What columns mean, where that is not guessed."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be imported, and write nothing.")
 @store_option
-def command(folder: Path, name: str | None, baseline: str | None, store: str) -> int:
-    """Bring runs of older projects below DIR, in metrics.json and JSONL files, into the store (docs/import.md).
+def command(
+    source: Path,
+    name: str | None,
+    baseline: str | None,
+    optimizer: str | None,
+    maps: tuple[str, ...],
+    dry_run: bool,
+    store: str,
+) -> int:
+    """Bring runs that other programs logged in PATH, a file or a folder, into the store (docs/import.md).
 
-    Torn and repeated lines are counted. Importing the same files again adds nothing.
+    Read are tables (CSV, JSON lines, Parquet), logs of W&B, Lightning, Ray Tune, Hugging Face's Trainer,
+    modded-nanogpt, nanochat and llm.c, and metrics.json and JSONL files of the older project.
+    How columns are read is shown first; --map corrects it, as in --map step=iter,val_accuracy=acc:percent.
+    Torn and repeated lines are counted, and the verdict is printed. Importing the same files again adds nothing, and
+    a log that has grown adds what is new.
 
     \b
-    muon import old_project/experiments
+    muon import table.csv --dry-run
+    muon import table.csv --map val_loss=metric_a,elapsed_s=time:minutes
     muon import old_project/experiments --name muon-vs-adamw --baseline adamw
 
     Exit codes: 0 done; 3 some runs were left out, each named with the reason.
     """
-    from analysis.integrity import equal_first_losses
     from analysis.store import open_store
-    from analysis.summary import members_of
-    from muon_core.legacy.write import import_runs
+    from muon_core.legacy.runs import read_runs, run_files
+    from muon_core.legacy.write import write_runs
+    from ray_jobs.cli.import_logs import read_shown, show_runs, sweep_name, tell_others
+    from ray_jobs.cli.import_text import tell_import
 
-    root = folder.resolve()
-    sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", root.name) or "imported"
+    root = source.resolve()
+    sweep = name or re.sub(r"[^A-Za-z0-9._-]+", "-", sweep_name(root)) or "imported"
+    older = run_files(root) if root.is_dir() else {}
+    if older and (maps or optimizer):
+        raise click.UsageError(f"--map and --optimizer are for logs of other tools; {source} is of the older project.")
+    unread: dict[str, str] = {}
+    if older:
+        tell_others(root, {path for paths in older.values() for path in paths})
+    runs = read_runs(root, older, unread) if older else read_shown(root, maps, optimizer, unread)
+    if dry_run:
+        show_runs(list(runs), unread)
+        return EXIT_FAILED_RUNS if unread else 0
     storage = open_storage(store)
     check_writable(storage)
-    done = import_runs(storage, root, sweep, baseline)
-    for run in done.new:
-        rows = f"{len(run.val)} evaluations, {len(run.layers)} layer rows, {len(run.spectra)} spectra"
-        click.echo(f"{run.run_id}  {run.folder}: {rows}")
-    for run in [*done.new, *done.known]:
-        for note in _notes(run):
-            click.echo(f"{run.folder}: {note}", err=True)
-    view = open_store(store).sweep(sweep)
-    for warning in equal_first_losses(members_of(view), view.val):
-        click.echo(f"warning: {warning}", err=True)
-    for place, reason in done.damaged.items():
-        click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
-    click.echo(f"{sweep}: {len(done.new)} runs imported, {len(done.known)} were there already", err=True)
-    click.echo(f"next: {next_command(f'muon runs ls --sweep {sweep}')}", err=True)
+    done = write_runs(storage, runs, sweep, baseline, unread)
+    tell_import(done, open_store(storage).sweep(sweep))
     return EXIT_FAILED_RUNS if done.damaged else 0
-
-
-def _notes(run: LegacyRun) -> list[str]:
-    """What of a run's files was odd or left out, a sentence each."""
-    counts = run.counts
-    sentences = {
-        f"{counts.torn} of {counts.lines} lines are torn and left out": counts.torn,
-        f"{counts.repeated} of {counts.lines} lines repeat a step, layer and projection, {counts.changed} of them with "
-        "other values; the last line of each counts": counts.repeated,
-        f"{counts.unmatched} lines are left out, for another file has their step at other tokens": counts.unmatched,
-        f"{counts.sampled_spectra} spectra may be samples and are marked so: no metric may be computed from them":
-            counts.sampled_spectra,
-        f"{counts.sampled_ranks} effective ranks are left out, computed from such samples": counts.sampled_ranks,
-        f"fields left out: {', '.join(sorted(counts.ignored))}": counts.ignored,
-    }  # fmt: skip
-    return [sentence for sentence, count in sentences.items() if count] + run.notes

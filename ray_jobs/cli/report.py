@@ -57,14 +57,16 @@ def command(
     Exit codes: 0 done; 2 invalid input; 3 written, but runs that should be independent are not.
     """
     from analysis.store import open_store
+    from ray_jobs.cli.runs import narrowed
 
-    view = _narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
+    view = narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
     from analysis.figures.heatmap import METRICS
+    from analysis.imported import norms_without_peaks
     from analysis.report.build import write_report
     from analysis.report.page import Choice
     from ray_jobs.cli.answer_text import render_summary
 
-    choice = Choice(metrics or METRICS, seed, projections)
+    choice = Choice(metrics or (*METRICS, *norms_without_peaks(view)), seed, projections)
     report = write_report(view, output, choice, tell=_tell)
     click.echo(render_summary(report.summary))
     click.echo(f"report: {report.page}")
@@ -74,15 +76,6 @@ def command(
     for error in report.summary.errors:
         click.echo(f"error: {error}", err=True)
     return EXIT_FAILED_RUNS if report.summary.errors else 0
-
-
-def _narrowed(store: Store, name: str) -> Store:
-    """The sweep of that name, or the run it begins as a sweep of its own. Raises ValueError for neither."""
-    from analysis.members import view_of_run
-    from ray_jobs.cli.runs import find_run
-
-    is_run = name not in store.sweep_names() and store.runs.collect()["run_id"].str.starts_with(name).any()
-    return view_of_run(store, find_run(store, name)) if is_run else store.sweep(name)
 
 
 def _after(view: Store, name: str) -> str:

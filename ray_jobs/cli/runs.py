@@ -1,4 +1,4 @@
-"""`muon runs ls|show|diff`."""
+"""`muon runs ls|show|diff`, and `rm` from `runs_rm`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ray_jobs.cli.options import Group, json_option, next_command, store_option
+from ray_jobs.cli.runs_rm import rm_command
 
 if TYPE_CHECKING:
     import polars as pl
 
     from analysis.store import Store
 
+FOLDER = "imported_from"
+"""Field of an imported run's config (`muon_core.legacy.arms`)."""
 LISTED = ("status", "run_id", "optimizer", "lr", "alpha", "seed", "steps", "final_val_loss", "wall_s")
 PARTS = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint")
 """Where a run's time goes: columns `<part>_s` of the runs table."""
@@ -29,13 +32,17 @@ CIRCUMSTANCES = ("device", "world_size", "commit", "diff_hash", "data_hash", "in
 
 @click.group("runs", cls=Group)
 def command() -> None:
-    """List runs, show one, or compare two.
+    """List runs, show one, compare two, or remove some.
 
     \b
     muon runs ls --where "optimizer = 'muon' AND final_val_loss < 4"
     muon runs show muon-s42
     muon runs diff muon-s42 adamw-s42
+    muon runs rm imported-muon-s42
     """
+
+
+command.add_command(rm_command)
 
 
 @command.command("ls")
@@ -46,19 +53,26 @@ def command() -> None:
 def list_command(where: str | None, sweep: str | None, store: str, as_json: bool) -> None:
     """List the runs of the store. --json has every column of the runs table (docs/tables.md).
 
+    Of imported runs, the folder they were in is shown.
+
     \b
     muon runs ls
     muon runs ls --sweep demo --where "status <> 'done'"
     muon runs ls --where "alpha > 0.01 AND seed = 42" --json
     """
+    import polars as pl
+
     from analysis.store import open_store
     from ray_jobs.cli.query import print_frame
 
     opened = open_store(store)
     view = opened.sweep(sweep) if sweep else opened
     runs = _matching(view, where).unique("run_id", keep="first").sort("run_id")
-    flagged = ["health"] if runs["health"].count() else []
-    print_frame(runs if as_json else runs.select(*LISTED, *flagged), as_json=as_json)
+    shown = runs.with_columns(folder=pl.col("config_json").str.json_path_match(f"$.{FOLDER}"))
+    more = [name for name in ("health", "folder") if shown[name].count()]
+    # Whoever imported runs knows them by their folders, which need the room of what those runs have not.
+    listed = [name for name in LISTED if "folder" not in more or shown[name].count()]
+    print_frame(runs if as_json else shown.select(*listed, *more), as_json=as_json)
     if not as_json:
         then = "muon status" if runs.is_empty() else f"muon runs show {runs['run_id'][0]}"
         click.echo(f"next: {next_command(then)}", err=True)
@@ -135,6 +149,14 @@ def find_run(store: Store, text: str) -> dict[str, Any]:
     if rows.is_empty():
         raise ValueError(f"run {view.only} has lost its records; run its sweep again")
     return rows.row(0, named=True)
+
+
+def narrowed(store: Store, name: str) -> Store:
+    """The sweep of that name, or the run it begins as a sweep of its own. Raises ValueError for neither."""
+    from analysis.members import view_of_run
+
+    is_run = name not in store.sweep_names() and store.runs.collect()["run_id"].str.starts_with(name).any()
+    return view_of_run(store, find_run(store, name)) if is_run else store.sweep(name)
 
 
 def spent(row: dict[str, Any]) -> dict[str, float]:

@@ -11,7 +11,8 @@ from muon_core import train as train_module
 from muon_core.config.run import RunConfig
 from muon_core.metrics import layers as layer_metrics_module
 from muon_core.metrics import subspaces
-from muon_core.metrics.alignment import ILL_POSED, alignment, chance_alignment, energy_share
+from muon_core.metrics.alignment import ILL_POSED, alignment, energy_share
+from muon_core.metrics.chance import chance_alignment
 from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
 from muon_core.metrics.spectrum import METRICS
 from muon_core.metrics.subspaces import decompose, gram_matrices, leading, top_eigenvectors

@@ -60,7 +60,7 @@ def examples(command: click.Command, name: str) -> list[list[str]]:
 def cheap_commands() -> list[tuple[str, ...]]:
     """Commands of texts and helps that train nothing, or that `--dry-run` keeps from it; without redirections.
 
-    `import` and `compact` want stores of their own, in their tests; what `doctor` says hangs on the machine;
+    `import`, `compact` and `runs rm` want stores of their own, in their tests; what `doctor` says hangs on the machine;
     `optimizers check` trains.
     """
     shown = [words for path in TEXTS for words in shell_lines(path) if words[0] == "muon"]
@@ -69,7 +69,8 @@ def cheap_commands() -> list[tuple[str, ...]]:
     found = {(*words, "--dry-run") if words[0] == "pretrain" else words for words in found}
     elsewhere = ("import", "compact", "doctor", "sweep", "optimizers")
     cheap = (("sweep", "plan"), ("optimizers",))
-    return sorted(words for words in found if words[0] not in elsewhere or words[:2] in cheap)
+    asked = {words for words in found if words[:2] != ("runs", "rm")}
+    return sorted(words for words in asked if words[0] not in elsewhere or words[:2] in cheap)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ("muon",)) -> Iterator[tuple[str, click.Command]]:

@@ -567,10 +567,10 @@ def test_runs_without_a_seed_get_welchs_interval_and_their_number(tmp_path: Path
 def test_runs_without_a_seed_that_start_at_one_loss_are_named(tmp_path: Path) -> None:
     runs = without_seeds(known_runs())
     for run in runs:
-        run.val[0] = 10.0 if run.optimizer == "muon" else 10.0 + run.seed
+        run.val[0] = 10.012345 if run.optimizer == "muon" else 10.012345 + run.seed
     assert summary_of(tmp_path, runs).warnings == (
-        "muon: 3 runs have the same validation loss at step 0 (10.0): their initial weights were probably the same, so "
-        "they are not independent draws of them",
+        "muon: 3 runs have the same validation loss at step 0 (10.012345): their initial weights were probably the "
+        "same, so they are not independent draws of them",
     )
 
 

@@ -1,0 +1,89 @@
+"""What `muon import` shows of other tools' logs before it writes: how each column is read, and what is odd."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from muon_core.imports.read import Guess
+    from muon_core.legacy.imported import ImportedRun
+
+_NAMES = 12  # columns or files that a line names
+
+
+def read_shown(path: Path, maps: tuple[str, ...], optimizer: str | None, unread: dict[str, str]) -> list[ImportedRun]:
+    """The runs in `path`, after it is shown how they were read; `unread` gets the reason for each file left out.
+
+    Raises ValueError, in one line, if there are none.
+    """
+    from muon_core.imports.mapping import parse_map
+    from muon_core.imports.read import read_logs
+
+    found = read_logs(path, parse_map(maps), optimizer)
+    for guess in found.guesses:
+        click.echo(
+            "\n  ".join([f"{_places(guess.places)}: {guess.format}", *map(str, guess.readings), *_others(guess)])
+        )
+    for note, places in found.notes.items():
+        click.echo(f"{_places(places)}: {note}", err=True)
+    if found.unknown:
+        click.echo(f"no logs, and left out: {_some(found.unknown)}", err=True)
+    unread |= found.unread
+    return found.runs
+
+
+def sweep_name(path: Path) -> str:
+    """What a sweep of the runs in `path` is called: its name, or its folder's where a tool gave that."""
+    from muon_core.imports.log import own_name
+
+    if not path.is_file():
+        return path.name
+    of_a_tool = path.stem in ("metrics", "result", "progress", "trainer_state", "wandb-history")
+    return own_name(path) if of_a_tool else path.stem
+
+
+def tell_others(folder: Path, read: set[Path]) -> None:
+    """Name what beside the older project's files, those in `read`, looks like a table or another tool's log."""
+    from muon_core.imports.files import candidates
+
+    found = [path for path in candidates(folder) if path not in read and path.suffix not in (".txt", ".log")]
+    others = [str(path.relative_to(folder)) for path in found]
+    if others:
+        click.echo(
+            f"not looked at, as others are of the older project: {_some(others)}; import each by itself", err=True
+        )
+
+
+def show_runs(runs: list[ImportedRun], unread: dict[str, str]) -> None:
+    """What would be written, for `--dry-run`."""
+    for run in runs:
+        seed = "no seed" if run.seed is None else f"seed {run.seed}"
+        last = run.val[-1]["val_loss"] if run.val else None
+        rows = f"{len(run.val):,} evaluations, {len(run.train):,} training rows"
+        click.echo(f"{run.folder}: {run.optimizer or 'unknown optimizer'}, {seed}, {rows}, last val_loss {last}")
+        for note in run.notes:
+            click.echo(f"{run.folder}: {note}", err=True)
+    for place, reason in unread.items():
+        click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
+    click.echo(f"{len(runs):,} runs would be imported; nothing was written", err=True)
+
+
+def _others(guess: Guess) -> list[str]:
+    lines = []
+    if guess.config:
+        lines.append(f"parameters: {_some(sorted(guess.config))}")
+    if guess.left_out:
+        lines.append(f"left out: {_some(sorted(guess.left_out))}")
+    return lines
+
+
+def _places(places: list[str]) -> str:
+    return places[0] if len(places) == 1 else f"{len(places):,} logs, as {places[0]}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more
