@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from muon_core.config.run import ModelConfig
+from muon_core.loss import Head, mean_loss
 from muon_core.seeds import generator
 from muon_core.tables import PROJECTIONS
 
@@ -90,7 +91,11 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids `(B, T)` to next-token logits `(B, T, vocab_size)`, in the type of the forward pass."""
+    """Token ids `(B, T)` to next-token logits `(B, T, vocab_size)`, in the type of the forward pass.
+
+    With the next tokens, `targets` `(B, T)`, to what `head` makes of hidden states, output weights and them: by default
+    the mean loss, for which the logits need not all be there at once.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,13 +105,14 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, head: Head = mean_loss) -> Tensor:
         head_size = self.config.d_model // self.config.num_heads
         cos, sin = rope_tables(tokens.size(1), head_size, self.config.rope_base, tokens.device)
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
             x = block(x, cos, sin)
-        return F.linear(self.norm(x), self.embedding.weight)
+        hidden, weight = self.norm(x), self.embedding.weight
+        return F.linear(hidden, weight) if targets is None else head(hidden, weight, targets)
 
 
 def rope_tables(seq_len: int, head_size: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -129,8 +135,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def next_token_loss(model: nn.Module, window: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token of all tokens but the first in each row of `window`, `(B, seq_len + 1)`."""
-    logits = model(window[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten())
+    loss: Tensor = model(window[:, :-1], window[:, 1:])
+    return loss
 
 
 def init_weights(model: Transformer, seed: int) -> None:
