@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 2**25
-"""Logits computed at a time: 128 MiB in fp32, 682 tokens of a vocabulary of 49,152."""
+from muon_core.config.memory import CHUNK_LOGITS
 
 Head = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What is made of the last hidden states `(B, T, d)`, output weights `(vocab_size, d)` and next tokens `(B, T)`."""

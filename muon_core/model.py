@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muon_core.config.run import ModelConfig
 from muon_core.loss import Head, mean_loss
@@ -104,13 +105,18 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model)
+        self.checkpoints = False
+        """Whether of each block's activations only the input is kept, and the rest computed again for its gradients."""
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, head: Head = mean_loss) -> Tensor:
         head_size = self.config.d_model // self.config.num_heads
         cos, sin = rope_tables(tokens.size(1), head_size, self.config.rope_base, tokens.device)
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, cos, sin)
+            if self.checkpoints and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin)
         hidden, weight = self.norm(x), self.embedding.weight
         return F.linear(hidden, weight) if targets is None else head(hidden, weight, targets)
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from muon_core import distributed, seeds
+from muon_core import distributed, environment, seeds
+from muon_core.config.memory import check_fits
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
 from muon_core.failures import PREEMPTED, Kind, classify
@@ -128,6 +129,7 @@ def _train(
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
+        check_memory(config, device)
         if storage:
             patiently(lambda: fetch_source(config.optimizer, storage), PATIENCE_S)
         state = prepare(config, device, recorder.stopwatch, tokens)
@@ -157,6 +159,12 @@ def _train(
         raise
     finally:
         saver.close()
+
+
+def check_memory(config: RunConfig, device: torch.device) -> None:
+    """Raises DoesNotFit, a ValueError of one line, if the run needs more memory than `device` has free."""
+    where = "this machine" if device.type == "cpu" else environment.device_name(device)
+    check_fits(config, environment.free_memory_bytes(device), where, distributed.world_size())
 
 
 def _claim(
