@@ -45,7 +45,7 @@ TRAIN = Table(
         "train_loss": (_LOSS, "nats per token, mean over the step's batch, before its update"),
         "lr": (_REAL, "learning rate of the hidden matrices"),
         "grad_norm": (_REAL, "global L2 norm before clipping"),
-        "step_time_s": (_REAL, "seconds"),
+        "step_time_s": (_REAL, "seconds, mean over the steps since the row before"),
         "tokens_per_s": (_REAL, "tokens per second"),
         "mfu": (_REAL, "flops_per_token x tokens_per_s / peak FLOP/s of all GPUs in its precision; null on CPUs"),
         "data_share": (_REAL, "of the seconds since the row before, those reading batches"),

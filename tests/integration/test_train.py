@@ -21,7 +21,6 @@ from muon_core.config.sizes import flops_per_token
 from muon_core.evaluate import Evaluation
 from muon_core.optim import optimizers
 from muon_core.progress import Progress
-from muon_core.recorder import Recorder
 from muon_core.state import TrainState, prepare
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.folder import Folder
@@ -179,10 +178,10 @@ def meddle(monkeypatch: pytest.MonkeyPatch, at: int, change: Callable[[list[Tens
     """Let `change` have the gradients and the loss of the step after `at` optimizer steps, and decide the loss."""
     real = train_module._gradients
 
-    def meddled(config: RunConfig, state: TrainState, recorder: Recorder) -> float:
-        loss = real(config, state, recorder)
+    def meddled(config: RunConfig, state: TrainState) -> Tensor:
+        loss = real(config, state)
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        return change(gradients, loss) if state.step == at else loss
+        return torch.tensor(change(gradients, float(loss))) if state.step == at else loss
 
     monkeypatch.setattr(train_module, "_gradients", meddled)
 
