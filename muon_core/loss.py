@@ -44,7 +44,7 @@ def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
     size = chunk_size(len(weight))
     total = torch.zeros(2, dtype=torch.float64, device=hidden.device)
-    for part, target in zip(hidden.split(size), targets.split(size), strict=True):
+    for part, target in zip(torch.split(hidden, size), torch.split(targets, size), strict=True):
         logits = F.linear(part, weight).float()
         nats = F.cross_entropy(logits, target, reduction="none").sum(dtype=torch.float64)
         total += torch.stack((nats, (logits.argmax(-1) == target).sum().double()))
@@ -85,7 +85,7 @@ class _Chunked(torch.autograd.Function):
         return (nats / len(targets)).float()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight = (None if saved is None else saved * grad for saved in ctx.saved_tensors)
         return hidden, weight, None, None

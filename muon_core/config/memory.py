@@ -9,6 +9,7 @@ the backward pass, when all activations are there, or the optimizer step, when a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.config.sizes import num_hidden, num_parameters
@@ -120,8 +121,8 @@ def _smaller(config: RunConfig, workers: int) -> dict[str, RunConfig]:
     """The same run in less memory, by what is to be set."""
     size = config.batch_size
     pieces = size if config.reduction == "ddp" else size & -size  # the largest power of two in it
-    micro = {"micro_batches": pieces} if pieces % workers == 0 and pieces > config.micro_batches else {}
-    saving = {} if config.activation_checkpointing else {"activation_checkpointing": True}
+    micro: dict[str, Any] = {"micro_batches": pieces} if pieces % workers == 0 and pieces > config.micro_batches else {}
+    saving: dict[str, Any] = {} if config.activation_checkpointing else {"activation_checkpointing": True}
     ways = [micro, saving, micro | saving if micro and saving else {}]
     texts = [" and ".join(f"{name}: {str(value).lower()}" for name, value in way.items()) for way in ways]
     return {text: config.replace(**way) for text, way in zip(texts, ways, strict=True) if way}

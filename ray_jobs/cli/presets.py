@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from muon_core.gpus import DATE, GPUS, SOURCE
 from ray_jobs.cli.options import json_option
 from ray_jobs.cli.text import aligned
 from ray_jobs.prices import Prices, load_prices
-from search_spaces.expand import build
+from search_spaces.parameters import build
 from search_spaces.spec import Resources
 
 MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "peak")
@@ -68,7 +69,7 @@ def command(
     muon presets 1b --sequences 2 --activation-checkpointing --json
     """
     prices = load_prices()
-    changes = {("activation_checkpointing",): True} if activation_checkpointing else {}
+    changes: dict[tuple[str, ...], Any] = {("activation_checkpointing",): True} if activation_checkpointing else {}
     changes |= {("data", "seq_len"): seq_len} if seq_len else {}
     runs = {name: _cut(build(PRESETS[name], optimizer, changes), sequences) for name in names or PRESETS}
     found = [facts(name, run, tokens, gpu, mfu, prices) for name, run in runs.items()]
@@ -127,14 +128,22 @@ def _rows(found: list[dict[str, Any]], gpu: str, tokens: float) -> list[list[str
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
         "preset": lambda one: one["preset"],
         "parameters": lambda one: f"{one['parameters'] / 1e6:.2f} M",
-        **{f"  {part}": lambda one, part=part: f"{one['parts'][part] / 1e6:.2f} M" for part in found[0]["parts"]},
+        **{f"  {part}": partial(_weights, part) for part in found[0]["parts"]},
         "FLOPs a token": lambda one: f"{one['flops_per_token'] / 1e9:.3g} G",
         f"{found[0]['optimizer']}'s share of FLOPs": lambda one: f"{one['orthogonalizer_share']:.1%}",
         "a forward pass": lambda one: f"{one['sequences']} x {one['seq_len']}, {one['precision']}",
         "memory, GiB": lambda one: gib(one["memory_bytes"]["peak"]),
-        **{f"  {part}": lambda one, part=part: gib(one["memory_bytes"][part]) for part in MEMORY if part != "peak"},
+        **{f"  {part}": partial(_held, part) for part in MEMORY if part != "peak"},
         f"fits one {gpu}": lambda one: "yes" if one["fits"] else "no",
         f"hours of {tokens:.3g} tokens": lambda one: f"{one['hours']:.3g}",
         "USD": lambda one: "unknown" if one["usd"] is None else f"{one['usd']:.2f}",
     }
     return [[title, *map(text, found)] for title, text in lines.items()]
+
+
+def _weights(part: str, one: dict[str, Any]) -> str:
+    return f"{one['parts'][part] / 1e6:.2f} M"
+
+
+def _held(part: str, one: dict[str, Any]) -> str:
+    return gib(one["memory_bytes"][part])
