@@ -79,8 +79,9 @@ class Saver:
         self._thread.shutdown()
 
     def clock_says_so(self) -> bool:
+        """Whether a checkpoint is due by the seconds since the last."""
         every = self._config.checkpoint.every_s
-        return every is not None and time.monotonic() - self._saved_at > every
+        return self._storage is not None and every is not None and time.monotonic() - self._saved_at > every
 
     def _milestone(self, step: int) -> str | None:
         if self._config.reaches_milestone(step):

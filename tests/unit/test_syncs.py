@@ -15,6 +15,7 @@ from torch import Tensor
 
 from muon_core import train as training
 from muon_core.config.run import RunConfig
+from muon_core.store.folder import Folder
 from muon_core.train import train
 from muon_core.unread import Unread, to_device
 
@@ -98,6 +99,14 @@ def test_a_run_that_diverges_between_two_looks_is_told_where(run_config: RunConf
     config = run_config.replace(optimizer=fast, tracking=FAR | {"log_every": log_every}, steps=40)
     outcome = train(config, None)
     assert (outcome.status, outcome.steps, outcome.error) == ("diverged", 1, "gradient norm nan at step 1")
+
+
+def test_a_run_that_is_stopped_between_two_looks_goes_on_bit_for_bit(tmp_path: Path, run_config: RunConfig) -> None:
+    config = run_config.replace(tracking=FAR | {"log_every": 100}, steps=9)
+    stopped = train(config, Folder(tmp_path), report=lambda progress: progress.step < 4)
+    assert (stopped.status, stopped.steps) == ("stopped", 4)
+    resumed = train(config, Folder(tmp_path))
+    assert (resumed.status, resumed.final) == ("done", train(config, None).final)
 
 
 def test_values_are_read_in_their_order_and_once() -> None:
