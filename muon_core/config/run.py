@@ -178,8 +178,8 @@ class RunConfig(Config):
     """Pass the model through `torch.compile`: faster on GPUs after a minute or so of compilation, for which CPUs need
     a C++ compiler. Changes the order of float sums only, not the identity."""
     activation_checkpointing: bool = False
-    """Keep of each block only its input, and compute the rest again for the backward pass: the same bits in a third more
-    time, with the activations of one block at a time, which `muon presets --activation-checkpointing` counts."""
+    """Keep of each block only its input, and compute the rest again for the backward pass: the same bits in a third
+    more time, with the activations of one block at a time."""
     seed: int = Field(42, ge=0)
     """Of all four random streams (see `seeds`). A sweep takes it from its list of seeds."""
     seeds: SeedsConfig = SeedsConfig()
