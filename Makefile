@@ -3,8 +3,9 @@
 # make test-cluster: machines are lost under a cluster of hosts on this machine, and others rented in an emulated account;
 # as root, about fifteen minutes.
 # make test-browser: the tests of the page, and a Chromium for them where there is none.
+# make test-large: two steps of the 88m preset on the CPU, five minutes.
 # make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
-.PHONY: demo test test-browser test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
+.PHONY: demo test test-browser test-large test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -60,6 +61,10 @@ test-browser: .venv/.ready
 	else $(BIN)/playwright install chromium; fi; } || \
 		{ echo "make: installing Chromium failed; put one on the PATH"; exit 1; }
 	$(BIN)/pytest tests/browser
+
+# No part of `make test`, for the minutes and the gigabytes it takes.
+test-large: .venv/.ready
+	MUON_LARGE=1 $(BIN)/pytest -m large -s
 
 can-make-hosts:
 	$(check-python)

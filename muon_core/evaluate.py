@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from muon_core.loss import score
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +29,22 @@ def evaluate(model: nn.Module, windows: Tensor, batch_size: int, *, rank: int = 
     zeros only: the result is bitwise the same for 1 and N workers. All ranks must call.
 
     Args:
-        model: token ids to logits, the bare module rather than its DDP wrapper, whose ranks must run in step.
+        model: as a Transformer, from token ids, next tokens and a head to what that makes of them; the bare module
+            rather than its DDP wrapper, whose ranks must run in step.
         batch_size: sequences per forward pass.
     """
     device = next(model.parameters()).device
     batches = torch.split(windows, batch_size)
-    sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=device)  # (nats, tokens predicted right)
+    sums = torch.zeros(len(batches), 2, dtype=torch.float64, device=device)  # what `score` gives
     was_training = model.training
     model.eval()
     try:
         for i in range(rank, len(batches), world_size):
-            sums[i] = _score(model, batches[i].to(device))
+            window = batches[i].to(device)
+            sums[i] = model(window[:, :-1], window[:, 1:], score)
     finally:
         model.train(was_training)
     if world_size > 1:
         dist.all_reduce(sums)
     loss, accuracy = (sums.sum(0) / windows[:, 1:].numel()).tolist()
     return Evaluation(loss, accuracy)
-
-
-def _score(model: nn.Module, window: Tensor) -> Tensor:
-    """(sum of the cross-entropy, number of right predictions) of one batch, float64."""
-    logits = model(window[:, :-1]).flatten(0, 1).float()
-    target = window[:, 1:].flatten()
-    nats = F.cross_entropy(logits, target, reduction="none").sum(dtype=torch.float64)
-    return torch.stack((nats, (logits.argmax(-1) == target).sum().double()))

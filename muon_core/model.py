@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from muon_core.config.run import ModelConfig
+from muon_core.loss import Head, mean_loss
 from muon_core.seeds import generator
 from muon_core.tables import PROJECTIONS
 
@@ -90,7 +92,11 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Token ids `(B, T)` to next-token logits `(B, T, vocab_size)`, in the type of the forward pass."""
+    """Token ids `(B, T)` to next-token logits `(B, T, vocab_size)`, in the type of the forward pass.
+
+    With the next tokens, `targets` `(B, T)`, to what `head` makes of hidden states, output weights and them: by default
+    the mean loss, for which the logits need not all be there at once.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -99,14 +105,20 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model)
+        self.checkpoints = False
+        """Whether of each block's activations only the input is kept, and the rest computed again for its gradients."""
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, head: Head = mean_loss) -> Tensor:
         head_size = self.config.d_model // self.config.num_heads
         cos, sin = rope_tables(tokens.size(1), head_size, self.config.rope_base, tokens.device)
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
-            x = block(x, cos, sin)
-        return F.linear(self.norm(x), self.embedding.weight)
+            if self.checkpoints and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, use_reentrant=False)
+            else:
+                x = block(x, cos, sin)
+        hidden, weight = self.norm(x), self.embedding.weight
+        return F.linear(hidden, weight) if targets is None else head(hidden, weight, targets)
 
 
 def rope_tables(seq_len: int, head_size: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -129,8 +141,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def next_token_loss(model: nn.Module, window: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token of all tokens but the first in each row of `window`, `(B, seq_len + 1)`."""
-    logits = model(window[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten())
+    loss: Tensor = model(window[:, :-1], window[:, 1:])
+    return loss
 
 
 def init_weights(model: Transformer, seed: int) -> None:

@@ -38,6 +38,7 @@ from muon_core.store.keys import ROOT
 from muon_core.store.parquet import Row
 from muon_core.store.storage import Storage
 from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_point
+from muon_core.throughput import Throughput
 
 log = logging.getLogger(__name__)
 _OF_STEP = ("update_norm", "grad_norm", "grad_norm_peak", *SUBSPACES)
@@ -95,6 +96,7 @@ class Recorder:
         self._storage = storage
         self._writer: RunWriter | None = None
         self._matrices: list[HiddenMatrix] = []
+        self._throughput: Throughput | None = None
         self._best_val_loss: float | None = None
         self._train_loss: float | None = None
         self._step_time: float | None = None
@@ -109,6 +111,8 @@ class Recorder:
     def start(self, matrices: list[HiddenMatrix], facts: Row, point: ResumePoint | None = None) -> None:
         """Write the start record; `facts` are columns of `runs` the config does not hold, `point` what is continued."""
         self._matrices = matrices
+        if matrices:
+            self._throughput = Throughput(self.config, self.stopwatch, matrices[0].parameter.device)
         if self._storage:
             start = start_record(self.config, **facts)
             after = point or ResumePoint(ROOT, 0)
@@ -181,6 +185,7 @@ class Recorder:
                 grad_norm=grad_norm,
                 step_time_s=step_time,
                 tokens_per_s=self.config.tokens_per_step / step_time,
+                **(self._throughput.row(step_time) if self._throughput else {}),
                 elapsed_s=self._elapsed,
             )
 
@@ -294,7 +299,7 @@ class Recorder:
             self.status, self.error, self.failure = "stopped", self.overtaken, None
 
     def _end(self, writer: RunWriter, status: str, error: str | None, settle: Callable[[], None]) -> None:
-        if not self._matrices:
+        if self._throughput is None:
             writer.end(status=status, error=error)  # how far the attempts before came is in their own records
             return
         device = self._matrices[0].parameter.device
@@ -315,6 +320,7 @@ class Recorder:
             skipped_steps=self._skipped_steps,
             health=self._health_flag,
             **{f"{part}_s": seconds for part, seconds in self.stopwatch.seconds.items()},
+            **self._throughput.total(self.step * self.config.tokens_per_step),
             peak_memory_bytes=environment.peak_memory_bytes(device),
         )
 

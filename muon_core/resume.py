@@ -45,7 +45,7 @@ class Saver:
         names = [name for name in [self._milestone(state.step)] if name]
         if config.every_steps and state.step % config.every_steps == 0:
             names.append(checkpoint.LATEST)
-        if not names and (stopping or self._clock_says_so()):
+        if not names and (stopping or self.clock_says_so()):
             names.append(checkpoint.LATEST)
         if not names or distributed.rank() != 0:
             return
@@ -78,9 +78,10 @@ class Saver:
         """Let the checkpoint under way end; its failure is no longer anybody's business."""
         self._thread.shutdown()
 
-    def _clock_says_so(self) -> bool:
+    def clock_says_so(self) -> bool:
+        """Whether a checkpoint is due by the seconds since the last."""
         every = self._config.checkpoint.every_s
-        return every is not None and time.monotonic() - self._saved_at > every
+        return self._storage is not None and every is not None and time.monotonic() - self._saved_at > every
 
     def _milestone(self, step: int) -> str | None:
         if self._config.reaches_milestone(step):

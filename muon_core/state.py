@@ -57,6 +57,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     model = Transformer(config.model)
     init_weights(model, config.stream_seed("init"))
     model.to(device)
+    model.checkpoints = config.activation_checkpointing
     if config.compile:
         model.compile()  # in place: parameters keep their names
     replica: nn.Module = model

@@ -12,14 +12,15 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from muon_core import distributed, seeds
+from muon_core import distributed, environment, seeds
+from muon_core.config.memory import check_fits
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
 from muon_core.failures import PREEMPTED, Kind, classify
@@ -38,6 +39,7 @@ from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.parquet import Row
 from muon_core.store.storage import OUT_OF_USE, Storage, patiently
 from muon_core.store.writer import PATIENCE_S, record_failure
+from muon_core.unread import Unread, to_device
 
 
 class Diverged(Exception):
@@ -128,6 +130,7 @@ def _train(
     attempt: str | None = None
     try:
         config.check_workers(distributed.world_size())
+        check_memory(config, device)
         if storage:
             patiently(lambda: fetch_source(config.optimizer, storage), PATIENCE_S)
         state = prepare(config, device, recorder.stopwatch, tokens)
@@ -157,6 +160,12 @@ def _train(
         raise
     finally:
         saver.close()
+
+
+def check_memory(config: RunConfig, device: torch.device) -> None:
+    """Raises DoesNotFit, a ValueError of one line, if the run needs more memory than `device` has free."""
+    where = "this machine" if device.type == "cpu" else environment.device_name(device)
+    check_fits(config, environment.free_memory_bytes(device), where, distributed.world_size())
 
 
 def _claim(
@@ -202,13 +211,18 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         recorder.layers(state.peaks)
         answer = not main or report(recorder.progress())
     go_on = answer is True
+    unread, waited_s = Unread(), 0.0
     while state.step < steps and distributed.agree(go_on, state.device):
         begin, tracking_s = time.perf_counter(), seconds["tracking"]
         last = state.step + 1 == steps
         track = _is_tracked(config, state.step + 1)
-        loss, grad_norm = _optimizer_step(config, state, recorder, track=track)
-        step_time = time.perf_counter() - begin - (seconds["tracking"] - tracking_s)
-        recorder.after_step(state.step, loss, grad_norm, state.optimizers.hidden_lr, step_time)
+        look = _is_looked_at(config, state.step + 1) or saver.clock_says_so()
+        found = _optimizer_step(config, state, recorder, unread, track=track, look=look)
+        waited_s += time.perf_counter() - begin - (seconds["tracking"] - tracking_s)
+        recorder.step = state.step
+        if found:
+            recorder.after_step(state.step, *found[-1], state.optimizers.hidden_lr, waited_s / len(found))
+            waited_s = 0.0
         if track and state.updates:  # a step that was skipped has nothing to show
             recorder.layers(state.peaks, state.updates, state.optimizers.momenta())
             recorder.health(state.optimizers.health)
@@ -217,25 +231,34 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         answer = not main or report(recorder.progress())
         go_on = answer is True and not recorder.overtaken
         distributed.check_whole(workers)  # before this step is saved
-        saver.after_step(state, recorder, stopping=not go_on)
+        if look or not go_on:
+            _judge(config, recorder, state.step, unread.read())
+            saver.after_step(state, recorder, stopping=not go_on)
     if state.step < steps:
         raise Stopped(answer if isinstance(answer, str) else "asked to stop")
 
 
-def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *, track: bool) -> tuple[float, float]:
-    """One optimizer step; returns (train loss in nats per token over the whole batch, global gradient norm)."""
-    # Nothing is updated before loss and gradients are known to be finite: a diverged run keeps its last weights.
+def _optimizer_step(
+    config: RunConfig, state: TrainState, recorder: Recorder, unread: Unread, *, track: bool, look: bool
+) -> list[tuple[float, float]]:
+    """One optimizer step.
+
+    Returns: with `look`, of all steps since the last look, (train loss in nats per token over the whole batch, global
+        gradient norm); else nothing, and nobody waits for the device.
+    """
+    # Nothing is updated before loss and gradients are known to be finite: a diverged run keeps its last weights. Of
+    # steps without a look that is found out at the next, before anything is recorded or saved: the record is the same.
     state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
-    loss = _gradients(config, state, recorder)
-    wrong = None if math.isfinite(loss) else f"train loss {loss}"
-    if not wrong and recorder.is_spike(loss) and config.spike.action == "end":
-        raise Diverged(f"train loss {loss:.4f} at step {state.step} spiked by more than {config.spike.above} nats")
+    loss = _gradients(config, state)
     with state.stopwatch.timed("optimizer"):
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        grad_norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
-        wrong = wrong or (None if math.isfinite(grad_norm) else f"gradient norm {grad_norm}")
-        if wrong and config.spike.nonfinite == "end":
-            raise Diverged(f"{wrong} at step {state.step}")
+        unread.add(loss, torch.stack(torch._foreach_norm(gradients)).norm())
+    found, wrong = [], False
+    if look:
+        with state.stopwatch.timed("gradients"):  # what is waited for is their computation
+            found = unread.read()
+        wrong = _judge(config, recorder, state.step + 1, found)
+    with state.stopwatch.timed("optimizer"):
         if wrong:
             recorder.skipped()
             state.updates = {}
@@ -245,7 +268,41 @@ def _optimizer_step(config: RunConfig, state: TrainState, recorder: Recorder, *,
     state.step += 1
     if config.check_replicas_every and state.step % config.check_replicas_every == 0:
         check_replicas(state.model.named_parameters(), state.step)
-    return loss, grad_norm
+    return found
+
+
+def _is_looked_at(config: RunConfig, step: int) -> bool:
+    """Whether loss and gradient norm are read once optimizer step `step`, counted from 1, has its gradients.
+
+    Wherever something is recorded or saved of it; and at all steps where their update hangs by it, or where workers
+    meet at all steps anyway.
+    """
+    tracking, spike, save_every = config.tracking, config.spike, config.checkpoint.every_steps
+    return (
+        step == config.steps
+        or any(step % every == 0 for every in (tracking.log_every, tracking.eval_every, save_every) if every)
+        or _is_tracked(config, step)
+        or spike.action == "end"
+        or spike.nonfinite == "skip"
+        or distributed.world_size() > 1
+    )
+
+
+def _judge(config: RunConfig, recorder: Recorder, step: int, found: Sequence[tuple[float, float]]) -> bool:
+    """Whether the last of `found`, loss and gradient norm of the steps up to `step`, is not finite and to be skipped.
+
+    Raises: Diverged for the first that ends the run.
+    """
+    wrong: str | None = None
+    for done, (loss, grad_norm) in enumerate(found, step - len(found)):
+        wrong = None if math.isfinite(loss) else f"train loss {loss}"
+        if not wrong and recorder.is_spike(loss) and config.spike.action == "end":
+            raise Diverged(f"train loss {loss:.4f} at step {done} spiked by more than {config.spike.above} nats")
+        wrong = wrong or (None if math.isfinite(grad_norm) else f"gradient norm {grad_norm}")
+        if wrong and config.spike.nonfinite == "end":
+            recorder.step = done
+            raise Diverged(f"{wrong} at step {done}")
+    return wrong is not None
 
 
 def _update(config: RunConfig, state: TrainState, *, track: bool) -> None:
@@ -267,14 +324,15 @@ def _gradient(matrix: HiddenMatrix) -> Tensor:
     return matrix.parameter.grad
 
 
-def _gradients(config: RunConfig, state: TrainState, recorder: Recorder) -> float:
-    """Gradients of the mean loss over the step's batch; returns that loss in nats per token."""
+def _gradients(config: RunConfig, state: TrainState) -> Tensor:
+    """Gradients of the mean loss over the step's batch; returns that loss in nats per token, on the device."""
     rank, world_size = distributed.rank(), distributed.world_size()
     num_local = max(1, config.micro_batches // world_size)
     with state.stopwatch.timed("data"):
         rows = state.data.batch(
             config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size
-        ).to(state.device)
+        )
+        rows = to_device(rows, state.device)
     windows = rows.chunk(num_local)
 
     def micro_loss(index: int) -> Tensor:
@@ -287,8 +345,8 @@ def _gradients(config: RunConfig, state: TrainState, recorder: Recorder) -> floa
 
     with state.stopwatch.timed("gradients"):
         if config.reduction == "tree":
-            return float(tree_gradients(list(state.model.parameters()), micro_loss, num_local))
-        return float(ddp_gradients(state.replica, micro_loss, num_local))
+            return tree_gradients(list(state.model.parameters()), micro_loss, num_local)
+        return ddp_gradients(state.replica, micro_loss, num_local)
 
 
 def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evaluation:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple, Protocol
 
-from muon_core.config.run import ModelConfig, RunConfig
+from muon_core.config.run import RunConfig
+from muon_core.config.sizes import flops_per_token
 from muon_core.statuses import FINISHED
 
 ASSUMED_CPU, ASSUMED_GPU = 1e10, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
@@ -41,22 +42,9 @@ class Estimate:
     """Whether all are from runs that were trained, and none is a guess."""
 
 
-def num_parameters(model: ModelConfig) -> int:
-    """Weights of a model; the embedding is the output layer too."""
-    head, kv = model.d_model // model.num_heads, model.num_kv_heads
-    attention = 2 * model.d_model**2 + 2 * model.d_model * head * kv
-    block = attention + 2 * model.d_model * model.d_ff + 2 * model.d_model
-    return model.vocab_size * model.d_model + model.num_layers * block + model.d_model
-
-
 def flops(config: RunConfig) -> float:
-    """FLOPs of the forward and backward passes of a run: 6 a weight and token, and those of attention.
-
-    Source: Chowdhery et al. 2022 (PaLM), appendix B, https://arxiv.org/abs/2204.02311
-    """
-    model = config.model
-    attention = 12 * model.num_layers * model.d_model * config.data.seq_len
-    return float(config.steps * config.tokens_per_step) * (6 * num_parameters(model) + attention)
+    """FLOPs of the forward and backward passes of a run."""
+    return config.steps * config.tokens_per_step * flops_per_token(config)
 
 
 class Past(Protocol):

@@ -21,6 +21,7 @@ from muon_core.config.run import RunConfig
 
 collect_ignore = ["cluster"]  # `make test-cluster` asks for it: it needs root, and ten minutes
 WITH_CEPH = bool(os.environ.get("MUON_CEPH_ROOT"))
+WITH_LARGE = bool(os.environ.get("MUON_LARGE"))
 CORPUS_PACKAGES = ("json", "email", "logging", "unittest", "asyncio", "html")
 BEHIND = 5  # niceness: two thirds of the share of Ray's workers, a third of that of who starts them
 MEMORY, MEMORY_BYTES = Path("/dev/shm"), 2 << 30
@@ -108,11 +109,11 @@ def run_config(small: dict[str, Any]) -> RunConfig:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave Ceph out unless it is asked for, and begin with the files that take longest."""
-    if not WITH_CEPH:
-        left_out = [item for item in items if item.get_closest_marker("ceph")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    """Leave Ceph and large models out unless they are asked for, and begin with the files that take longest."""
+    unasked = [marker for marker, asked in (("ceph", WITH_CEPH), ("large", WITH_LARGE)) if not asked]
+    left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in unasked)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     place = {name: number for number, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
@@ -133,8 +134,10 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say that a server was left out, which a count of deselected tests does not."""
+    """Say what was left out, which a count of deselected tests does not."""
     if not WITH_CEPH:
         terminalreporter.write_line(
             "Ceph was left out: set MUON_CEPH_ROOT to / where it is installed, or to the folder it is unpacked in"
         )
+    if not WITH_LARGE:
+        terminalreporter.write_line("Two steps of the 88m preset were left out: `make test-large` takes them")

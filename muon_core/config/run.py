@@ -177,6 +177,9 @@ class RunConfig(Config):
     compile: bool = False
     """Pass the model through `torch.compile`: faster on GPUs after a minute or so of compilation, for which CPUs need
     a C++ compiler. Changes the order of float sums only, not the identity."""
+    activation_checkpointing: bool = False
+    """Keep of each block only its input, and compute the rest again for the backward pass: the same bits in a third
+    more time, with the activations of one block at a time."""
     seed: int = Field(42, ge=0)
     """Of all four random streams (see `seeds`). A sweep takes it from its list of seeds."""
     seeds: SeedsConfig = SeedsConfig()
@@ -193,7 +196,8 @@ class RunConfig(Config):
     spike: SpikeConfig = SpikeConfig()
 
     EXECUTION: ClassVar[frozenset[str]] = frozenset({
-        "tracking", "micro_batches", "compile", "reduction", "distribute", "check_replicas_every", "checkpoint", "spike"
+        "tracking", "micro_batches", "compile", "activation_checkpointing", "reduction", "distribute",
+        "check_replicas_every", "checkpoint", "spike",
     })  # fmt: skip
     """Fields that say how a run is carried out and watched, not what it computes (`science` knows two exceptions)."""
 

@@ -18,9 +18,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
 from torch import Tensor
 
+from muon_core.metrics.lapack import blas, lapack
 from muon_core.metrics.spectrum import nonzero
 
 SUBSPACE = 5

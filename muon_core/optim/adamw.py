@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from muon_core.optim.param_groups import NamedParameters
+
 _TWIN = "__dynamo_disable"  # torch/_compile.py of PyTorch 2.13
 
 for _, _method in inspect.getmembers(Optimizer, inspect.isfunction):
@@ -26,3 +28,11 @@ class AdamW(torch.optim.AdamW):
     """As torch's, bit for bit; a compiler that met its step would find no break there."""
 
     step: Any = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+def fused(params: NamedParameters) -> bool | None:
+    """Whether AdamW takes torch's fused kernel: on GPUs, one pass over weights and state that counts its steps there.
+
+    None leaves it to torch, which takes a loop on CPUs, whose bits differ from the fused ones in the last digit.
+    """
+    return all(param.is_cuda for _, param in params) or None

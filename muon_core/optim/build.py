@@ -33,7 +33,7 @@ from muon_core.config.optimizers import (
     SOAPConfig,
 )
 from muon_core.config.reference import ReferenceConfig
-from muon_core.optim.adamw import AdamW
+from muon_core.optim.adamw import AdamW, fused
 from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
 from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
 from muon_core.optim.damped import Damped, top_block
@@ -71,7 +71,14 @@ class Setting:
 
 def adamw(params: NamedParameters, config: AdamWConfig, setting: Setting) -> AdamW:
     """AdamW on the hidden matrices."""
-    return AdamW(params, lr=config.lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=config.weight_decay)
+    return AdamW(
+        params,
+        lr=config.lr,
+        betas=config.adam_betas,
+        eps=config.adam_eps,
+        weight_decay=config.weight_decay,
+        fused=fused(params),
+    )
 
 
 def lion(params: NamedParameters, config: LionConfig, setting: Setting) -> Lion:
@@ -261,7 +268,12 @@ def build_optimizers(
     vectors = None
     if groups["vectors"]:
         vectors = AdamW(
-            groups["vectors"], lr=config.embedding_lr, betas=config.adam_betas, eps=config.adam_eps, weight_decay=0.0
+            groups["vectors"],
+            lr=config.embedding_lr,
+            betas=config.adam_betas,
+            eps=config.adam_eps,
+            weight_decay=0.0,
+            fused=fused(groups["vectors"]),
         )
     if config.clipping == "all" and isinstance(hidden, Muon):
         warnings.warn(

@@ -191,7 +191,8 @@ class Optimizers:
         self._previous = {}
         self._own.load(state.get(OWN, {}))
         for name, param, optimizer in self._named():
-            values = {key: _placed(key, value, param.device) for key, value in state[name].items()}
+            counts = param.device if optimizer.defaults.get("fused") else None
+            values = {key: _placed(key, value, param.device, counts) for key, value in state[name].items()}
             if PREVIOUS in values:
                 self._previous[name] = values.pop(PREVIOUS)
             optimizer.state[param] = values
@@ -238,8 +239,12 @@ def _check_shape(name: str, value: Any, param: Tensor) -> None:
         )
 
 
-def _placed(key: str, value: Any, device: torch.device) -> Any:
-    """A copy of a state value for a parameter on `device`; step counts stay where they are, as AdamW wants them."""
+def _placed(key: str, value: Any, device: torch.device, counts: torch.device | None) -> Any:
+    """A copy of a state value for a parameter on `device`; step counts go to `counts`, or stay where they are.
+
+    The one is what fused kernels of AdamW want, and the other what the rest does.
+    """
     if not isinstance(value, Tensor):
         return copy.deepcopy(value)
-    return value.clone() if key == "step" and not value.ndim else value.to(device, copy=True)
+    is_count = key == "step" and not value.ndim
+    return value.to((counts or value.device) if is_count else device, copy=True)

@@ -37,6 +37,7 @@ COMMANDS = {
     "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
     "doctor": ("ray_jobs.cli.doctor", "Look a machine or a cluster over: what is wrong, and the remedy."),
     "optimizers": ("ray_jobs.cli.optimizers", "List the built-in optimizers, or check one, also your own."),
+    "presets": ("ray_jobs.cli.presets", "Show how large the presets are, and what a run of each takes."),
     "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),
     "version": ("ray_jobs.cli.version", "Print the versions that decide a result."),
 }

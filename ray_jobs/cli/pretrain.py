@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.stop_signals import stop_signals
 from search_spaces.parameters import parse_assignment
 from search_spaces.run_file import resolve_run
+
+if TYPE_CHECKING:
+    import torch
 
 
 class OptimizerName(click.Choice[str]):
@@ -135,6 +138,8 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     on_ray = workers > 1 or ngpus > 0
     if on_ray:
         _check_machine(ngpus, workers)
+    else:
+        _check_memory(run)
     from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
 
     click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
@@ -171,11 +176,10 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
     from ray_jobs.run_output import run_output
 
     torch.set_num_threads(1)  # the bits of a run depend on it, and two threads gain nothing on the tiny model
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     try:
         with RunProgress() as progress, stop_signals() as signals, run_output(storage, run.run_id, next_start()):
             outcome = train(
-                run, storage, report=lambda news: progress(news) and not signals, device=device, resume=not again
+                run, storage, report=lambda news: progress(news) and not signals, device=_device(), resume=not again
             )
     except StoreError:
         raise  # the store does not know of it
@@ -184,6 +188,20 @@ def _in_process(run: RunConfig, storage: Storage, again: bool) -> tuple[str, str
     if signals and outcome.status == "stopped":
         raise KeyboardInterrupt
     return outcome.status, outcome.error or _loss(outcome.final.val_loss if outcome.final else None)
+
+
+def _device() -> torch.device:
+    """Where a run of this process trains."""
+    import torch
+
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _check_memory(run: RunConfig) -> None:
+    """Raises ValueError if the run does not fit: here that is an error of the input, in a worker a failed run."""
+    from muon_core.train import check_memory
+
+    check_memory(run, _device())
 
 
 def _check_machine(ngpus: int, workers: int) -> None:

@@ -23,7 +23,7 @@ PARTS = ("data", "gradients", "optimizer", "tracking", "evaluation", "checkpoint
 """Where a run's time goes: columns `<part>_s` of the runs table."""
 OUTCOME = ("status", "health", "error", "steps", "tokens", "final_val_loss", "last_val_loss", "best_val_loss",
            "final_val_accuracy", "loss_spikes", "skipped_steps", "attempts", "wall_s", "train_s",
-           "peak_memory_bytes")  # fmt: skip
+           "tokens_per_s", "mfu", "peak_memory_bytes")  # fmt: skip
 LONG = ("health", "error")
 """Of the outcome, texts that are shown whole."""
 CIRCUMSTANCES = ("device", "world_size", "commit", "diff_hash", "data_hash", "init_hash", "first_batch_hash")

@@ -31,10 +31,11 @@ from muon_core.store.folder import Folder
 from muon_core.store.keys import parse_checkpoint
 from muon_core.store.reader import read_attempts
 from muon_core.tables import RUNS, SERIES
+from muon_core.throughput import COLUMNS
 from muon_core.train import train
 
 MUON = str(Path(sys.executable).with_name("muon"))
-TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
 OF_ATTEMPT = ("attempts", "started_at", "ended_at", "peak_memory_bytes", "world_size", "commit", "diff_hash",
               "environment_json", "distribution_json")  # fmt: skip
 FIELDS: dict[str, Any] = {

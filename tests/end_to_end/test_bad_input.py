@@ -188,6 +188,7 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         # machines
         (["pretrain", "--ngpus", "1000", "--set", "batch_size=1000"], "--ngpus 1000 is more than this machine has, "),
         (["pretrain", "--workers", "1024", "--set", "batch_size=1024"], "--workers 1024 is more than this machine "),
+        (["pretrain", "--set", "model.d_model=65536", "--set", "model.num_layers=256"], "this run needs about "),
         (["pretrain", "--workers", "3"], "batch_size 16 in 1 micro-batches does not divide over 3 workers; "),
         (["pretrain", "--workers", "2", "--again"], "--again trains in this process only; "),
         (["pretrain", "--workers", "2", "--ngpus", "4"], "--ngpus 4 means 4 workers; leave --workers 2 out."),

@@ -18,10 +18,11 @@ from muon_core.progress import Progress
 from muon_core.store.folder import Folder
 from muon_core.store.reader import read_statuses
 from muon_core.store.writer import RunWriter
+from muon_core.throughput import COLUMNS
 from muon_core.train import train
 
 pytestmark = pytest.mark.slow
-TIMING = ("run_id", "attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+TIMING = ("run_id", "attempt", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
 
 
 def worker(rank: int, config: str, store: str, breaks_on: int, stop_at: int) -> None:

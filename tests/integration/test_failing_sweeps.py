@@ -54,7 +54,9 @@ def test_an_arm_whose_runs_die_alike_is_left_and_the_others_finish(
     assert code == 3, err
     assert tried(results) == {"huge": [failed] * 2, "muon": [done] * 4}
     (line,) = [line for line in err.splitlines() if line.startswith("left out: ")]
-    assert line.startswith("left out: 2 runs: breaker: 2 runs of this arm died alike: RuntimeError: ")
+    assert line.startswith(
+        "left out: 2 runs: breaker: 2 runs of this arm died alike: muon_core.config.memory.DoesNotFit: "
+    )
     assert "2 of 8 runs failed\nnext: muon failures test" in err
     assert "--retry failed" in err.splitlines()[-1]
 

@@ -16,6 +16,7 @@ from analysis.store import open_store
 from muon_core.config.run import RunConfig
 from muon_core.store.folder import Folder
 from muon_core.store.run_log import LogReader
+from muon_core.throughput import COLUMNS
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from ray_jobs.in_process import run_here
@@ -24,7 +25,7 @@ from ray_jobs.terms import Terms
 from search_spaces.spec import Resources
 
 pytestmark = pytest.mark.slow
-TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
 
 
 def rows(store: Path, table: str) -> pl.DataFrame:

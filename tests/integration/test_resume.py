@@ -32,13 +32,14 @@ from muon_core.store.reader import read_attempts
 from muon_core.store.storage import Listed, StoreUnavailable
 from muon_core.store.writer import ResumePoint, RunWriter
 from muon_core.tables import SERIES
+from muon_core.throughput import COLUMNS
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from search_spaces.run_file import resolve_run
 
 pytestmark = pytest.mark.slow
 MUON = str(Path(sys.executable).with_name("muon"))
-TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
 
 
 @pytest.fixture(scope="module")

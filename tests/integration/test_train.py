@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 from analysis.store import open_store
-from muon_core import environment, state
+from muon_core import environment, gpus, state
 from muon_core import train as train_module
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import RunConfig
+from muon_core.config.sizes import flops_per_token
 from muon_core.evaluate import Evaluation
 from muon_core.optim import optimizers
 from muon_core.progress import Progress
-from muon_core.recorder import Recorder
 from muon_core.state import TrainState, prepare
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.folder import Folder
 from muon_core.store.writer import RunWriter
 from muon_core.tables import PROJECTIONS
+from muon_core.throughput import COLUMNS, SHARES
 from muon_core.train import Outcome, train
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ CPU = torch.device("cpu")
 
 def rows(folder: Path, table: str) -> pl.DataFrame:
     """Rows of a table without what measures time."""
-    timing = ("run_id", "step_time_s", "tokens_per_s", "elapsed_s")
+    timing = ("run_id", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
     return open_store(folder).table(table).drop(timing, strict=False).sort("seq").collect()
 
 
@@ -177,10 +178,10 @@ def meddle(monkeypatch: pytest.MonkeyPatch, at: int, change: Callable[[list[Tens
     """Let `change` have the gradients and the loss of the step after `at` optimizer steps, and decide the loss."""
     real = train_module._gradients
 
-    def meddled(config: RunConfig, state: TrainState, recorder: Recorder) -> float:
-        loss = real(config, state, recorder)
+    def meddled(config: RunConfig, state: TrainState) -> Tensor:
+        loss = real(config, state)
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        return change(gradients, loss) if state.step == at else loss
+        return torch.tensor(change(gradients, float(loss))) if state.step == at else loss
 
     monkeypatch.setattr(train_module, "_gradients", meddled)
 
@@ -391,3 +392,30 @@ def test_the_time_health_takes_counts_as_tracking_and_not_as_the_step(
     assert run["tracking_s"] > 3 * pause
     assert run["train_s"] < 3 * pause
     assert open_store(tmp_path).table("train").collect()["step_time_s"].median() < pause
+
+
+def test_rows_tell_where_time_and_memory_go(tmp_path: Path, run_config: RunConfig) -> None:
+    """With the peak of a GPU that the CPU is taken for, the model's FLOPs over it are the utilisation."""
+    config = run_config.replace(tracking={"eval_every": 4, "track_every": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpus, "find", lambda device: gpus.Gpu(bf16=4e9, fp32=2e9, memory=0, node=""))
+        train_in(tmp_path, config)
+    opened = open_store(tmp_path)
+    train, run = opened.train.sort("step").collect(), opened.runs.collect().row(0, named=True)
+    expected = flops_per_token(config) * train["tokens_per_s"] / 2e9
+    assert train["mfu"].to_list() == pytest.approx(expected.to_list(), rel=1e-6)
+    assert run["mfu"] == pytest.approx(flops_per_token(config) * run["tokens_per_s"] / 2e9)
+    assert run["tokens_per_s"] == pytest.approx(run["tokens"] / run["train_s"])
+    assert train["peak_memory_bytes"].is_sorted()
+    assert 2**26 < train["peak_memory_bytes"][0] <= run["peak_memory_bytes"]
+    shares = train.select(f"{part}_share" for part in SHARES)
+    assert (shares.min_horizontal() >= 0).all()
+    assert (shares.sum_horizontal() <= 1).all()
+    found = [(row["step"], row["evaluation_share"] > 0) for row in train.iter_rows(named=True)]
+    assert [step for step, evaluated in found if evaluated] == [1, 5]  # after 0 and 4; no row is behind that of 8
+
+
+def test_what_no_peak_is_known_of_has_no_utilisation(tmp_path: Path, run_config: RunConfig) -> None:
+    train_in(tmp_path, run_config.replace(steps=2))
+    assert open_store(tmp_path).train.collect()["mfu"].to_list() == [None, None]
+    assert open_store(tmp_path).runs.collect()["mfu"].to_list() == [None]

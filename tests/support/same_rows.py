@@ -6,8 +6,9 @@ import polars as pl
 
 from analysis.store import open_store
 from muon_core.tables import SERIES
+from muon_core.throughput import COLUMNS
 
-TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s")
+TIMING = ("attempt", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
 
 
 def rows(store: Path | str, table: str, run_ids: list[str]) -> pl.DataFrame:

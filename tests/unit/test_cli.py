@@ -282,18 +282,35 @@ def test_pretrain_writes_to_the_store_it_is_told(
     assert open_store(tmp_path / "by flag").runs.collect().height == 1
 
 
-def test_pretrain_records_a_failed_run_and_shows_its_traceback(muon: Muon, run_yaml: str) -> None:
-    too_large = ["--set", "model.d_ff=1000000000000"]  # no memory holds it
-    run_id = muon.config(run_yaml, *too_large).run_id
-    failed = muon("pretrain", run_yaml, *too_large)
+BROKEN = """
+import torch
+
+class Broken(torch.optim.SGD):
+    def step(self, closure=None):
+        raise RuntimeError("out of ideas")
+"""
+
+
+def test_pretrain_records_a_failed_run_and_shows_its_traceback(muon: Muon, run_yaml: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    broken = ["--optimizer", "./broken.py:Broken"]
+    run_id = muon.config(run_yaml, *broken).run_id
+    failed = muon("pretrain", run_yaml, *broken)
     assert failed.code == 3
     told = failed.err.splitlines()[-1]
-    assert told.startswith(f"failed: {run_id}: RuntimeError: ")
-    assert told.endswith(f" (traceback: muon status {run_id})")
+    assert told == f"failed: {run_id}: RuntimeError: out of ideas (traceback: muon status {run_id})"
     shown = muon("status", run_id)
     assert shown.code == 0
     assert "Traceback (most recent call last)" in shown.out
-    assert "model.py" in shown.out
+    assert "broken.py" in shown.out
+
+
+def test_pretrain_refuses_what_does_not_fit_and_records_nothing(muon: Muon, run_yaml: str, tmp_path: Path) -> None:
+    refused = muon("pretrain", run_yaml, "--set", "model.d_ff=1000000000000")
+    assert refused.code == 2
+    assert refused.err.startswith("muon: this run needs about ")
+    assert "; set micro_batches: 8 (" in refused.err
+    assert not list(tmp_path.glob("results/runs/*"))
 
 
 def test_pretrain_counts_a_diverged_run_as_a_result(muon: Muon, run_yaml: str) -> None:

@@ -182,6 +182,22 @@ def test_bfloat16_autocast_stays_close_and_keeps_gradients_in_float32() -> None:
     assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
 
 
+@pytest.mark.parametrize(("dropout", "bf16"), [(0.0, False), (0.3, False), (0.0, True)])
+def test_activation_checkpointing_changes_no_bit(dropout: float, bf16: bool) -> None:
+    def gradients(checkpoints: bool) -> list[Tensor]:
+        model = sharpened(build(CONFIG.replace(dropout=dropout)))
+        model.checkpoints = checkpoints
+        torch.manual_seed(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = next_token_loss(model, tokens())
+        loss.backward()
+        return [loss.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+
+    plain, saving = gradients(False), gradients(True)
+    assert len(plain) == 1 + len(list(build().parameters()))
+    assert all(map(torch.equal, plain, saving))
+
+
 def test_transformer_compiles_into_one_graph() -> None:
     model, window = build(), tokens()
     compiled = torch.compile(

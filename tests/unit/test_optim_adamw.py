@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from muon_core.optim.adamw import AdamW
+from muon_core.config.optimizers import AdamWConfig
+from muon_core.optim import build
+from muon_core.optim.adamw import AdamW, fused
+from muon_core.optim.build import build_optimizers
 
 ALONE = """
 import sys
@@ -63,3 +66,35 @@ def test_the_compiler_is_not_imported(config: str) -> None:
     """In a process of its own; made, stepped, saved and loaded."""
     found = subprocess.run([sys.executable, "-c", ALONE.format(config=config)], capture_output=True, text=True)
     assert (found.stdout, found.returncode) == ("False\n", 0), found.stderr
+
+
+def test_the_fused_kernel_steps_as_the_loop_and_goes_on_from_a_saved_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which is left to torch on a CPU; there it has such a kernel, too."""
+    assert fused([("w", nn.Parameter(torch.ones(2, 2)))]) is None
+    torch.manual_seed(0)
+    weights = {
+        "blocks.0.mlp.up.weight": torch.randn(6, 4),
+        "embedding.weight": torch.randn(5, 4),
+        "norm.weight": torch.ones(4),
+    }
+    gradients = [{name: torch.randn_like(weight) for name, weight in weights.items()} for _ in range(4)]
+
+    def stepped(saved_after: int | None = None) -> dict[str, nn.Parameter]:
+        params = {name: nn.Parameter(weight.clone()) for name, weight in weights.items()}
+        optimizers = build_optimizers(params.items(), AdamWConfig(), noise_seed=0)
+        for number, step in enumerate(gradients):
+            if number == saved_after:
+                state = optimizers.state_dict()
+                optimizers = build_optimizers(params.items(), AdamWConfig(), noise_seed=0)
+                optimizers.load_state_dict(state)
+            for name, gradient in step.items():
+                params[name].grad = gradient.clone()
+            optimizers.step(number)
+        return params
+
+    looped = stepped()
+    monkeypatch.setattr(build, "fused", lambda params: True)
+    whole, resumed = stepped(), stepped(saved_after=2)
+    for name, weight in whole.items():
+        torch.testing.assert_close(weight, looped[name], rtol=1e-5, atol=1e-6)
+        assert torch.equal(weight, resumed[name])

@@ -1,0 +1,71 @@
+"""How large a run is, from its config alone: weights by part, and FLOPs of the model and of Muon. No torch."""
+
+from __future__ import annotations
+
+from muon_core.config.optimizers import MuonConfig
+from muon_core.config.run import ModelConfig, RunConfig
+
+ITERATIONS: dict[str, int] = {"quintic": 5, "polar_express_1": 5, "polar_express_2": 5, "simple12": 12}
+"""Newton-Schulz iterations of an orthogonalizer, each of three matrix products."""
+
+
+def matrices(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Projection to the shape `(rows, cols)` of a block's matrix."""
+    width, kv = model.d_model, model.d_model // model.num_heads * model.num_kv_heads
+    return {
+        "q": (width, width), "k": (kv, width), "v": (kv, width), "o": (width, width),
+        "up": (model.d_ff, width), "down": (width, model.d_ff),
+    }  # fmt: skip
+
+
+def parameters(model: ModelConfig) -> dict[str, int]:
+    """Weights by part; the embedding is the output layer too."""
+    shapes = matrices(model)
+    attention, mlp = (sum(shapes[name][0] * shapes[name][1] for name in names) for names in ("qkvo", ("up", "down")))
+    return {
+        "embedding": model.vocab_size * model.d_model,
+        "attention": model.num_layers * attention,
+        "mlp": model.num_layers * mlp,
+        "norms": (2 * model.num_layers + 1) * model.d_model,
+    }
+
+
+def num_parameters(model: ModelConfig) -> int:
+    """All weights."""
+    return sum(parameters(model).values())
+
+
+def num_hidden(model: ModelConfig) -> int:
+    """Weights of the hidden matrices, which Muon steps."""
+    parts = parameters(model)
+    return parts["attention"] + parts["mlp"]
+
+
+def flops_per_token(config: RunConfig) -> float:
+    """FLOPs of the forward and backward pass of a token: 6 a weight, and those of attention.
+
+    What activation checkpointing computes again is not counted, nor that attention looks back only.
+    Source: Chowdhery et al. 2022 (PaLM), appendix B, https://arxiv.org/abs/2204.02311
+    """
+    model = config.model
+    return float(6 * num_parameters(model) + 12 * model.num_layers * model.d_model * config.data.seq_len)
+
+
+def orthogonalizer_flops(config: RunConfig) -> float:
+    """FLOPs of Newton-Schulz in an optimizer step, whole matrices; 0 for optimizers and orthogonalizers without it.
+
+    An iteration on rows x cols, m the smaller and n the larger: X X' and its product with X, 2 m^2 n each, and the
+    square of X X', 2 m^3.
+    """
+    optimizer = config.optimizer
+    if not isinstance(optimizer, MuonConfig):
+        return 0.0
+    sides = [(min(shape), max(shape)) for shape in matrices(config.model).values()]
+    iteration = sum(4 * small**2 * large + 2 * small**3 for small, large in sides)
+    return float(ITERATIONS.get(optimizer.orthogonalizer, 0) * config.model.num_layers * iteration)
+
+
+def orthogonalizer_share(config: RunConfig) -> float:
+    """Of all FLOPs of a step, those of Newton-Schulz."""
+    own = orthogonalizer_flops(config)
+    return own / (own + flops_per_token(config) * config.tokens_per_step)

@@ -1,0 +1,149 @@
+"""`muon presets`: how large the presets are, and what a run of each takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+
+from muon_core.config.memory import Memory, gib, memory
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.presets import PRESETS
+from muon_core.config.run import RunConfig
+from muon_core.config.sizes import flops_per_token, num_parameters, orthogonalizer_share, parameters
+from muon_core.gpus import DATE, GPUS, SOURCE
+from ray_jobs.cli.options import json_option
+from ray_jobs.cli.text import aligned
+from ray_jobs.prices import Prices, load_prices
+from search_spaces.parameters import build
+from search_spaces.spec import Resources
+
+MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "peak")
+
+
+@click.command("presets")
+@click.argument("names", nargs=-1, metavar="[PRESET]...", type=click.Choice(list(PRESETS)))
+@click.option(
+    "--optimizer",
+    type=click.Choice(list(OPTIMIZERS)),
+    default="muon",
+    show_default=True,
+    help="Optimizer of the hidden matrices.",
+)
+@click.option("--tokens", type=click.FloatRange(min=1), default=1.7e9, show_default=True, help="Training tokens.")
+@click.option("--gpu", type=click.Choice(list(GPUS)), default="h100", show_default=True, help="GPU, of which one.")
+@click.option(
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.35,
+    show_default=True,
+    help="Share of the GPU's peak that is used; an assumption, until a run has measured it.",
+)
+@click.option("--sequences", type=click.IntRange(min=1), help="Of a forward pass.  [default: a step's]")
+@click.option("--seq-len", type=click.IntRange(min=2), help="Tokens of a sequence.  [default: the preset's]")
+@click.option("--activation-checkpointing", is_flag=True, help="Count activations as this parameter keeps them.")
+@json_option
+def command(
+    names: tuple[str, ...],
+    optimizer: str,
+    tokens: float,
+    gpu: str,
+    mfu: float,
+    sequences: int | None,
+    seq_len: int | None,
+    activation_checkpointing: bool,
+    as_json: bool,
+) -> None:
+    """Show the presets: weights by part, FLOPs, memory, and hours and USD of a number of tokens on one GPU.
+
+    FLOPs of a token are 6 a weight and 12 x layers x width x sequence; Muon's share is Newton-Schulz, of all FLOPs of a
+    step. Memory is what cannot be done without; kernels and allocator take more. Hours are FLOPs by the GPU's peak in
+    the preset's precision times --mfu. --json gives a list of objects, bytes and FLOPs in full.
+
+    \b
+    muon presets
+    muon presets 88m 350m --gpu a100 --tokens 1e9
+    muon presets 1b --sequences 2 --activation-checkpointing --json
+    """
+    prices = load_prices()
+    changes: dict[tuple[str, ...], Any] = {("activation_checkpointing",): True} if activation_checkpointing else {}
+    changes |= {("data", "seq_len"): seq_len} if seq_len else {}
+    runs = {name: _cut(build(PRESETS[name], optimizer, changes), sequences) for name in names or PRESETS}
+    found = [facts(name, run, tokens, gpu, mfu, prices) for name, run in runs.items()]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    rows = _rows(found, gpu, tokens)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    click.echo("\n".join(aligned(row, widths, [False] + [True] * len(found)) for row in rows))
+    click.echo(f"peak of {gpu}: {SOURCE} ({DATE}); prices: {prices.source} ({prices.date})", err=True)
+    click.echo(f"assumed: {mfu:.0%} of the peak; a run tells its own as mfu (muon runs show)", err=True)
+
+
+def _cut(run: RunConfig, sequences: int | None) -> RunConfig:
+    """`run` with micro-batches of so many sequences. Raises ValueError if its batch does not divide."""
+    if sequences is None:
+        return run
+    if run.batch_size % sequences:
+        raise ValueError(f"--sequences {sequences} does not divide batch_size {run.batch_size}; choose a divisor")
+    return run.replace(micro_batches=run.batch_size // sequences)
+
+
+def facts(name: str, run: RunConfig, tokens: float, gpu: str, mfu: float, prices: Prices) -> dict[str, Any]:
+    """What `--json` shows of a preset."""
+    share, device = orthogonalizer_share(run), GPUS[gpu]
+    held = memory(run)
+    flops = flops_per_token(run) / (1 - share)
+    hours = tokens * flops / (device.peak(run.precision) * mfu) / 3600
+    usd = prices.rate(Resources(gpus_per_worker=1), device.node).usd_per_hour
+    return {
+        "preset": name,
+        "optimizer": run.optimizer.name,
+        "parameters": num_parameters(run.model),
+        "parts": parameters(run.model),
+        "sequences": run.batch_size // run.micro_batches,
+        "seq_len": run.data.seq_len,
+        "precision": run.precision,
+        "flops_per_token": flops_per_token(run),
+        "orthogonalizer_share": share,
+        "memory_bytes": _bytes(held),
+        "fits": held.peak <= device.memory,
+        "gpu": gpu,
+        "mfu_assumed": mfu,
+        "tokens": tokens,
+        "hours": hours,
+        "usd": None if usd is None else hours * usd,
+    }
+
+
+def _bytes(held: Memory) -> dict[str, int]:
+    return {part: getattr(held, part) for part in MEMORY}
+
+
+def _rows(found: list[dict[str, Any]], gpu: str, tokens: float) -> list[list[str]]:
+    """A line for each fact, a column for each preset."""
+    lines: dict[str, Callable[[dict[str, Any]], str]] = {
+        "preset": lambda one: one["preset"],
+        "parameters": lambda one: f"{one['parameters'] / 1e6:.2f} M",
+        **{f"  {part}": partial(_weights, part) for part in found[0]["parts"]},
+        "FLOPs a token": lambda one: f"{one['flops_per_token'] / 1e9:.3g} G",
+        f"{found[0]['optimizer']}'s share of FLOPs": lambda one: f"{one['orthogonalizer_share']:.1%}",
+        "a forward pass": lambda one: f"{one['sequences']} x {one['seq_len']}, {one['precision']}",
+        "memory, GiB": lambda one: gib(one["memory_bytes"]["peak"]),
+        **{f"  {part}": partial(_held, part) for part in MEMORY if part != "peak"},
+        f"fits one {gpu}": lambda one: "yes" if one["fits"] else "no",
+        f"hours of {tokens:.3g} tokens": lambda one: f"{one['hours']:.3g}",
+        "USD": lambda one: "unknown" if one["usd"] is None else f"{one['usd']:.2f}",
+    }
+    return [[title, *map(text, found)] for title, text in lines.items()]
+
+
+def _weights(part: str, one: dict[str, Any]) -> str:
+    return f"{one['parts'][part] / 1e6:.2f} M"
+
+
+def _held(part: str, one: dict[str, Any]) -> str:
+    return gib(one["memory_bytes"][part])
