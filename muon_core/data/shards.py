@@ -32,6 +32,8 @@ from muon_core.data.corpus import (
     documents_sha256,
     is_validation,
 )
+from muon_core.data.prepared import is_prepared, local_copy
+from muon_core.data.windows import num_windows, validation_windows
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
 
@@ -46,12 +48,15 @@ _ENCODED_AT_ONCE = 64  # documents; bounds the tokenizer's memory, about 100 byt
 def prepare(data: DataConfig, vocab_size: int, cache: Path | None = None) -> Path:
     """Folder with `train.npy`, `validation.npy`, `tokenizer.json` and `index.json`, made on first use.
 
-    The tokenizer is trained on the training documents; each document ends with one end-of-text token. Processes may
-    race: the folder appears whole, under a name that its content decides.
+    Of a data set that was prepared before, the folder that `prepared.local_copy` finds. Else the tokenizer is trained
+    on the training documents; each document ends with one end-of-text token. Processes may race: the folder appears
+    whole, under a name that its content decides.
 
     Raises: ValueError as `documents` does, if the text is no longer what `data.corpus_sha256` says, or if a side of the
     split is too small; StoreError if the cache cannot be written.
     """
+    if is_prepared(data.corpus):
+        return local_copy(data, vocab_size)
     root = cache or default_cache()
     digest = data.corpus_sha256 or corpus_sha256(data.corpus, root)
     folder = root / _folder_name(digest, data.validation_share, vocab_size)
@@ -70,16 +75,6 @@ def read_index(folder: Path) -> dict[str, Any]:
     """`index.json` of a prepared folder: shards with token counts and sha256, split, versions, `data_hash`."""
     index: dict[str, Any] = json.loads((folder / INDEX).read_text())
     return index
-
-
-def num_windows(num_tokens: int, seq_len: int) -> int:
-    """Windows of `seq_len + 1` tokens in a shard; neighbours share one token, so that each is predicted once."""
-    return max(0, (num_tokens - 1) // seq_len)
-
-
-def validation_windows(data: DataConfig) -> int:
-    """Windows that cover `data.validation_tokens` predicted tokens."""
-    return -(-data.validation_tokens // data.seq_len)
 
 
 def _folder_name(corpus_hash: str, share: float, vocab_size: int) -> str:
