@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from muon_core.config.base import Config, canonical_json
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+WORK = ".preparing"  # folder of what is not finished
 Side = Literal["train", "validation"]
 SIDES: tuple[Side, Side] = ("train", "validation")
 LARGEST_VOCABULARY = {"uint16": 2**16, "uint32": 2**32}
@@ -96,6 +97,8 @@ class Manifest(Config):
     source: SourceFacts
     documents: Counts
     shards: dict[Side, tuple[Shard, ...]]
+    plan: Sha256
+    """Of all that was asked for, by which the same call knows that it is done."""
     versions: dict[str, str]
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from muon_core.config.run import DataConfig, RunConfig
-from muon_core.data.manifest import MANIFEST, SIDES, Manifest, parse_manifest
+from muon_core.data.manifest import MANIFEST, SIDES, WORK, Manifest, parse_manifest
 from muon_core.data.set_cache import PATIENCE_S, cache_root, fetched
 from muon_core.data.soundness import damaged_files, describe_damage
 from muon_core.data.windows import num_windows, validation_windows
@@ -26,8 +26,9 @@ def is_remote(corpus: str) -> bool:
 
 
 def is_prepared(corpus: str) -> bool:
-    """Whether `corpus` is a prepared data set, not text."""
-    return is_remote(corpus) or (Path(corpus).expanduser() / MANIFEST).is_file()
+    """Whether `corpus` is a prepared data set, or one that is not finished, not text."""
+    folder = Path(corpus).expanduser()
+    return is_remote(corpus) or (folder / MANIFEST).is_file() or (folder / WORK).is_dir()
 
 
 def read_manifest(corpus: str) -> Manifest:
@@ -96,9 +97,9 @@ def check_sizes(manifest: Manifest, data: DataConfig, vocab_size: int) -> None:
         if (found := manifest.tokens(side)) <= needed[side]:
             field = "data.seq_len" if found <= data.seq_len else "data.validation_tokens"
             value = data.seq_len if found <= data.seq_len else data.validation_tokens
+            more = "prepare more text" + (", or with a larger --validation-share" if side == "validation" else "")
             raise ValueError(
-                f"{what}: {found} {side} tokens, {field} {value} needs {needed[side] + 1}; lower {field}, or prepare "
-                "more text"
+                f"{what}: {found} {side} tokens, {field} {value} needs {needed[side] + 1}; lower {field}, or {more}"
             )
 
 

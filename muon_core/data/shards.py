@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from muon_core.config.base import canonical_json
 from muon_core.config.run import DataConfig
+from muon_core.data.bpe import train_bpe
 from muon_core.data.corpus import (
     END_OF_TEXT,
     SPLIT_RULE,
@@ -92,7 +93,7 @@ def _build(folder: Path, texts: list[Document], corpus_hash: str, share: float, 
     sides: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
     for text in texts:
         sides[VALIDATION if is_validation(text.path, share) else TRAIN].append(text.data.decode(errors="replace"))
-    tokenizer = _train_tokenizer(sides[TRAIN], vocab_size)
+    tokenizer = train_bpe(sides[TRAIN], vocab_size)
     model = tokenizer.to_str().encode()
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     aside = Folder(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp"))
@@ -118,22 +119,6 @@ def _build(folder: Path, texts: list[Document], corpus_hash: str, share: float, 
 def content_hash(content: Mapping[str, Any]) -> str:
     """The `data_hash` of an index: sha256 over `tokenizer_sha256`, `split` and `shards`."""
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-def _train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that no text is unknown
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
