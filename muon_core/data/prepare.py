@@ -138,9 +138,15 @@ def _prepare(
     facts = describe(choice, content, settings.separator)
     dtype = settings.dtype if settings.dtype != "auto" else _dtype(facts.vocab_size)
     check_dtype(facts.vocab_size, dtype)
-    with WorkerPool(_Job(content, facts.separator_id, dtype, settings.column), workers) as pool:
-        writers = _write(work, storage, source, settings, state, dtype, pool, report)
-    manifest = _manifest(source, settings, facts, dtype, plan, state.counts, writers)
+    written = state.written or {}
+    with contextlib.ExitStack() as stack:
+        writers: dict[Side, ShardWriter] = {}
+        for side in SIDES:
+            writers[side] = ShardWriter(side, work, storage, dtype, settings.shard_tokens, written.get(side))
+            stack.callback(writers[side].close)
+        with WorkerPool(_Job(content, facts.separator_id, dtype, settings.column), workers) as pool:
+            _write(work, source, settings, state, writers, pool, report)
+        manifest = _manifest(source, settings, facts, dtype, plan, state.counts, writers)
     storage.put(TOKENIZER, content)
     storage.put(MANIFEST, manifest.model_dump_json(indent=2).encode())  # last: now it is whole
     return manifest
@@ -166,21 +172,16 @@ class _Block(NamedTuple):
 
 def _write(
     work: Path,
-    storage: Storage,
     source: Source,
     settings: Settings,
     state: _State,
-    dtype: str,
+    writers: dict[Side, ShardWriter],
     pool: WorkerPool,
     report: Callable[[Progress], object],
-) -> dict[Side, ShardWriter]:
+) -> None:
     """Read, encode and append all that comes after `state`, which goes along."""
-    known, written = Duplicates(work / "duplicates.sqlite"), state.written or {}
-    writers = {
-        side: ShardWriter(side, work, storage, dtype, settings.shard_tokens, written.get(side)) for side in SIDES
-    }
     saved, num_shards = time.monotonic(), sum(writer.num_shards for writer in writers.values())
-    with contextlib.closing(known):
+    with contextlib.closing(Duplicates(work / "duplicates.sqlite")) as known:
         blocks = _blocks(source, settings.column, state.position)
         for block, encoded in _encoded(pool, blocks, source):
             _append(encoded, state, writers, known, settings)
@@ -191,7 +192,6 @@ def _write(
                 saved, num_shards = time.monotonic(), total
             tokens = sum(writer.num_tokens for writer in writers.values())
             report(Progress(block.read_bytes, source.num_bytes, state.counts.text_bytes, state.documents, tokens))
-    return writers
 
 
 def _append(
@@ -375,7 +375,7 @@ def _manifest(
             sha256=source.sha256,
         ),
         "documents": counts,
-        "shards": {side: writers[side].close() for side in SIDES},
+        "shards": {side: writers[side].finish() for side in SIDES},
         "plan": plan,
         "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy")},
     })  # fmt: skip

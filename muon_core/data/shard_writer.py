@@ -77,12 +77,15 @@ class ShardWriter:
             path.unlink(missing_ok=True)
         self._finished.clear()
 
-    def close(self) -> tuple[Shard, ...]:
+    def finish(self) -> tuple[Shard, ...]:
         """All shards, the last of them with what there was for it. Raises StoreError."""
         if self._tail:
             self._finish()
-        self._file.close()
         return tuple(self._shards)
+
+    def close(self) -> None:
+        """Close the working file; what is in it stays."""
+        self._file.close()
 
     def _open(self, tail: int) -> Any:
         """The working file of the next shard, which holds `tail` token ids."""

@@ -53,7 +53,8 @@ def choose(given: str | None, train_bpe: int | None, sample_bytes: int = SAMPLE_
     path = path / TOKENIZER if path.is_dir() else path
     if path.is_file():
         return Choice(given, None, path.read_bytes())
-    if not (match := _NAME.fullmatch(given)):
+    match = _NAME.fullmatch(given)
+    if not match or given.endswith(".json"):
         raise ValueError(f"tokenizer {given!r}: no such file, nor is it OWNER/NAME of the Hugging Face Hub")
     from muon_core.data.hub import tokenizer_file  # only who asks for one pays for the import
 
