@@ -236,9 +236,7 @@ def _encoded(pool: WorkerPool, blocks: Iterator[_Block], source: Source) -> Iter
         yield from pool.map(blocks, lambda block: block.records)
     except BadRecord as error:
         file, number, wrong = error.args
-        kind = source.files[file].kind
-        place = {"jsonl": f" at byte {number}", "parquet": f", row {number}", "text": f" at byte {number}"}[kind]
-        raise ValueError(f"{source.files[file].name}{place}: {wrong}") from None
+        raise ValueError(f"{source.files[file].place(number)}: {wrong}") from None
 
 
 def _plan(source: Source, choice: Choice, settings: Settings) -> str:

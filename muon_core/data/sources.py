@@ -53,6 +53,10 @@ class InputFile:
         name = self.name.removesuffix(_ending(self.name)) if self.compression else self.name
         return KINDS.get(_ending(name), "text")
 
+    def place(self, number: int) -> str:
+        """What messages call the record of that `number`."""
+        return f"{self.name}, row {number}" if self.kind == "parquet" else f"{self.name} at byte {number}"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:

@@ -109,7 +109,7 @@ def _sample(files: Sequence[InputFile], column: str, sample_bytes: int, validati
             try:
                 parts = [text for text, _ in texts([record], column)]
             except BadRecord as error:
-                raise ValueError(f"{file.name}:{error.args[1]}: {error.args[2]}") from None
+                raise ValueError(f"{file.place(error.args[1])}: {error.args[2]}") from None
             for text in parts:
                 share, left = share - len(text), left - len(text)
                 if not is_validation(digest(text).hex(), validation_share):

@@ -22,9 +22,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackagePath, files
+from importlib.metadata import files
 from pathlib import Path
 
 import psutil
@@ -36,6 +35,7 @@ from muon_core.store.open import open_storage
 MUON = str(Path(sys.executable).with_name("muon"))
 LIMIT_MB = 500.0
 DUPLICATES = 0.05
+SOURCE_BYTES = 40_000_000
 LEFT_BEHIND_S = 10.0
 
 
@@ -51,7 +51,10 @@ class Result:
 
 def make_corpus(folder: Path, num_bytes: int) -> tuple[list[Path], int]:
     """Two packed files of JSON lines, and how many documents they hold."""
-    text = "".join(Path(str(file.locate())).read_text(errors="replace") for file in _sources())
+    sources = (file for file in sorted(files("torch") or (), key=str) if str(file).endswith(".py"))
+    text = ""
+    while len(text) < min(SOURCE_BYTES, num_bytes) and (file := next(sources, None)):
+        text += Path(str(file.locate())).read_text(errors="replace")
     draw, paths, number = random.Random(0), [], 0
     for part in range(2):
         path, written = folder / f"part-{part}.jsonl.zst", 0
@@ -68,10 +71,6 @@ def make_corpus(folder: Path, num_bytes: int) -> tuple[list[Path], int]:
                 packed.write(line + b"\n")
                 written, number = written + len(line), number + 1
     return paths, number
-
-
-def _sources() -> Iterator[PackagePath]:
-    return (file for file in sorted(files("torch") or (), key=str) if str(file).endswith(".py"))
 
 
 def call(inputs: list[str], out: str, options: list[str], state: Path, kill_at: int | None = None) -> Result:
