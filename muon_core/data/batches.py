@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from muon_core.config.run import DataConfig
-from muon_core.data.manifest import MANIFEST, parse_manifest
+from muon_core.data.manifest import MANIFEST, SIDES, parse_manifest
 from muon_core.data.order import Order, keyed, sorted_draws
 from muon_core.data.shards import TRAIN, VALIDATION, prepare, read_index
 from muon_core.data.token_stream import TokenStream
@@ -44,11 +44,8 @@ class TokenData:
         """The shards in `folder`, which `shards.prepare` returned for `data`."""
         if (file := folder / MANIFEST).is_file():
             manifest = parse_manifest(file.read_bytes(), str(folder))
-            sides = (
-                TokenStream.open(folder / shard.name for shard in shards)
-                for shards in (manifest.shards["train"], manifest.shards["validation"])
-            )
-            return cls(*sides, data.seq_len, validation_windows(data), manifest.content_hash, keyed)
+            ids, held_ids = (TokenStream.open(folder / shard.name for shard in manifest.shards[side]) for side in SIDES)
+            return cls(ids, held_ids, data.seq_len, validation_windows(data), manifest.content_hash, keyed)
         train, held_out = (np.load(folder / name, mmap_mode="r") for name in (TRAIN, VALIDATION))
         return cls(train, held_out, data.seq_len, validation_windows(data), read_index(folder)["data_hash"])
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from muon_core.data.records import LONGEST, Record
+from muon_core.data.records import LONGEST, Record, cut_size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,16 +46,15 @@ def texts(records: Sequence[Record], column: str) -> Iterator[tuple[str, bool]]:
     Raises BadRecord.
     """
     for record in records:
-        text = _json_text(record, column) if record.is_json else (record.data or b"").decode(errors="replace")
-        start = 0
-        while len(text) - start > LONGEST:
-            end = text.rfind("\n", start + LONGEST // 2, start + LONGEST) + 1 or start + LONGEST
-            yield text[start:end], True
-            start = end
-        yield text[start:], record.cut
+        data = _json_text(record, column) if record.is_json else record.data or b""
+        while len(data) > LONGEST:
+            size = cut_size(data)
+            yield data[:size].decode(errors="replace"), True
+            data = data[size:]
+        yield data.decode(errors="replace"), record.cut
 
 
-def _json_text(record: Record, column: str) -> str:
+def _json_text(record: Record, column: str) -> bytes:
     try:
         fields = json.loads(record.data or b"")
     except ValueError as error:
@@ -69,13 +68,12 @@ def _json_text(record: Record, column: str) -> str:
     text = fields[column]
     if text is not None and not isinstance(text, str):
         raise BadRecord(record.file, record.number, f"column {column!r} is {type(text).__name__}, not text")
-    # JSON can spell halves of letters, which no tokenizer takes.
-    return (text or "").encode(errors="replace").decode()
+    return (text or "").encode(errors="replace")  # JSON can spell halves of letters, which no tokenizer takes
 
 
-def digest(text: str) -> bytes:
+def digest(text: bytes) -> bytes:
     """What equal documents have in common."""
-    return hashlib.sha256(text.encode()).digest()[:DIGEST]
+    return hashlib.sha256(text).digest()[:DIGEST]
 
 
 class Encoder:
@@ -96,9 +94,10 @@ class Encoder:
                 continue
             ids = [*self._ids(text), np.array([self._separator], self._dtype)]
             pieces += ids
-            digests.append(digest(text))
+            data = text.encode()
+            digests.append(digest(data))
             lengths.append(sum(map(len, ids)))
-            text_bytes += len(text.encode())
+            text_bytes += len(data)
         return Encoded(digests, lengths, np.concatenate(pieces), text_bytes, empty, cut)
 
     def _ids(self, text: str) -> Iterator[npt.NDArray[Any]]:

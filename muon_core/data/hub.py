@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from muon_core.data.range_file import buffered
-from muon_core.data.sources import InputFile
+from muon_core.data.sources import InputFile, local_file
 
 TIMEOUT_S = 20.0
 TRIES = 5
@@ -71,7 +71,7 @@ def _listed(name: str, revision: str | None) -> tuple[dict[str, InputFile], str]
         file.rfilename: InputFile(
             f"hf:{name}/{file.rfilename}",
             int(file.size or 0),
-            partial(_opened, name, file.rfilename, commit, file.size),
+            partial(_opened, name, file.rfilename, commit, int(file.size or 0)),
         )
         for file in info.siblings or ()
     }
@@ -80,7 +80,7 @@ def _listed(name: str, revision: str | None) -> tuple[dict[str, InputFile], str]
 
 def _opened(name: str, path: str, commit: str, size: int) -> BinaryIO:
     from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, http_backoff
+    from huggingface_hub.utils import build_hf_headers, http_backoff  # type: ignore[attr-defined]  # its public names
 
     url, headers = hf_hub_url(name, path, repo_type="dataset", revision=commit), build_hf_headers()
 
@@ -103,10 +103,7 @@ def _snapshot(name: str, revision: str | None) -> tuple[dict[str, InputFile], st
 
     root = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
     paths = {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
-    files = {
-        name_: InputFile(f"hf:{name}/{name_}", path.stat().st_size, partial(open, path, "rb"))
-        for name_, path in paths.items()
-    }
+    files = {inside: local_file(f"hf:{name}/{inside}", str(path)) for inside, path in paths.items()}
     return files, root.name
 
 

@@ -15,9 +15,9 @@ import hashlib
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from muon_core.config.base import Config, canonical_json
+from muon_core.config.base import canonical_json
 
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 WORK = ".preparing"  # folder of what is not finished
@@ -27,7 +27,13 @@ LARGEST_VOCABULARY = {"uint16": 2**16, "uint32": 2**32}
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Shard(Config):
+class _Part(BaseModel):
+    """Immutable, rejects unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Shard(_Part):
     """One file of token ids."""
 
     # A name from a bucket becomes that of a file on this machine, so it can lead nowhere else.
@@ -37,7 +43,7 @@ class Shard(Config):
     sha256: Sha256
 
 
-class TokenizerFacts(Config):
+class TokenizerFacts(_Part):
     """The tokenizer of a data set."""
 
     sha256: Sha256
@@ -51,7 +57,7 @@ class TokenizerFacts(Config):
     separator_id: int = Field(ge=0)
 
 
-class SourceFacts(Config):
+class SourceFacts(_Part):
     """The text of a data set."""
 
     inputs: tuple[str, ...]
@@ -65,7 +71,7 @@ class SourceFacts(Config):
     """Over names and sizes of the files."""
 
 
-class Counts(Config):
+class Counts(_Part):
     """Documents, and what became of them."""
 
     train: int = 0
@@ -79,7 +85,7 @@ class Counts(Config):
     text_bytes: int = 0
 
 
-class Split(Config):
+class Split(_Part):
     """How documents are dealt out."""
 
     rule: str
@@ -87,7 +93,7 @@ class Split(Config):
     keep_duplicates: bool
 
 
-class Manifest(Config):
+class Manifest(_Part):
     """The contents of `manifest.json`."""
 
     format: Literal[1] = 1

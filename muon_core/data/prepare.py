@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,24 +145,13 @@ def _prepare(
         for side in SIDES:
             writers[side] = ShardWriter(side, work, storage, dtype, settings.shard_tokens, written.get(side))
             stack.callback(writers[side].close)
-        with WorkerPool(_Job(content, facts.separator_id, dtype, settings.column), workers) as pool:
+        make = partial(Encoder, content, facts.separator_id, dtype, settings.column)  # each process makes its own
+        with WorkerPool(make, workers) as pool:
             _write(work, source, settings, state, writers, pool, report)
         manifest = _manifest(source, settings, facts, dtype, plan, state.counts, writers)
     storage.put(TOKENIZER, content)
     storage.put(MANIFEST, manifest.model_dump_json(indent=2).encode())  # last: now it is whole
     return manifest
-
-
-class _Job(NamedTuple):
-    """What a process needs to encode; it builds its tokenizer itself."""
-
-    tokenizer: bytes
-    separator_id: int
-    dtype: str
-    column: str
-
-    def __call__(self) -> Encoder:
-        return Encoder(*self)
 
 
 class _Block(NamedTuple):

@@ -78,7 +78,8 @@ class _Zstd(io.RawIOBase):
     """The bytes of Zstandard frames, one or several; the library's own reader is silent where one breaks off."""
 
     def __init__(self, raw: BinaryIO) -> None:
-        self._raw, self._frame, self._left = raw, None, memoryview(b"")
+        self._raw, self._left = raw, memoryview(b"")
+        self._frame: Any = None
 
     def readable(self) -> bool:
         return True
@@ -143,7 +144,7 @@ def _texts(stream: BinaryIO, index: int, name: str, offset: int) -> Iterator[Rec
             raise ValueError(f"{name} is a binary file; give text, JSONL or Parquet, or leave it out")
         while (at := held.find(_MARK)) >= 0 or len(held) > LONGEST or is_last:
             cut = (at < 0 and len(held) > LONGEST) or at > LONGEST
-            size = _cut(held) if cut else at if at >= 0 else len(held)
+            size = cut_size(held) if cut else at if at >= 0 else len(held)
             part, held = held[:size], held[size if cut or at < 0 else size + len(_MARK) :]
             begin, offset = offset, offset + size + (0 if cut or at < 0 else len(_MARK))
             if part.strip():
@@ -152,8 +153,8 @@ def _texts(stream: BinaryIO, index: int, name: str, offset: int) -> Iterator[Rec
                 break
 
 
-def _cut(held: bytes) -> int:
-    """Where to cut a document that is too long: after a line, else before a letter."""
+def cut_size(held: bytes) -> int:
+    """Bytes of the first part of a document of more than `LONGEST`: it ends after a line, else before a letter."""
     if (end := held.rfind(b"\n", LONGEST // 2, LONGEST)) >= 0:
         return end + 1
     size = LONGEST

@@ -9,13 +9,11 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
-import io
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 from muon_core.config.base import canonical_json
@@ -117,7 +115,7 @@ def _here(given: str) -> list[InputFile]:
     if not found:
         missing = "holds no files" if os.path.isdir(path) else "there is no such file or folder"
         raise ValueError(f"input {given!r}: {missing}; give a file, a folder, a glob in quotes, s3://... or hf:NAME")
-    return [InputFile(name, os.stat(name).st_size, partial(open, name, "rb")) for name in found]
+    return [local_file(name, name) for name in found]
 
 
 def _below(root: str) -> Iterable[str]:
@@ -149,6 +147,10 @@ def _on_s3(given: str) -> list[InputFile]:
     return [InputFile(f"{folder}/{key}", size, partial(opened, key, size)) for key, size in listed]
 
 
-def in_memory(name: str, data: bytes) -> InputFile:
-    """A file whose bytes are at hand."""
-    return InputFile(Path(name).name, len(data), lambda: io.BytesIO(data))
+def local_file(name: str, path: str) -> InputFile:
+    """The file at `path`, called `name`."""
+
+    def opened() -> BinaryIO:
+        return open(path, "rb")
+
+    return InputFile(name, os.stat(path).st_size, opened)

@@ -112,7 +112,7 @@ def _sample(files: Sequence[InputFile], column: str, sample_bytes: int, validati
                 raise ValueError(f"{file.place(error.args[1])}: {error.args[2]}") from None
             for text in parts:
                 share, left = share - len(text), left - len(text)
-                if not is_validation(digest(text).hex(), validation_share):
+                if not is_validation(digest(text.encode()).hex(), validation_share):
                     yield text
             if share <= 0:
                 break

@@ -52,9 +52,11 @@ class Result:
 def make_corpus(folder: Path, num_bytes: int) -> tuple[list[Path], int]:
     """Two packed files of JSON lines, and how many documents they hold."""
     sources = (file for file in sorted(files("torch") or (), key=str) if str(file).endswith(".py"))
-    text = ""
-    while len(text) < min(SOURCE_BYTES, num_bytes) and (file := next(sources, None)):
-        text += Path(str(file.locate())).read_text(errors="replace")
+    texts, size = [], 0
+    while size < min(SOURCE_BYTES, num_bytes) and (file := next(sources, None)):
+        texts.append(Path(str(file.locate())).read_text(errors="replace"))
+        size += len(texts[-1])
+    text = "".join(texts)
     draw, paths, number = random.Random(0), [], 0
     for part in range(2):
         path, written = folder / f"part-{part}.jsonl.zst", 0

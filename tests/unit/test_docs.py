@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from support.analysis_fixtures import demo_runs, write_store
 from support.analysis_fixtures import write_sweep as list_runs
+from support.prepared import small_set
 
 from muon_core import tables
 from muon_core.config.base import Config
@@ -124,7 +125,7 @@ def test_commands_with_arguments_stand_in_fenced_blocks(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands of the texts speak of: sweeps in a store, sweep files, a run, a corpus."""
+    """A folder with what the commands of the texts speak of: sweeps in a store, sweep files, a run, text, tokens."""
     folder = tmp_path_factory.mktemp("workplace")
     gate = {"name": "sane", "kind": "non_inferior", "of": "block:noise", "margin": "5%"}
     storage = write_store(folder / "results", demo_runs(), spec={"version": 1, "name": "demo", "gates": [gate]})
@@ -140,6 +141,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sweep.yaml").write_text("".join(blocks(README, "yaml")))
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
     (folder / "run.yaml").write_text("steps: 5\n")
+    small_set(folder / "sets" / "books")
     (folder / "books").mkdir()
     (folder / "books" / "one.txt").write_text("Some words of my own.\n" * 50)
     return folder

@@ -232,7 +232,7 @@ def test_long_documents_are_cut_and_counted(
     for module in ("muon_core.data.records", "muon_core.data.encoding"):
         monkeypatch.setattr(f"{module}.LONGEST", 2000)
     monkeypatch.setattr("muon_core.data.encoding.PIECE", 500)
-    long = "".join(f"line {i} of many\n" for i in range(600))
+    long = "".join(f"line {i} of many é\n" for i in range(600))
     sets = []
     for name, content in (("a.txt", long), ("b.jsonl", None)):
         path = tmp_path / name
