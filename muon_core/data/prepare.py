@@ -42,15 +42,16 @@ from muon_core.data.manifest import (
     check_dtype,
     parse_manifest,
 )
+from muon_core.data.prepared import is_remote
 from muon_core.data.records import BEGIN, Position, Record, read_records
 from muon_core.data.set_cache import cache_root
-from muon_core.data.shard_writer import ShardWriter, Written
+from muon_core.data.shard_writer import PATIENCE_S, ShardWriter, Written
 from muon_core.data.sources import Source, find_source
 from muon_core.data.tokenizer import SAMPLE_BYTES, Choice, choose, describe, train
 from muon_core.data.worker_pool import WorkerPool
 from muon_core.store.folder import Folder
 from muon_core.store.open import open_storage
-from muon_core.store.storage import Storage, check_writable
+from muon_core.store.storage import Storage, check_writable, patiently
 
 SPLIT_RULE = (
     "validation where the first 8 bytes of sha256('validation:' + digest) are below validation_share * 2^64; digest is "
@@ -60,7 +61,7 @@ SHARD_TOKENS = 2**25
 BLOCK = 512 << 10  # bytes of records that a process takes at once
 BLOCK_RECORDS = 4096
 SAVE_EVERY_S = 5.0
-STATE = "state.json"
+STATE, DIGESTS = "state.json", "digests.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,16 @@ class _State:
     written: dict[str, Written] | None = None
 
 
+def _say_nothing(_: Progress) -> None: ...
+
+
 def prepare_set(
-    inputs: Sequence[str], out: str, settings: Settings, *, workers: int = 1, report: Callable[[Progress], object] = id
+    inputs: Sequence[str],
+    out: str,
+    settings: Settings,
+    *,
+    workers: int = 1,
+    report: Callable[[Progress], object] = _say_nothing,
 ) -> Manifest:
     """Prepare the text of `inputs` at `out`, a folder or `s3://bucket/prefix`; the same call goes on after a kill.
 
@@ -135,7 +144,7 @@ def _prepare(
     report: Callable[[Progress], object],
 ) -> Manifest:
     state = _load(work, f"{plan} {importlib.metadata.version('tokenizers')}")
-    content = choice.content or _trained(work, source, settings, workers)
+    content = choice.content or _trained(work / f"tokenizer-{plan[:16]}.json", source, settings, workers)
     facts = describe(choice, content, settings.separator)
     dtype = settings.dtype if settings.dtype != "auto" else _dtype(facts.vocab_size)
     check_dtype(facts.vocab_size, dtype)
@@ -149,8 +158,9 @@ def _prepare(
         with WorkerPool(make, workers) as pool:
             _write(work, source, settings, state, writers, pool, report)
         manifest = _manifest(source, settings, facts, dtype, plan, state.counts, writers)
-    storage.put(TOKENIZER, content)
-    storage.put(MANIFEST, manifest.model_dump_json(indent=2).encode())  # last: now it is whole
+    patiently(lambda: storage.put(TOKENIZER, content), PATIENCE_S)
+    text = manifest.model_dump_json(indent=2).encode()
+    patiently(lambda: storage.put(MANIFEST, text), PATIENCE_S)  # last: now it is whole
     return manifest
 
 
@@ -171,7 +181,7 @@ def _write(
 ) -> None:
     """Read, encode and append all that comes after `state`, which goes along."""
     saved, num_shards = time.monotonic(), sum(writer.num_shards for writer in writers.values())
-    with contextlib.closing(Duplicates(work / "duplicates.sqlite")) as known:
+    with contextlib.closing(Duplicates(work / DIGESTS)) as known:
         blocks = _blocks(source, settings.column, state.position)
         for block, encoded in _encoded(pool, blocks, source):
             _append(encoded, state, writers, known, settings)
@@ -253,7 +263,10 @@ def _finished(storage: Storage, out: str, plan: str) -> Manifest | None:
 def _check_apart(inputs: Sequence[str], out: str) -> None:
     """Raises ValueError if the data set would become a part of its own text."""
     for given in inputs:
-        if os.path.isdir(given) and Path(out).absolute().is_relative_to(Path(given).absolute()):
+        is_inside = out.startswith(f"{given.rstrip('/')}/")
+        if os.path.isdir(given) and not is_remote(out):
+            is_inside = Path(out).expanduser().absolute().is_relative_to(Path(given).absolute())
+        if is_inside:
             raise ValueError(f"{out} lies in the input {given}, of which it would become a part; choose another place")
 
 
@@ -286,6 +299,8 @@ def _load(work: Path, plan: str) -> _State:
     try:
         saved: dict[str, Any] = json.loads((work / STATE).read_text())
     except FileNotFoundError:
+        for file in work.glob(f"{DIGESTS}*"):  # of a call killed before it saved a state, of other text perhaps
+            file.unlink()
         return _State(plan)
     if saved["plan"] != plan:
         raise ValueError(
@@ -315,9 +330,8 @@ def _save(work: Path, state: _State, writers: dict[Side, ShardWriter], known: Du
         writer.forget_finished()
 
 
-def _trained(work: Path, source: Source, settings: Settings, workers: int) -> bytes:
-    """The tokenizer that is to be trained, once."""
-    file = work / TOKENIZER
+def _trained(file: Path, source: Source, settings: Settings, workers: int) -> bytes:
+    """The tokenizer that is to be trained, once, and kept in `file`."""
     if not file.is_file():
         assert settings.train_bpe is not None
         arguments = (settings.column, settings.train_bpe, settings.sample_bytes, settings.validation_share, file)

@@ -27,6 +27,8 @@ def is_remote(corpus: str) -> bool:
 
 def is_prepared(corpus: str) -> bool:
     """Whether `corpus` is a prepared data set, or one that is not finished, not text."""
+    if corpus == DataConfig.model_fields["corpus"].default:  # no path, whatever lies here under that name
+        return False
     folder = Path(corpus).expanduser()
     return is_remote(corpus) or (folder / MANIFEST).is_file() or (folder / WORK).is_dir()
 

@@ -35,7 +35,7 @@ class Written(NamedTuple):
 class ShardWriter:
     """Appends to the shards of one side of the split."""
 
-    def __init__(
+    def __init__(  # raises ValueError if what `done` counts on is gone
         self, side: Side, work: Path, storage: Storage, dtype: str, shard_tokens: int, done: Written | None = None
     ) -> None:
         self._side, self._work, self._storage, self._limit = side, work, storage, shard_tokens
@@ -89,9 +89,11 @@ class ShardWriter:
 
     def _open(self, tail: int) -> Any:
         """The working file of the next shard, which holds `tail` token ids."""
-        path = self._work / f"{self._side}-{len(self._shards):05d}.npy"
+        path, size = self._work / f"{self._side}-{len(self._shards):05d}.npy", HEADER + tail * self._dtype.itemsize
+        if tail and not (path.is_file() and path.stat().st_size >= size):
+            raise ValueError(f"{path} is missing or too short; remove {self._work} to start from the beginning")
         file = path.open("r+b" if tail else "w+b")
-        file.truncate(HEADER + tail * self._dtype.itemsize)
+        file.truncate(size)
         file.seek(0, os.SEEK_END)
         self._tail = tail
         return file

@@ -105,7 +105,8 @@ def test_verify_names_every_file_that_is_wrong(capsys: pytest.CaptureFixture[str
             ("prepare", "text.jsonl", "-o", "set", *OPTIONS, "--column", "body"),
             "text.jsonl at byte 0: no column 'body'",
         ),
-        (("prepare", "text.jsonl", "-o", "text.jsonl/set", *OPTIONS), "Not a directory"),
+        (("prepare", "text.jsonl", "-o", "text.jsonl/set", *OPTIONS), "it would become a part"),
+        (("prepare", "text.jsonl", "-o", "/proc/set", *OPTIONS), "cannot write to "),
         (("prepare", "text.jsonl", "-o", "set", "--tokenizer", "text.jsonl"), "tokenizer 'text.jsonl': this is no tok"),
         (
             ("prepare", "text.jsonl", "-o", "set", *OPTIONS, "--validation-share", "1"),

@@ -216,6 +216,39 @@ def test_text_that_changed_between_two_calls_is_refused(tmp_path: Path, settings
     assert prepare_set([input_text], str(tmp_path / "set"), settings).documents.train
 
 
+def test_what_a_call_left_that_saved_nothing_is_not_believed(
+    tmp_path: Path, settings: Settings, input_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the digests and the state; then another text, and another tokenizer, at the same place."""
+    trained = replace(settings, tokenizer=None, train_bpe=290)
+
+    put = Folder.put
+
+    def dying(self: Folder, key: str, data: bytes | memoryview) -> None:
+        if key == prepare.STATE:
+            raise Killed
+        put(self, key, data)
+
+    monkeypatch.setattr(Folder, "put", dying)
+    with pytest.raises(Killed):
+        prepare_set([input_text], str(tmp_path / "set"), trained)
+    monkeypatch.setattr(Folder, "put", put)
+    assert list((tmp_path / "set" / ".preparing").glob("digests*"))
+    text = str(write_jsonl(tmp_path / "a.jsonl", TEXTS[::-1]))
+    done = prepare_set([text], str(tmp_path / "set"), SMALL)
+    assert done.content_hash == prepare_set([text], str(tmp_path / "clean"), SMALL).content_hash
+    assert (done.documents.duplicates, done.tokenizer.vocab_size) == (0, 300)
+
+
+def test_a_working_file_that_is_gone_is_said_to_be(tmp_path: Path, settings: Settings, input_text: str) -> None:
+    with pytest.raises(Killed):
+        prepare_set([input_text], str(tmp_path / "set"), settings, report=lambda p: kill_beyond(p, 10))
+    for file in (tmp_path / "set" / ".preparing").glob("train-*.npy"):
+        file.write_bytes(file.read_bytes()[:130])
+    with pytest.raises(ValueError, match=r"train-\d+\.npy is missing or too short; remove .*\.preparing to start from"):
+        prepare_set([input_text], str(tmp_path / "set"), settings)
+
+
 def test_duplicates_are_kept_where_asked_for(tmp_path: Path, settings: Settings) -> None:
     text = str(write_jsonl(tmp_path / "a.jsonl", [*TEXTS, *TEXTS[:9]]))
     kept = prepare_set([text], str(tmp_path / "kept"), replace(settings, keep_duplicates=True))
