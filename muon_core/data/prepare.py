@@ -10,18 +10,16 @@ what was counted) replaces the one before in the working folder, and the next ca
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from muon_core.config.base import canonical_json
 from muon_core.data.corpus import is_validation
@@ -32,7 +30,6 @@ from muon_core.data.manifest import (
     MANIFEST,
     SIDES,
     TOKENIZER,
-    WORK,
     Counts,
     Manifest,
     Side,
@@ -43,15 +40,14 @@ from muon_core.data.manifest import (
     parse_manifest,
 )
 from muon_core.data.prepared import is_remote
-from muon_core.data.records import BEGIN, Position, Record, read_records
-from muon_core.data.set_cache import cache_root
-from muon_core.data.shard_writer import PATIENCE_S, ShardWriter, Written
+from muon_core.data.records import Position, Record, read_records
+from muon_core.data.shard_writer import PATIENCE_S, ShardWriter
 from muon_core.data.sources import Source, find_source
 from muon_core.data.tokenizer import SAMPLE_BYTES, Choice, choose, describe, train
+from muon_core.data.work_folder import DIGESTS, State, load_state, save_state, working_folder
 from muon_core.data.worker_pool import WorkerPool
-from muon_core.store.folder import Folder
 from muon_core.store.open import open_storage
-from muon_core.store.storage import Storage, check_writable, patiently
+from muon_core.store.storage import Storage, patiently
 
 SPLIT_RULE = (
     "validation where the first 8 bytes of sha256('validation:' + digest) are below validation_share * 2^64; digest is "
@@ -61,7 +57,6 @@ SHARD_TOKENS = 2**25
 BLOCK = 512 << 10  # bytes of records that a process takes at once
 BLOCK_RECORDS = 4096
 SAVE_EVERY_S = 5.0
-STATE, DIGESTS = "state.json", "digests.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +85,6 @@ class Progress(NamedTuple):
     tokens: int
 
 
-@dataclass(slots=True)
-class _State:
-    """What a killed call leaves to the next one."""
-
-    plan: str
-    position: Position = BEGIN
-    documents: int = 0
-    """Documents so far, duplicates among them: the number of the next one."""
-    counts: Counts = field(default_factory=Counts)
-    written: dict[str, Written] | None = None
-
-
 def _say_nothing(_: Progress) -> None: ...
 
 
@@ -125,7 +108,7 @@ def prepare_set(
     _check_apart(inputs, out)
     if done := _finished(storage, out, plan):
         return done
-    with _working_folder(storage, out) as work:
+    with working_folder(storage, out) as work:
         if done := _finished(storage, out, plan):  # by a call that was under way a moment ago
             return done
         manifest = _prepare(work, storage, source, choice, settings, plan, workers, report)
@@ -143,7 +126,7 @@ def _prepare(
     workers: int,
     report: Callable[[Progress], object],
 ) -> Manifest:
-    state = _load(work, f"{plan} {importlib.metadata.version('tokenizers')}")
+    state = load_state(work, f"{plan} {importlib.metadata.version('tokenizers')}")
     content = choice.content or _trained(work / f"tokenizer-{plan[:16]}.json", source, settings, workers)
     facts = describe(choice, content, settings.separator)
     dtype = settings.dtype if settings.dtype != "auto" else _dtype(facts.vocab_size)
@@ -174,7 +157,7 @@ def _write(
     work: Path,
     source: Source,
     settings: Settings,
-    state: _State,
+    state: State,
     writers: dict[Side, ShardWriter],
     pool: WorkerPool,
     report: Callable[[Progress], object],
@@ -188,14 +171,14 @@ def _write(
             state.position = block.end
             total = sum(writer.num_shards for writer in writers.values())
             if total > num_shards or time.monotonic() - saved > SAVE_EVERY_S:
-                _save(work, state, writers, known)
+                save_state(work, state, writers, known)
                 saved, num_shards = time.monotonic(), total
             tokens = sum(writer.num_tokens for writer in writers.values())
             report(Progress(block.read_bytes, source.num_bytes, state.counts.text_bytes, state.documents, tokens))
 
 
 def _append(
-    encoded: Encoded, state: _State, writers: dict[Side, ShardWriter], known: Duplicates, settings: Settings
+    encoded: Encoded, state: State, writers: dict[Side, ShardWriter], known: Duplicates, settings: Settings
 ) -> None:
     counts, begin = state.counts.model_dump(), 0
     for digest, length in zip(encoded.digests, encoded.lengths, strict=True):
@@ -268,66 +251,6 @@ def _check_apart(inputs: Sequence[str], out: str) -> None:
             is_inside = Path(out).expanduser().absolute().is_relative_to(Path(given).absolute())
         if is_inside:
             raise ValueError(f"{out} lies in the input {given}, of which it would become a part; choose another place")
-
-
-@contextlib.contextmanager
-def _working_folder(storage: Storage, out: str) -> Iterator[Path]:
-    """Where a call keeps what is not finished; a place that is none of this machine has it in the user's cache.
-
-    Raises: ValueError if another process is at work there; StoreError if nothing can be written.
-    """
-    if storage.is_local:
-        work = Path(storage.url) / WORK
-    else:
-        check_writable(storage)
-        work = cache_root().parent / "preparing" / hashlib.sha256(storage.place.encode()).hexdigest()[:16]
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        file = (work / "lock").open("w")
-    except OSError as error:
-        raise ValueError(f"cannot write to {work}: {error.strerror}; choose another place") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"another process is preparing {out}; wait for it, or end it") from None
-        yield work
-
-
-def _load(work: Path, plan: str) -> _State:
-    """Where the call before has got. Raises ValueError if it was after something else."""
-    try:
-        saved: dict[str, Any] = json.loads((work / STATE).read_text())
-    except FileNotFoundError:
-        for file in work.glob(f"{DIGESTS}*"):  # of a call killed before it saved a state, of other text perhaps
-            file.unlink()
-        return _State(plan)
-    if saved["plan"] != plan:
-        raise ValueError(
-            f"{work} is of text or settings that were others, or have changed; repeat that call, or remove the folder"
-        )
-    return _State(
-        plan,
-        Position(*saved["position"]),
-        saved["documents"],
-        Counts.model_validate(saved["counts"]),
-        {side: Written(*written) for side, written in saved["written"].items()},
-    )
-
-
-def _save(work: Path, state: _State, writers: dict[Side, ShardWriter], known: Duplicates) -> None:
-    written = {side: writer.state() for side, writer in writers.items()}
-    known.commit()
-    content = {
-        "plan": state.plan,
-        "position": state.position,
-        "documents": state.documents,
-        "counts": state.counts.model_dump(),
-        "written": written,
-    }
-    Folder(work).put(STATE, json.dumps(content).encode())
-    for writer in writers.values():
-        writer.forget_finished()
 
 
 def _trained(file: Path, source: Source, settings: Settings, workers: int) -> bytes:

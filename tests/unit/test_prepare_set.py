@@ -15,7 +15,7 @@ import zstandard
 from support.prepared import SMALL, contents, documents, write_jsonl
 from tokenizers import Tokenizer
 
-from muon_core.data import prepare, records
+from muon_core.data import prepare, records, work_folder
 from muon_core.data.corpus import is_validation
 from muon_core.data.manifest import Manifest
 from muon_core.data.prepare import Progress, Settings, prepare_set
@@ -225,7 +225,7 @@ def test_what_a_call_left_that_saved_nothing_is_not_believed(
     put = Folder.put
 
     def dying(self: Folder, key: str, data: bytes | memoryview) -> None:
-        if key == prepare.STATE:
+        if key == work_folder.STATE:
             raise Killed
         put(self, key, data)
 
