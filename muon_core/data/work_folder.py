@@ -1,7 +1,7 @@
 """What `muon data prepare` keeps while it is at work, for the call that goes on when it was killed. Imports no torch.
 
-A folder with the shards that are not full, the digests of the documents so far, and `state.json`, which says how much of
-both counts. What was written after the state is cut off, or comes again and is recognized. One process at a time.
+A folder with the shards that are not full, the digests of the documents so far, and `state.json`, which says how much
+of both counts. What was written after the state is cut off, or comes again and is recognized. One process at a time.
 """
 
 from __future__ import annotations
