@@ -72,6 +72,7 @@ def _listed(name: str, revision: str | None) -> tuple[dict[str, InputFile], str]
             f"hf:{name}/{file.rfilename}",
             int(file.size or 0),
             partial(_opened, name, file.rfilename, commit, int(file.size or 0)),
+            commit,
         )
         for file in info.siblings or ()
     }

@@ -126,7 +126,8 @@ def _prepare(
     workers: int,
     report: Callable[[Progress], object],
 ) -> Manifest:
-    state = load_state(work, f"{plan} {importlib.metadata.version('tokenizers')}")
+    # Who goes on needs the very files and release, who has finished does not: copies are the same data set.
+    state = load_state(work, f"{plan} {source.version} {importlib.metadata.version('tokenizers')}")
     content = choice.content or _trained(work / f"tokenizer-{plan[:16]}.json", source, settings, workers)
     facts = describe(choice, content, settings.separator)
     dtype = settings.dtype if settings.dtype != "auto" else _dtype(facts.vocab_size)

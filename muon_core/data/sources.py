@@ -39,6 +39,8 @@ class InputFile:
     """Bytes, as it lies there."""
     open: Callable[[], BinaryIO]
     """A seekable file of these bytes."""
+    version: str
+    """Changes with what is in it, like the time it was written."""
 
     @property
     def compression(self) -> str | None:
@@ -75,6 +77,11 @@ class Source:
         """Over names and sizes of the files, folders above the input left out."""
         facts = [[os.path.basename(file.name), file.size] for file in self.files]
         return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+
+    @property
+    def version(self) -> str:
+        """Changes when a file does, also where its size stays; copies of the same files have others."""
+        return hashlib.sha256(canonical_json([file.version for file in self.files]).encode()).hexdigest()
 
 
 def find_source(inputs: Sequence[str]) -> Source:
@@ -132,19 +139,22 @@ def _on_s3(given: str) -> list[InputFile]:
     folder = given[: wild.start()].rpartition("/")[0] if wild else given
     pattern = given.removeprefix(f"{folder}/") if wild else "*"
     bucket = open_bucket(folder)
-    listed = patiently(lambda: bucket.list(""), PATIENCE_S)
-    listed = [(key, size) for key, size in listed if fnmatch.fnmatchcase(key, pattern) and not key.endswith("/")]
+    listed = patiently(lambda: bucket.stat(""), PATIENCE_S)
+    listed = [one for one in listed if fnmatch.fnmatchcase(one.key, pattern) and not one.key.endswith("/")]
     if not listed and not wild:  # not a prefix: one object
         folder, _, name = given.rpartition("/")
         bucket = open_bucket(folder)
-        listed = [(key, size) for key, size in patiently(lambda: bucket.list(""), PATIENCE_S) if key == name]
+        listed = [one for one in patiently(lambda: bucket.stat(""), PATIENCE_S) if one.key == name]
     if not listed:
         raise ValueError(f"input {given!r}: there is no such object; correct the bucket, the prefix or the pattern")
 
     def opened(key: str, size: int) -> BinaryIO:
         return buffered(lambda start, length: patiently(lambda: bucket.read(key, start, length), PATIENCE_S), size)
 
-    return [InputFile(f"{folder}/{key}", size, partial(opened, key, size)) for key, size in listed]
+    return [
+        InputFile(f"{folder}/{one.key}", one.size, partial(opened, one.key, one.size), str(one.modified))
+        for one in listed
+    ]
 
 
 def local_file(name: str, path: str) -> InputFile:
@@ -153,4 +163,5 @@ def local_file(name: str, path: str) -> InputFile:
     def opened() -> BinaryIO:
         return open(path, "rb")
 
-    return InputFile(name, os.stat(path).st_size, opened)
+    status = os.stat(path)
+    return InputFile(name, status.st_size, opened, str(status.st_mtime_ns))

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -209,7 +210,12 @@ def test_a_finished_set_is_not_made_again(tmp_path: Path, settings: Settings, in
 def test_text_that_changed_between_two_calls_is_refused(tmp_path: Path, settings: Settings, input_text: str) -> None:
     with pytest.raises(Killed):
         prepare_set([input_text], str(tmp_path / "set"), settings, report=lambda p: kill_beyond(p, 0))
-    Path(input_text, "c.txt").write_text("other")
+    file, times = Path(input_text, "c.txt"), os.stat(Path(input_text, "c.txt"))
+    file.write_text(file.read_text().replace("Document", "document"))
+    with pytest.raises(ValueError, match="or have changed; repeat that call, or remove"):
+        prepare_set([input_text], str(tmp_path / "set"), settings)  # of the same size
+    assert file.stat().st_size == times.st_size
+    file.write_text("other")
     with pytest.raises(ValueError, match="settings that were others, or have changed; repeat that call, or remove"):
         prepare_set([input_text], str(tmp_path / "set"), settings)
     shutil.rmtree(tmp_path / "set" / ".preparing")
