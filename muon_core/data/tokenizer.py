@@ -47,7 +47,7 @@ def choose(given: str | None, train_bpe: int | None, sample_bytes: int = SAMPLE_
     if train_bpe is not None:
         if train_bpe < 257:
             raise ValueError(f"--train-bpe {train_bpe}: 256 bytes and a separator are 257 tokens; give more")
-        return Choice(f"bpe {train_bpe} of {sample_bytes} bytes", None, None, train_bpe, sample_bytes)
+        return Choice(f"bpe of {sample_bytes / 2**20:g} MiB", None, None, train_bpe, sample_bytes)
     assert given is not None
     path = Path(given).expanduser()
     path = path / TOKENIZER if path.is_dir() else path

@@ -55,7 +55,7 @@ def test_prepare_says_what_it_made_and_what_is_next(capsys: pytest.CaptureFixtur
     assert code == 0
     assert lines["data"] == "set sets/a"
     assert lines["documents"].endswith("0 duplicates left out, 0 empty, 0 cut")
-    assert lines["tokenizer"] == "bpe 300 of 67108864 bytes, vocabulary 300, <|endoftext|> ends a document"
+    assert lines["tokenizer"] == "bpe of 64 MiB, vocabulary 300, <|endoftext|> ends a document"
     assert err == "next: muon pretrain --set data.corpus=sets/a --set model.vocab_size=300\n"
     assert call(capsys, "prepare", "text.jsonl", "-o", "sets/a", *OPTIONS)[1] == out
 
