@@ -176,7 +176,11 @@ def compare(root: Path, asked: argparse.Namespace) -> bool:
     same_input = (
         asked.store or (root / "whole/manifest.json").read_bytes() == (root / "killed/manifest.json").read_bytes()
     )
-    equal = same_input and rival.code == 0 and was_killed and digests(whole) == digests(out)
+    wanted, found = digests(whole), digests(out)
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            print(f"differs     {name}: {wanted.get(name)} and {found.get(name)}")
+    equal = same_input and rival.code == 0 and was_killed and wanted == found
     print(
         f"killed {'twice' if was_killed else 'NOT TWICE'}, {'equal' if equal else 'DIFFERENT'} bytes, {left} processes "
         f"left behind, peak {peak:.0f} MB of {LIMIT_MB:.0f}, killed / undisturbed "
