@@ -61,8 +61,8 @@ def examples(command: click.Command, name: str) -> list[list[str]]:
 def cheap_commands() -> list[tuple[str, ...]]:
     """Commands of texts and helps that train nothing, or that `--dry-run` keeps from it; without redirections.
 
-    `import`, `compact` and `runs rm` want stores of their own, and `data` text, in their tests; what `doctor` says hangs on
-    the machine; `optimizers check` trains.
+    `import`, `compact` and `runs rm` want stores of their own, and `data` text, in their tests; what `doctor` says
+    hangs on the machine; `optimizers check` trains.
     """
     shown = [words for path in TEXTS for words in shell_lines(path) if words[0] == "muon"]
     shown += [words for name, command in commands(cli) for words in examples(command, name)]
