@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ RANGE = 8 * 2**20  # bytes of one request: bounds the memory of a fetch
 TRIES = 3  # of a shard whose bytes are not what the manifest says
 PATIENCE_S = 60.0
 _held: dict[Path, IO[str]] = {}  # of the sets that this process has open
+_holding = threading.Lock()
 
 
 def cache_root() -> Path:
@@ -137,10 +139,10 @@ def _make_room(root: Path, coming: Path, num_bytes: int) -> None:
 
 def _hold(folder: Path) -> None:
     """Keep `folder` from being removed for as long as this process lives."""
-    if folder not in _held:
-        file = _beside(folder, "use").open("w")
-        fcntl.flock(file, fcntl.LOCK_SH)
-        _held[folder] = file
+    with _holding:  # threads may ask at once
+        if folder not in _held:
+            _held[folder] = _beside(folder, "use").open("w")
+            fcntl.flock(_held[folder], fcntl.LOCK_SH)
 
 
 @contextlib.contextmanager
