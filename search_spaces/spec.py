@@ -89,6 +89,9 @@ class SweepSpec(Config):
     extends: str = Field("", exclude=True, json_schema_extra=_without_default, examples=["base.yaml"])
     """Path, seen from this file, of another sweep file whose fields are taken over: mappings are merged key by key,
     `blocks` by their names; other lists and single values replace those of that file. It may extend one itself."""
+    prepare: str = Field("", pattern=r"^$|^muon data prepare .", examples=["muon data prepare books -o sets/books"])
+    """The command that makes the data set which `data.corpus` names in a folder. Before it was called the sweep can be
+    planned, though not run, and says so."""
     preset: PresetName = "tiny"
     """Sizes and settings to start from."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), AfterValidator(distinct)] = (
