@@ -165,8 +165,8 @@ def is_absent(corpus: str) -> bool:
     if corpus == "stdlib" or corpus.startswith("s3://"):
         return False
     from muon_core.data.corpus import stand_in
-    from muon_core.data.prepared import is_prepared
     from muon_core.data.manifest import MANIFEST
+    from muon_core.data.prepared import is_prepared
 
     is_there = os.path.exists(corpus) and not (is_prepared(corpus) and not (Path(corpus) / MANIFEST).is_file())
     return not is_there and stand_in(corpus) is None
