@@ -1,6 +1,7 @@
 """The sweep files of docs/reproduce.md: at full size planned without their data or a GPU, and run as small twins."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from muon_core.config.run import RunConfig
 from muon_core.config.sizes import num_parameters
 from muon_core.store.folder import Folder
 from ray_jobs.cli.main import main
+from ray_jobs.cli.presets import facts
+from ray_jobs.prices import load_prices
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import load_spec
 
@@ -22,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:clipping all at norm 1 under (muon|orthonoise|isotropic):UserWarning"),
 ]
 FOLDER = Path(__file__).parents[2] / "search_spaces"
+TEXT = FOLDER.parent / "docs" / "reproduce.md"
 RUNS = {"dry_run": 1, "muon_vs_adamw": 6, "orthonoise_sanity": 8, "signal_hunt": 30, "validation_1b": 9}
 
 
@@ -182,3 +186,16 @@ def test_a_milestone_is_kept_where_it_is_reached_and_where_a_budget_in_tokens_en
     assert {step: found for step in range(71) if (found := longer.milestone(step))} == {31: 500_000, 62: 1_000_000}
     beyond = run.replace(checkpoint={"milestones": [61 * 16_384 + 8_192]})  # half a step: neither step is nearer
     assert all(beyond.milestone(step) is None for step in range(62))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_the_text_says_of_its_size_and_price_is_what_presets_compute(name: str) -> None:
+    runs, prices = [run.config for run in planned(name)], load_prices()
+    tokens = runs[0].steps * runs[0].tokens_per_step
+    found = [facts("", run, tokens, "h100", 0.35, prices) for run in runs]
+    hours, usd = (sum(one[part] for one in found) for part in ("hours", "usd"))
+    (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", TEXT.read_text(encoding="utf-8"), re.MULTILINE)
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[:2] == [f"{len(runs)} x {runs[0].steps:,}", f"{len(runs) * tokens / 1e6:,.0f} M"]
+    assert cells[-2:] == [f"{hours:.2g}", f"{usd:,.2f}"]
+    assert all(one["fits"] for one in found)
