@@ -36,7 +36,7 @@ PACKAGES = (
     "unittest",
     "xml",
 )  # of the standard library, for a text of a million tokens
-SMALL = {
+SMALL: dict[str, Any] = {
     "model": {"d_model": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "d_ff": 32},
     "data": {"seq_len": 32, "validation_tokens": 512},
     "batch_size": 4,
