@@ -86,16 +86,16 @@ def speed(device: str, optimizer: str, tracking: bool, steps: int = 46) -> dict[
 
     with prepared() as text, tempfile.TemporaryDirectory() as folder:
         run = config(device, optimizer, text, steps=steps, tracking=never, checkpoint={"every_s": None, "model": False})
-        outcome = train(run, Folder(folder) if tracking else None, report=report, device=torch.device(device))
+        outcome = train(run, Folder(folder) if tracking else None, report=report, device=at(device))
     assert outcome.status == "done", outcome.error
     step_s = (times[steps - 1] - times[WARM]) / (steps - 1 - WARM)
-    gpu = gpus.find(environment.device_name(torch.device(device)))
+    gpu = gpus.find(environment.device_name(at(device)))
     tokens_per_s = run.tokens_per_step / step_s
     return {
         "tokens_per_s": tokens_per_s,
         "mfu": flops_per_token(run) * tokens_per_s / gpu.peak(run.precision) if gpu else None,
         "first_step_s": times[1] - times[0] - step_s,
-        "peak_bytes": environment.peak_memory_bytes(torch.device(device)),
+        "peak_bytes": environment.peak_memory_bytes(at(device)),
     }
 
 
@@ -127,7 +127,7 @@ def losses_of(run: RunConfig, storage: Folder, device: str, stop: int | None = N
             losses[progress.step] = progress.train_loss
         return progress.step != stop
 
-    outcome = train(run, storage, report=report, device=torch.device(device))
+    outcome = train(run, storage, report=report, device=at(device))
     assert outcome.status == ("stopped" if stop else "done"), outcome
     return losses
 
@@ -147,7 +147,7 @@ def syncs(device: str, steps: int = 12) -> dict[str, Any]:
         run = config(device, "muon", text, steps=steps, tracking=tracking, compile=False)
         set_sync_warnings(device, on=True)
         try:
-            assert train(run, None, report=report, device=torch.device(device)).status == "done"
+            assert train(run, None, report=report, device=at(device)).status == "done"
         finally:
             set_sync_warnings(device, on=False)
     quiet = counts[3:-1]  # two reports come before the first step, whose kernels are loaded; the last is evaluated
@@ -156,7 +156,7 @@ def syncs(device: str, steps: int = 12) -> dict[str, Any]:
 
 def floor(device: str) -> dict[str, Any]:
     """Seconds that Newton-Schulz of the 88m preset takes at the GPU's bf16 peak; null where that is unknown."""
-    gpu = gpus.find(environment.device_name(torch.device(device)))
+    gpu = gpus.find(environment.device_name(at(device)))
     flops = orthogonalizer_flops(RunConfig.model_validate(PRESETS["88m"]))
     return {"seconds": flops / gpu.peak("bf16") if gpu else None}
 
@@ -165,7 +165,12 @@ def versions(device: str) -> dict[str, Any]:
     """What the figures were measured with."""
     found = environment.fingerprint()
     named = {name: found.get(name) for name in ("driver", "torch", "cuda")}
-    return {"device": environment.device_name(torch.device(device))} | named
+    return {"device": environment.device_name(at(device))} | named
+
+
+def at(device: str) -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda", 0) if device == "cuda" else torch.device("cpu")
 
 
 def synchronize(device: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from support.prepared import small_set
 
 from analysis.store import open_store
 from muon_core.config.run import RunConfig
@@ -84,20 +85,26 @@ def test_without_a_command_that_makes_it_a_corpus_that_is_not_there_is_refused(
 def test_what_is_not_finished_is_missing_too_and_what_is_finished_is_planned_with_its_hash(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text("Some words of my own.\n" * 50)
-    sweep = (
-        "version: 1\nname: own\nprepare: muon data prepare text.txt -o set\nseeds: [1]\nconstants: {data.corpus: set}\n"
-        "blocks: [{name: a, role: baseline, optimizer: muon}]\n"
+    path, place = tmp_path / "sweep.yaml", tmp_path / "set"
+    size = "steps: 1, batch_size: 1, data.seq_len: 16, data.validation_tokens: 64"
+    path.write_text(
+        "version: 1\nname: own\nseeds: [1]\nblocks: [{name: a, role: baseline, optimizer: muon}]\n"
+        f"prepare: muon data prepare set.jsonl -o set\nconstants: {{data.corpus: set, {size}}}\n"
     )
-    (tmp_path / "sweep.yaml").write_text(sweep)
-    (tmp_path / "set" / ".preparing").mkdir(parents=True)
-    plan = json.loads(called(capsys, "sweep", "plan", str(tmp_path / "sweep.yaml"), "--json")[1])
-    assert plan["missing"].startswith(f"{tmp_path / 'set'} is not there")
-    (tmp_path / "sweep.yaml").write_text(sweep.replace("data.corpus: set", "data.corpus: text.txt"))
-    plan = json.loads(called(capsys, "sweep", "plan", str(tmp_path / "sweep.yaml"), "--json")[1])
+    (place / ".preparing").mkdir(parents=True)
+    plan = json.loads(called(capsys, "sweep", "plan", str(path), "--json")[1])
+    assert plan["missing"].startswith(
+        f"{place} is not there, so nothing can be run; make it with `muon data prepare set."
+    )
+    (place / ".preparing").rmdir()
+    made = small_set(place)
+    plan = json.loads(called(capsys, "sweep", "plan", str(path), "--json")[1])
     assert plan["missing"] is None
-    assert plan["runs"][0]["config"]["data"]["corpus_sha256"]
+    assert plan["runs"][0]["config"]["data"]["corpus_sha256"] == made.content_hash
+    path.write_text(path.read_text().replace("steps: 1,", "steps: 10000,"))
+    code, _, err = called(capsys, "sweep", "plan", str(path))  # no longer a plan without data: it does not suffice
+    assert code == 2
+    assert "set allow_epochs: " in err
 
 
 def test_the_comparison_is_the_published_setting() -> None:
