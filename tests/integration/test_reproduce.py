@@ -68,8 +68,10 @@ def test_a_plan_at_full_size_needs_neither_data_nor_gpu_and_says_what_is_missing
     assert len(plan["to_run"]) == RUNS[name]
     assert {run["config"]["data"]["corpus_sha256"] for run in plan["runs"]} == {None}
     assert not (tmp_path / "store").exists()
-    refused = called(capsys, "sweep", "run", path, "--store", store)
-    assert refused == (2, "", f"muon: {path}: {plan['missing']}\n")
+    nowhere = ("--address", "http://127.0.0.1:1", "--shared-folder")  # it is not asked
+    for refused in (("run", path), ("submit", path, *nowhere)):
+        answer = called(capsys, "sweep", *refused, "--store", store)
+        assert answer == (2, "", f"muon: {path}: {plan['missing']}\n")
 
 
 def test_without_a_command_that_makes_it_a_corpus_that_is_not_there_is_refused(
