@@ -106,11 +106,11 @@ def draw_cost(info: Cost) -> tuple[Spec, dict[str, Rows]]:
     arms = alt.Chart(alt.NamedData("arms"))
     layers = [
         arms.mark_bar(height=12).encode(x("kept"), y, colour),
-        arms.mark_bar(height=12, color=_IN_VAIN).encode(x("kept"), y, x2="used:Q"),
+        arms.mark_bar(height=12, color=_IN_VAIN).encode(x("kept"), y, x2=alt.X2("used:Q")),
         arms.transform_filter("datum.planned != null")
         .mark_tick(color="currentColor", thickness=2, size=20)
         .encode(x("planned"), y),
-        arms.mark_text(align="left", baseline="middle").encode(y, text="text:N", x=alt.value(_WIDTH + 14)),
+        arms.mark_text(align="left", baseline="middle").encode(y, text=alt.Text("text:N"), x=alt.XValue(_WIDTH + 14)),
     ]
     layered: Spec = {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _ROW * len(order)}
     return layered, {"arms": rows.to_dicts()}

@@ -81,7 +81,9 @@ def _panel(info: Curves, arms: list[str], start: float, title: str) -> Spec:
 
     means = of("means")
     layers = [
-        of("seeds").mark_line(clip=True, strokeWidth=_THIN).encode(x, y("value"), colour, detail="run_id:N"),
+        of("seeds")
+        .mark_line(clip=True, strokeWidth=_THIN)
+        .encode(x, y("value"), colour, detail=alt.Detail("run_id:N")),
         means.transform_filter("datum.n > 1")
         .mark_line(clip=True, strokeWidth=_THICK)
         .encode(x, y("mean"), colour, dash),
@@ -95,7 +97,7 @@ def _panel(info: Curves, arms: list[str], start: float, title: str) -> Spec:
         zero = alt.Chart(alt.NamedData("zero")).mark_rule(color="currentColor", strokeWidth=1).encode(y("zero"))
         near = of("margins").transform_filter(f"datum.margin > {low} && datum.margin < {high}")
         margin = near.mark_rule(color="currentColor", strokeWidth=1.2, strokeDash=[6, 3]).encode(y("margin"))
-        layers = [band.encode(x, y("low"), colour, edge, y2="high:Q"), zero, margin, *layers]
+        layers = [band.encode(x, y("low"), colour, edge, y2=alt.Y2("high:Q")), zero, margin, *layers]
     if lone.height:
         dots = of("lone").mark_point(clip=True, filled=True, size=40, opacity=1)
         layers.append(dots.encode(x, y("value"), colour))

@@ -129,7 +129,7 @@ def _panel(info: Response, row: AxisRow) -> Spec:
     intervals = points.transform_filter("datum.low != null").mark_rule(color="@colour", strokeWidth=2)
     layers = [
         zero,
-        intervals.encode(x, y("low"), y2="high:Q"),
+        intervals.encode(x, y("low"), y2=alt.Y2("high:Q")),
         points.mark_line(color="@colour", strokeWidth=1.2).encode(x, y("difference")),
         seeds.mark_point(color="@colour", size=34, strokeWidth=1.3, opacity=1, xOffset=7).encode(x, y("difference")),
         points.mark_point(color="@colour", shape="diamond", filled=True, size=110, opacity=1).encode(

@@ -140,10 +140,10 @@ def draw_runs_grid(info: RunsGrid) -> tuple[Spec, dict[str, Rows]]:
     dots = alt.Chart(alt.NamedData("ends")).mark_point(filled=True, size=22, opacity=1)
     texts = alt.Chart(alt.NamedData("names")).mark_text(align="left", baseline="middle", fontSize=laid_out(9))
     layers = [
-        bases.encode(x, y, x2="x2:Q"),
-        curves.encode(x, y, colour, detail="run_id:N"),
+        bases.encode(x, y, x2=alt.X2("x2:Q")),
+        curves.encode(x, y, colour, detail=alt.Detail("run_id:N")),
         dots.encode(x, y, colour),
-        texts.encode(x, y, text="text:N"),
+        texts.encode(x, y, text=alt.Text("text:N")),
     ]
     return {"layer": [part(layer) for layer in layers], "width": PER_ROW * _COLUMN, "height": height}, data
 

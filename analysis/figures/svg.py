@@ -29,7 +29,11 @@ Rows = list[dict[str, Any]]
 
 
 def part(chart: Any) -> Spec:
-    """An Altair chart as a part of a specification: Altair puts charts together by copying each many times over."""
+    """An Altair chart as a part of a specification: Altair puts charts together by copying each many times over.
+
+    Its channels are objects, as `alt.Text("text:N")`: where they are texts Altair goes through all its classes to make
+    one of each, and takes longer for that than for the rest of the chart.
+    """
     spec: Spec = chart.to_dict(validate=False)
     return {key: value for key, value in spec.items() if key not in ("$schema", "config")}
 

@@ -110,13 +110,13 @@ def _panel(info: Timeline) -> Spec:
 
     seeds, means = alt.Chart(alt.NamedData("@seeds")), alt.Chart(alt.NamedData("@means"))
     layers = [
-        seeds.mark_line(color="@colour", strokeWidth=0.8).encode(x, y("value"), detail="run_id:N"),
+        seeds.mark_line(color="@colour", strokeWidth=0.8).encode(x, y("value"), detail=alt.Detail("run_id:N")),
         means.mark_line(color="@colour", strokeWidth=2.2).encode(x, y("value")),
     ]
     if info.seeds["step"].n_unique() <= 2:  # few to make a line of
         layers.append(seeds.mark_point(color="@colour", size=30, filled=True, opacity=1).encode(x, y("value")))
     if info.column == "noise_ratio":
-        layers.insert(0, means.mark_area(color="@colour", fillOpacity=0.2).encode(x, y("low"), y2="high:Q"))
+        layers.insert(0, means.mark_area(color="@colour", fillOpacity=0.2).encode(x, y("low"), y2=alt.Y2("high:Q")))
     layered: Spec = {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _HEIGHT}
     return layered
 
