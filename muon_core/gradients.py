@@ -37,7 +37,7 @@ def replicate(model: nn.Module, device: torch.device) -> DistributedDataParallel
     devices = [device.index] if device.type == "cuda" else None
     if "torch._dynamo" in sys.modules:
         return DistributedDataParallel(model, device_ids=devices)
-    torch._dynamo = SimpleNamespace(utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer"))  # type: ignore[assignment]
+    torch._dynamo = SimpleNamespace(utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer"))
     try:
         return DistributedDataParallel(model, device_ids=devices)
     finally:
