@@ -35,8 +35,8 @@ from muon_core.store.storage import Storage, StoreError
 from muon_core.store.writer import ResumePoint, RunWriter, record_failure
 from muon_core.tables import SERIES
 
-LOCAL = int(os.environ.get("MUON_SCHEDULES", "40"))
-ON_S3 = int(os.environ.get("MUON_SCHEDULES_S3", "3"))
+LOCAL = int(os.environ.get("MUON_SCHEDULES", "25"))
+ON_S3 = int(os.environ.get("MUON_SCHEDULES_S3", "2"))
 AT_ONCE = -60.0
 RUN = "r"
 TABLES = ("train", "spectra")  # which have columns of every type

@@ -14,12 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from analysis.report.page import Choice
 from muon_core.store.folder import Folder
 from muon_core.store.keys import ROOT, Attempt, final_key, live_key, sweep_key
 from muon_core.store.ledger import LOCAL, new_entry, write_entry
 from muon_core.tables import LAYERS, PROJECTIONS, RUNS, TABLES, TRAIN, VAL
 
 STEPS = tuple(range(0, 201, 20))
+FEW = Choice(("effective_rank",), projections=("q",))
+"""The figures of a report where any will do: all of them take another second or two."""
 NUM_LAYERS = 4
 FINAL_LOSS = {  # final validation losses in nats per token, invented
     "muon": {42: 3.284417, 137: 3.301962, 256: 3.279108},

@@ -528,7 +528,7 @@ def test_seeds_that_reached_nothing_are_an_error_of_the_report(muon: Muon, tmp_p
         run.facts["config_json"] = json.dumps({"seed": run.seed, "seeds": {}})
     runs[1].seed = runs[0].seed + 1
     write_store(tmp_path / "results", runs)
-    done = muon("report", "demo", "-o", "page")
+    done = muon("report", "demo", "-o", "page", "--metric", "effective_rank", "--projection", "q")
     assert done.code == 3
     assert done.err.splitlines()[-1].startswith("error: seeds ")
     assert "have the same initial weights" in done.err

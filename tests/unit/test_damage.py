@@ -22,6 +22,7 @@ from muon_core.tables import VAL
 
 muon = test_cli.muon
 ROWS = [{"run_id": "r", "attempt": 1, "seq": n, "step": n, "tokens": n, "val_loss": 1 / (n + 1)} for n in range(50)]
+REPORT = ("report", "demo", "-o", "page", "--metric", "effective_rank", "--projection", "q")
 SQL = "SELECT run_id, SUM(val_loss) AS loss FROM val GROUP BY run_id ORDER BY run_id"
 
 
@@ -56,7 +57,7 @@ def damage(tmp_path: Path) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("command", [("query", SQL), ("report", "demo", "-o", "page")], ids=["query", "report"])
+@pytest.mark.parametrize("command", [("query", SQL), REPORT], ids=["query", "report"])
 def test_a_damaged_object_is_named_in_one_line_and_the_rest_read_on_request(
     muon: Muon, damage: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, kind: str, command: tuple[str, ...]
 ) -> None:

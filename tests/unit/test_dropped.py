@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from support.analysis_fixtures import FakeRun, known_runs, loss_curve, write_store, write_sweep
+from support.analysis_fixtures import FEW, FakeRun, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
 from analysis.report.build import write_report
@@ -95,7 +95,7 @@ def test_an_answer_names_what_was_dropped_and_keeps_it_out_of_every_number(store
 
 def test_a_report_names_what_was_dropped_with_its_values(store: Folder, tmp_path: Path) -> None:
     view = analysis.open_store(store).sweep("demo")
-    page = write_report(view, tmp_path / "report").page.read_text()
+    page = write_report(view, tmp_path / "report", FEW).page.read_text()
     assert f"<li>{NAMED}</li>" in page
     assert page.index(NAMED) < page.index("Training curves</h2>")
     # Under fairness in a sentence and the table of what is excluded, and in the table of dropped runs.
@@ -108,7 +108,7 @@ def test_a_report_names_what_was_dropped_with_its_values(store: Folder, tmp_path
     again = [{"run_id": r.run_id, "block": "b", "role": r.role, "arm": r.optimizer} for r in known_runs()]
     lion = {"run_id": "lion-s42-0badcafe", "block": "b", "role": "candidate", "arm": "lion"}
     write_sweep(store, "demo", [*again, lion], number=3)
-    page = write_report(analysis.open_store(store).sweep("demo"), tmp_path / "report").page.read_text()
+    page = write_report(analysis.open_store(store).sweep("demo"), tmp_path / "report", FEW).page.read_text()
     assert "no longer listed" not in page.lower()
     assert not table.exists()
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from support.analysis_fixtures import FakeRun, loss_curve, write_store
+from support.analysis_fixtures import FEW, FakeRun, loss_curve, write_store
 from test_names import trained
 
 from analysis.effect_texts import brief_effects, effect_line, effects_frame
@@ -142,6 +142,6 @@ def test_answer_report_and_frame_have_the_effects(tmp_path: Path) -> None:
     assert (len(brief), brief[-1]) == (7, "and 1 effect more")
     assert brief[0] in render_summary(summary, 1000)
     assert effects_frame(summary)["difference"].to_list() == [e.difference for e in summary.effects]
-    page = write_report(open_store(tmp_path / "store").sweep("demo"), tmp_path / "report").page
+    page = write_report(open_store(tmp_path / "store").sweep("demo"), tmp_path / "report", FEW).page
     numbers = json.loads((page.parent / "report.json").read_text())["effects"]
     assert [e["adjusted_p"] for e in numbers] == [e.adjusted_p for e in summary.effects]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
-from support.analysis_fixtures import FakeRun, write_run, write_store, write_sweep
+from support.analysis_fixtures import FEW, FakeRun, write_run, write_store, write_sweep
 
 from analysis.arms import ArmSummary
 from analysis.gate_texts import SHOWN, brief, headline
@@ -468,7 +468,7 @@ def test_answer_and_report_have_the_gates(tmp_path: Path) -> None:
         "gate signal: PASS: muon must be better than adamw, by 1 % or more",
         "  muon: PASS: −1.73 %, 95 % interval −2.69 to −0.76 %, n = 3; p = 0.017",
     ]
-    page = write_report(view, tmp_path / "report").page
+    page = write_report(view, tmp_path / "report", FEW).page
     text = page.read_text()
     assert f"<strong>gate</strong> {headline(summary.gates[0])}<ul>" in text
     assert f"<li>{brief(summary.gates[1])[0]}</li>" in text

@@ -174,7 +174,7 @@ def test_the_length_of_imported_runs_is_a_part_of_their_arm(muon: Muon, tmp_path
 
 def test_an_imported_sweep_reports(muon: Muon, tmp_path: Path, older: Path) -> None:
     muon("import", "older", "--name", "old", "--baseline", "adamw")
-    assert muon("report", "old", "-o", "page").code == 0
+    assert muon("report", "old", "-o", "page", "--metric", "effective_rank", "--projection", "q").code == 0
     assert "seeds 42, 137 have the same validation loss at step 0" in (tmp_path / "page" / "index.html").read_text()
     assert "no run has the optimizer 'sgd' to be the baseline; there are adamw, muon" in (
         muon("import", "older", "--baseline", "sgd").err

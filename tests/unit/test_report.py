@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from support.analysis_fixtures import FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
+from support.analysis_fixtures import FEW, FakeRun, demo_runs, known_runs, loss_curve, write_store, write_sweep
 
 import analysis
 from analysis.answer import answer
@@ -24,7 +24,6 @@ from muon_core.store.folder import Folder
 from muon_core.tables import PROJECTIONS
 
 _VOID = {"meta", "link", "br", "img"}
-FEW = Choice(("effective_rank",), projections=("q",))
 
 
 class Page(HTMLParser):
