@@ -104,13 +104,14 @@ def draw_cost(info: Cost) -> tuple[Spec, dict[str, Rows]]:
         return alt.X(f"{field}:Q", title=UNITS[info.unit], scale=scale, axis=alt.Axis(tickCount=6, labelFlush=False))
 
     arms = alt.Chart(alt.NamedData("arms"))
+    beside = alt.XValue(_WIDTH + 14)  # type: ignore[no-untyped-call]
     layers = [
         arms.mark_bar(height=12).encode(x("kept"), y, colour),
         arms.mark_bar(height=12, color=_IN_VAIN).encode(x("kept"), y, x2=alt.X2("used:Q")),
         arms.transform_filter("datum.planned != null")
         .mark_tick(color="currentColor", thickness=2, size=20)
         .encode(x("planned"), y),
-        arms.mark_text(align="left", baseline="middle").encode(y, text=alt.Text("text:N"), x=alt.XValue(_WIDTH + 14)),
+        arms.mark_text(align="left", baseline="middle").encode(y, text=alt.Text("text:N"), x=beside),
     ]
     layered: Spec = {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _ROW * len(order)}
     return layered, {"arms": rows.to_dicts()}

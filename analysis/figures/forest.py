@@ -99,18 +99,19 @@ def _panel(effects: Effects, group: list[str], *, is_first: bool) -> Spec:
 
     several = of("arms").transform_filter("datum.low != null")  # a mean of one is its seed
     end: dict[str, Any] = {"align": "left", "baseline": "middle"}
+    beside = alt.XValue(_WIDTH + 14)  # type: ignore[no-untyped-call]
     layers = [
         alt.Chart(alt.NamedData("zero")).mark_rule(color="currentColor").encode(x("zero")),
         of("margins").mark_tick(color="currentColor", thickness=2, size=_ROW - 8).encode(x("margin"), y),
         several.mark_rule(strokeWidth=2.5).encode(x("low"), y, colour, x2=alt.X2("high:Q")),
         of("seeds").mark_point(yOffset=8, size=36, strokeWidth=1.4, opacity=1).encode(x("difference"), y, colour),
         several.mark_point(shape="diamond", filled=True, size=130, opacity=1).encode(x("difference"), y, colour),
-        of("arms").mark_text(**end).encode(y, text=alt.Text("text:N"), x=alt.XValue(_WIDTH + 14)),
+        of("arms").mark_text(**end).encode(y, text=alt.Text("text:N"), x=beside),
     ]
     if is_first:
         heading = "difference [95 % interval], seeds, verdict"
         head = alt.Chart(alt.NamedData("zero")).mark_text(**end, fontWeight=600, text=heading)
-        layers.append(head.encode(x=alt.XValue(_WIDTH + 14), y=alt.YValue(-10)))
+        layers.append(head.encode(x=beside, y=alt.YValue(-10)))  # type: ignore[no-untyped-call]
     return {"layer": [part(layer) for layer in layers], "width": _WIDTH, "height": _ROW * len(order)}
 
 
