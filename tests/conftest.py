@@ -68,15 +68,15 @@ def pytest_configure() -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-def pytest_collection() -> None:
-    """Look for no garbage while modules are loaded: a million objects stay, and going through them is a fifth of it."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage among a million objects of modules, neither while they are loaded nor in any test."""
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """From here on garbage is looked for among what tests make, not among the modules."""
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
