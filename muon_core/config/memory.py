@@ -64,10 +64,16 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
     pieces = max(config.micro_batches, workers)
     tokens = config.batch_size // pieces * config.data.seq_len
     state = _STATE.get(config.optimizer.name, 1) * hidden + 2 * (total - hidden)
+    shares = workers if config.parallel == "fsdp" else 1
+    computed = total  # whole during a forward or backward pass
+    gathered = 0
+    if shares > 1:  # embedding and norms all along, beside the matrices of a layer while it is computed
+        computed = total - hidden + hidden // model.num_layers
+        gathered = 4 * (total - hidden) + (0 if bf16 else 4 * (hidden // model.num_layers))
     return Memory(
-        weights=4 * total + (2 * total if bf16 else 0),
-        gradients=4 * total,
-        optimizer=4 * state,
+        weights=4 * total // shares + gathered + (2 * computed if bf16 else 0),
+        gradients=4 * total // shares,
+        optimizer=4 * state // shares,
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
         loss=_loss(model, tokens),
         accumulates=pieces > workers,
@@ -124,5 +130,7 @@ def _smaller(config: RunConfig, workers: int) -> dict[str, RunConfig]:
     micro: dict[str, Any] = {"micro_batches": pieces} if pieces % workers == 0 and pieces > config.micro_batches else {}
     saving: dict[str, Any] = {} if config.activation_checkpointing else {"activation_checkpointing": True}
     ways = [micro, saving, micro | saving if micro and saving else {}]
+    if workers > 1 and config.parallel == "ddp":
+        ways += [way | {"parallel": "fsdp"} for way in ({}, *ways)]
     texts = [" and ".join(f"{name}: {str(value).lower()}" for name, value in way.items()) for way in ways]
     return {text: config.replace(**way) for text, way in zip(texts, ways, strict=True) if way}

@@ -99,7 +99,7 @@ def test_layer_metrics_of_a_trained_model_are_those_of_an_fp64_svd(run_config: R
         recorder = Recorder(config, None, state.stopwatch)
         train_module._optimizer_step(config, state, recorder, track=step + 1 == config.steps)
     momenta = state.optimizers.momenta()
-    matrices = [(m.parameter.detach(), state.updates[m.name], momenta[m.name]) for m in state.matrices]
+    matrices = [(m.parameter.detach(), state.updates[m.name], momenta[m.name]) for m in state.layout.matrices]
     columns = layer_metrics(*zip(*matrices, strict=True)).columns
     for i, of_one in enumerate(matrices):
         expected = reference(*of_one)

@@ -1,0 +1,165 @@
+"""Shares of a model on 2 and 4 gloo workers: the numbers of one process, its rows and its checkpoints."""
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import torch.distributed as dist
+from support.ranks import run_ranks
+from support.same_rows import TIMING, assert_same_rows, rows
+
+from analysis.store import open_store
+from muon_core import train as train_module
+from muon_core.config.run import RunConfig
+from muon_core.fsdp import Shares
+from muon_core.store.folder import Folder
+from muon_core.tables import SERIES
+from muon_core.train import train
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*goes on in another environment")]
+SLACK = 16_384  # bytes of norms, tables and losses, a twelfth of the weights
+VARIANTS: dict[str, dict[str, Any]] = {
+    "noise": {"optimizer": {"name": "orthonoise", "ns_dtype": "fp32", "attention_blocks": "merge_qkvo"}},
+    "written_noise": {"optimizer": {"name": "isotropic", "mode": "as_seed", "alpha": 1e-3, "rank_threshold": 1.0}},
+    "rows": {"optimizer": {"name": "normuon", "ns_dtype": "fp32", "clipping": "adamw_only", "max_grad_norm": 0.1}},
+    "soap": {"optimizer": {"name": "soap", "clipping": "all", "max_grad_norm": 0.1}},
+    "bf16": {"optimizer": {"name": "adamw"}, "precision": "bf16", "activation_checkpointing": True},
+}
+"""What steps matrices as blocks or by itself, what draws noise and stores it, norms over ranks, and casts."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A part of a run, in `store`, up to step `stop_at` or its end."""
+
+    store: str
+    parallel: str = "fsdp"
+    stop_at: int = -1
+    variant: str = ""
+
+    def train(self, config: RunConfig, folder: Path) -> None:
+        changed = VARIANTS[self.variant] | {"steps": 6} if self.variant else {}
+        run = config.replace(parallel=self.parallel, **changed)
+        outcome = train(run, Folder(folder / self.store), report=lambda progress: progress.step != self.stop_at)
+        assert outcome.status == ("done" if self.stop_at < 0 else "stopped"), outcome
+
+
+TWO = [
+    Leg("two"), Leg("cut", stop_at=10), Leg("cut"),
+    Leg("from_one", stop_at=10), Leg("from_ddp", "ddp", stop_at=5),
+    *(Leg(name, variant=name) for name in VARIANTS),
+]  # fmt: skip
+FOUR = [Leg("four"), Leg("from_one", stop_at=15), Leg("from_ddp", stop_at=10), Leg("from_ddp", "ddp", stop_at=15)]
+
+
+def on_ranks(rank: int, legs: list[Leg], config: str, folder: Path) -> None:
+    """One rank, which trains all legs and counts its bytes in the first of them."""
+    run = RunConfig.model_validate_json(config)
+    counted = Counted()
+    for leg in legs:
+        leg.train(run, folder)
+        counted.stop()
+        dist.barrier()
+    counted.check(folder)
+
+
+class Counted:
+    """Bytes of this rank's floats, with gradients before each step and without after it, while its first run trains."""
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+        self.before: list[int] = []
+        self.after: list[int] = []
+        self._real = train_module._update, train_module._is_tracked
+        train_module._update = self._update
+
+    def _update(self, config: RunConfig, state: Any, *, track: bool) -> None:
+        self.states = [state]
+        self.before.append(_live_bytes())
+        self._real[0](config, state, track=track)
+        state.updates.clear()
+        state.optimizers.zero_grad()
+        state.model.zero_grad()
+        self.after.append(_live_bytes())
+
+    def stop(self) -> None:
+        train_module._update = self._real[0]
+
+    def check(self, folder: Path) -> None:
+        (state,) = self.states
+        assert isinstance(state.layout, Shares)
+        workers = dist.get_world_size()
+        hidden = sum(matrix.parameter.numel() for matrix in state.layout.all_matrices)
+        total = sum(parameter.numel() for parameter in state.model.parameters())
+        weights, kept = 4 * total, 4 * hidden + 8 * (total - hidden)  # a momentum, and two averages of AdamW
+        (folder / f"bytes-{workers}-{dist.get_rank()}").write_text(f"{weights} {kept} {max(self.before)} {max(self.after)}")
+
+
+def _live_bytes() -> int:
+    """Of all float tensors there are; of weights that FSDP has dropped the storage is empty."""
+    from torch.distributed.tensor import DTensor
+
+    gc.collect()
+    storages = {}
+    for found in gc.get_objects():
+        if issubclass(type(found), torch.Tensor) and not isinstance(found, DTensor) and found.is_floating_point():
+            storage = found.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()
+    return sum(storages.values())
+
+
+@pytest.fixture(scope="module")
+def config(small: dict[str, Any]) -> RunConfig:
+    """Sizes that do not divide by 4, and steps with rows of all tables among others."""
+    sizes = small["model"] | {"num_layers": 4, "d_ff": 66, "vocab_size": 514}
+    return RunConfig.model_validate(
+        small | {"model": sizes, "steps": 20, "micro_batches": 4, "checkpoint": {"every_steps": 5},
+                 "optimizer": {"name": "muon", "ns_dtype": "fp32"}, "tracking": {"eval_every": 5, "track_every": 5}}
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of all stores, whose runs one process, two and four have trained, some of them in turn."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    for leg in (Leg("one"), Leg("from_one", stop_at=5)):
+        leg.train(config, folder)
+    for name in VARIANTS:
+        Leg(f"{name}_in_one", variant=name).train(config, folder)
+    run_ranks(2, folder / "rendezvous-2", on_ranks, TWO, config.model_dump_json(), folder)
+    run_ranks(4, folder / "rendezvous-4", on_ranks, FOUR, config.model_dump_json(), folder)
+    for store in ("from_one", "from_ddp"):
+        Leg(store).train(config, folder)
+    return folder
+
+
+def losses(store: Path) -> list[float]:
+    frame = open_store(store).train.sort("step").collect()
+    assert frame["step"].to_list() == list(range(1, frame.height + 1))
+    return frame["train_loss"].to_list()
+
+
+@pytest.mark.parametrize("store", ["two", "four", "from_one", "from_ddp"])
+def test_losses_of_twenty_steps_are_those_of_one_process(stores: Path, store: str) -> None:
+    """Also where the run moves on its way: 1 -> fsdp 2 -> fsdp 4 -> 1, and ddp 2 -> fsdp 4 -> ddp 4 -> 1."""
+    expected = losses(stores / "one")
+    assert len(expected) == 20
+    assert expected[-1] < expected[0] - 0.3
+    print(store, max(abs(a - b) for a, b in zip(losses(stores / store), expected, strict=True)))
+    assert losses(stores / store) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("store", ["two", "four"])
+def test_rows_of_all_tables_are_those_of_one_process(stores: Path, store: str, config: RunConfig) -> None:
+    for table in SERIES:
+        one, other = (rows(stores / name, table, [config.run_id]) for name in ("one", store))
+        assert one.height > 0
+        print(store, table, one.equals(other))
+
+
+def test_a_run_that_is_continued_with_shares_has_the_same_bits(stores: Path, config: RunConfig) -> None:
+    assert_same_rows(stores / "two", stores / "cut", [config.run_id])
