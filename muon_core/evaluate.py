@@ -33,7 +33,7 @@ def evaluate(
         model: as a Transformer, from token ids, next tokens and a head to what that makes of them; the bare module
             rather than its DDP wrapper, whose ranks must run in step.
         batch_size: sequences per forward pass.
-        in_step: whether a forward pass is one of all ranks, as under FSDP; who has no batch left scores one for nothing.
+        in_step: whether a forward pass is one of all ranks, as under FSDP; who has no batch left scores one in vain.
     """
     device = next(model.parameters()).device
     batches = torch.split(windows, batch_size)

@@ -170,8 +170,8 @@ def _shard(model: Transformer, device: torch.device, precision: str) -> None:
     dtype = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.blocks:
-        for part in (block.attention, block.mlp):
-            fully_shard(part, mesh=mesh, mp_policy=policy)
+        for name in ("attention", "mlp"):
+            fully_shard(block.get_submodule(name), mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
@@ -229,7 +229,7 @@ def _swap(sent: Sequence[Sequence[Tensor]], shapes: Sequence[Sequence[tuple[int,
     sizes = [[rows * cols for rows, cols in part] for part in shapes]
     received = torch.empty(sum(map(sum, sizes)), dtype=like.dtype, device=like.device)
     dist.all_to_all_single(received, flat, list(map(sum, sizes)), [sum(map(Tensor.numel, part)) for part in sent])
-    parts = iter(received.split([size for part in sizes for size in part]))
+    parts = iter(torch.split(received, [size for part in sizes for size in part]))
     return [[next(parts).view(shape) for shape in part] for part in shapes]
 
 

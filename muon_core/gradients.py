@@ -53,7 +53,7 @@ def ddp_gradients(replica: nn.Module, micro_loss: MicroLoss, num_local: int) -> 
     total: Tensor | None = None
     for index in range(num_local):
         waits = isinstance(replica, DistributedDataParallel) and index < num_local - 1
-        with replica.no_sync() if waits else nullcontext():
+        with replica.no_sync() if waits else nullcontext():  # type: ignore[operator]
             loss = micro_loss(index) / num_local
             loss.backward()  # type: ignore[no-untyped-call]
         total = loss.detach() if total is None else total + loss.detach()

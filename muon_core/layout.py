@@ -46,7 +46,8 @@ class Layout:
     def gradient_norm(self) -> Tensor:
         """Of all gradients together, raw."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        return torch.stack(torch._foreach_norm(gradients)).norm()
+        norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
+        return norm
 
     def of_all(self, of_mine: dict[str, T]) -> dict[str, T]:
         """What ranks found of their `matrices`, by name."""

@@ -113,7 +113,8 @@ def state_of(config: RunConfig, state: TrainState, recorder: Recorder) -> dict[s
         "data_hash": state.data.data_hash,
         "environment": _circumstances(config, state),
     }
-    return _copy(rest) | (saved if state.layout.shared else _copy(saved))
+    copied: dict[str, Any] = _copy(rest) | (saved if state.layout.shared else _copy(saved))
+    return copied
 
 
 def finished(config: RunConfig, storage: Storage) -> Row | None:

@@ -184,8 +184,8 @@ class RunConfig(Config):
     """Of all four random streams (see `seeds`). A sweep takes it from its list of seeds."""
     seeds: SeedsConfig = SeedsConfig()
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """What each of several workers holds: the whole model (`ddp`), or its share of weights, gradients and optimizer state
-    (`fsdp`), for models larger than one GPU. Changes the order of float sums only, not the identity."""
+    """What each of several workers holds: the whole model (`ddp`), or its share of weights, gradients and optimizer
+    state (`fsdp`), for models larger than one GPU. Changes the order of float sums only, not the identity."""
     reduction: Literal["ddp", "tree"] = "ddp"
     """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches
     to be a power of two that the workers divide."""
@@ -229,7 +229,7 @@ class RunConfig(Config):
             raise ValueError("parallel fsdp gathers weights between what compile would join; set compile: false")
         if isinstance(self.optimizer, ReferenceConfig):
             raise ValueError(
-                "parallel fsdp deals matrices to workers, and an optimizer by reference may look at all of them at once; "
+                f"parallel fsdp deals matrices to workers, and {self.optimizer.reference} may need all at once; "
                 "set parallel: ddp"
             )
         return self
