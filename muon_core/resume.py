@@ -169,14 +169,15 @@ def _check_stepped(step: int, optimizers: dict[str, dict[str, Any]]) -> None:
 def _circumstances(config: RunConfig, state: TrainState) -> dict[str, Any]:
     """What the bits of a run depend on beside its config."""
     world_size = {} if config.reduction == "tree" else {"world_size": distributed.world_size()}
-    parallel = {"parallel": config.parallel} if state.layout.shared else {}
-    return state.environment | {"device": environment.device_name(state.device)} | world_size | parallel
+    parallel = "fsdp" if state.layout.shared else "ddp"
+    device = environment.device_name(state.device)
+    return state.environment | {"device": device, "parallel": parallel} | world_size
 
 
 def _note_drift(config: RunConfig, state: TrainState, before: dict[str, Any]) -> None:
     """Warn, and keep in the run's record, that its attempts had different environments."""
     earlier = before.pop("resumed_from", {})
-    drift = environment.changes(before, _circumstances(config, state))
+    drift = environment.changes({"parallel": "ddp"} | before, _circumstances(config, state))
     if earlier or drift:
         state.environment = state.environment | {"resumed_from": earlier | drift}
     if drift and distributed.rank() == 0:

@@ -3,7 +3,6 @@
 import gc
 import importlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import polars.selectors as cs
 import pytest
 import torch
@@ -33,15 +33,12 @@ SLACK = 16_384  # bytes of norms, tables and losses, a twelfth of the weights
 VARIANTS: dict[str, dict[str, Any]] = {
     "noise": {"optimizer": {"name": "orthonoise", "ns_dtype": "fp32", "attention_blocks": "merge_qkvo"}},
     "written_noise": {"optimizer": {"name": "isotropic", "mode": "as_seed", "alpha": 1e-3, "rank_threshold": 1.0}},
-    "rows": {"optimizer": {"name": "normuon", "ns_dtype": "fp32", "clipping": "adamw_only", "max_grad_norm": 0.1}},
+    "rows": {"optimizer": {"name": "normuon", "ns_dtype": "fp32"}},
     "soap": {"optimizer": {"name": "soap"}},
-    "bf16": {
-        "optimizer": {"name": "adamw", "clipping": "all", "max_grad_norm": 0.1},
-        "precision": "bf16",
-        "activation_checkpointing": True,
-    },
+    "bf16": {"optimizer": {"name": "lion"}, "precision": "bf16", "activation_checkpointing": True},
+    "clipped": {"optimizer": {"name": "adamw", "clipping": "all", "max_grad_norm": 0.1}},
 }
-"""What steps matrices as blocks or by itself, what draws noise and stores it, norms over ranks, and casts."""
+"""What steps matrices as blocks or by itself, what draws noise and stores it, casts, and norms over ranks."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ def on_ranks(rank: int, legs: list[Leg], config: str, folder: Path) -> None:
         legs[0].train(run, folder)
     for leg in legs[1:]:
         leg.train(run, folder)
-    print(f"rank {rank} of {dist.get_world_size()}: {time.process_time():.1f} CPU seconds")
 
 
 @contextmanager
@@ -165,24 +161,38 @@ def test_losses_of_twenty_steps_are_those_of_one_process(stores: Path, store: st
     expected = losses(stores / "one")
     assert len(expected) == 20
     assert expected[-1] < expected[0] - 0.3
-    print(store, max(abs(a - b) for a, b in zip(losses(stores / store), expected, strict=True)))
     assert losses(stores / store) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("store", ["two", "four"])
 def test_rows_of_all_tables_are_those_of_one_process(stores: Path, store: str, config: RunConfig) -> None:
+    """To rounding: their sums of micro-batches have another order."""
     for table in SERIES:
         one, other = (rows(stores / name, table, [config.run_id]) for name in ("one", store))
         assert one.height > 0
-        exact = [column for column, kind in one.schema.items() if not kind.is_float() and not kind.is_nested()]
-        assert one.select(exact).equals(other.select(exact)), table
-        for column in one.select(cs.float()).columns:
-            assert other[column].to_list() == pytest.approx(one[column].to_list(), rel=1e-3, abs=1e-3), column
+        floats, lists = cs.float(), cs.by_dtype(pl.List(pl.Float32), pl.List(pl.Float64))
+        assert one.select(~floats - lists).equals(other.select(~floats - lists)), table
+        assert one.select(floats.is_null()).equals(other.select(floats.is_null())), table
+        for column in one.select(floats).fill_null(0.0):
+            found = other[column.name].fill_null(0.0).to_list()
+            assert found == pytest.approx(column.to_list(), rel=1e-3, abs=1e-3), (table, column.name)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_other_optimizers_have_the_losses_of_one_process(stores: Path, variant: str) -> None:
-    assert losses(stores / variant) == pytest.approx(losses(stores / f"{variant}_in_one"), abs=1e-5)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "clipped"])
+def test_other_optimizers_have_the_bits_of_one_process(stores: Path, variant: str) -> None:
+    """Two workers and micro-batches add the same two gradients; only the norm of all of them has another order."""
+    for table in SERIES:
+        run_ids = open_store(stores / variant).runs.collect()["run_id"].to_list()
+        one, two = (rows(stores / name, table, run_ids) for name in (f"{variant}_in_one", variant))
+        assert one.height > 0
+        if table == "train":
+            assert two["grad_norm"].to_list() == pytest.approx(one["grad_norm"].to_list(), rel=1e-6)
+            one, two = one.drop("grad_norm"), two.drop("grad_norm")
+        assert one.equals(two), table
+
+
+def test_gradients_are_clipped_by_the_norm_over_all_ranks(stores: Path) -> None:
+    assert losses(stores / "clipped") == pytest.approx(losses(stores / "clipped_in_one"), abs=1e-5)
 
 
 def test_a_run_that_is_continued_with_shares_has_the_same_bits(stores: Path, config: RunConfig) -> None:
@@ -195,6 +205,5 @@ def test_a_rank_holds_its_share_of_weights_gradients_and_state(stores: Path, con
     kept = 4 * total + 4 * hidden + 8 * (total - hidden)  # weights, a momentum, and two averages of AdamW
     for rank in range(workers):
         found = json.loads((stores / f"bytes-{workers}-{rank}.json").read_text())
-        print(rank, found, kept / workers, 4 * total / workers)
         assert kept / workers - SLACK < found["after"] < kept / workers + SLACK
         assert found["with_gradients"] < (kept + 4 * total) / workers + SLACK

@@ -27,8 +27,8 @@ def run_ranks(
 ) -> None:
     """Call `function(rank, *arguments)` on every rank of a group of `world_size`, one thread each.
 
-    `function` is a module's own. Raises what a rank raised. `rendezvous` names a file that does not exist yet. A process
-    that has imported more than the one of all tests, and has no threads, may `fork` its ranks.
+    `function` is a module's own. Raises what a rank raised. `rendezvous` names a file that does not exist yet. A
+    process that has imported more than the one of all tests, and has no threads, may `fork` its ranks.
     """
     arguments = (world_size, str(rendezvous), function, arguments)
     mp.start_processes(_rank, arguments, nprocs=world_size, start_method=start_method)
