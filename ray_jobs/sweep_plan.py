@@ -6,6 +6,7 @@ A plan loads neither torch nor, where the store is empty, what reads Parquet.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -137,9 +138,10 @@ def portable(spec: SweepSpec, move: Callable[[str], str]) -> dict[str, Any]:
         if at[:1] == ("blocks",) and at[2:] == ("optimizer",):
             path = file_of(value)
             return with_file(value, move(path)) if path else value
-        if value == "stdlib" or "data.corpus" not in at:
+        if "data.corpus" not in at:
             return value
-        return move(corpus_path(value, spec.source.folder_of(at)))
+        path = corpus_path(value, spec.source.folder_of(at))
+        return move(path) if os.path.isabs(path) else value
 
     fields: dict[str, Any] = moved(spec.model_dump(mode="json"), ())
     return fields

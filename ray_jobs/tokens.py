@@ -12,6 +12,7 @@ from typing import Any
 
 from muon_core.config.run import DataConfig, RunConfig
 from muon_core.data.corpus import corpus_files, corpus_sha256, split_name, stand_in
+from muon_core.data.prepared import is_remote
 from muon_core.store.storage import Storage
 
 LARGEST = 100 << 20  # bytes of a job; the head keeps it in memory, and takes 500 MiB of all jobs
@@ -31,6 +32,8 @@ def prepare_tokens(
         if sent := stand_in(data.corpus):
             kept[data, vocab_size] = _sent_hash(data, vocab_size, sent)
             continue
+        if storage and is_remote(data.corpus):
+            continue  # each node fetches it from where it is
         from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
 
         say(f"tokens: corpus {data.corpus}, vocabulary {vocab_size}")

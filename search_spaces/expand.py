@@ -17,7 +17,7 @@ from search_spaces.early_stopping import check_early_stopping
 from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
 from search_spaces.given import place
-from search_spaces.parameters import build, invalid, locate_corpus
+from search_spaces.parameters import build, check_corpus, invalid, locate_corpus
 from search_spaces.searching import check_search
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
@@ -118,10 +118,10 @@ def _configs(
         named = place(cell, ("data", "corpus"), "", at)
         try:
             data = locate(config.data, spec.source.folder_of(named))
+            config = config if data is config.data else config.replace(data=data)
+            check_corpus(config)
         except ValueError as error:
             problems.add(named, str(error))
-        else:
-            config = config if data is config.data else config.replace(data=data)
         configs.append(config)
     return configs
 

@@ -152,9 +152,21 @@ def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
     return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))
 
 
+def check_corpus(run: RunConfig) -> None:
+    """Raises ValueError if `run` reads a prepared data set that does not suit it: `prepared.check_run`."""
+    if run.data.corpus != "stdlib":
+        from muon_core.data.prepared import check_run
+
+        check_run(run)
+
+
 def corpus_path(corpus: str, folder: Path) -> str:
     """`corpus` as a path that holds from any folder, if it is one."""
-    return corpus if corpus == "stdlib" else os.path.abspath(folder / Path(corpus).expanduser())
+    return (
+        corpus
+        if corpus == "stdlib" or corpus.startswith("s3://")
+        else os.path.abspath(folder / Path(corpus).expanduser())
+    )
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ from muon_core.config.run import RunConfig
 from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, suggest
 from search_spaces.given import Given, collect, place
-from search_spaces.parameters import FieldPath, build, invalid, locate_corpus, resolve
+from search_spaces.parameters import FieldPath, build, check_corpus, invalid, locate_corpus, resolve
 from search_spaces.references import GIVEN, fixed_fields, short
 from search_spaces.strict_yaml import KeyPath
 from search_spaces.yaml_file import read_file
@@ -141,6 +141,7 @@ def _with_corpus(run: RunConfig, corpus: Given | None, sha256: Any, source: Sour
     flagged = corpus is not None and corpus.at == _FLAG
     try:
         data = locate_corpus(run.data, Path.cwd() if flagged else source.folder)
+        check_corpus(run.replace(data=data))
     except ValueError as error:
         errors.add(corpus.at if corpus else _FLAG, str(error))
         errors.check()

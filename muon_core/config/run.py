@@ -74,14 +74,15 @@ class DataConfig(Config):
     """Which text, and how it is cut."""
 
     corpus: str = "stdlib"
-    """`stdlib`, the Python standard library's own source, or the path of a text file or a folder of text files, seen
-    from the file that names it."""
+    """`stdlib`, the Python standard library's own source; the path of a text file or a folder of text files, seen from
+    the file that names it; or a data set of `muon data prepare`, by its path or its `s3://bucket/prefix`."""
     corpus_sha256: str | None = None
     """Content hash of a corpus given by path, which is its identity, not the path; filled in when a run is planned."""
     seq_len: int = Field(128, gt=1)
     """Tokens a sequence predicts; a window reads one more."""
     validation_share: float = Field(0.05, gt=0, lt=1)
-    """Share of the files kept for validation, chosen by a stable hash of their relative path, none cut in two."""
+    """Share of the files kept for validation, chosen by a stable hash of their relative path, none cut in two. A
+    prepared data set was split when it was prepared."""
     validation_tokens: int = Field(32_768, gt=0)
     """Tokens evaluated at each evaluation, spread evenly over the validation files."""
 
@@ -172,6 +173,9 @@ class RunConfig(Config):
     """Sequences an optimizer step, over all workers."""
     micro_batches: int = Field(1, gt=0)
     """Parts a step's batch is cut into, over all workers. Changes the order of float sums only, not the identity."""
+    allow_epochs: float = Field(4.0, gt=0)
+    """So often a run may read a prepared data set; one whose steps need more is refused when it is planned. No part of
+    the identity."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Floating-point type of the forward and backward passes; parameters are fp32."""
     compile: bool = False
@@ -200,7 +204,7 @@ class RunConfig(Config):
     spike: SpikeConfig = SpikeConfig()
 
     EXECUTION: ClassVar[frozenset[str]] = frozenset({
-        "tracking", "micro_batches", "compile", "activation_checkpointing", "parallel", "reduction",
+        "tracking", "micro_batches", "allow_epochs", "compile", "activation_checkpointing", "parallel", "reduction",
         "distribute", "check_replicas_every", "checkpoint", "spike",
     })  # fmt: skip
     """Fields that say how a run is carried out and watched, not what it computes (`science` knows two exceptions)."""

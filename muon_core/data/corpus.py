@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from muon_core.config.base import canonical_json
+from muon_core.data.prepared import is_prepared, read_manifest
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
 from muon_core.user_cache import user_cache
@@ -54,12 +55,16 @@ def documents(corpus: str) -> list[Document]:
 
 
 def corpus_sha256(corpus: str, cache: Path | None = None) -> str:
-    """sha256 over paths and contents of all documents. Raises ValueError as `documents` does.
+    """sha256 over paths and contents of all documents; of a prepared data set its content hash.
+
+    Raises ValueError as `documents` and `read_manifest` do.
 
     The cache remembers the hash under names, sizes and times of the files, so that asking again reads no text.
     """
     if stands_in := stand_in(corpus):
         return str(stands_in["sha256"])
+    if is_prepared(corpus):
+        return read_manifest(corpus).content_hash
     return _library_sha256(cache) if corpus == LIBRARY else _sha256(corpus, cache)
 
 

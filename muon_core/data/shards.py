@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from muon_core.config.base import canonical_json
 from muon_core.config.run import DataConfig
+from muon_core.data.bpe import train_bpe
 from muon_core.data.corpus import (
     END_OF_TEXT,
     SPLIT_RULE,
@@ -32,6 +33,8 @@ from muon_core.data.corpus import (
     documents_sha256,
     is_validation,
 )
+from muon_core.data.prepared import is_prepared, local_copy
+from muon_core.data.windows import num_windows, validation_windows
 from muon_core.store.folder import Folder
 from muon_core.store.storage import StoreError
 
@@ -46,12 +49,15 @@ _ENCODED_AT_ONCE = 64  # documents; bounds the tokenizer's memory, about 100 byt
 def prepare(data: DataConfig, vocab_size: int, cache: Path | None = None) -> Path:
     """Folder with `train.npy`, `validation.npy`, `tokenizer.json` and `index.json`, made on first use.
 
-    The tokenizer is trained on the training documents; each document ends with one end-of-text token. Processes may
-    race: the folder appears whole, under a name that its content decides.
+    Of a data set that was prepared before, the folder that `prepared.local_copy` finds. Else the tokenizer is trained
+    on the training documents; each document ends with one end-of-text token. Processes may race: the folder appears
+    whole, under a name that its content decides.
 
     Raises: ValueError as `documents` does, if the text is no longer what `data.corpus_sha256` says, or if a side of the
     split is too small; StoreError if the cache cannot be written.
     """
+    if is_prepared(data.corpus):
+        return local_copy(data, vocab_size)
     root = cache or default_cache()
     digest = data.corpus_sha256 or corpus_sha256(data.corpus, root)
     folder = root / _folder_name(digest, data.validation_share, vocab_size)
@@ -72,16 +78,6 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def num_windows(num_tokens: int, seq_len: int) -> int:
-    """Windows of `seq_len + 1` tokens in a shard; neighbours share one token, so that each is predicted once."""
-    return max(0, (num_tokens - 1) // seq_len)
-
-
-def validation_windows(data: DataConfig) -> int:
-    """Windows that cover `data.validation_tokens` predicted tokens."""
-    return -(-data.validation_tokens // data.seq_len)
-
-
 def _folder_name(corpus_hash: str, share: float, vocab_size: int) -> str:
     version = importlib.metadata.version("tokenizers")
     content = [FORMAT, corpus_hash, SPLIT_RULE, share, vocab_size, version]
@@ -97,7 +93,7 @@ def _build(folder: Path, texts: list[Document], corpus_hash: str, share: float, 
     sides: dict[str, list[str]] = {TRAIN: [], VALIDATION: []}
     for text in texts:
         sides[VALIDATION if is_validation(text.path, share) else TRAIN].append(text.data.decode(errors="replace"))
-    tokenizer = _train_tokenizer(sides[TRAIN], vocab_size)
+    tokenizer = train_bpe(sides[TRAIN], vocab_size)
     model = tokenizer.to_str().encode()
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     aside = Folder(folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp"))
@@ -123,22 +119,6 @@ def _build(folder: Path, texts: list[Document], corpus_hash: str, share: float, 
 def content_hash(content: Mapping[str, Any]) -> str:
     """The `data_hash` of an index: sha256 over `tokenizer_sha256`, `split` and `shards`."""
     return hashlib.sha256(canonical_json(content).encode()).hexdigest()
-
-
-def _train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that no text is unknown
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

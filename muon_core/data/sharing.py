@@ -18,26 +18,36 @@ from pathlib import Path
 from typing import Any
 
 from muon_core.data.corpus import default_cache
+from muon_core.data.manifest import MANIFEST, parse_manifest
 from muon_core.data.shards import INDEX, TOKENIZER, TRAIN, VALIDATION, content_hash, is_complete, read_index
+from muon_core.data.soundness import wanted_files
 from muon_core.store.storage import Storage, StoreError
 
 PART = 64 * 2**20  # bytes of one object: bounds the memory of both sides, and a store's limit for one
 
 
 def publish(folder: Path, storage: Storage) -> str:
-    """Put the tokens in `folder`, as `shards.prepare` made them, into `storage`; returns their `data_hash`.
+    """Put the tokens in `folder`, which `shards.prepare` returned, into `storage`; returns their `data_hash`.
 
     What is there already is left alone: a name says its content. Raises StoreError.
     """
-    data_hash: str = read_index(folder)["data_hash"]
-    if storage.list(_key(data_hash, INDEX)):
+    names, index, data_hash = _contents(folder)
+    if storage.list(_key(data_hash, index)):
         return data_hash
-    for name in (TRAIN, VALIDATION, TOKENIZER):
+    for name in names:
         with (folder / name).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for number, start in enumerate(range(0, len(content), PART)):
                 storage.put(_key(data_hash, name, number), content[start : start + PART])
-    storage.put(_key(data_hash, INDEX, 0), (folder / INDEX).read_bytes())  # last: now it is whole
+    storage.put(_key(data_hash, index, 0), (folder / index).read_bytes())  # last: now it is whole
     return data_hash
+
+
+def _contents(folder: Path) -> tuple[tuple[str, ...], str, str]:
+    """Names of the files beside the index, the index, and the `data_hash`, of tokens of either kind."""
+    if (file := folder / MANIFEST).is_file():
+        manifest = parse_manifest(file.read_bytes(), str(folder))
+        return tuple(wanted_files(manifest)), MANIFEST, manifest.content_hash
+    return (TRAIN, VALIDATION, TOKENIZER), INDEX, read_index(folder)["data_hash"]
 
 
 def fetch(data_hash: str, storage: Storage, cache: Path | None = None) -> Path:
@@ -47,35 +57,42 @@ def fetch(data_hash: str, storage: Storage, cache: Path | None = None) -> Path:
     """
     root = (cache or default_cache()) / "fetched"
     folder = root / data_hash[:16]
-    if is_complete(folder):
+    if _is_here(folder):
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _lock(root / f".{data_hash[:16]}.lock"):
-            if not is_complete(folder):
+            if not _is_here(folder):
                 _download(data_hash, storage, folder)
     except OSError as error:
         raise StoreError(f"tokens cannot be kept in {root}: {error.strerror}; XDG_CACHE_HOME moves it") from error
     return folder
 
 
+def _is_here(folder: Path) -> bool:
+    return is_complete(folder) or (folder / MANIFEST).is_file()  # it was renamed into place, with all beside it
+
+
 def _download(data_hash: str, storage: Storage, folder: Path) -> None:
+    listed = [key.removeprefix(_key(data_hash)).split("/") for key, _ in storage.list(_key(data_hash))]
+    parts: dict[str, list[str]] = {}
+    for name, number in listed:
+        parts.setdefault(name, []).append(number)
+    if not {INDEX, MANIFEST} & set(parts):
+        raise StoreError(f"{storage.place} has no tokens {data_hash[:12]}; run the sweep's command again")
     aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     aside.mkdir()
     try:
         digests: dict[str, str] = {}
-        for name in (TRAIN, VALIDATION, TOKENIZER, INDEX):
-            keys = sorted(key for key, _ in storage.list(_key(data_hash, name)))
-            if not keys:
-                raise StoreError(f"{storage.place} has no tokens {data_hash[:12]}; run the sweep's command again")
+        for name, numbers in parts.items():
             digest = hashlib.sha256()
-            with (aside / name).open("wb") as file:
-                for key in keys:
-                    part = storage.get(key)
+            with (aside / Path(name).name).open("wb") as file:
+                for number in sorted(numbers):
+                    part = storage.get(f"{_key(data_hash, name)}{number}")
                     digest.update(part)
                     file.write(part)
             digests[name] = digest.hexdigest()
-        if _found(read_index(aside), digests) != data_hash:
+        if not _is_right(aside, digests, data_hash):
             raise StoreError(
                 f"the tokens {data_hash[:12]} in {storage.place} are damaged; remove {_key(data_hash)} there and run "
                 "the sweep's command again"
@@ -83,6 +100,15 @@ def _download(data_hash: str, storage: Storage, folder: Path) -> None:
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_right(folder: Path, digests: Mapping[str, str], data_hash: str) -> bool:
+    """Whether the files of `folder`, which have these digests, are those that `data_hash` names."""
+    if MANIFEST not in digests:
+        return _found(read_index(folder), digests) == data_hash
+    manifest = parse_manifest((folder / MANIFEST).read_bytes(), str(folder))
+    is_whole = all(digests.get(name) == sha256 for name, sha256 in wanted_files(manifest).items())
+    return is_whole and manifest.content_hash == data_hash
 
 
 def _found(index: Mapping[str, Any], digests: Mapping[str, str]) -> str:

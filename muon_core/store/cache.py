@@ -3,8 +3,8 @@
 Objects never change under their name, so no copy is ever out of date, and any may be removed at any time: the store
 still has the object. A copy proves itself by the digest in its name or, where that has none, by one written before its
 content. It is compared when the object is fetched, and whenever `get` answers with the copy. Copies that `local_copies`
-hands out for Polars to scan are compared by `muon_core.store.damage`, up to its bound. Writers and compaction read the
-store itself.
+hands out for Polars to scan are compared by `muon_core.store.damage`, up to its bound. Many that are asked for at
+once, as end records are, lie in one file (`muon_core.store.bundles`). Writers and compaction read the store itself.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from muon_core.store.bundles import FROM, pack, read_bundles
 from muon_core.store.keys import digest_in
 from muon_core.store.parquet import DIGEST_LENGTH, digest
 from muon_core.store.storage import READER_GRACE_S, Listed, Storage, StoreError
@@ -27,6 +28,7 @@ from muon_core.user_cache import user_cache
 MAX_BYTES = 2 << 30  # MUON_CACHE_BYTES sets another bound; 0 switches the cache off
 FETCH_BYTES = 32 << 20  # a question that needs more reads the columns it wants from the store instead
 KEPT = ("attempts/", "final/", "packs/", "sweeps/")  # all else changes, or, as live/, is replaced within minutes
+BUNDLES = "bundles"
 
 
 class Copies(NamedTuple):
@@ -69,10 +71,12 @@ class Cached:
 
     def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
         wanted = list(keys)
-        found = {key: data for key in wanted if (data := self._read(key)) is not None}
+        many = read_bundles(self._folder / BUNDLES, set(wanted)) if len(wanted) >= FROM else {}
+        found = {key: data for key, copy in many.items() if (data := _proved(key, copy)) is not None}
+        found |= {key: data for key in wanted if key not in found and (data := self._read(key)) is not None}
         missing = [key for key in dict.fromkeys(wanted) if key not in found]
         fetched = dict(zip(missing, self._storage.get_many(missing), strict=True))
-        self._keep(fetched)
+        self._keep(fetched, bundled=True)
         return [(found | fetched)[key] for key in wanted]
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
@@ -126,19 +130,22 @@ class Cached:
         except OSError:
             return None
 
-    def _keep(self, objects: Mapping[str, bytes]) -> builtins.list[str]:
-        """Add copies, but for the objects that differ from their name, which are returned.
+    def _keep(self, objects: Mapping[str, bytes], *, bundled: bool = False) -> builtins.list[str]:
+        """Add copies, many in one file if `bundled`, but for objects that differ from their name, which are returned.
 
         A cache that cannot be written is no error.
         """
         copies = {key: _provable(key, data) for key, data in objects.items() if key.startswith(KEPT)}
+        whole = {key: copy for key, copy in copies.items() if copy is not None}
         with contextlib.suppress(OSError):
-            for key, copy in copies.items():
-                if copy is not None:
+            if bundled and len(whole) >= FROM:
+                _write(f"{self._folder}/{BUNDLES}/{uuid.uuid4().hex}.bundle", pack(whole))
+            else:
+                for key, copy in whole.items():
                     _write(f"{self._folder}/{key}", copy)
             if objects:
                 _prune(self._folder.parent, self._max_bytes)
-        return [key for key, copy in copies.items() if copy is None]
+        return [key for key in copies if key not in whole]
 
 
 def local_copies(storage: Storage, sizes: Mapping[str, int]) -> Copies:

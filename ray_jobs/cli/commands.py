@@ -36,6 +36,7 @@ COMMANDS = {
     "export": ("ray_jobs.cli.export", "Write a sweep's curves as CSV, for W&B or for TensorBoard."),
     "compact": ("ray_jobs.cli.compact", "Rewrite ended runs into few objects that read fast."),
     "doctor": ("ray_jobs.cli.doctor", "Look a machine or a cluster over: what is wrong, and the remedy."),
+    "data": ("ray_jobs.cli.data", "Prepare data sets: text of any size into token shards."),
     "optimizers": ("ray_jobs.cli.optimizers", "List the built-in optimizers, or check one, also your own."),
     "presets": ("ray_jobs.cli.presets", "Show how large the presets are, and what a run of each takes."),
     "schema": ("ray_jobs.cli.schema", "Print the JSON Schema of the sweep file, for editors."),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from muon_core.store.bundles import FROM
 from muon_core.store.cache import Cached, cache_folder, cached
 from muon_core.store.folder import Folder
 from muon_core.store.parquet import digest
@@ -59,6 +60,52 @@ def test_objects_come_in_the_order_asked_for_whether_here_or_not(remote: Remote)
     store.get("final/b")
     assert store.get_many(f"final/{name}" for name in "cbab") == [b"c", b"b", b"a", b"b"]
     assert remote.fetched == ["final/b", "final/c", "final/a"]
+
+
+@pytest.fixture
+def many(remote: Remote) -> dict[str, bytes]:
+    """Objects enough for one file, some named after their content."""
+    objects = {f"attempts/r{n}/x.json": b"a" * n for n in range(FROM)}
+    objects |= {named(data): data for data in (b"1" * n for n in range(1, 9))}
+    remote.put_many(objects)
+    return objects
+
+
+def bundles() -> list[Path]:
+    return list(Path(os.environ["XDG_CACHE_HOME"]).rglob("*.bundle"))
+
+
+def test_many_objects_are_kept_in_one_file_and_what_comes_later_in_its_own(
+    remote: Remote, many: dict[str, bytes]
+) -> None:
+    for _ in range(2):
+        assert cached(remote).get_many(many) == list(many.values())
+    assert sorted(remote.fetched) == sorted(many)
+    remote.put("sweeps/later", b"1")
+    assert cached(remote).get_many(["sweeps/later", *many]) == [b"1", *many.values()]
+    assert len(remote.fetched) == len(many) + 1
+    assert len(bundles()) == 1
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 200, -1, None], ids=str)
+def test_a_damaged_bundle_is_never_believed(remote: Remote, many: dict[str, bytes], at: int | None) -> None:
+    cached(remote).get_many(many)
+    (path,) = bundles()
+    data = bytearray(path.read_bytes())
+    if at is None:
+        del data[len(data) // 2 :]
+    else:
+        data[at] ^= 0x10
+    path.write_bytes(data)
+    assert cached(remote).get_many(many) == list(many.values())
+    assert len(remote.fetched) > len(many)
+
+
+def test_many_objects_that_may_change_leave_nothing_behind(remote: Remote) -> None:
+    objects = {f"ledger/r{n}/x.json": b"a" for n in range(FROM)}
+    remote.put_many(objects)
+    assert cached(remote).get_many(objects) == list(objects.values())
+    assert bundles() == []
 
 
 def test_local_copies_fetches_what_is_small_and_leaves_the_rest_to_the_store(

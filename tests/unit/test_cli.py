@@ -236,7 +236,7 @@ def test_pretrain_trains_and_writes_the_tables_once(
     assert val["step"].to_list() == [0, 4, 8]
     assert f"val {val['val_loss'][2]:.4f}" in lines[-3]
     assert lines[-2] == f"done: {run_id}: val loss {val['val_loss'][2]:.4f} nats per token"
-    assert store.layers.collect().height == 2 * 2 * 6  # at steps 4 and 8: two layers of six projections
+    assert store.layers.collect().height == 3 * 2 * 6  # at steps 0, 4 and 8: two layers of six projections
 
     second = muon("pretrain", run_yaml)
     assert second.code == 0

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from support.analysis_fixtures import demo_runs, write_store
 from support.analysis_fixtures import write_sweep as list_runs
+from support.prepared import small_set
 
 from muon_core import tables
 from muon_core.config.base import Config
@@ -60,14 +61,14 @@ def examples(command: click.Command, name: str) -> list[list[str]]:
 def cheap_commands() -> list[tuple[str, ...]]:
     """Commands of texts and helps that train nothing, or that `--dry-run` keeps from it; without redirections.
 
-    `import`, `compact` and `runs rm` want stores of their own, in their tests; what `doctor` says hangs on the machine;
-    `optimizers check` trains.
+    `import`, `compact` and `runs rm` want stores of their own, and `data` text, in their tests; what `doctor` says
+    hangs on the machine; `optimizers check` trains.
     """
     shown = [words for path in TEXTS for words in shell_lines(path) if words[0] == "muon"]
     shown += [words for name, command in commands(cli) for words in examples(command, name)]
     found = {tuple(words[1 : words.index(">")] if ">" in words else words[1:]) for words in shown}
     found = {(*words, "--dry-run") if words[0] == "pretrain" else words for words in found}
-    elsewhere = ("import", "compact", "doctor", "sweep", "optimizers")
+    elsewhere = ("import", "compact", "doctor", "sweep", "optimizers", "data")
     cheap = (("sweep", "plan"), ("optimizers",))
     asked = {words for words in found if words[:2] != ("runs", "rm")}
     return sorted(words for words in asked if words[0] not in elsewhere or words[:2] in cheap)
@@ -124,7 +125,7 @@ def test_commands_with_arguments_stand_in_fenced_blocks(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the commands of the texts speak of: sweeps in a store, sweep files, a run, a corpus."""
+    """A folder with what the commands of the texts speak of: sweeps in a store, sweep files, a run, text, tokens."""
     folder = tmp_path_factory.mktemp("workplace")
     gate = {"name": "sane", "kind": "non_inferior", "of": "block:noise", "margin": "5%"}
     storage = write_store(folder / "results", demo_runs(), spec={"version": 1, "name": "demo", "gates": [gate]})
@@ -140,6 +141,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "sweep.yaml").write_text("".join(blocks(README, "yaml")))
     (folder / "search_spaces").symlink_to(ROOT / "search_spaces")
     (folder / "run.yaml").write_text("steps: 5\n")
+    small_set(folder / "sets" / "books")
     (folder / "books").mkdir()
     (folder / "books" / "one.txt").write_text("Some words of my own.\n" * 50)
     return folder

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 from muon_core.config.run import DataConfig
 from muon_core.data import shards
 from muon_core.data.corpus import documents, is_validation
-from muon_core.data.shards import num_windows, prepare, read_index, validation_windows
+from muon_core.data.shards import prepare, read_index
+from muon_core.data.windows import num_windows, validation_windows
 from muon_core.store.storage import StoreError
 
 VOCAB_SIZE = 300

@@ -75,15 +75,25 @@ class Bucket:
                 self._client.upload_fileobj(_Reader(data), self._bucket, self._prefix + key, Config=parts)
 
     def get(self, key: str) -> bytes:
+        return self._received(key)
+
+    def _received(self, key: str, **options: str) -> bytes:
         with self._translated_errors(key):
             for attempt in range(GET_TRIES):  # the SDK repeats a request, but not one whose answer breaks off
-                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"]
+                body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **options)["Body"]
                 try:
                     return bytes(body.read())
                 except BotoCoreError:
                     if attempt + 1 == GET_TRIES:
                         raise
         raise AssertionError("unreachable")
+
+    def read(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes of one object from `start` on, fewer at its end. Raises FileNotFoundError if there is none."""
+        if length <= 0:
+            return b""
+        wanted = f"bytes={start}-{start + length - 1}"
+        return self._received(key, Range=wanted)
 
     def get_many(self, keys: Iterable[str]) -> builtins.list[bytes]:
         wanted = list(keys)
