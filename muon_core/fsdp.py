@@ -100,7 +100,7 @@ class Shares(Layout):
     def saved(self, optimizers: Optimizers) -> dict[str, Any]:
         state, kept = optimizers.state_dict(), self.of_all(optimizers.kept())
         whole: dict[str, dict[str, Any]] = {OWN: state[OWN]} if OWN in state else {}
-        for matrix in self.all_matrices:  # one at a time: rank 0 has room for all of them on the CPU only
+        for matrix in self.all_matrices:  # one at a time: a device has no room for all
             whole[matrix.name] = _to_main(_on_cpu(state.get(matrix.name)), owner(matrix.layer))
         for name, share in self._rest.items():
             full = self._shares[name]
@@ -124,8 +124,9 @@ class Shares(Layout):
         if (found := {name: weight.shape for name, weight in weights.items()}) != shapes:
             name = next(name for name in shapes | found if shapes.get(name) != found.get(name))
             raise ValueError(f"{name} has shape {found.get(name)}, not {shapes.get(name)}")
-        if lost := sorted(shapes.keys() - state.keys()):
-            raise ValueError(f"optimizer state lacks parameter {lost[0]}; load it into the model it comes from")
+        if differing := sorted(shapes.keys() ^ (state.keys() - {OWN})):
+            side = "lacks" if differing[0] in shapes else "has unknown"
+            raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
         for name, weight in weights.items():
             _local(self._shares[name]).copy_(weight[rows_of(distributed.rank(), len(weight))])
         known = {name: state[name] for name, _ in self.named_parameters()} | {
