@@ -4,8 +4,9 @@
 # as root, about fifteen minutes.
 # make test-browser: the tests of the page, and a Chromium for them where there is none.
 # make test-large: two steps of the 88m preset on the CPU, five minutes.
+# make gpu-check: on one GPU, the tests that need CUDA and what it is measured by, as a table; ten minutes.
 # make s3: run an S3 server on loopback to try the tool against (SERVER=swift|ministack|ceph).
-.PHONY: demo test test-browser test-large test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
+.PHONY: demo test test-browser test-large gpu-check test-cluster can-make-hosts check quick lint types tests bench s3 s3-servers clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
@@ -65,6 +66,10 @@ test-browser: .venv/.ready
 # No part of `make test`, for the minutes and the gigabytes it takes.
 test-large: .venv/.ready
 	MUON_LARGE=1 $(BIN)/pytest -m large -s
+
+# No part of `make test` either: on a machine with one GPU, ten minutes.
+gpu-check: .venv/.ready
+	$(BIN)/python tests/gpu/check.py
 
 can-make-hosts:
 	$(check-python)

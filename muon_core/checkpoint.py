@@ -2,7 +2,7 @@
 
     checkpoints/<run>/config.json                                        the resolved RunConfig
     checkpoints/<run>/latest/<step>.<attempt>.<seq>.<hash>.pt            to resume from
-    checkpoints/<run>/step_30_0.5M_tokens/<step>.<attempt>.<seq>.<hash>.pt   a milestone, kept; resumed from too
+    checkpoints/<run>/step_31_0.5M_tokens/<step>.<attempt>.<seq>.<hash>.pt   a milestone, kept; resumed from too
     checkpoints/<run>/model/<step>.<attempt>.<seq>.<hash>.pt             the weights after the last step
 
 An object is written whole or not at all, after the rows it stands for; its name carries the resume point of those rows
@@ -64,7 +64,7 @@ class Saved:
 
 
 def milestone_name(step: int, tokens: int) -> str:
-    """Folder of a milestone: `step_30_0.5M_tokens`."""
+    """Folder of a milestone of so many tokens, kept at `step`: `step_31_0.5M_tokens`."""
     millions = tokens / 1e6
     return f"step_{step}_{millions:.4g}M_tokens" if millions < 1e4 else f"step_{step}_{millions:.0f}M_tokens"
 

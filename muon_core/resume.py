@@ -86,9 +86,8 @@ class Saver:
         return self._storage is not None and every is not None and time.monotonic() - self._saved_at > every
 
     def _milestone(self, step: int) -> str | None:
-        if self._config.reaches_milestone(step):
-            return checkpoint.milestone_name(step, step * self._config.tokens_per_step)
-        return None
+        reached = self._config.milestone(step)
+        return None if reached is None else checkpoint.milestone_name(step, reached)
 
     def _submit(self, name: str, step: int, point: ResumePoint, state: dict[str, Any]) -> None:
         self.settle()

@@ -14,8 +14,8 @@ ROOT = Path("/")
 def misfit(resources: Resources, root: Path = ROOT) -> str:
     """That one run with `resources` does not fit on this machine, and what to do; empty where it does."""
     for kind, each, has, setting in (
-        ("CPU", resources.cpus_per_worker, count_cpus(root), "cpus_per_worker"),
         ("GPU", resources.gpus_per_worker, count_gpus(root), "gpus_per_worker"),
+        ("CPU", resources.cpus_per_worker, count_cpus(root), "cpus_per_worker"),
     ):
         if (needed := resources.workers * each) > has:
             remedy = f"lower workers or {setting}" if has else f"set {setting}: 0"

@@ -17,7 +17,7 @@ from search_spaces.early_stopping import check_early_stopping
 from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
 from search_spaces.given import place
-from search_spaces.parameters import build, check_corpus, invalid, locate_corpus
+from search_spaces.parameters import build, check_corpus, corpus_path, invalid, is_absent, locate_corpus
 from search_spaces.searching import check_search
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
@@ -117,13 +117,26 @@ def _configs(
             problems.add(("resources", "workers"), str(error))
         named = place(cell, ("data", "corpus"), "", at)
         try:
-            data = locate(config.data, spec.source.folder_of(named))
-            config = config if data is config.data else config.replace(data=data)
-            check_corpus(config)
+            config = _with_corpus(config, spec.source.folder_of(named), locate, to_prepare=bool(spec.prepare))
         except ValueError as error:
             problems.add(named, str(error))
         configs.append(config)
     return configs
+
+
+def _with_corpus(
+    config: RunConfig, folder: Path, locate: Callable[[DataConfig, Path], DataConfig], *, to_prepare: bool
+) -> RunConfig:
+    """`config` with the content hash of its corpus; without one where that is still to be prepared.
+
+    Raises ValueError if there is no corpus, or it does not suit the run.
+    """
+    if to_prepare and is_absent(path := corpus_path(config.data.corpus, folder)):
+        return config.replace(data=config.data.replace(corpus=path))
+    data = locate(config.data, folder)
+    config = config if data is config.data else config.replace(data=data)
+    check_corpus(config)
+    return config
 
 
 def _merge(spec: SweepSpec, configs: list[list[RunConfig]], problems: Problems) -> list[_Arm]:

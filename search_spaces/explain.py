@@ -38,7 +38,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     meant = [name for name, others in MEANT.items() if name in known and word.casefold() in others]
     if near := inside[:1] or meant or nearest(word, known):
         return f". Did you mean '{near[0]}'?"
-    if any("." in name for name in known):  # parameters, of which there are too many for a line
+    if len(known) > 16 or any("." in name for name in known):  # too many for a line
         return "; docs/parameters.md lists them"
     return f"; known: {', '.join(known)}"
 

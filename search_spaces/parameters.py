@@ -160,6 +160,18 @@ def check_corpus(run: RunConfig) -> None:
         check_run(run)
 
 
+def is_absent(corpus: str) -> bool:
+    """Whether `corpus`, absolute, is a folder of this machine in which no data set is, or none that is finished."""
+    if corpus == "stdlib" or corpus.startswith("s3://"):
+        return False
+    from muon_core.data.corpus import stand_in
+    from muon_core.data.manifest import MANIFEST
+    from muon_core.data.prepared import is_prepared
+
+    is_there = os.path.exists(corpus) and not (is_prepared(corpus) and not (Path(corpus) / MANIFEST).is_file())
+    return not is_there and stand_in(corpus) is None
+
+
 def corpus_path(corpus: str, folder: Path) -> str:
     """`corpus` as a path that holds from any folder, if it is one."""
     return (

@@ -68,6 +68,14 @@ class Plan:
         return self.to_run + self.to_choose
 
     @property
+    def missing(self) -> str:
+        """That the data set is still to be prepared, and how; empty where it is there."""
+        corpora = {run.config.data.corpus for run in self.runs if run.config.data.corpus_sha256 is None} - {"stdlib"}
+        if not corpora:
+            return ""
+        return f"{', '.join(sorted(corpora))} is not there, so nothing can be run; make it with `{self.spec.prepare}`"
+
+    @property
     def search(self) -> Search | None:
         """How far its search is; None for a sweep without one."""
         found = search_block(self.spec)
@@ -156,6 +164,7 @@ class Plan:
             },
             "power": [asdict(power) for power in self.powers],
             "doubts": list(self.doubts),
+            "missing": self.missing or None,
         }
 
 

@@ -24,12 +24,21 @@ from search_spaces.spec_errors import spec_error
 from search_spaces.values import Name, PresetName, distinct, distinct_by
 from search_spaces.yaml_file import parse_file, read_file
 
+PREPARE = "muon data prepare "
 _FIELDS = "a sweep file has at least version, name, seeds and blocks; README.md shows one"
 
 
 def _without_default(schema: JsonDict) -> None:
     """For a field whose default follows from another."""
     del schema["default"]
+
+
+def _preparing(command: str) -> str:
+    if command and not command.startswith(PREPARE):
+        raise ValueError(
+            f"must be the command that makes the data set, such as {PREPARE}books -o sets/books, got {command!r}"
+        )
+    return command
 
 
 class Metrics(Config):
@@ -89,6 +98,11 @@ class SweepSpec(Config):
     extends: str = Field("", exclude=True, json_schema_extra=_without_default, examples=["base.yaml"])
     """Path, seen from this file, of another sweep file whose fields are taken over: mappings are merged key by key,
     `blocks` by their names; other lists and single values replace those of that file. It may extend one itself."""
+    prepare: Annotated[str, AfterValidator(_preparing)] = Field(
+        "", json_schema_extra={"pattern": f"^$|^{PREPARE}"}, examples=[f"{PREPARE}books -o sets/books"]
+    )
+    """The command that makes the data set which `data.corpus` names in a folder. Before it was called the sweep can be
+    planned, though not run, and says so."""
     preset: PresetName = "tiny"
     """Sizes and settings to start from."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), AfterValidator(distinct)] = (

@@ -30,6 +30,7 @@ LONG_FILES = (
     "test_on_ray.py",
     "test_cluster.py",
     "test_resume.py",
+    "test_reproduce.py",
     "test_fsdp.py",
     "test_optim_muon.py",
     "test_optim_runs.py",

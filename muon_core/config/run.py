@@ -135,7 +135,8 @@ class CheckpointConfig(Config):
     every_steps: int | None = Field(None, gt=0)
     """Save `latest` each so many optimizer steps; null: never by the step."""
     milestones: tuple[Annotated[int, Field(gt=0)], ...] = ()
-    """Token counts at which a checkpoint is kept for good, at the first step that reaches them."""
+    """Token counts at which a checkpoint is kept for good, at the first step that reaches them; at the last step too
+    where it falls short by less than half a step, as that of a budget in tokens does (1e6 are 61 steps of 16,384)."""
     keep_last: int = Field(2, gt=0)
     """So many `latest` checkpoints are kept."""
     model: bool = True
@@ -265,12 +266,13 @@ class RunConfig(Config):
     def has_spectra(self, step: int) -> bool:
         """Whether `spectra` rows are written once `step` optimizer steps are done."""
         every = self.tracking.spectra_every
-        return step in (0, self.steps) or self.reaches_milestone(step) or (every is not None and step % every == 0)
+        return step in (0, self.steps) or self.milestone(step) is not None or (every is not None and step % every == 0)
 
-    def reaches_milestone(self, step: int) -> bool:
-        """Whether `step` optimizer steps are the first to reach one of the checkpoint milestones."""
+    def milestone(self, step: int) -> int | None:
+        """The greatest of the checkpoint milestones, in tokens, that is reached by `step` optimizer steps first."""
         before, tokens = (step - 1) * self.tokens_per_step, step * self.tokens_per_step
-        return any(before < target <= tokens for target in self.checkpoint.milestones)
+        reach = tokens + (self.tokens_per_step - 1) // 2 if step == self.steps else tokens
+        return max((target for target in self.checkpoint.milestones if before < target <= reach), default=None)
 
     @property
     def tokens_per_step(self) -> int:

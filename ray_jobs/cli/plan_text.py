@@ -31,6 +31,7 @@ def render_plan(plan: Plan, money: Money) -> str:
             *(f"changed: {sentence}" for sentence in plan.changed),
             *(f"power: {_describe_power(power, remedy)}" for power in plan.powers),
             *(f"odd: {doubt}" for doubt in plan.doubts),
+            *([f"missing: {plan.missing}"] if plan.missing else []),
         ]
     )
 

@@ -97,6 +97,8 @@ def plan(
 
 def _after(planned: Plan, spec: str, only: str | None, retry: tuple[str, ...]) -> str:
     """What to type after having seen the plan."""
+    if planned.missing:
+        return f"{planned.spec.prepare}, then {_run_command(spec, only, retry)}"
     if planned.coming:
         return _run_command(spec, only, retry)
     again = _run_command(spec, only, ["failed"])
@@ -181,6 +183,8 @@ def run(
     check_sent(storage)
     check_writable(storage)
     planned = plan_sweep(sweep, storage, only=only, retry=retry)
+    if planned.missing:
+        raise ValueError(f"{spec}: {planned.missing}")
     costs = money(planned, storage, max_usd)
     breaker = sweep_breaker(planned, storage)
     left_out = {run.run_id: reason for run in planned.to_run if (reason := breaker.refuse(run.run_id))}

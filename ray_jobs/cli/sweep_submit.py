@@ -88,6 +88,8 @@ def submit_command(
         _check_store(storage, address, tunneled=tunnel is not None)
     check_writable(storage)
     planned = plan_sweep(sweep, storage, only=only, retry=retry)
+    if planned.missing:
+        raise ValueError(f"{spec}: {planned.missing}")
     money(planned, storage, max_usd)
     click.echo(f"{sweep.name}: {headline(planned)}", err=True)
     for doubt in planned.doubts:

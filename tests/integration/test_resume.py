@@ -226,7 +226,7 @@ def test_milestones_are_kept_and_rolling_checkpoints_pruned(tmp_path: Path, conf
     )
     train(config, Folder(tmp_path))
     folders = sorted({key.split("/")[2] for key, _ in Folder(tmp_path).list(f"checkpoints/{config.run_id}/")})
-    assert folders == ["config.json", "latest", "model", "step_3_0.000768M_tokens", "step_7_0.001792M_tokens"]
+    assert folders == ["config.json", "latest", "model", "step_3_0.000763M_tokens", "step_7_0.001792M_tokens"]
     steps = [item.step for item in checkpoint.saved(Folder(tmp_path), config.run_id)]
     assert steps == [12, 10, 7, 3]
     stored = RunConfig.model_validate_json(Folder(tmp_path).get(f"checkpoints/{config.run_id}/config.json"))

@@ -6,11 +6,10 @@ from polars.testing import assert_frame_equal
 
 from analysis.store import open_store
 from muon_core.tables import RUNS, SERIES
+from muon_core.throughput import COLUMNS
 
-VARYING = cs.ends_with("_s") | cs.by_name(
-    "attempt", "attempts", "started_at", "ended_at", "peak_memory_bytes", require_all=False
-)
-"""Seconds, memory and the number of attempts."""
+VARYING = cs.ends_with("_s") | cs.by_name("attempt", "attempts", "started_at", "ended_at", *COLUMNS, require_all=False)
+"""Seconds and what is made of them, memory and the number of attempts."""
 
 
 def whole_table(url: str, table: str) -> pl.DataFrame:

@@ -130,7 +130,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gate = {"name": "sane", "kind": "non_inferior", "of": "block:noise", "margin": "5%"}
     storage = write_store(folder / "results", demo_runs(), spec={"version": 1, "name": "demo", "gates": [gate]})
     (key,) = [key for key, _ in storage.list("sweeps/demo/")]
-    for name in ("alpha-scan", "rivals"):
+    for name in ("alpha-scan", "rivals", "muon_vs_adamw"):
         storage.put(key.replace("demo", name), storage.get(key))
     muon = [
         {"run_id": f"muon-s{seed}-0badcafe", "block": "a", "role": "baseline", "arm": "muon"} for seed in (42, 137, 256)

@@ -152,8 +152,11 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
      "4: 'model' is a parameter; put it under constants: `constants: {model.d_ff: 2}`", None),
     ("preset: tiny", "optimizer: muon", "4: 'optimizer' is a field of a block; move it into one under `blocks`", None),
     ("preset: tiny", "callbacks: {patience: 3}",
-     "4: unknown field 'callbacks'; remove it; known: version, name, question, confirms, extends, preset, seeds, "
-     "constants, blocks, metrics, gates, budget, resources, retries, breaker, stop, early_stopping", None),
+     "4: unknown field 'callbacks'; remove it; docs/parameters.md lists them", None),
+    ("preset: tiny", "prepare: books",
+     "4: prepare: must be the command that makes the data set, such as muon data prepare books -o sets/books, "
+     "got 'books'",
+     None),
     ("preset: tiny", "preset: small", "4: preset: 'small' is unknown; known: tiny, 88m, 350m, 1b", None),
     ("preset: tiny", "preset: Tiny", "4: preset: 'Tiny' is unknown. Did you mean 'tiny'?", None),
     ("version: 1", "version: 2", "1: version: must be 1, got 2; write 1", None),

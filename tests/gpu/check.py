@@ -1,0 +1,169 @@
+"""`make gpu-check`: the tests that need CUDA and what a GPU is measured by, in ten minutes, as one table.
+
+Muon's step beside `torch.optim.Muon` and beside what its FLOPs take at the GPU's peak; tokens a second and MFU of the
+88m preset under Muon and AdamW, with tracking and without; how long compilation takes; the bits of a run that was taken
+up again; how often a step waits for the device. Every part is a process of its own, so one that fails leaves the
+others. The last line says what was missed; exit code 1 if anything was, 2 without a GPU. Copy the table into
+docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+LIMIT_S = 600.0
+MUON_GOAL = 0.2
+"""Largest ratio of a step's seconds, ours to `torch.optim.Muon`'s."""
+BENCH = HERE.parent / "bench" / "optimizer_step.py"
+
+
+class Part(Exception):
+    """A part without a result; its text is why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table."""
+
+    what: str
+    value: str
+    beside: str = ""
+    missed: bool = False
+
+
+def called(command: list[str], seconds: float) -> str:
+    """What a command prints. Raises Part where it fails, or takes longer than `seconds`."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=max(1.0, seconds), cwd=ROOT)
+    except subprocess.TimeoutExpired:
+        raise Part("no time was left") from None
+    if done.returncode:
+        print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
+        last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        raise Part(f"failed: {last}")
+    return done.stdout
+
+
+def part(name: str, *arguments: Any, seconds: float) -> Any:
+    """The result of a part of parts.py."""
+    return _json(called([sys.executable, str(HERE / "parts.py"), name, json.dumps(arguments)], seconds))
+
+
+def _json(printed: str) -> Any:
+    return json.loads(printed.strip().splitlines()[-1])
+
+
+def gpu_tests(device: str, seconds: float) -> Row:
+    """The tests with the marker `gpu`."""
+    files = [str(path) for path in sorted(ROOT.glob("tests/*/test_*.py")) if "mark.gpu" in path.read_text("utf-8")]
+    summary = called([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files], seconds)
+    told = summary.strip().splitlines()[-1].strip("= ")
+    return Row("tests that need CUDA", told, missed=device == "cuda" and ("skipped" in told or "passed" not in told))
+
+
+def muon_step(device: str, seconds: float) -> Row:
+    """A Muon step of the hidden matrices of 88m, all 22 layers."""
+    layers, steps, dtype = (22, 9, "bf16") if device == "cuda" else (1, 1, "fp32")
+    arguments = json.dumps(["compare", 1, device, layers, steps, dtype])
+    seen = _json(called([sys.executable, str(BENCH), "--in-process", arguments], seconds))
+    ours, theirs = (median(wall for wall, _ in seen[kind]) for kind in ("ours", "torch"))
+    floor = part("floor", device, seconds=seconds)["seconds"]
+    beside = f"torch.optim.Muon {theirs * 1e3:.2f} ms, ratio {ours / theirs:.3f} (goal <= {MUON_GOAL})"
+    beside += f"; its FLOPs at the peak {floor * 1e3:.2f} ms" if floor else ""
+    return Row("Muon step", f"{ours * 1e3:.2f} ms", beside, ours > MUON_GOAL * theirs)
+
+
+def speed(optimizer: str, tracking: bool) -> Callable[[str, float], Row]:
+    """How fast the 88m preset trains."""
+
+    def row(device: str, seconds: float) -> Row:
+        seen = part("speed", device, optimizer, tracking, seconds=seconds)
+        mfu = "unknown" if seen["mfu"] is None else f"{seen['mfu']:.1%}"
+        beside = f"MFU {mfu}, {seen['peak_bytes'] / 2**30:.1f} GiB, first step {seen['first_step_s']:.1f} s longer"
+        return Row(f"{optimizer}, {_tracking(tracking)}", f"{seen['tokens_per_s']:,.0f} tokens/s", beside)
+
+    row.__name__ = f"{optimizer}, {_tracking(tracking)}"
+    return row
+
+
+def _tracking(is_on: bool) -> str:
+    return "tracking by default" if is_on else "no tracking"
+
+
+def resumed(device: str, seconds: float) -> Row:
+    """A run that was stopped and went on, beside one that was not."""
+    seen = part("resume", device, seconds=seconds)
+    value = "the same bits" if not seen["differing"] else f"{seen['differing']:,} of {seen['entries']:,} weights differ"
+    return Row("a run taken up again", value, f"train losses at most {seen['apart']:.2g} apart")
+
+
+def waits(device: str, seconds: float) -> Row:
+    """Host syncs of a step."""
+    seen = part("syncs", device, seconds=seconds)
+    return Row(
+        "waits for the device in a step", str(seen["most"]), f"the most of {seen['steps']} (goal 0)", seen["most"] > 0
+    )
+
+
+MEASURED: tuple[Callable[[str, float], Row], ...] = (
+    gpu_tests,
+    muon_step,
+    speed("muon", tracking=False),
+    speed("muon", tracking=True),
+    speed("adamw", tracking=False),
+    speed("adamw", tracking=True),
+    resumed,
+    waits,
+)
+
+
+def rows(device: str, limit_s: float = LIMIT_S) -> Iterator[Row]:
+    """All parts in order; one without a result has the reason in its place."""
+    begin = time.monotonic()
+    for measured in MEASURED:
+        try:
+            yield measured(device, limit_s - (time.monotonic() - begin))
+        except Part as reason:
+            yield Row(measured.__name__.replace("_", " "), str(reason), missed=True)
+
+
+def check(device: str) -> int:
+    """Print the table; returns the exit code."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # the first to compile does so from nothing
+        about = part("versions", device, seconds=LIMIT_S)
+        print(" | ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+        print("\n| what | measured | beside |\n|---|---|---|", flush=True)
+        found = []
+        for row in rows(device):
+            print(f"| {row.what} | {row.value} | {row.beside} |", flush=True)
+            found.append(row)
+    missed = [row.what for row in found if row.missed]
+    print(f"\n{time.monotonic() - begin:.0f} s; {'missed: ' + '; '.join(missed) if missed else 'met'}")
+    return 1 if missed else 0
+
+
+def main() -> int:
+    import torch
+
+    if not torch.cuda.is_available():
+        print("gpu-check: no CUDA device is found here; run it on a machine with an NVIDIA GPU and its driver")
+        return 2
+    return check("cuda")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
