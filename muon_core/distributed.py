@@ -29,6 +29,11 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
+def norm_over_ranks(norm: Tensor) -> Tensor:
+    """Norm of what all ranks hold together, from that of each rank's part."""  # all ranks
+    return sum_over_ranks(norm.double().square()).sqrt().to(norm.dtype)
+
+
 def agree(flag: bool, device: torch.device) -> bool:
     """Rank 0's `flag`, on every rank, so that all leave a run at the same step."""  # all ranks
     if world_size() == 1:

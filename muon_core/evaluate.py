@@ -21,8 +21,9 @@ class Evaluation:
     """Share of tokens whose most likely prediction is right."""
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, windows: Tensor, batch_size: int, *, rank: int = 0, world_size: int = 1) -> Evaluation:
+def evaluate(
+    model: nn.Module, windows: Tensor, batch_size: int, *, rank: int = 0, world_size: int = 1, in_step: bool = False
+) -> Evaluation:
     """Score `model` on `windows` `(n, seq_len + 1)`; leaves it in the mode it was in.
 
     Batches do not depend on the world size, each is scored by one rank, and their sums meet in one all-reduce that adds
@@ -32,6 +33,7 @@ def evaluate(model: nn.Module, windows: Tensor, batch_size: int, *, rank: int = 
         model: as a Transformer, from token ids, next tokens and a head to what that makes of them; the bare module
             rather than its DDP wrapper, whose ranks must run in step.
         batch_size: sequences per forward pass.
+        in_step: whether a forward pass is one of all ranks, as under FSDP; who has no batch left scores one in vain.
     """
     device = next(model.parameters()).device
     batches = torch.split(windows, batch_size)
@@ -39,9 +41,13 @@ def evaluate(model: nn.Module, windows: Tensor, batch_size: int, *, rank: int = 
     was_training = model.training
     model.eval()
     try:
-        for i in range(rank, len(batches), world_size):
-            window = batches[i].to(device)
-            sums[i] = model(window[:, :-1], window[:, 1:], score)
+        with torch.no_grad() if in_step else torch.inference_mode():  # FSDP uses tensors of this pass in the next
+            for first in range(0, len(batches), world_size):
+                i = first + rank
+                if i < len(batches) or in_step:
+                    window = batches[min(i, len(batches) - 1)].to(device)
+                    found = model(window[:, :-1], window[:, 1:], score)
+                    sums[i : i + 1] = found  # of nothing beyond the last
     finally:
         model.train(was_training)
     if world_size > 1:

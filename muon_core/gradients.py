@@ -48,13 +48,12 @@ def ddp_gradients(replica: nn.Module, micro_loss: MicroLoss, num_local: int) -> 
     """Leave the mean gradient in `p.grad`; returns the mean loss over all ranks.
 
     Gradients of this rank's micro-batches are added up in place, DDP averages over ranks: fast, and equal between world
-    sizes up to the order of the sums.
+    sizes up to the order of the sums. (FSDP does after every micro-batch: whole gradients would not fit.)
     """
     total: Tensor | None = None
     for index in range(num_local):
-        last = index == num_local - 1
-        waits = nullcontext() if last or distributed.world_size() == 1 else replica.no_sync()  # type: ignore[operator]
-        with waits:
+        waits = isinstance(replica, DistributedDataParallel) and index < num_local - 1
+        with replica.no_sync() if waits else nullcontext():  # type: ignore[operator]
             loss = micro_loss(index) / num_local
             loss.backward()  # type: ignore[no-untyped-call]
         total = loss.detach() if total is None else total + loss.detach()

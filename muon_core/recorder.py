@@ -25,6 +25,7 @@ from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
+from muon_core.layout import Layout
 from muon_core.lease import Lease
 from muon_core.metrics.chance import chance_alignment
 from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
@@ -71,6 +72,32 @@ def _perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:  # a run about to diverge
         return math.inf
+
+
+def _measure(
+    matrices: list[HiddenMatrix],
+    norms: dict[str, Tensor],
+    updates: dict[str, Tensor] | None,
+    momenta: dict[str, Tensor] | None,
+) -> dict[str, tuple[dict[str, Any], list[float]]]:
+    """Columns and singular values, with zeros behind, of each matrix by its name."""
+    weights = [matrix.parameter.detach() for matrix in matrices]
+    changes = [updates[matrix.name] for matrix in matrices] if updates else weights
+    averages = [momenta[matrix.name] for matrix in matrices] if momenta else changes
+    measured = layer_metrics(weights, changes, averages)
+    columns = {"update_norm": torch.stack(torch._foreach_norm(changes)), **norms, **measured.columns}
+    table = torch.stack([column.double() for column in columns.values()], dim=1)
+    copied = torch.cat([table, measured.spectra], dim=1).tolist()  # all there is to copy from the device
+    found: dict[str, tuple[dict[str, Any], list[float]]] = {}
+    for matrix, values in zip(matrices, copied, strict=True):
+        named: dict[str, Any] = dict(zip(columns, values, strict=False))
+        named |= {flag: bool(named[flag]) for flag in FLAGS}
+        if momenta is None:
+            named |= dict.fromkeys(_OF_MOMENTUM)
+        if updates is None:
+            named |= dict.fromkeys(_OF_STEP)
+        found[matrix.name] = named, values[len(columns) :]
+    return found
 
 
 class Recorder:
@@ -203,11 +230,16 @@ class Recorder:
         )
 
     def layers(
-        self, peaks: Peaks, updates: dict[str, Tensor] | None = None, momenta: dict[str, Tensor] | None = None
+        self,
+        layout: Layout,
+        peaks: Peaks,
+        updates: dict[str, Tensor] | None = None,
+        momenta: dict[str, Tensor] | None = None,
     ) -> None:
         """One `layers` row per hidden matrix and, where they are due, one `spectra` row.
 
         Args:
+            layout: with its matrices whole; where it is shared each rank measures its own, and all call this.
             updates, momenta: by parameter name, the step's change without decay and what the optimizer averages; None
                 before the first step, and if it keeps no average.
         """
@@ -218,33 +250,11 @@ class Recorder:
                 "what it averages: momentum_key = ...",
                 self.config.optimizer.name,
             )
-        if self._writer:
+        if self._writer or layout.shared:
             with self.stopwatch.timed("tracking"):
-                self._layers(peaks, updates, momenta)
-
-    def _layers(self, peaks: Peaks, updates: dict[str, Tensor] | None, momenta: dict[str, Tensor] | None) -> None:
-        weights = [matrix.parameter.detach() for matrix in self._matrices]
-        changes = [updates[matrix.name] for matrix in self._matrices] if updates else weights
-        averages = [momenta[matrix.name] for matrix in self._matrices] if momenta else changes
-        measured = layer_metrics(weights, changes, averages)
-        columns = {
-            "update_norm": torch.stack(torch._foreach_norm(changes)),
-            "weight_norm": peaks.weight_norm,
-            "weight_norm_peak": peaks.weight_norm_peak,
-            "grad_norm": peaks.grad_norm,
-            "grad_norm_peak": peaks.grad_norm_peak,
-            **measured.columns,
-        }
-        table = torch.stack([column.double() for column in columns.values()], dim=1)
-        copied = torch.cat([table, measured.spectra], dim=1).tolist()  # all there is to copy from the device
-        for matrix, values in zip(self._matrices, copied, strict=True):
-            named: dict[str, Any] = dict(zip(columns, values, strict=False))
-            named |= {flag: bool(named[flag]) for flag in FLAGS}
-            if momenta is None:
-                named |= dict.fromkeys(_OF_MOMENTUM)
-            if updates is None:
-                named |= dict.fromkeys(_OF_STEP)
-            self._layer(matrix, named, values[len(columns) :])
+                measured = layout.of_all(_measure(layout.matrices, peaks.of_mine(), updates, momenta))
+                for matrix in self._matrices:
+                    self._layer(matrix, *measured[matrix.name])
 
     def _layer(self, matrix: HiddenMatrix, named: dict[str, Any], singular_values: list[float]) -> None:
         where = {"layer": matrix.layer, "projection": matrix.projection}

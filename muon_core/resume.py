@@ -47,12 +47,13 @@ class Saver:
             names.append(checkpoint.LATEST)
         if not names and (stopping or self.clock_says_so()):
             names.append(checkpoint.LATEST)
-        if not names or distributed.rank() != 0:
+        due = bool(names) and distributed.rank() == 0
+        if not (distributed.agree(due, state.device) if state.layout.shared else due):
             return
         with recorder.stopwatch.timed("checkpoint"):
             self.settle()  # at most one copy of the state is in memory, and an error of the last save ends the run here
-            copied = _copy(state_of(self._config, state, recorder))
-            if (point := recorder.barrier()) is None:
+            copied = state_of(self._config, state, recorder)
+            if distributed.rank() != 0 or (point := recorder.barrier()) is None:
                 return
             for name in names:
                 self._submit(name, state.step, point, copied)
@@ -62,11 +63,12 @@ class Saver:
 
     def finish(self, state: TrainState, recorder: Recorder) -> None:
         """Begin to save the weights of a run that reached its last step; `settle` waits until they are."""
-        if self._storage is None or distributed.rank() != 0:
+        if self._storage is None or not self._config.checkpoint.model:
             return
         with recorder.stopwatch.timed("checkpoint"):
-            if self._config.checkpoint.model and (point := recorder.barrier()):
-                self._submit(checkpoint.MODEL, state.step, point, {"model": state.model.state_dict()})
+            weights = state.layout.weights()
+            if distributed.rank() == 0 and (point := recorder.barrier()):
+                self._submit(checkpoint.MODEL, state.step, point, {"model": weights})
 
     def settle(self) -> None:
         """Wait for the checkpoint under way; raises what went wrong with it."""
@@ -101,16 +103,17 @@ class Saver:
 
 
 def state_of(config: RunConfig, state: TrainState, recorder: Recorder) -> dict[str, Any]:
-    """What a checkpoint holds. Noise, batches and dropout are functions of seed and step: there is nothing of them."""
-    return {
-        "model": state.model.state_dict(),
-        "optimizers": state.optimizers.state_dict(),
-        "kept": state.optimizers.kept(),
+    """A copy of what a checkpoint holds, on rank 0. Noise, batches and dropout are functions of seed and step: there is
+    nothing of them."""
+    saved = state.layout.saved(state.optimizers)
+    rest = {
         "peaks": state.peaks.state_dict(),
         "recorder": recorder.state_dict(),
         "data_hash": state.data.data_hash,
         "environment": _circumstances(config, state),
     }
+    copied: dict[str, Any] = _copy(rest) | (saved if state.layout.shared else _copy(saved))
+    return copied
 
 
 def finished(config: RunConfig, storage: Storage) -> Row | None:
@@ -141,8 +144,7 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
         )
     try:
         _check_stepped(values["step"], values["optimizers"])
-        state.model.load_state_dict(values["model"])
-        state.optimizers.load_state_dict(values["optimizers"], values.get("kept"))
+        state.layout.load(state.optimizers, values["model"], values["optimizers"], values.get("kept"))
         state.peaks.load_state_dict(values["peaks"])
         recorder.load_state_dict(values["recorder"])
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -166,13 +168,15 @@ def _check_stepped(step: int, optimizers: dict[str, dict[str, Any]]) -> None:
 def _circumstances(config: RunConfig, state: TrainState) -> dict[str, Any]:
     """What the bits of a run depend on beside its config."""
     world_size = {} if config.reduction == "tree" else {"world_size": distributed.world_size()}
-    return state.environment | {"device": environment.device_name(state.device)} | world_size
+    parallel = "fsdp" if state.layout.shared else "ddp"
+    device = environment.device_name(state.device)
+    return state.environment | {"device": device, "parallel": parallel} | world_size
 
 
 def _note_drift(config: RunConfig, state: TrainState, before: dict[str, Any]) -> None:
     """Warn, and keep in the run's record, that its attempts had different environments."""
     earlier = before.pop("resumed_from", {})
-    drift = environment.changes(before, _circumstances(config, state))
+    drift = environment.changes({"parallel": "ddp"} | before, _circumstances(config, state))
     if earlier or drift:
         state.environment = state.environment | {"resumed_from": earlier | drift}
     if drift and distributed.rank() == 0:

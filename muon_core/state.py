@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from muon_core import distributed, environment, seeds
 from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
+from muon_core.fsdp import make_layout
 from muon_core.gradients import replicate
-from muon_core.model import HiddenMatrix, Transformer, hidden_matrices, init_weights, next_token_loss
+from muon_core.layout import Layout
+from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.optimizers import Optimizers
+from muon_core.optim.sharding import Distribution
 from muon_core.peaks import Peaks
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.parquet import Row
@@ -35,9 +38,9 @@ class TrainState:
     model: Transformer
     replica: nn.Module
     """`model`, or the DDP wrapper around it."""
+    layout: Layout
     optimizers: Optimizers
     data: TokenData
-    matrices: list[HiddenMatrix]
     peaks: Peaks
     device: torch.device
     environment: dict[str, Any]
@@ -56,25 +59,25 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     distributed.check_alike("their torch", torch.__version__, "install the same release on both nodes")
     model = Transformer(config.model)
     init_weights(model, config.stream_seed("init"))
-    model.to(device)
     model.checkpoints = config.activation_checkpointing
+    layout = make_layout(model, config, device)
     if config.compile:
         model.compile()  # in place: parameters keep their names
     replica: nn.Module = model
-    if distributed.world_size() > 1 and config.reduction == "ddp":
+    if distributed.world_size() > 1 and config.reduction == "ddp" and not layout.shared:
         replica = replicate(model, device)
         _settle_buckets(replica, config, device)
-    matrices = hidden_matrices(model)
     optimizers = build_optimizers(
-        model.named_parameters(),
+        layout.named_parameters(),
         config.optimizer,
         noise_seed=config.stream_seed("noise"),
         head_size=config.model.d_model // config.model.num_heads,
-        distribute=config.distribute,
+        distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
+        shared=layout.shared,
         stopwatch=stopwatch,
     )
     return TrainState(
-        model, replica, optimizers, data, matrices, Peaks(matrices), device, environment.fingerprint(), stopwatch
+        model, replica, layout, optimizers, data, Peaks(layout), device, environment.fingerprint(), stopwatch
     )
 
 
@@ -95,9 +98,11 @@ def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device)
 def start_facts(config: RunConfig, state: TrainState) -> Row:
     first_batch = state.data.batch(config.stream_seed("data"), 0, config.batch_size)
     shared_out = state.optimizers.distribution
+    if shared_out and state.layout.shared:
+        shared_out = Distribution("owner")
     return {
         "num_parameters": sum(p.numel() for p in state.model.parameters()),
-        "init_hash": seeds.hash_parameters(state.model),
+        "init_hash": state.layout.init_hash,
         "first_batch_hash": seeds.hash_tokens(first_batch),
         "data_hash": state.data.data_hash,
         "world_size": distributed.world_size(),

@@ -26,7 +26,7 @@ from muon_core.evaluate import Evaluation, evaluate
 from muon_core.failures import PREEMPTED, Kind, classify
 from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.lease import HeldElsewhere, Lease, claim
-from muon_core.model import HiddenMatrix, next_token_loss
+from muon_core.model import next_token_loss
 from muon_core.optim.schedules import lr_multiplier
 from muon_core.optim.sharding import check_replicas
 from muon_core.progress import Progress
@@ -138,7 +138,7 @@ def _train(
         # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.
         point = restore(config, state, recorder, storage) if storage and resume else None
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
-        recorder.start(state.matrices, facts, point)
+        recorder.start(state.layout.all_matrices, facts, point)
         attempt = distributed.share(recorder.attempt)
         _loop(config, state, recorder, saver, report)
         saver.finish(state, recorder)
@@ -207,8 +207,9 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
     answer = not main or report(recorder.progress())
     if state.step == 0:  # a run that is taken up again has this evaluation already
         recorder.evaluation(_evaluate(config, state, recorder))
-        state.peaks.after_step()
-        recorder.layers(state.peaks)
+        with state.layout.whole():
+            state.peaks.after_step()
+            recorder.layers(state.layout, state.peaks)
         answer = not main or report(recorder.progress())
     go_on = answer is True
     unread, waited_s = Unread(), 0.0
@@ -224,8 +225,9 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
             recorder.after_step(state.step, *found[-1], state.optimizers.hidden_lr, waited_s / len(found))
             waited_s = 0.0
         if track and state.updates:  # a step that was skipped has nothing to show
-            recorder.layers(state.peaks, state.updates, state.optimizers.momenta())
-            recorder.health(state.optimizers.health)
+            with state.layout.whole():
+                recorder.layers(state.layout, state.peaks, state.updates, state.optimizers.momenta())
+            recorder.health(state.layout.of_all(state.optimizers.health))
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
         answer = not main or report(recorder.progress())
@@ -251,8 +253,7 @@ def _optimizer_step(
     state.optimizers.set_lr_multiplier(lr_multiplier(config.schedule, state.step, config.steps))
     loss = _gradients(config, state)
     with state.stopwatch.timed("optimizer"):
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        unread.add(loss, torch.stack(torch._foreach_norm(gradients)).norm())
+        unread.add(loss, state.layout.gradient_norm())
     found, wrong = [], False
     if look:
         with state.stopwatch.timed("gradients"):  # what is waited for is their computation
@@ -265,8 +266,9 @@ def _optimizer_step(
         else:
             _update(config, state, track=track)
         state.optimizers.zero_grad()
+        state.model.zero_grad()  # of shares, for which optimizers have others
     state.step += 1
-    if config.check_replicas_every and state.step % config.check_replicas_every == 0:
+    if config.check_replicas_every and not state.layout.shared and state.step % config.check_replicas_every == 0:
         check_replicas(state.model.named_parameters(), state.step)
     return found
 
@@ -307,21 +309,17 @@ def _judge(config: RunConfig, recorder: Recorder, step: int, found: Sequence[tup
 
 def _update(config: RunConfig, state: TrainState, *, track: bool) -> None:
     """Step the weights, with their norms and those of the gradients."""
-    state.peaks.before_step([_gradient(matrix) for matrix in state.matrices])
-    state.updates = state.optimizers.step(
-        state.step, keep_updates=track, next_keeps=_is_tracked(config, state.step + 2)
-    )
-    state.peaks.after_step()
+    with state.layout.whole(step=True):
+        state.peaks.before_step()
+        state.updates = state.optimizers.step(
+            state.step, keep_updates=track, next_keeps=_is_tracked(config, state.step + 2)
+        )
+        state.peaks.after_step()
 
 
 def _is_tracked(config: RunConfig, step: int) -> bool:
     """Whether the matrices are looked at once `step` optimizer steps are done."""
     return config.has_spectra(step) or step % config.tracking.track_every == 0
-
-
-def _gradient(matrix: HiddenMatrix) -> Tensor:
-    assert matrix.parameter.grad is not None
-    return matrix.parameter.grad
 
 
 def _gradients(config: RunConfig, state: TrainState) -> Tensor:
@@ -357,6 +355,7 @@ def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evalu
             config.batch_size,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            in_step=state.layout.shared,
         )
     if state.step and not math.isfinite(found.val_loss):
         raise Diverged(f"val loss {found.val_loss} after step {state.step}")

@@ -35,6 +35,7 @@ LONG_FILES = (
     "test_optimizers.py",
     "test_resume.py",
     "test_reproduce.py",
+    "test_fsdp.py",
     "test_store_protocol.py",
     "test_optim_runs.py",
     "test_cli.py",

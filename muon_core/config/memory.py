@@ -64,10 +64,15 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
     pieces = max(config.micro_batches, workers)
     tokens = config.batch_size // pieces * config.data.seq_len
     state = _STATE.get(config.optimizer.name, 1) * hidden + 2 * (total - hidden)
+    shares = workers if config.parallel == "fsdp" else 1
+    weights = 4 * total + (2 * total if bf16 else 0)
+    if shares > 1:  # beside them, whole: embedding and norms all along, and an MLP while it is computed
+        rest, mlp = total - hidden, 2 * model.d_model * model.d_ff
+        weights = 4 * total // shares + (6 * rest + 2 * mlp if bf16 else 4 * (rest + mlp))
     return Memory(
-        weights=4 * total + (2 * total if bf16 else 0),
-        gradients=4 * total,
-        optimizer=4 * state,
+        weights=weights,
+        gradients=4 * total // shares,
+        optimizer=4 * state // shares,
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
         loss=_loss(model, tokens),
         accumulates=pieces > workers,
@@ -117,6 +122,14 @@ def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> No
     raise DoesNotFit(f"this run needs about {needed.describe()} and {where} has {gib(free)} GiB free; {remedy}{more}")
 
 
+def _can_share(config: RunConfig, workers: int) -> bool:
+    try:
+        config.replace(parallel="fsdp").check_workers(workers)
+    except ValueError:
+        return False
+    return True
+
+
 def _smaller(config: RunConfig, workers: int) -> dict[str, RunConfig]:
     """The same run in less memory, by what is to be set."""
     size = config.batch_size
@@ -124,5 +137,7 @@ def _smaller(config: RunConfig, workers: int) -> dict[str, RunConfig]:
     micro: dict[str, Any] = {"micro_batches": pieces} if pieces % workers == 0 and pieces > config.micro_batches else {}
     saving: dict[str, Any] = {} if config.activation_checkpointing else {"activation_checkpointing": True}
     ways = [micro, saving, micro | saving if micro and saving else {}]
+    if workers > 1 and config.parallel == "ddp" and _can_share(config, workers):
+        ways += [{"parallel": "fsdp"}, micro | saving | {"parallel": "fsdp"}]
     texts = [" and ".join(f"{name}: {str(value).lower()}" for name, value in way.items()) for way in ways]
     return {text: config.replace(**way) for text, way in zip(texts, ways, strict=True) if way}

@@ -188,6 +188,9 @@ class RunConfig(Config):
     seed: int = Field(42, ge=0)
     """Of all four random streams (see `seeds`). A sweep takes it from its list of seeds."""
     seeds: SeedsConfig = SeedsConfig()
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several workers holds: the whole model (`ddp`), or its share of weights, gradients and optimizer
+    state (`fsdp`), for models larger than one GPU. Changes the order of float sums only, not the identity."""
     reduction: Literal["ddp", "tree"] = "ddp"
     """How gradients are summed: `ddp` is fast; `tree` gives the same bits at every world size, and needs micro_batches
     to be a power of two that the workers divide."""
@@ -195,14 +198,15 @@ class RunConfig(Config):
     """With several workers: each computes the updates of its own matrices (`owner`), or all of all (`replicated`);
     `auto` measures which is faster."""
     check_replicas_every: int = Field(100, ge=0)
-    """Compare the workers' weights each so many optimizer steps; 0 never."""
+    """Compare the workers' weights each so many optimizer steps; 0 never. Under `fsdp` each weight is there once, and
+    nothing is compared."""
     tracking: TrackingConfig = TrackingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     spike: SpikeConfig = SpikeConfig()
 
     EXECUTION: ClassVar[frozenset[str]] = frozenset({
-        "tracking", "micro_batches", "allow_epochs", "compile", "activation_checkpointing", "reduction", "distribute",
-        "check_replicas_every", "checkpoint", "spike",
+        "tracking", "micro_batches", "allow_epochs", "compile", "activation_checkpointing", "parallel", "reduction",
+        "distribute", "check_replicas_every", "checkpoint", "spike",
     })  # fmt: skip
     """Fields that say how a run is carried out and watched, not what it computes (`science` knows two exceptions)."""
 
@@ -218,6 +222,23 @@ class RunConfig(Config):
             raise ValueError(f"reduction tree needs micro_batches to be a power of two, got {self.micro_batches}")
         return self
 
+    @model_validator(mode="after")
+    def _shares_are_possible(self) -> Self:
+        if self.parallel == "ddp":
+            return self
+        if self.reduction == "tree":
+            raise ValueError("parallel fsdp keeps no whole gradients, which reduction tree adds up; set reduction: ddp")
+        if self.distribute == "replicated":
+            raise ValueError("parallel fsdp computes each update once, by its owner; set distribute: owner or auto")
+        if self.compile:
+            raise ValueError("parallel fsdp gathers weights between what compile would join; set compile: false")
+        if isinstance(self.optimizer, ReferenceConfig):
+            raise ValueError(
+                f"parallel fsdp deals matrices to workers, and {self.optimizer.reference} may need all at once; "
+                "set parallel: ddp"
+            )
+        return self
+
     def check_workers(self, workers: int) -> None:
         """Raises ValueError unless the micro-batches can be dealt out evenly to `workers`."""
         if self.reduction == "tree" and self.micro_batches % workers:
@@ -229,6 +250,11 @@ class RunConfig(Config):
             raise ValueError(
                 f"dropout masks are drawn for each micro-batch, and {self.micro_batches} for {workers} workers would "
                 f"give other masks than one worker has; set micro_batches to a multiple of {workers}"
+            )
+        if self.parallel == "fsdp" and workers > self.model.num_layers:
+            raise ValueError(
+                f"parallel fsdp deals {self.model.num_layers} layers to {workers} workers, some of which would have "
+                f"none; use at most {self.model.num_layers}"
             )
         parts = max(self.micro_batches, workers)
         if parts % workers or parts % self.micro_batches or self.batch_size % parts:

@@ -251,12 +251,14 @@ def build_optimizers(
     head_size: int | None = None,
     distribute: Distribute = "auto",
     patterns: Sequence[tuple[str, Group]] = PATTERNS,
+    shared: bool = False,
     stopwatch: Stopwatch | None = None,
 ) -> Optimizers:
     """Optimizers for all of a model's parameters.
 
     Args:
         distribute: of Muon's updates over ranks; `auto` is decided by a probe, on all of them.
+        shared: ranks hold different parameters, whose gradients are clipped together.
         stopwatch: counts what is spent on watching a step, and not on stepping, to tracking.
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
     """  # all ranks
@@ -288,5 +290,6 @@ def build_optimizers(
         decoupled=config.decoupled,
         clipping=config.clipping,
         max_grad_norm=config.max_grad_norm,
+        shared=shared,
         stopwatch=stopwatch,
     )

@@ -35,6 +35,7 @@ class Optimizers:
         vectors: None if `hidden` steps all there is.
         matrices: names of the hidden matrices; by default all that `hidden` steps.
         decoupled: whether `hidden` shrinks weights by `lr * weight_decay` apart from its update.
+        shared: ranks hold different parameters, whose gradients are clipped together.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Optimizers:
         decoupled: bool = True,
         clipping: str = "none",
         max_grad_norm: float = 1.0,
+        shared: bool = False,
         stopwatch: Stopwatch | None = None,
     ) -> None:
         self.hidden, self.vectors = hidden, vectors
@@ -55,7 +57,7 @@ class Optimizers:
         self.health: Health = {}
         """What the `health` table says of the last step with `keep_updates`."""
         self._stopwatch = stopwatch or Stopwatch()
-        self._clipping, self._max_grad_norm = clipping, max_grad_norm
+        self._clipping, self._max_grad_norm, self._shared = clipping, max_grad_norm, shared
         self._previous: dict[str, Tensor] = {}
         self._initial_lr = [group.get("lr") for group in self._groups]
         self._own = OwnState(hidden, leave_out=("lr", "step") if self._muon else ("lr",))
@@ -127,7 +129,8 @@ class Optimizers:
             return nullcontext()
         optimizers = [one for one in reversed(self._all) if self._clipping == "all" or isinstance(one, AdamW)]
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        return clipped([param for group in groups for param in group["params"]], self._max_grad_norm)
+        params = [param for group in groups for param in group["params"]]
+        return clipped(params, self._max_grad_norm, shared=self._shared)
 
     def _watch(self) -> Watch | None:
         if self._muon is None:

@@ -66,7 +66,7 @@ def _small_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("live/", 1, 0),
         ("checkpoints/", 4, 4),  # the config is the first
-        ("live/table=layers/", 2, 6),  # there are rows of steps 4 and 8
+        ("live/table=layers/", 3, 6),  # there are rows of steps 0, 4 and 8
         ("final/table=val/", 1, 8),
         ("final/table=runs/", 1, 8),
     ],

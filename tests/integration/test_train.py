@@ -254,7 +254,7 @@ def test_a_spike_of_gradients_between_two_rows_is_in_the_peaks(
 def test_peaks_of_weights_are_the_largest_of_all_steps(run_config: RunConfig) -> None:
     state = prepare(run_config, CPU, Stopwatch())
     for scale in (3.0, 0.1):
-        for matrix in state.matrices:
+        for matrix in state.layout.matrices:
             matrix.parameter.data.mul_(scale)
         state.peaks.after_step()
     torch.testing.assert_close(state.peaks.weight_norm_peak, state.peaks.weight_norm * 10)

@@ -22,13 +22,16 @@ def start_process(function: Callable[..., None], *arguments: Any) -> BaseProcess
     return process
 
 
-def run_ranks(world_size: int, rendezvous: Path, function: Callable[..., None], *arguments: Any) -> None:
+def run_ranks(
+    world_size: int, rendezvous: Path, function: Callable[..., None], *arguments: Any, start_method: str = "forkserver"
+) -> None:
     """Call `function(rank, *arguments)` on every rank of a group of `world_size`, one thread each.
 
-    `function` is a module's own. Raises what a rank raised. `rendezvous` names a file that does not exist yet.
+    `function` is a module's own. Raises what a rank raised. `rendezvous` names a file that does not exist yet. A
+    process that has imported more than the one of all tests, and has no threads, may `fork` its ranks.
     """
     arguments = (world_size, str(rendezvous), function, arguments)
-    mp.start_processes(_rank, arguments, nprocs=world_size, start_method="forkserver")
+    mp.start_processes(_rank, arguments, nprocs=world_size, start_method=start_method)
 
 
 def _rank(rank: int, world_size: int, rendezvous: str, function: Callable[..., None], arguments: Any) -> None:

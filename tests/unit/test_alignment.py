@@ -21,6 +21,7 @@ from muon_core.recorder import Recorder
 from muon_core.state import prepare
 from muon_core.stopwatch import Stopwatch
 from muon_core.tables import LAYERS
+from muon_core.unread import Unread
 
 SHAPES = [(48, 96), (160, 96), (96, 160), (96, 96), (96, 200)]
 """Up to 64 rows are decomposed at once; more are iterated first."""
@@ -97,9 +98,9 @@ def test_layer_metrics_of_a_trained_model_are_those_of_an_fp64_svd(run_config: R
     state = prepare(config, torch.device("cpu"), Stopwatch())
     for step in range(config.steps):
         recorder = Recorder(config, None, state.stopwatch)
-        train_module._optimizer_step(config, state, recorder, track=step + 1 == config.steps)
+        train_module._optimizer_step(config, state, recorder, Unread(), track=step + 1 == config.steps, look=True)
     momenta = state.optimizers.momenta()
-    matrices = [(m.parameter.detach(), state.updates[m.name], momenta[m.name]) for m in state.matrices]
+    matrices = [(m.parameter.detach(), state.updates[m.name], momenta[m.name]) for m in state.layout.matrices]
     columns = layer_metrics(*zip(*matrices, strict=True)).columns
     for i, of_one in enumerate(matrices):
         expected = reference(*of_one)

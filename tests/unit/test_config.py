@@ -30,6 +30,7 @@ def test_default_runs_keep_the_ids_of_earlier_releases(optimizer: str, run_id: s
         {"compile": True},
         {"reduction": "tree"},
         {"distribute": "owner"},
+        {"parallel": "fsdp"},
         {"check_replicas_every": 0},
         {"tracking": {"eval_every": 1}},
         {"checkpoint": {"every_steps": 3}},
@@ -52,6 +53,28 @@ def test_how_a_run_is_carried_out_is_no_part_of_its_identity(changes: dict[str, 
 )
 def test_what_changes_a_result_changes_the_id(base: dict[str, Any], changes: dict[str, Any]) -> None:
     assert RunConfig.model_validate(base).run_id != RunConfig.model_validate(base | changes).run_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"reduction": "tree"}, "set reduction: ddp"),
+        ({"distribute": "replicated"}, "set distribute: owner or auto"),
+        ({"compile": True}, "set compile: false"),
+        ({"optimizer": {"name": "x", "reference": "torch.optim:Rprop", "source_sha256": ""}}, "set parallel: ddp"),
+    ],
+)
+def test_what_shares_cannot_do_is_refused(changes: dict[str, Any], remedy: str) -> None:
+    RunConfig.model_validate(changes)
+    with pytest.raises(ValueError, match=f"parallel fsdp .*; {remedy}"):
+        RunConfig.model_validate({"parallel": "fsdp"} | changes)
+
+
+def test_more_workers_than_layers_are_refused_under_shares() -> None:
+    config = RunConfig(batch_size=20, parallel="fsdp")
+    config.check_workers(4)
+    with pytest.raises(ValueError, match="deals 4 layers to 5 workers, some of which would have none; use at most 4"):
+        config.check_workers(5)
 
 
 def test_dropout_with_fewer_micro_batches_than_workers_is_refused() -> None:

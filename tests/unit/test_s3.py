@@ -85,6 +85,8 @@ def test_a_bucket_that_wants_to_be_asked_otherwise_is_left_to_ordinary_requests(
 ) -> None:
     monkeypatch.setattr(Moved, "asked", 0)
     monkeypatch.setenv("http_proxy", proxy)
+    for name in ("no_proxy", "NO_PROXY"):  # which hosts of Ray on loopback set for their process
+        monkeypatch.delenv(name, raising=False)
     with ThreadingHTTPServer(("127.0.0.1", 0), Moved) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

@@ -121,6 +121,23 @@ def test_memory_counts_weights_gradients_and_state() -> None:
     assert memory(preset("88m")).weights == 6 * total  # with copies in bf16
 
 
+def test_shares_divide_weights_gradients_and_state() -> None:
+    run, shared = preset("1b", precision="fp32"), preset("1b", precision="fp32", parallel="fsdp")
+    assert memory(shared) == memory(run)  # of one worker
+    rest = num_parameters(run.model) - num_hidden(run.model)
+    whole, share = memory(run, workers=8), memory(shared, workers=8)
+    assert (share.gradients, share.optimizer) == (whole.gradients // 8, whole.optimizer // 8)
+    assert share.weights == whole.weights // 8 + 4 * (rest + 2 * run.model.d_model * run.model.d_ff)
+    assert memory(preset("1b", parallel="fsdp"), workers=8).peak < memory(preset("1b"), workers=8).peak
+
+
+def test_several_workers_that_lack_memory_are_told_of_shares() -> None:
+    with pytest.raises(DoesNotFit, match=r"or parallel: fsdp \(.* and parallel: fsdp \("):
+        check_fits(preset("1b"), 2**30, "cuda:0", workers=8)
+    with pytest.raises(DoesNotFit, match=r"^((?!fsdp).)*$"):
+        check_fits(preset("1b", compile=True), 2**30, "cuda:0", workers=8)
+
+
 def test_micro_batches_workers_and_checkpointing_divide_activations() -> None:
     whole = memory(preset("88m"))
     assert memory(preset("88m", micro_batches=4)).activations == whole.activations / 4
