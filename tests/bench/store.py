@@ -89,7 +89,7 @@ def rows_of(run: str, table: Table, seed: int) -> pa.Table:
         name: known.get(name, (level * (1 + 1 / (step + 10)) * (1 + 0.01 * rng.standard_normal(n))).astype(np.float32))
         for name in table.columns
     }
-    return pa.table([pa.array(values[f.name]).cast(f.type) for f in table.schema], schema=table.schema)
+    return pa.table([pa.array(values[f.name]).cast(f.type, safe=False) for f in table.schema], schema=table.schema)
 
 
 def end_record(run: str, n: int) -> dict[str, Any]:
