@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from muon_core.data.range_file import buffered
 from muon_core.data.sources import InputFile, local_file
+from muon_core.store.range_file import buffered
 
 TIMEOUT_S = 20.0
 TRIES = 5

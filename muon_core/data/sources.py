@@ -17,7 +17,7 @@ from functools import partial
 from typing import BinaryIO, Literal
 
 from muon_core.config.base import canonical_json
-from muon_core.data.range_file import buffered
+from muon_core.store.range_file import buffered
 from muon_core.store.storage import patiently
 
 Kind = Literal["text", "jsonl", "parquet"]

@@ -12,9 +12,9 @@ from support.hub import COMMIT, Hub, running_hub
 from support.prepared import SMALL, contents, documents, write_jsonl
 
 from muon_core.data import hub as code
-from muon_core.data import range_file
 from muon_core.data.prepare import prepare_set
 from muon_core.data.tokenizer import choose
+from muon_core.store import range_file
 
 TEXTS = documents(60, words=200)
 

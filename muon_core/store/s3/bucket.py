@@ -8,7 +8,6 @@ so the SDK's own retries are left on. Errors leave here as StoreError or, where 
 from __future__ import annotations
 
 import builtins
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import Any
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from muon_core.store.range_file import RangeFile
 from muon_core.store.s3.connection import CONCURRENCY, Connection, connect
 from muon_core.store.s3.direct import DirectGets
 from muon_core.store.s3.errors import translated_errors
@@ -66,13 +66,13 @@ class Bucket:
         self._polars: dict[str, Any] | None = None
 
     def put(self, key: str, data: bytes | memoryview) -> None:
-        body = data if isinstance(data, bytes) else _Reader(data)
+        body = data if isinstance(data, bytes) else _as_file(data)
         with self._translated_errors():
             if len(data) <= MULTIPART_BYTES:
                 self._client.put_object(Bucket=self._bucket, Key=self._prefix + key, Body=body)
             else:
                 parts = TransferConfig(MULTIPART_BYTES, PARTS_AT_ONCE, PART_BYTES)
-                self._client.upload_fileobj(_Reader(data), self._bucket, self._prefix + key, Config=parts)
+                self._client.upload_fileobj(_as_file(data), self._bucket, self._prefix + key, Config=parts)
 
     def get(self, key: str) -> bytes:
         return self._received(key)
@@ -167,28 +167,7 @@ def _side_by_side(get: Callable[[str], bytes], keys: builtins.list[str]) -> buil
         return [data for group in pool.map(lambda some: [get(key) for key in some], groups) for data in group]
 
 
-class _Reader(io.RawIOBase):
-    """Reads a buffer as a file, without a copy of the whole."""
-
-    def __init__(self, data: bytes | memoryview) -> None:
-        self._data, self._at = memoryview(data), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
-        self._at = start + offset
-        return self._at
-
-    def readinto(self, target: Any) -> int:
-        part = self._data[self._at : self._at + len(target)]
-        target[: len(part)] = part
-        self._at += len(part)
-        return len(part)
+def _as_file(data: bytes | memoryview) -> RangeFile:
+    """`data` to be read, without a copy of the whole."""
+    view = memoryview(data)
+    return RangeFile(lambda start, length: view[start : start + length], len(view))

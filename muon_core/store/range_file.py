@@ -1,4 +1,7 @@
-"""A file of another machine, read by byte ranges: whoever reads it in order holds one range of it at a time."""
+"""Bytes that lie elsewhere as a file, read by ranges: whoever reads it in order holds one range of it at a time.
+
+Elsewhere is a file of another machine, or a buffer that must not be copied.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ RANGE = 4 * 2**20  # bytes of one request
 class RangeFile(io.RawIOBase):
     """A read-only file of `size` bytes, of which `read(start, length)` fetches a part."""
 
-    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+    def __init__(self, read: Callable[[int, int], bytes | memoryview], size: int) -> None:
         self._read, self._size, self._at = read, size, 0
 
     def readable(self) -> bool:
@@ -39,6 +42,6 @@ class RangeFile(io.RawIOBase):
         return len(data)
 
 
-def buffered(read: Callable[[int, int], bytes], size: int) -> io.BufferedReader:
+def buffered(read: Callable[[int, int], bytes | memoryview], size: int) -> io.BufferedReader:
     """That file, fetched a range ahead of who reads it."""
     return io.BufferedReader(RangeFile(read, size), RANGE)
