@@ -89,8 +89,9 @@ def _lookup(config: Mapping[str, Any], name: str) -> Value:
     value: Any = config
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    if value is None:
-        value = (config.get("optimizer") or {}).get(name)
+    optimizer = config.get("optimizer")  # of an imported run that may be its mere name
+    if value is None and isinstance(optimizer, Mapping):
+        value = optimizer.get(name)
     return value if isinstance(value, int | float | str | bool) else None
 
 

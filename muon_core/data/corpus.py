@@ -135,7 +135,10 @@ def corpus_files(corpus: str) -> dict[str, str]:
         files = _walk(root, lambda name: name.startswith(".") or name == "__pycache__")
         missing = "is an empty folder" if root.is_dir() else "does not exist"
     if not files:
-        raise ValueError(f"corpus {corpus!r}: {missing}; give 'stdlib', a text file or a folder of text files")
+        raise ValueError(
+            f"corpus {corpus!r}: {missing}; give 'stdlib', a text file, a folder of text files or a "
+            "data set of `muon data prepare`"
+        )
     return files
 
 

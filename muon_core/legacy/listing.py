@@ -55,7 +55,7 @@ def list_runs(
     )
     write_sweep(storage, SweepRecord(sweep=sweep, spec={"imported": True}, runs=listed))
     if unknown:
-        raise unknown
+        raise ValueError(f"{unknown}; the runs are listed in {sweep!r}, and only the baseline is missing") from None
     return arms.notes, base is not None
 
 
@@ -66,7 +66,9 @@ def _find_baseline(starts: list[dict[str, Any]], baseline: str) -> str:
     """
     arms = imported_arms(starts).names
     of_optimizer: dict[str, str] = {
-        arms[start["run_id"]]: start["run_id"] for start in starts if start["optimizer"] == optimizer_name(baseline)
+        arms[start["run_id"]]: start["run_id"]
+        for start in starts
+        if start["optimizer"].casefold() == optimizer_name(baseline).casefold()
     }
     of_folder: dict[str, Any] = {start["run_id"]: json.loads(start["config_json"]).get(FROM) for start in starts}
     named = {arms[run_id]: run_id for run_id in arms if baseline in (arms[run_id], of_folder[run_id])} or of_optimizer

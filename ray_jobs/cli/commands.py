@@ -114,7 +114,7 @@ def call(arguments: list[str] | None) -> int:
     except click.Abort as abort:
         if isinstance(abort.__cause__, KeyboardInterrupt):
             raise abort.__cause__ from None
-        _fail(EXIT_USAGE, "not confirmed, nothing was started; --yes skips the question")
+        _fail(EXIT_USAGE, "not confirmed, nothing was done; --yes skips the question")
     except (StoreUnavailable, StoreClosed) as error:
         _fail(EXIT_UNREACHABLE, str(error))
     except StoreError as error:

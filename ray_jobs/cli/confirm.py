@@ -62,6 +62,9 @@ def confirm_command(name: str, store: str, top: int, count: int, output: str | N
     )
     for arm in best:
         click.echo(f"{arm.arm}: {summary.metric} {arm.mean:.4f}, {len(arm.values)} of {arm.planned} seeds", err=True)
+    sign = 1 if summary.goal == "min" else -1
+    if all(arm.comparison and sign * arm.comparison.difference >= 0 for arm in best):
+        click.echo(f"no arm has a better estimate than {summary.baseline}: confirmed would be the least bad", err=True)
     for gate in (gate.name for gate in spec.gates if gate not in sweep.gates):
         click.echo(f"gate {gate} is left out: it is about blocks that the file does not have", err=True)
     click.echo(path)

@@ -92,6 +92,7 @@ def prepare_command(
 
     Exit codes: 0 done; 2 invalid input; 7 cannot reach S3; 130 interrupted.
     """
+    from muon_core.config.run import DataConfig
     from muon_core.data.prepare import Settings, prepare_set
     from ray_jobs.cli.data_progress import DataProgress
 
@@ -109,8 +110,12 @@ def prepare_command(
     with DataProgress() as progress:
         done = prepare_set(inputs, out, settings, workers=workers or len(os.sched_getaffinity(0)), report=progress)
     click.echo("\n".join(_facts(out, done)))
-    vocabulary = done.tokenizer.vocab_size
-    click.echo(f"next: muon pretrain --set data.corpus={out} --set model.vocab_size={vocabulary}", err=True)
+    settings_of_run = {"data.corpus": out, "model.vocab_size": done.tokenizer.vocab_size}
+    held_out = done.tokens("validation") - 1
+    if held_out < DataConfig.model_fields["validation_tokens"].default:
+        settings_of_run["data.validation_tokens"] = held_out
+    options = " ".join(f"--set {name}={value}" for name, value in settings_of_run.items())
+    click.echo(f"next: muon pretrain {options}", err=True)
 
 
 @command.command("ls")

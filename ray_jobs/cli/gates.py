@@ -89,10 +89,17 @@ def command(name: str, baseline: str | None, margin: float, layer_margin: float,
     from analysis.store import open_store
     from analysis.summary import summarize
     from ray_jobs.cli.answer_text import indented, wrap
+    from ray_jobs.cli.sweep_records import is_imported
 
-    summary = summarize(open_store(store).sweep(name))
+    view = open_store(store).sweep(name)
+    summary = summarize(view)
     if not summary.gates:
-        raise ValueError(f"sweep {name!r} has no gates; write `gates:` into its file and run it again")
+        remedy = (
+            "an imported one has none: judge it against stored runs with --baseline RUN|SWEEP"
+            if (record := view.record) and is_imported(record)
+            else "write `gates:` into its file and run it again"
+        )
+        raise ValueError(f"sweep {name!r} has no gates; {remedy}")
     result = overall(summary.gates)
     if as_json:
         gates = [asdict(found) for found in summary.gates]

@@ -65,7 +65,7 @@ def command(
         tell_others(root, {path for paths in older.values() for path in paths})
     runs = read_runs(root, older, unread) if older else read_shown(root, maps, optimizer, unread)
     if dry_run:
-        show_runs(list(runs), unread)
+        show_runs(list(runs), unread, baseline)
         return EXIT_FAILED_RUNS if unread else 0
     storage = open_storage(store)
     check_writable(storage)

@@ -57,7 +57,7 @@ def tell_others(folder: Path, read: set[Path]) -> None:
         )
 
 
-def show_runs(runs: list[ImportedRun], unread: dict[str, str]) -> None:
+def show_runs(runs: list[ImportedRun], unread: dict[str, str], baseline: str | None) -> None:
     """What would be written, for `--dry-run`."""
     for run in runs:
         seed = "no seed" if run.seed is None else f"seed {run.seed}"
@@ -68,6 +68,10 @@ def show_runs(runs: list[ImportedRun], unread: dict[str, str]) -> None:
             click.echo(f"{run.folder}: {note}", err=True)
     for place, reason in unread.items():
         click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
+    names = {name for run in runs for name in (run.optimizer or "unknown", run.folder)}
+    if baseline is not None and baseline.casefold() not in {name.casefold() for name in names}:
+        found = ", ".join(sorted({run.optimizer or "unknown" for run in runs}))
+        click.echo(f"--baseline {baseline}: no optimizer has that name; there are {found}", err=True)
     click.echo(f"{len(runs):,} runs would be imported; nothing was written", err=True)
 
 

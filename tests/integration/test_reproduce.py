@@ -81,7 +81,10 @@ def test_without_a_command_that_makes_it_a_corpus_that_is_not_there_is_refused(
     path.write_text(f"version: 1\nextends: {FOLDER / 'dry_run.yaml'}\nprepare: ''\nconstants: {{data.corpus: books}}\n")
     code, _, err = called(capsys, "sweep", "plan", str(path))
     assert code == 2
-    assert err.endswith("books': does not exist; give 'stdlib', a text file or a folder of text files\n")
+    assert err.endswith(
+        "books': does not exist; give 'stdlib', a text file, a folder of text files or a data set of "
+        "`muon data prepare`\n"
+    )
 
 
 def test_what_is_not_finished_is_missing_too_and_what_is_finished_is_planned_with_its_hash(

@@ -615,7 +615,7 @@ def test_sweep_run_asks_before_it_uses_a_cluster(
     declined = muon("sweep", "run", spec, "--address", "127.0.0.1:6379")
     assert declined.code == 2
     assert "train 1 runs on the cluster at 127.0.0.1:6379? [y/N]" in declined.err
-    assert declined.err.endswith("muon: not confirmed, nothing was started; --yes skips the question\n")
+    assert declined.err.endswith("muon: not confirmed, nothing was done; --yes skips the question\n")
     assert not list((tmp_path / "results").rglob("*.json"))
 
 

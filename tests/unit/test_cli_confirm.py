@@ -74,6 +74,7 @@ def test_the_file_has_the_best_arms_on_fresh_seeds_beside_baseline_and_controls(
     assert ended.err.splitlines() == [
         "orthonoise-a0.1: val_loss 2.0250, 2 of 2 seeds",
         *[f"{name}, 2 of 2 seeds" for name in _told(runs, [(0.01, 0.9), (0.01, 0.99)])],
+        "no arm has a better estimate than muon: confirmed would be the least bad",
         "gate fast is left out: it is about blocks that the file does not have",
         "next: muon sweep plan hunt-confirm.yaml",
     ]

@@ -56,7 +56,10 @@ def test_prepare_says_what_it_made_and_what_is_next(capsys: pytest.CaptureFixtur
     assert lines["data"] == "set sets/a"
     assert lines["documents"].endswith("0 duplicates left out, 0 empty, 0 cut")
     assert lines["tokenizer"] == "bpe of 64 MiB, vocabulary 300, <|endoftext|> ends a document"
-    assert err == "next: muon pretrain --set data.corpus=sets/a --set model.vocab_size=300\n"
+    validation = json.loads(Path("sets/a/manifest.json").read_text())["shards"]["validation"]
+    few = sum(shard["tokens"] for shard in validation) - 1
+    options = f"--set data.corpus=sets/a --set model.vocab_size=300 --set data.validation_tokens={few}"
+    assert err == f"next: muon pretrain {options}\n"
     assert call(capsys, "prepare", "text.jsonl", "-o", "sets/a", *OPTIONS)[1] == out
 
 

@@ -39,6 +39,21 @@ def test_dry_run_shows_the_guesses_and_writes_nothing(muon: Muon, tmp_path: Path
     assert not (tmp_path / "results").exists()
 
 
+def test_a_table_with_a_baseline_in_other_letters_has_a_report(muon: Muon, tmp_path: Path) -> None:
+    rows = [
+        f"{name},{seed},10,{3 + seed / 100 + (name == 'AdamW')}" for name in ("AdamW", "Muon") for seed in (1, 2, 3)
+    ]
+    write(tmp_path, {"runs.csv": "\n".join(["optimizer,seed,step,val_loss", *rows, ""])})
+    assert (
+        "no optimizer has that name; there are AdamW, Muon"
+        in muon("import", "runs.csv", "--dry-run", "--baseline", "sgd").err
+    )
+    assert muon("import", "runs.csv", "--baseline", "adamw").code == 0
+    ended = muon("report", "runs", "-o", "report")
+    assert ended.code == 0, ended.err
+    assert "Muon: lower than AdamW" in ended.out
+
+
 def test_importing_again_adds_nothing_and_a_grown_file_what_is_new(muon: Muon, tmp_path: Path) -> None:
     write(tmp_path, {"runs.csv": TABLE})
     assert muon("import", "runs.csv", "--baseline", "adamw").code == 0

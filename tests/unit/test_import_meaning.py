@@ -160,7 +160,8 @@ def test_an_import_without_a_baseline_tells_how_to_name_one(muon: Muon, tmp_path
     several = muon("import", "older", "--baseline", "muon")
     assert several.code == 2
     assert several.err.endswith(
-        "2 arms have the optimizer 'muon'; give --baseline one of them: muon muon_lr=0.01; muon muon_lr=0.02\n"
+        "2 arms have the optimizer 'muon'; give --baseline one of them: muon muon_lr=0.01; muon muon_lr=0.02; "
+        "the runs are listed in 'older', and only the baseline is missing\n"
     )
     again = muon("import", "older", "--baseline", "muon muon_lr=0.02")
     assert verdicts(answer(tmp_path))["muon"] == "baseline"

@@ -173,7 +173,7 @@ def test_nothing_is_sent_unless_confirmed_and_a_folder_is_no_store_of_another_ma
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     valid = f"version: 1\nname: a\nseeds: [1]\n{BLOCKS}"
     code, err = submit(valid, "--address", "http://127.0.0.1:1")
-    assert (code, "not confirmed, nothing was started" in err) == (2, True)
+    assert (code, "not confirmed, nothing was done" in err) == (2, True)
     for far in (["--address", "http://10.0.0.5:8265"], ["--tunnel", str(tmp_path / "cluster.yaml")]):
         code, err = submit(valid, "--yes", *far)
         assert (code, "each to a disk of its own" in err) == (2, True)
