@@ -1,13 +1,15 @@
 """`micro_batches: auto`: what a device has room for is taken, recorded, and taken again."""
 
 import json
+import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.ranks import run_ranks
+from support.ranks import run_ranks, start_process
 from support.saved_runs import train_until, weights
 
 from analysis.store import open_store
@@ -133,6 +135,51 @@ def test_choices_divide_the_batch_and_are_dealt_out_evenly() -> None:
         RunConfig(batch_size=12, micro_batches="auto", reduction="tree").check_workers(3)
     with pytest.raises(ValueError, match=r"finds no number that divides batch_size 12 and that 5 workers divide"):
         RunConfig(batch_size=12, micro_batches="auto").check_workers(5)
+
+
+def cramped(config: str, store: Path) -> None:
+    """A process that the system refuses memory, at a third of what the estimate asks for the whole batch at once."""
+    run = RunConfig.model_validate_json(config)
+    whole = memory(run.replace(micro_batches=1)).peak
+    room, real = whole // 3, fit.measured_step
+    environment.free_memory_bytes = lambda device: 2 * whole  # which is not true
+
+    def step(*arguments: Any) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY))
+        try:
+            real(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    fit.measured_step = step
+    train(run, Folder(store))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_a_step_that_the_system_refuses_memory_is_halved(tmp_path: Path, auto: RunConfig) -> None:
+    process = start_process(cramped, auto.replace(steps=1, batch_size=1024).model_dump_json(), tmp_path)
+    process.join()
+    (pieces,) = taken(tmp_path)
+    assert 1 < pieces < 64
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_halves_until_a_step_fits(tmp_path: Path, auto: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, device = auto.replace(steps=1, batch_size=8192), torch.device("cuda", 0)
+    whole = memory(config.replace(micro_batches=1)).peak
+    monkeypatch.setattr(environment, "free_memory_bytes", lambda device: 2 * whole)  # which is not true
+    limit = torch.cuda.memory_allocated(device) + whole // 2
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(device).total_memory, device)
+    try:
+        assert train(config, Folder(tmp_path), device=device).status == "done"
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+    (pieces,) = taken(tmp_path)
+    assert 1 < pieces < 64
 
 
 def small_second(rank: int, config: str, stores: Path) -> None:
