@@ -144,11 +144,11 @@ def cramped(config: str, store: Path) -> None:
     room, real = whole // 3, fit.measured_step
     environment.free_memory_bytes = lambda device: 2 * whole  # which is not true
 
-    def step(*arguments: Any) -> None:
+    def step(config: RunConfig, state: TrainState, pieces: int, beside: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY))
         try:
-            real(*arguments)
+            real(config, state, pieces, beside)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
