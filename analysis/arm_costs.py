@@ -1,4 +1,4 @@
-"""What each arm took: hours and dollars planned, spent and lost to failures; time of a step, and peak memory."""
+"""What each arm took: hours and dollars planned, spent and lost to failures; speed, where time went, peak memory."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from analysis.store import Store
 
 _SUMS = ("hours", "gpu_hours", "usd", "lost_hours", "lost_usd")
 _DIED = ("failed", "lost")
+SHARES = ("data", "optimizer", "tracking", "evaluation")
+"""Parts of a run's seconds that `arm_speeds` has as `<part>_share`."""
 
 
 def arm_costs(view: Store, members: pl.DataFrame) -> pl.DataFrame:
@@ -52,30 +54,32 @@ def arm_speeds(view: Store, members: pl.DataFrame) -> pl.DataFrame:
     """A row an arm in the sweep's order, over its runs that are done; what was not measured is null.
 
     Returns: `arm`; `runs`; `step_time_s`, the mean over runs of the median logged step, `step_time_low` and
-        `step_time_high`, of the fastest and the slowest run; `tokens_per_s` likewise; `wall_s`, mean of the whole
-        run; `peak_memory_bytes`, the largest; `device`, or several.
+        `step_time_high`, of the fastest and the slowest run; `tokens_per_s` and `mfu` likewise, as the `train` table
+        has them; `<part>_share` for SHARES, the mean over runs of the part's seconds over `wall_s`; `wall_s`, mean of
+        the whole run; `peak_memory_bytes`, the largest of a worker; `device`, or several.
     """
     done = members.filter(pl.col("status") == "done").unique(["arm", "run_id"], keep="first", maintain_order=True)
     ids = done["run_id"].unique().to_list()
-    rows = (
-        view.train.filter(pl.col("run_id").is_in(ids)).select("run_id", "step", "step_time_s", "tokens_per_s").unique()
-    )
-    steps = rows.group_by("run_id").agg(pl.col("step_time_s", "tokens_per_s").cast(pl.Float64).median()).collect()
-    known = done.join(steps, on="run_id", how="left", maintain_order="left")
+    of_step = ("step_time_s", "tokens_per_s", "mfu")
+    rows = view.train.filter(pl.col("run_id").is_in(ids)).select("run_id", "step", *of_step).unique()
+    steps = rows.group_by("run_id").agg(pl.col(of_step).cast(pl.Float64).median()).collect()
+    # `runs` has speeds of its own, over all steps; those of the median step leave out compilation and warm-up.
+    known = done.drop("tokens_per_s", "mfu").join(steps, on="run_id", how="left", maintain_order="left")
+    wall = pl.when(pl.col("wall_s") > 0).then(pl.col("wall_s"))
+    shares = {f"{part}_share": (pl.col(f"{part}_s") / wall).mean() for part in SHARES}
     found = known.group_by("arm", maintain_order=True).agg(
-        pl.col("step_time_s").mean(),
-        pl.col("tokens_per_s").mean(),
-        pl.col("wall_s").mean(),
+        pl.col(*of_step, "wall_s").mean(),
         pl.col("peak_memory_bytes").max(),
         runs=pl.len(),
         step_time_low=pl.col("step_time_s").min(),
         step_time_high=pl.col("step_time_s").max(),
         device=pl.col("device").drop_nulls().unique(maintain_order=True).str.join(", ").replace("", None),
+        **shares,
     )
     order = members.select("arm").unique(maintain_order=True)
-    columns = ("arm", "runs", "step_time_s", "step_time_low", "step_time_high", "tokens_per_s", "wall_s")
+    columns = ("arm", "runs", "step_time_s", "step_time_low", "step_time_high", "tokens_per_s", "mfu", *shares)
     found = order.join(found, on="arm", how="left", maintain_order="left")
-    return found.select(*columns, "peak_memory_bytes", "device").with_columns(pl.col("runs").fill_null(0))
+    return found.select(*columns, "wall_s", "peak_memory_bytes", "device").with_columns(pl.col("runs").fill_null(0))
 
 
 def cost_sentences(costs: pl.DataFrame, total: pl.DataFrame, budget_usd: float | None = None) -> list[str]:

@@ -22,7 +22,7 @@ _STREAMS = {"init_hash": "init", "first_batch_hash": "data"}
 """Hash -> the random stream it is a function of."""
 ALIKE = {
     "device": "devices",
-    "environment_json": "environments (versions, threads, platform)",
+    "environment_json": "environments (versions, threads, platform, micro-batches of auto)",
     "world_size": "numbers of workers",
     "data_hash": "tokenized data sets",
     "commit": "commits of the code",

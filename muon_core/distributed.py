@@ -43,6 +43,11 @@ def agree(flag: bool, device: torch.device) -> bool:
     return bool(shared.item())
 
 
+def anyone(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set on any rank, on every rank."""  # all ranks
+    return bool(sum_over_ranks(torch.tensor([int(flag)], device=device)).item())
+
+
 def share(value: T) -> T:
     """Rank 0's `value`, on every rank."""  # all ranks
     box = [value]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from muon_core import checkpoint, distributed, environment
 from muon_core.config.run import RunConfig
+from muon_core.fit import take_again
 from muon_core.statuses import FINISHED
 from muon_core.store.parquet import Row
 from muon_core.store.reader import read_end, relisting
@@ -155,6 +156,7 @@ def restore(config: RunConfig, state: TrainState, recorder: Recorder, storage: S
         ) from error
     state.step = recorder.step = values["step"]
     if "environment" in values:  # checkpoints of early versions have none
+        take_again(config, state, values["environment"])
         _note_drift(config, state, values["environment"])
     return saved.resume_point if saved else None
 

@@ -46,6 +46,8 @@ class TrainState:
     environment: dict[str, Any]
     """`environment.fingerprint`, and under `resumed_from` what was different in the attempts before."""
     stopwatch: Stopwatch
+    micro_batches: int
+    """Over all workers. Where the config leaves it to the device, the most there can be until `fit` has chosen."""
     step: int = 0
     updates: dict[str, Tensor] = field(default_factory=dict)
 
@@ -66,7 +68,6 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     replica: nn.Module = model
     if distributed.world_size() > 1 and config.reduction == "ddp" and not layout.shared:
         replica = replicate(model, device)
-        _settle_buckets(replica, config, device)
     optimizers = build_optimizers(
         layout.named_parameters(),
         config.optimizer,
@@ -76,23 +77,27 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         shared=layout.shared,
         stopwatch=stopwatch,
     )
+    micro_batches = config.most_micro_batches(distributed.world_size())
     return TrainState(
-        model, replica, layout, optimizers, data, Peaks(layout), device, environment.fingerprint(), stopwatch
-    )
+        model, replica, layout, optimizers, data, Peaks(layout), device, environment.fingerprint(), stopwatch,
+        micro_batches,
+    )  # fmt: skip
 
 
-def _settle_buckets(replica: nn.Module, config: RunConfig, device: torch.device) -> None:
+def settle_buckets(config: RunConfig, state: TrainState) -> None:
     """One backward pass for nothing: DDP lays its buckets out anew after the first, which changes the order of sums.
 
     Without it a resumed run, whose first step is another one's tenth, would differ from the whole one.
     """
+    if state.replica is state.model:
+        return
     shape = (1, 2)
     if config.compile:  # which would take a second shape for a sign that more will follow
-        shape = (config.batch_size // max(config.micro_batches, distributed.world_size()), config.data.seq_len + 1)
-    tokens = torch.zeros(shape, dtype=torch.long, device=device)
-    with autocast(config, device):
-        next_token_loss(replica, tokens).backward()  # type: ignore[no-untyped-call]
-    replica.zero_grad()
+        shape = (config.batch_size // max(state.micro_batches, distributed.world_size()), config.data.seq_len + 1)
+    tokens = torch.zeros(shape, dtype=torch.long, device=state.device)
+    with autocast(config, state.device):
+        next_token_loss(state.replica, tokens).backward()  # type: ignore[no-untyped-call]
+    state.replica.zero_grad()
 
 
 def start_facts(config: RunConfig, state: TrainState) -> Row:

@@ -201,7 +201,7 @@ RUNS = Table(
         "commit": (_TEXT, "of the code; null outside a checkout"),
         "diff_hash": (_TEXT, "sha256 of uncommitted changes; null when clean"),
         "distribution_json": (_TEXT, "how updates were shared out among workers, and the seconds that decided it"),
-        "environment_json": (_TEXT, "versions, threads, platform; resumed_from: what differed in earlier attempts"),
+        "environment_json": (_TEXT, "versions, threads, platform, micro_batches of auto; resumed_from: what differed"),
     },
 )
 

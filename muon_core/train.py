@@ -24,6 +24,7 @@ from muon_core.config.memory import check_fits
 from muon_core.config.run import RunConfig
 from muon_core.evaluate import Evaluation, evaluate
 from muon_core.failures import PREEMPTED, Kind, classify
+from muon_core.fit import fit_micro_batches
 from muon_core.gradients import ddp_gradients, tree_gradients
 from muon_core.lease import HeldElsewhere, Lease, claim
 from muon_core.model import next_token_loss
@@ -33,7 +34,7 @@ from muon_core.progress import Progress
 from muon_core.recorder import Recorder, start_record
 from muon_core.resume import Saver, finished, restore
 from muon_core.sources import fetch_source
-from muon_core.state import TrainState, autocast, prepare, start_facts
+from muon_core.state import TrainState, autocast, prepare, settle_buckets, start_facts
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.parquet import Row
@@ -137,6 +138,8 @@ def _train(
         facts = start_facts(config, state)
         # The hashes of weights and first batch come before: they prove what the seed gave, not where the run stands.
         point = restore(config, state, recorder, storage) if storage and resume else None
+        fit_micro_batches(config, state)
+        settle_buckets(config, state)
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
         recorder.start(state.layout.all_matrices, facts, point)
         attempt = distributed.share(recorder.attempt)
@@ -325,7 +328,7 @@ def _is_tracked(config: RunConfig, step: int) -> bool:
 def _gradients(config: RunConfig, state: TrainState) -> Tensor:
     """Gradients of the mean loss over the step's batch; returns that loss in nats per token, on the device."""
     rank, world_size = distributed.rank(), distributed.world_size()
-    num_local = max(1, config.micro_batches // world_size)
+    num_local = max(1, state.micro_batches // world_size)
     with state.stopwatch.timed("data"):
         rows = state.data.batch(
             config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size

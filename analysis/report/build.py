@@ -79,7 +79,7 @@ def write_report(
     text = markdown(summary, top, sections)
     tables = {"data/arms.csv": arms_frame(summary)} | material.tables
     tables |= {name: frame for figure in figures for name, frame in figure.tables.items()}
-    numbers = report_numbers(summary, members, figures, [*png, *tables])
+    numbers = report_numbers(summary, members, figures, [*png, *tables], tables.get("data/speeds.csv"))
     encoded = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
     _write(Path(folder), tables, png, {"report.json": encoded, "report.md": text, "index.html": page})
     tell(total, total)

@@ -27,10 +27,13 @@ def dropped_frame(summary: Summary) -> pl.DataFrame:
     return pl.DataFrame([dataclasses.asdict(run) for run in summary.dropped], infer_schema_length=None)
 
 
-def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure], files: list[str]) -> dict[str, Any]:
+def report_numbers(
+    summary: Summary, members: pl.DataFrame, figures: list[Figure], files: list[str], speeds: pl.DataFrame | None = None
+) -> dict[str, Any]:
     """The content of report.json: plain JSON values; what is not finite is null.
 
     Args:
+        speeds: as `analysis.arm_costs.arm_speeds` gives them; None where no arm has any.
         files: pictures and data that lie beside the page.
     """
     arms = []
@@ -46,6 +49,7 @@ def report_numbers(summary: Summary, members: pl.DataFrame, figures: list[Figure
         "equivalences": [dataclasses.asdict(test) | {"is_shown": test.is_shown} for test in summary.equivalences],
         "effects": [dataclasses.asdict(effect) | {"percent": effect.percent} for effect in summary.effects],
         "counts": summary.counts,
+        "speeds": [] if speeds is None else speeds.to_dicts(),
         "runs": members.to_dicts(),
         "figures": [{n: getattr(figure, n) for n in names} | {"data": list(figure.tables)} for figure in figures],
         "files": sorted(files),

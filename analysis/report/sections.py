@@ -233,9 +233,9 @@ def _cost(of: Material) -> Section:
     costs, speeds = arm_costs(of.view, of.members), arm_speeds(of.view, of.members)
     said = cost_sentences(costs, total(of.view), _budget(of))
     tables = []
-    made = (("costs", costs, costs_table, "hours"), ("speeds", speeds, speeds_table, "wall_s"))
+    made = (("costs", costs, costs_table, ("hours",)), ("speeds", speeds, speeds_table, ("wall_s", "tokens_per_s")))
     for file, frame, show, known in made:
-        if frame[known].count():
+        if any(frame[name].count() for name in known):
             of.tables[f"data/{file}.csv"] = frame
             tables.append(show(frame))
     figures = tuple(cost_figures(of.view, of.members, of.summary))

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from analysis.anomalies import Anomalies
+from analysis.arm_costs import SHARES
 from analysis.effect_texts import effect_texts
 from analysis.report.page import Table
 from analysis.summary import Summary
@@ -181,12 +182,17 @@ def speeds_table(speeds: pl.DataFrame) -> Table:
         "step, s": (_digits("step_time_s"), True),
         "fastest, s": (_digits("step_time_low"), True),
         "slowest, s": (_digits("step_time_high"), True),
-        "tokens/s": (_digits("tokens_per_s"), True),
+        "tokens/s": (_rate("tokens_per_s"), True),
+        "MFU": (_percent("mfu"), True),
+        **{part: (_percent(f"{part}_share"), True) for part in SHARES},
         "wall": (lambda row: seconds_text(row["wall_s"]), True),
         "peak memory, GB": (_gigabytes, True),
         "device": (_word("device"), False),
     }
-    caption = "Over runs that are done: means of the median logged step, and the largest memory."
+    caption = (
+        "Over runs that are done: means of the median logged step, the share of the wall time that went to data, "
+        "optimizer, tracking and evaluation, and the largest memory of a worker. MFU is not known of CPUs."
+    )
     return _table("speed", caption, speeds, columns, "data/speeds.csv")
 
 
@@ -213,6 +219,15 @@ def _fixed(column: str, decimals: int) -> Show:
 
 def _digits(column: str, digits: int = 4) -> Show:
     return lambda row: DASH if row[column] is None else f"{row[column]:,.{digits}g}"
+
+
+def _rate(column: str) -> Show:
+    """Whole from 100 on."""
+    return lambda row: f"{row[column]:,.0f}" if (row[column] or 0) >= 100 else _digits(column)(row)
+
+
+def _percent(column: str) -> Show:
+    return lambda row: DASH if row[column] is None else f"{100 * row[column]:.1f} %"
 
 
 def _gigabytes(row: Mapping[str, Any]) -> str:

@@ -50,6 +50,13 @@ def definitions(summary: Summary, layer_metrics: tuple[str, ...]) -> Pairs:
         *([("gate", _GATE)] if summary.gates else []),
         ("pair corr.", "Correlation of candidate and baseline over seeds, from three pairs on: what pairing gains."),
         ("seeds", "Runs done of runs asked for. Means are over done runs; the others are named with the verdict."),
+        (
+            "MFU",
+            "Model FLOPs utilisation: FLOPs of the forward and backward pass a token, times tokens a second, over the "
+            "peak FLOP/s of all GPUs in the run's precision. Those FLOPs are 6 a weight and 12 × layers × width × "
+            "sequence for attention; what is computed again under activation checkpointing, and the optimizer, count "
+            "for nothing.",
+        ),
         *((name, f"{queries.metric_unit(name)}. {_LAYER_NOTES.get(name, '')}".strip()) for name in layer_metrics),
     ]
 

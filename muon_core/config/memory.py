@@ -58,10 +58,10 @@ def gib(value: float) -> str:
 
 
 def memory(config: RunConfig, workers: int = 1) -> Memory:
-    """What one of `workers` holds."""
+    """What one of `workers` holds; of `micro_batches: auto`, with the most that it may take."""
     model, bf16 = config.model, config.precision == "bf16"
     total, hidden = num_parameters(model), num_hidden(model)
-    pieces = max(config.micro_batches, workers)
+    pieces = max(config.most_micro_batches(workers), workers)
     tokens = config.batch_size // pieces * config.data.seq_len
     state = _STATE.get(config.optimizer.name, 1) * hidden + 2 * (total - hidden)
     shares = workers if config.parallel == "fsdp" else 1
@@ -134,7 +134,8 @@ def _smaller(config: RunConfig, workers: int) -> dict[str, RunConfig]:
     """The same run in less memory, by what is to be set."""
     size = config.batch_size
     pieces = size if config.reduction == "ddp" else size & -size  # the largest power of two in it
-    micro: dict[str, Any] = {"micro_batches": pieces} if pieces % workers == 0 and pieces > config.micro_batches else {}
+    more = pieces % workers == 0 and pieces > config.most_micro_batches(workers)
+    micro: dict[str, Any] = {"micro_batches": pieces} if more else {}
     saving: dict[str, Any] = {} if config.activation_checkpointing else {"activation_checkpointing": True}
     ways = [micro, saving, micro | saving if micro and saving else {}]
     if workers > 1 and config.parallel == "ddp" and _can_share(config, workers):

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, PlainSerializer, Tag, WithJsonSchema, WrapValidator, model_validator
 
 from muon_core.config.base import Config
 from muon_core.config.identity import Identity
@@ -29,6 +29,16 @@ else:  # with the fields of its own class
     AnyOptimizer = Annotated[
         reduce(or_, (Annotated[cls, Tag(tag)] for tag, cls in {**OPTIMIZERS, _BY_REFERENCE: ReferenceConfig}.items())),
         Discriminator(_which),
+    ]
+if TYPE_CHECKING:
+    MicroBatches = int | Literal["auto"]
+else:  # of a union, pydantic would say what is wrong once for each member
+    MicroBatches = Annotated[
+        int,
+        Field(gt=0),
+        WrapValidator(lambda value, number: value if value == "auto" else number(value)),
+        PlainSerializer(lambda value: value, return_type=int | str),
+        WithJsonSchema({"anyOf": [{"exclusiveMinimum": 0, "type": "integer"}, {"const": "auto", "type": "string"}]}),
     ]
 TAGS = (*OPTIMIZERS, _BY_REFERENCE)
 """What pydantic calls the class of an optimizer's config where it says what is wrong."""
@@ -172,8 +182,9 @@ class RunConfig(Config):
     """Optimizer steps."""
     batch_size: int = Field(16, gt=0)
     """Sequences an optimizer step, over all workers."""
-    micro_batches: int = Field(1, gt=0)
-    """Parts a step's batch is cut into, over all workers. Changes the order of float sums only, not the identity."""
+    micro_batches: MicroBatches = 1
+    """Parts a step's batch is cut into, over all workers; `auto`: as few as the device has memory for, found by a step
+    that is tried. Changes the order of float sums only, not the identity."""
     allow_epochs: float = Field(4.0, gt=0)
     """So often a run may read a prepared data set; one whose steps need more is refused when it is planned. No part of
     the identity."""
@@ -212,13 +223,22 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        if self.batch_size % self.micro_batches:
+        if self.micro_batches != "auto" and self.batch_size % self.micro_batches:
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of micro_batches {self.micro_batches}")
         return self
 
     @model_validator(mode="after")
+    def _masks_are_known(self) -> Self:
+        if self.model.dropout and self.micro_batches == "auto":
+            raise ValueError(
+                f"micro_batches auto goes by the device, and dropout {self.model.dropout} draws masks for each "
+                "micro-batch, which decide the result; set micro_batches to a number"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tree_is_binary(self) -> Self:
-        if self.reduction == "tree" and self.micro_batches & (self.micro_batches - 1):
+        if self.reduction == "tree" and self.micro_batches != "auto" and self.micro_batches & (self.micro_batches - 1):
             raise ValueError(f"reduction tree needs micro_batches to be a power of two, got {self.micro_batches}")
         return self
 
@@ -241,6 +261,19 @@ class RunConfig(Config):
 
     def check_workers(self, workers: int) -> None:
         """Raises ValueError unless the micro-batches can be dealt out evenly to `workers`."""
+        if self.parallel == "fsdp" and workers > self.model.num_layers:
+            raise ValueError(
+                f"parallel fsdp deals {self.model.num_layers} layers to {workers} workers, some of which would have "
+                f"none; use at most {self.model.num_layers}"
+            )
+        if self.micro_batches == "auto":
+            if not self.micro_batch_choices(workers):
+                what = "power of two" if self.reduction == "tree" else "number"
+                raise ValueError(
+                    f"micro_batches auto finds no {what} that divides batch_size {self.batch_size} and that {workers} "
+                    "workers divide; change workers or batch_size"
+                )
+            return
         if self.reduction == "tree" and self.micro_batches % workers:
             raise ValueError(
                 f"reduction tree deals {self.micro_batches} micro-batches to {workers} workers; "
@@ -251,17 +284,21 @@ class RunConfig(Config):
                 f"dropout masks are drawn for each micro-batch, and {self.micro_batches} for {workers} workers would "
                 f"give other masks than one worker has; set micro_batches to a multiple of {workers}"
             )
-        if self.parallel == "fsdp" and workers > self.model.num_layers:
-            raise ValueError(
-                f"parallel fsdp deals {self.model.num_layers} layers to {workers} workers, some of which would have "
-                f"none; use at most {self.model.num_layers}"
-            )
         parts = max(self.micro_batches, workers)
         if parts % workers or parts % self.micro_batches or self.batch_size % parts:
             raise ValueError(
                 f"batch_size {self.batch_size} in {self.micro_batches} micro-batches does not divide over "
                 f"{workers} workers; choose numbers of which each divides the next"
             )
+
+    def micro_batch_choices(self, workers: int) -> list[int]:
+        """What `micro_batches: auto` may take for so many workers, fewest first."""
+        even = (n for n in range(workers, self.batch_size + 1, workers) if self.batch_size % n == 0)
+        return [n for n in even if self.reduction == "ddp" or n & (n - 1) == 0]
+
+    def most_micro_batches(self, workers: int = 1) -> int:
+        """`micro_batches`, or the most that `auto` may take."""
+        return self.micro_batch_choices(workers)[-1] if self.micro_batches == "auto" else self.micro_batches
 
     def has_spectra(self, step: int) -> bool:
         """Whether `spectra` rows are written once `step` optimizer steps are done."""

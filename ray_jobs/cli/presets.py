@@ -104,7 +104,7 @@ def facts(name: str, run: RunConfig, tokens: float, gpu: str, mfu: float, prices
         "optimizer": run.optimizer.name,
         "parameters": num_parameters(run.model),
         "parts": parameters(run.model),
-        "sequences": run.batch_size // run.micro_batches,
+        "sequences": run.batch_size // run.most_micro_batches(),
         "seq_len": run.data.seq_len,
         "precision": run.precision,
         "flops_per_token": flops_per_token(run),

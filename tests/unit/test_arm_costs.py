@@ -1,15 +1,21 @@
 """What each arm took: planned, spent and lost; and how fast its steps were."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from support.analysis_fixtures import FakeRun, known_runs, loss_curve, put_final, write_attempt, write_store
 
-from analysis.arm_costs import arm_costs, arm_speeds, cost_sentences
+from analysis.arm_costs import SHARES, arm_costs, arm_speeds, cost_sentences
 from analysis.costs import total
+from analysis.report.build import write_report
+from analysis.report.tables import speeds_table
 from analysis.store import Store, open_store
 from analysis.summary import members_of
+from analysis.verdicts import DASH
 from muon_core.store.folder import Folder
 from muon_core.store.ledger import Rate, new_entry, write_entry
 from muon_core.tables import TRAIN
@@ -108,9 +114,56 @@ def test_speeds_are_of_the_runs_that_are_done(tmp_path: Path) -> None:
     assert (adamw["arm"], adamw["runs"], adamw["step_time_s"], adamw["device"]) == ("adamw", 0, None, None)
 
 
+def throughput_store(folder: Path) -> Folder:
+    """Two done runs of muon on a GPU, whose train rows have MFU, and one of adamw as a release before had them."""
+    seconds = {"data_s": 1.0, "optimizer_s": 4.0, "tracking_s": 2.0, "evaluation_s": 0.5}  # of 20 s
+    runs = [
+        FakeRun("muon", 1, loss_curve(3.0), with_layers=False, facts=seconds | {"peak_memory_bytes": 3 * 10**9}),
+        FakeRun("muon", 2, loss_curve(3.0), with_layers=False, facts=seconds | {"optimizer_s": 6.0, "mfu": 0.9}),
+        FakeRun("adamw", 1, loss_curve(3.0), with_layers=False),
+    ]
+    storage = write_store(folder, runs)
+    for run, mfus in zip(runs, ((0.1, 0.4, 0.4), (0.1, 0.5, 0.5), (None,) * 3), strict=True):
+        rows = [
+            {"run_id": run.run_id, "attempt": 1, "seq": i, "step": i, "tokens": i, "tokens_per_s": 12340, "mfu": mfu}
+            for i, mfu in enumerate(mfus)
+        ]
+        put_final(storage, TRAIN, write_attempt(storage, run), len(rows), rows)
+    return storage
+
+
+def test_throughput_is_of_the_median_step_and_shares_are_of_the_wall_time(tmp_path: Path) -> None:
+    view = view_of(throughput_store(tmp_path))
+    muon, adamw = arm_speeds(view, members_of(view)).rows(named=True)
+    assert (muon["tokens_per_s"], muon["mfu"]) == pytest.approx((12340.0, 0.45))
+    assert [muon[f"{part}_share"] for part in SHARES] == pytest.approx([0.05, 0.25, 0.1, 0.025])
+    assert muon["peak_memory_bytes"] == 3 * 10**9  # the other run does not know
+    assert adamw["tokens_per_s"] == 12340.0
+    assert [adamw[name] for name in ("mfu", *(f"{part}_share" for part in SHARES))] == [None] * 5
+
+
+def test_the_page_its_csv_and_its_json_have_the_throughput_of_the_frame(tmp_path: Path) -> None:
+    view = view_of(throughput_store(tmp_path / "store"))
+    speeds = arm_speeds(view, members_of(view))
+    page = write_report(view, tmp_path / "report").page
+    (first, second) = speeds_table(speeds).rows
+    names = [name for name, _ in speeds_table(speeds).columns]
+    told = dict(zip(names, first, strict=True))
+    shown = [told[name] for name in ("tokens/s", "MFU", *SHARES, "peak memory, GB")]
+    assert shown == ["12,340", "45.0 %", "5.0 %", "25.0 %", "10.0 %", "2.5 %", "3.00"]
+    assert dict(zip(names, second, strict=True))["MFU"] == DASH
+    text = page.read_text(encoding="utf-8")
+    assert all(f">{cell}<" in text for cell in shown)
+    assert "Model FLOPs utilisation" in text
+    assert json.loads((page.parent / "report.json").read_text())["speeds"] == speeds.to_dicts()
+    written = pl.read_csv(page.parent / "data" / "speeds.csv", schema_overrides=speeds.schema)
+    assert_frame_equal(written, speeds)
+
+
 def test_speeds_that_were_not_measured_are_null(tmp_path: Path) -> None:
     view = view_of(
         write_store(tmp_path, [FakeRun("muon", 1, loss_curve(3.0), with_layers=False, facts={"device": None})])
     )
     (muon,) = arm_speeds(view, members_of(view)).rows(named=True)
-    assert [muon[name] for name in ("step_time_s", "tokens_per_s", "peak_memory_bytes", "device")] == [None] * 4
+    unknown = ("step_time_s", "tokens_per_s", "mfu", "data_share", "evaluation_share", "peak_memory_bytes", "device")
+    assert [muon[name] for name in unknown] == [None] * len(unknown)

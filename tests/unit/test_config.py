@@ -27,6 +27,7 @@ def test_default_runs_keep_the_ids_of_earlier_releases(optimizer: str, run_id: s
     "changes",
     [
         {"micro_batches": 2},
+        {"micro_batches": "auto"},
         {"compile": True},
         {"reduction": "tree"},
         {"distribute": "owner"},
@@ -75,6 +76,13 @@ def test_more_workers_than_layers_are_refused_under_shares() -> None:
     config.check_workers(4)
     with pytest.raises(ValueError, match="deals 4 layers to 5 workers, some of which would have none; use at most 4"):
         config.check_workers(5)
+
+
+def test_dropout_with_as_many_micro_batches_as_fit_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"dropout 0\.1 draws masks for each micro-batch, .*; set micro_batches to a number"
+    ):
+        RunConfig.model_validate({"model": {"dropout": 0.1}, "micro_batches": "auto"})
 
 
 def test_dropout_with_fewer_micro_batches_than_workers_is_refused() -> None:

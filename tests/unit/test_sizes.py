@@ -166,6 +166,15 @@ def test_a_run_that_fits_nowhere_is_told_so() -> None:
         check_fits(run, 2**30, "cuda:0")
 
 
+def test_what_goes_by_the_device_is_refused_where_the_smallest_micro_batches_do_not_fit() -> None:
+    auto = preset("88m", micro_batches="auto")
+    smallest = memory(preset("88m", micro_batches=8))
+    assert memory(auto) == smallest
+    check_fits(auto, smallest.peak, "this machine")
+    with pytest.raises(DoesNotFit, match=r"has 1\.0 GiB free; set activation_checkpointing: true \("):
+        check_fits(auto, 2**30, "this machine")
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 12, "micro_batches": 2, "reduction": "tree"}, {"batch_size": 6}])
 def test_what_would_help_is_valid(change: dict[str, Any]) -> None:
     with pytest.raises(DoesNotFit, match=f"micro_batches: {4 if change['batch_size'] == 12 else 6} "):
