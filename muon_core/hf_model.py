@@ -1,10 +1,10 @@
 """A decoder-only Hugging Face model in the place of our own: trained, tracked and stepped alike.
 
-Its modules are taken as they are, but for GPT-2's transposed linear layers, which become ordinary ones: a matrix is then
-`(outputs, inputs)` in every architecture, as optimizers and metrics have it. What each matrix of a block does is read
-from its name; fused ones have a projection of their own (`qkv`, `gate_up`), and one of a name that is not known here has
-that name. What could go wrong in silence is refused when the model is built: outputs that are not hidden states times
-output weights, a look ahead, experts, matrices that are no linear layer's.
+Its modules are taken as they are, but for GPT-2's transposed linear layers, which become ordinary ones: a matrix is
+then `(outputs, inputs)` in every architecture, as optimizers and metrics have it. What each matrix of a block does is
+read from its name; fused ones have a projection of their own (`qkv`, `gate_up`), and one of a name that is not known
+here has that name. What could go wrong in silence is refused when the model is built: outputs that are not hidden
+states times output weights, a look ahead, experts, matrices that are no linear layer's.
 """
 
 from __future__ import annotations
@@ -67,24 +67,34 @@ class HFModel(nn.Module):
         self.config = config
         self.inner: Any = _made(config, seed)
         _unfuse_conv1d(self.inner)
+        self._checkpoints = False
         self._check_dropout()
         self.matrices = _matrices(self, config)
         _check_outputs(self, config)
 
     def _check_dropout(self) -> None:
-        other = [name for name, part in self.named_modules() if isinstance(part, nn.Dropout) and part.p != self.config.dropout]
+        other = [
+            name
+            for name, part in self.named_modules()
+            if isinstance(part, nn.Dropout) and part.p != self.config.dropout
+        ]
         if other:
-            raise ValueError(f"model.hf {self.config.hf}: the dropout of {other[0]} cannot be set to {self.config.dropout}")
+            raise ValueError(
+                f"model.hf {self.config.hf}: the dropout of {other[0]} cannot be set to {self.config.dropout}"
+            )
 
     @property
     def checkpoints(self) -> bool:
         """Whether of each block's activations only the input is kept."""
-        return bool(self.inner.is_gradient_checkpointing)
+        return self._checkpoints
 
     @checkpoints.setter
     def checkpoints(self, wanted: bool) -> None:
+        self._checkpoints = wanted
         if wanted:
-            self.inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.inner.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.inner.activation_checkpointing_disable()
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, head: Head = mean_loss) -> Tensor:
         hidden = self.inner.base_model(input_ids=tokens, use_cache=False)[0]
@@ -101,7 +111,9 @@ def _made(config: ModelConfig, seed: int) -> nn.Module:
             warnings.simplefilter("ignore")
             from transformers import AutoConfig, AutoModelForCausalLM
     except ImportError:
-        raise ValueError(f"model.hf {config.hf} needs transformers; install it with pip install 'muon-jobs[hf]'") from None
+        raise ValueError(
+            f"model.hf {config.hf} needs transformers; install it with pip install 'muon-jobs[hf]'"
+        ) from None
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(config.hf_config, encoding="utf-8")
         try:
@@ -109,8 +121,8 @@ def _made(config: ModelConfig, seed: int) -> nn.Module:
         except (ValueError, KeyError, TypeError) as error:
             raise _not_built(config, error) from None
     for name, value in theirs.to_dict().items():
-        if re.search(r"dropout|pdrop", name) and isinstance(value, int | float):
-            setattr(theirs, name, config.dropout)
+        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(theirs, name, config.dropout if re.search("dropout|pdrop", name) else 0.0)  # of whole layers: none
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "init", "hf") % 2**63)
         try:
@@ -129,7 +141,12 @@ def _pretrained(config: ModelConfig, theirs: Any) -> nn.Module:
     if weights_sha256(folder) != config.weights_sha256:
         raise ValueError("its weights are no longer those that were planned; plan the run again")
     model, told = AutoModelForCausalLM.from_pretrained(
-        folder, config=theirs, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        folder,
+        config=theirs,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
     )
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"its weights lack {missing[0]}; set model.weights: random, or give those of this model")
@@ -157,7 +174,9 @@ def _matrices(model: HFModel, config: ModelConfig) -> list[HiddenMatrix]:
     """The weights of linear layers inside the blocks. Raises ValueError if a block has others of two dimensions."""
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers]
     if not lists:
-        raise ValueError(f"model.hf {config.hf}: found no list of {config.num_layers} blocks in it; it is no such decoder")
+        raise ValueError(
+            f"model.hf {config.hf}: found no list of {config.num_layers} blocks in it; it is no such decoder"
+        )
     path, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
     matrices: list[HiddenMatrix] = []
     for layer, block in enumerate(blocks):
@@ -174,7 +193,8 @@ def _matrices(model: HFModel, config: ModelConfig) -> list[HiddenMatrix]:
             kind = projection(name.removesuffix(".weight"))
             if kind in own:
                 raise ValueError(
-                    f"model.hf {config.hf}: {name} and {own[kind].name} are both {kind}; only plain decoders are trained here"
+                    f"model.hf {config.hf}: {name} and {own[kind].name} are both {kind}; "
+                    "only plain decoders are trained here"
                 )
             own[kind] = HiddenMatrix(layer, kind, f"{path}.{layer}.{name}", parameter)
         matrices += [own[kind] for kind in sorted(own, key=projection_order)]

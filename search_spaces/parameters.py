@@ -173,10 +173,16 @@ def locate_model(run: RunConfig, folder: Path) -> RunConfig:
 
 def check_corpus(run: RunConfig) -> None:
     """Raises ValueError if `run` reads a prepared data set that does not suit it: `prepared.check_run`."""
-    if run.data.corpus != "stdlib":
-        from muon_core.data.prepared import check_run
+    if run.data.corpus == "stdlib" and run.model.weights == "random":
+        return
+    from muon_core.data.prepared import check_run, is_prepared
 
-        check_run(run)
+    if run.model.weights == "pretrained" and not is_prepared(run.data.corpus):
+        raise ValueError(
+            f"model.weights pretrained: {run.model.hf} reads tokens of its own tokenizer, and {run.data.corpus} is "
+            f"text, which a new one would cut; prepare it first: muon data prepare TEXT OUT --tokenizer {run.model.hf}"
+        )
+    check_run(run)
 
 
 def is_absent(corpus: str) -> bool:

@@ -50,7 +50,9 @@ def shape(text: str) -> dict[str, int]:
     for field, value in found.items():
         if not isinstance(value, int):
             said = " or ".join(_CALLED[field])
-            raise ValueError(f"the {fields.get('model_type')} config.json has no number {said}; write it in a local copy")
+            raise ValueError(
+                f"the {fields.get('model_type')} config.json has no number {said}; write it in a local copy"
+            )
     return found
 
 

@@ -289,6 +289,8 @@ class RunConfig(Config):
             return self
         if self.parallel == "fsdp":
             raise ValueError("parallel fsdp knows the parts of our own model only; set parallel: ddp with model.hf")
+        if (blocks := getattr(self.optimizer, "attention_blocks", "whole")) != "whole":
+            raise ValueError(f"attention_blocks {blocks} knows our own model only; set it to whole with model.hf")
         longest = hf.max_positions(self.model.hf_config) if self.model.hf_config else None
         if longest is not None and self.data.seq_len > longest:
             raise ValueError(f"data.seq_len {self.data.seq_len}: {self.model.hf} has {longest} positions; lower it")

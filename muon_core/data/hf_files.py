@@ -1,4 +1,4 @@
-"""The files of a Hugging Face model, in a folder or on the Hub: its configuration, and its weights. Imports no torch."""
+"""The files of a Hugging Face model, in a folder or on the Hub: its configuration and weights. Imports no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def describe(model: ModelConfig, folder: Path) -> dict[str, Any]:
 def _local(path: str) -> Path:
     found = Path(path) / "config.json"
     if not found.is_file():
-        raise ValueError(f"model.hf {path}: no config.json there; give a folder that save_pretrained wrote, or OWNER/NAME")
+        raise ValueError(
+            f"model.hf {path}: no config.json there; give a folder that save_pretrained wrote, or OWNER/NAME"
+        )
     return found
 
 
@@ -57,7 +59,9 @@ def weights_sha256(folder: Path) -> str:
     """Of the names and bytes of a folder's weights. Raises: ValueError in one line if it has none."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"model.hf {folder}: no *.safetensors there; set model.weights: random, or save the weights so")
+        raise ValueError(
+            f"model.hf {folder}: no *.safetensors there; set model.weights: random, or save the weights so"
+        )
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
