@@ -107,40 +107,45 @@ def _made(config: ModelConfig, seed: int) -> nn.Module:
     if config.hf_config is None:
         raise ValueError(f"model.hf {config.hf}: its config.json is not filled in; plan the run, as muon pretrain does")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from transformers import AutoConfig, AutoModelForCausalLM
+        with _quiet():
+            from transformers import AutoModelForCausalLM
     except ImportError:
-        raise ValueError(
-            f"model.hf {config.hf} needs transformers; install it with pip install 'muon-jobs[hf]'"
-        ) from None
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(config.hf_config, encoding="utf-8")
-        try:
-            theirs = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        except (ValueError, KeyError, TypeError) as error:
-            raise _not_built(config, error) from None
-    for name, value in theirs.to_dict().items():
-        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
-            setattr(theirs, name, config.dropout if re.search("dropout|pdrop", name) else 0.0)  # of whole layers: none
+        remedy = "install it with pip install 'muon-jobs[hf]'"
+        raise ValueError(f"model.hf {config.hf} needs transformers; {remedy}") from None
+    factory: Any = AutoModelForCausalLM
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_key(seed, "init", "hf") % 2**63)
         try:
+            theirs = _configuration(config.hf_config, config.dropout)
             if config.weights == "pretrained":
-                return _pretrained(config, theirs)
-            return AutoModelForCausalLM.from_config(theirs, dtype=torch.float32, trust_remote_code=False).train()
-        except (ValueError, OSError, ImportError) as error:
-            raise _not_built(config, error) from None
+                return _pretrained(config, factory, theirs)
+            built: nn.Module = factory.from_config(theirs, dtype=torch.float32, trust_remote_code=False)
+            return built.train()
+        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"model.hf {config.hf} cannot be built: {said[:200]}") from None
 
 
-def _pretrained(config: ModelConfig, theirs: Any) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+def _configuration(text: str, dropout: float) -> Any:
+    """What transformers reads of a config.json with the content `text`; all its dropouts are `dropout`."""
+    from transformers import AutoConfig
 
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(text, encoding="utf-8")
+        found = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    for name, value in found.to_dict().items():
+        if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(found, name, dropout if re.search("dropout|pdrop", name) else 0.0)  # of whole layers: none
+    return found
+
+
+def _pretrained(config: ModelConfig, factory: Any, theirs: Any) -> nn.Module:
     assert config.hf is not None
     folder = weights_folder(config.hf, config.revision)
     if weights_sha256(folder) != config.weights_sha256:
         raise ValueError("its weights are no longer those that were planned; plan the run again")
-    model, told = AutoModelForCausalLM.from_pretrained(
+    model: nn.Module
+    model, told = factory.from_pretrained(
         folder,
         config=theirs,
         dtype=torch.float32,
@@ -151,11 +156,6 @@ def _pretrained(config: ModelConfig, theirs: Any) -> nn.Module:
     if missing := sorted(told["missing_keys"]):
         raise ValueError(f"its weights lack {missing[0]}; set model.weights: random, or give those of this model")
     return model.train()
-
-
-def _not_built(config: ModelConfig, error: Exception) -> ValueError:
-    said = " ".join(str(error).split())
-    return ValueError(f"model.hf {config.hf} cannot be built: {said[:200]}")
 
 
 def _unfuse_conv1d(model: nn.Module) -> None:

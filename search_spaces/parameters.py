@@ -180,7 +180,7 @@ def check_corpus(run: RunConfig) -> None:
     if run.model.weights == "pretrained" and not is_prepared(run.data.corpus):
         raise ValueError(
             f"model.weights pretrained: {run.model.hf} reads tokens of its own tokenizer, and {run.data.corpus} is "
-            f"text, which a new one would cut; prepare it first: muon data prepare TEXT OUT --tokenizer {run.model.hf}"
+            f"text, which a new one would cut; prepare it first: muon data prepare TEXT --tokenizer NAME -o SET"
         )
     check_run(run)
 

@@ -15,7 +15,7 @@ from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
 from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, suggest
-from search_spaces.given import Given, collect, place
+from search_spaces.given import Given, collect, named_model, place
 from search_spaces.parameters import FieldPath, build, check_corpus, invalid, locate_corpus, locate_model, resolve
 from search_spaces.references import GIVEN, fixed_fields, short
 from search_spaces.strict_yaml import KeyPath
@@ -116,7 +116,7 @@ def _given(
     """Every value by the field it stands for; a named one goes over the file's."""
     written = [Given(".".join(map(str, at)), value, at) for at, value in fields.items()]
     flagged = [Given(name, value, _FLAG) for name, value in named.items()]
-    return collect(written, lambda given: resolve(given.name, optimizer), errors.add) | collect(
+    return collect(written, lambda given: named_model(given) or resolve(given.name, optimizer), errors.add) | collect(
         flagged, lambda given: _flag_field(given, optimizer), errors.add
     )
 
@@ -124,7 +124,7 @@ def _given(
 def _flag_field(given: Given, optimizer: str) -> FieldPath:
     if given.name in _OPTIMIZER:
         raise ValueError("--set does not choose the optimizer; use --optimizer NAME")
-    return resolve(given.name, optimizer)
+    return named_model(given) or resolve(given.name, optimizer)
 
 
 def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors: _Errors) -> RunConfig:

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from support.ranks import run_ranks
 from support.saved_runs import train_until
 
 from analysis import volatility
@@ -21,8 +22,10 @@ from muon_core.tables import projection_order
 from muon_core.throughput import COLUMNS
 from muon_core.train import train
 from ray_jobs.cli.main import main
+from search_spaces.expand import expand
 from search_spaces.parameters import locate_model
 from search_spaces.run_file import resolve_run
+from search_spaces.spec import load_spec
 
 transformers: Any = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[hf]'")
 pytestmark = pytest.mark.slow
@@ -128,6 +131,30 @@ def test_a_run_that_died_goes_on_to_the_same_bits(
     assert rows(tmp_path / "plain", "train").equals(rows(tmp_path / "whole", "train"))
 
 
+def on_two(rank: int, config: str, store: str) -> None:
+    """One of two ranks that train `config`."""
+    train(RunConfig.model_validate_json(config), Folder(store))
+
+
+def test_two_workers_have_the_bits_of_one(tmp_path: Path, small: dict[str, Any], models: dict[str, Path]) -> None:
+    config = planned(small, models["gpt2"], reduction="tree", micro_batches=2)
+    train(config, Folder(tmp_path / "one"))
+    run_ranks(2, tmp_path / "rendezvous", on_two, config.model_dump_json(), str(tmp_path / "two"))
+    for table in ("train", "val", "layers"):
+        assert rows(tmp_path / "one", table).equals(rows(tmp_path / "two", table)), table
+
+
+def test_a_sweep_names_a_model_as_seen_from_its_file(tmp_path: Path, models: dict[str, Path]) -> None:
+    shutil.copytree(models["llama"], tmp_path / "llama")
+    (tmp_path / "sweep.yaml").write_text(
+        "version: 1\nname: which\nquestion: which\nseeds: [1]\nconstants: {model: 'hf:./llama', data.seq_len: 32}\n"
+        "blocks: [{name: muon, role: baseline, optimizer: muon}]\n"
+    )
+    runs = expand(load_spec(tmp_path / "sweep.yaml"))
+    assert {run.config.model.hf for run in runs} == {str(tmp_path / "llama")}
+    assert {run.config.model.num_layers for run in runs} == {2}
+
+
 def test_pretrained_weights_compute_what_transformers_computes(small: dict[str, Any], models: dict[str, Path]) -> None:
     config = planned(small, models["gpt2"], model={"weights": "pretrained"})
     ours, theirs = HFModel(config.model, 0), transformers.AutoModelForCausalLM.from_pretrained(models["gpt2"])
@@ -167,7 +194,7 @@ def test_the_content_is_the_identity(tmp_path: Path, small: dict[str, Any], mode
 def test_a_planned_run_is_a_file_that_gives_the_same_run(
     tmp_path: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--set", f"model.hf={models['llama']}", "--set", "data.seq_len=32"]
+    given = ["--set", f"model=hf:{models['llama']}", "--set", "data.seq_len=32"]
     assert muon("pretrain", *given, "--dry-run") == 0
     said = capsys.readouterr()
     (tmp_path / "run.yaml").write_text(said.out)
