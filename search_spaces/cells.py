@@ -86,7 +86,11 @@ def block_cells(spec: SweepSpec, index: int, problems: Problems) -> list[Cell]:
     """What each cell of a block sets: its axes over set over constants."""
     block, at = spec.blocks[index], ("blocks", index)
     known = parameters(block.optimizer)
-    constants = {name: value for name, value in spec.constants.items() if name in known and name != "seed"}
+    constants = {
+        name: value
+        for name, value in spec.constants.items()
+        if (name in known and name != "seed") or named_model(Given(name, value, ()))
+    }
     shared = _collect(constants, ("constants",), problems, block.optimizer)
     shared |= _collect(block.set, (*at, "set"), problems, block.optimizer)
     grid = _collect(block.grid, (*at, "grid"), problems, block.optimizer)
