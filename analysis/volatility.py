@@ -19,7 +19,7 @@ import polars as pl
 from analysis import queries
 from analysis.queries import COUNTED
 from analysis.store import Store
-from muon_core.tables import PROJECTIONS
+from muon_core.tables import KNOWN_PROJECTIONS, projection_order
 
 METRICS = ("update_alignment", "right_alignment", "momentum_left_alignment", "effective_rank")
 """What a report looks at."""
@@ -73,20 +73,29 @@ def volatilities(view: Store, members: pl.DataFrame, metrics: Sequence[str]) -> 
         tables.setdefault(queries.layer_table(metric), []).append(metric)
     found: dict[str, Volatility] = {}
     for name, own in tables.items():
-        cells = _cells(_rows(view.table(name), counted, own), counted, own)
+        names: tuple[str, ...] = KNOWN_PROJECTIONS
+        rows = _rows(view.table(name), counted, own, names)
+        if rows["projection"].null_count():  # layers of a Hugging Face model that go by their own names
+            found_names = view.table(name).select(pl.col("projection").unique()).collect()["projection"].drop_nulls()
+            names = tuple(sorted({*names, *found_names}, key=projection_order))
+            rows = _rows(view.table(name), counted, own, names)
+        cells = _cells(rows, counted, own, names)
         found |= {metric: _of_metric(cells, metric) for metric in own}
     return [found[metric] for metric in metrics]
 
 
-def _rows(table: pl.LazyFrame, members: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
-    """A row a run and cell: numbers of arm and projection, `layer`, `step`, and four columns for each of `metrics`.
+def _rows(
+    table: pl.LazyFrame, members: pl.DataFrame, metrics: Sequence[str], projections: Sequence[str]
+) -> pl.DataFrame:
+    """A row a run and cell: numbers of arm and of projection among `projections`, null for one that is not, `layer`,
+    `step`, and four columns for each of `metrics`.
 
     These are the value, null where it does not count, and whether it is `ill_posed`, `not_finite` or `untold`.
     """
     flags = [ILL_POSED[metric] for metric in metrics if metric in ILL_POSED]
     cells = queries.layer_cells(table, members, list(dict.fromkeys([*metrics, *flags])))
     rows = cells.with_columns(
-        pl.col("projection").cast(pl.Enum(PROJECTIONS)).to_physical().cast(pl.UInt64),
+        pl.col("projection").cast(pl.Enum(projections), strict=False).to_physical().cast(pl.UInt64),
         run=pl.col("run_id").cast(pl.Enum(members["run_id"])).to_physical(),
     )
     columns = [column for metric in metrics for column in _told(metric)]
@@ -107,24 +116,26 @@ def _told(metric: str) -> list[pl.Expr]:
     ]
 
 
-def _cells(rows: pl.DataFrame, members: pl.DataFrame, metrics: Sequence[str]) -> pl.DataFrame:
+def _cells(
+    rows: pl.DataFrame, members: pl.DataFrame, metrics: Sequence[str], projections: Sequence[str]
+) -> pl.DataFrame:
     """One row an arm and cell, sorted by the sweep's order of arms; for each metric what `Volatility.cells` has of it.
 
     Cells are told apart by one number, which is several times as fast as by four columns.
     """
     num_layers, num_steps = (int(rows[name].max() or 0) + 1 for name in ("layer", "step"))  # type: ignore[arg-type]
-    place = (pl.col("arm") * len(PROJECTIONS) + pl.col("projection")) * num_layers + pl.col("layer").cast(pl.UInt64)
+    place = (pl.col("arm") * len(projections) + pl.col("projection")) * num_layers + pl.col("layer").cast(pl.UInt64)
     marked = rows.with_columns(cell=place * num_steps + pl.col("step").cast(pl.UInt64))
     cells = marked.group_by("cell").agg(*(expr for metric in metrics for expr in _summed(metric))).sort("cell")
     matrix, cell = pl.col("cell") // num_steps, pl.col("cell")
-    number, projection = matrix // num_layers // len(PROJECTIONS), matrix // num_layers % len(PROJECTIONS)
+    number, projection = matrix // num_layers // len(projections), matrix // num_layers % len(projections)
     arms = members.select("arm", "optimizer").unique("arm", keep="first", maintain_order=True)
     numbers = cells.select(number=number)["number"]
     kinds = cells.select(kind=projection)["kind"]
     return cells.select(
         pl.Series("arm", arms["arm"], dtype=pl.Enum(arms["arm"])).gather(numbers),
         arms["optimizer"].cast(pl.Categorical).gather(numbers),
-        pl.Series("projection", PROJECTIONS, dtype=pl.Enum(PROJECTIONS)).gather(kinds),
+        pl.Series("projection", projections, dtype=pl.Enum(projections)).gather(kinds),
         (matrix % num_layers).cast(pl.Int32).alias("layer"),
         (cell % num_steps).cast(pl.Int64).alias("step"),
         pl.exclude("cell"),

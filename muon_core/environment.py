@@ -19,8 +19,12 @@ def device_name(device: torch.device) -> str:
     return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def fingerprint() -> dict[str, Any]:
-    """Versions and settings that may change bits; two runs with different fingerprints are compared with care."""
+def fingerprint(*packages: str) -> dict[str, Any]:
+    """Versions and settings that may change bits; two runs with different fingerprints are compared with care.
+
+    Args:
+        packages: that take part in this run, beside those that do in every one.
+    """
     cuda: dict[str, Any] = {}
     if torch.cuda.is_available():
         cuda = {
@@ -35,7 +39,7 @@ def fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": str(torch.__version__),  # of a type of its own, which a safe load refuses
-        **{name: version(name) for name in ("numpy", "tokenizers")},
+        **{name: version(name) for name in ("numpy", "tokenizers", *packages)},
         "cuda": torch.version.cuda,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "float32_matmul": torch.get_float32_matmul_precision(),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from muon_core import distributed
 from muon_core.config.run import RunConfig
+from muon_core.hf_model import HFModel
 from muon_core.layout import Layout
 from muon_core.model import HiddenMatrix, Transformer
 from muon_core.optim.optimizers import Optimizers
@@ -151,9 +152,10 @@ class Shares(Layout):
         return [shares[matrix.name] for matrix in self.all_matrices]
 
 
-def make_layout(model: Transformer, config: RunConfig, device: torch.device) -> Layout:
+def make_layout(model: Transformer | HFModel, config: RunConfig, device: torch.device) -> Layout:
     """The layout of a run; the model is on `device` afterwards. One worker holds everything in either mode."""
     if config.parallel == "fsdp" and distributed.world_size() > 1:
+        assert isinstance(model, Transformer)  # as the config says
         return Shares(model, device, config.precision)
     return Layout(model.to(device))
 

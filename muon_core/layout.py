@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from muon_core import seeds
+from muon_core.hf_model import HFModel
 from muon_core.model import HiddenMatrix, Transformer, hidden_matrices
 from muon_core.optim.optimizers import Optimizers
 
@@ -27,11 +28,11 @@ class Layout:
     """Whether ranks hold different things, and each optimizes and measures its own hidden matrices: forward passes and
     what is whole are then collectives."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer | HFModel) -> None:
         self.model = model
         self.init_hash = seeds.hash_parameters(model)
         """Of the weights the layout was made with, those of step 0."""
-        self.all_matrices = hidden_matrices(model)
+        self.all_matrices = model.matrices if isinstance(model, HFModel) else hidden_matrices(model)
         self.matrices: list[HiddenMatrix] = self.all_matrices
         """Those this rank optimizes and measures."""
 

@@ -8,6 +8,7 @@ checkpoint, and why world sizes can be compared.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +22,12 @@ from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
 from muon_core.fsdp import make_layout
 from muon_core.gradients import replicate
+from muon_core.hf_model import HFModel
 from muon_core.layout import Layout
 from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.optimizers import Optimizers
+from muon_core.optim.param_groups import PATTERNS, Group
 from muon_core.optim.sharding import Distribution
 from muon_core.peaks import Peaks
 from muon_core.stopwatch import Stopwatch
@@ -35,7 +38,7 @@ from muon_core.store.parquet import Row
 class TrainState:
     """Everything that changes while a run trains, and what it trains on."""
 
-    model: Transformer
+    model: Transformer | HFModel
     replica: nn.Module
     """`model`, or the DDP wrapper around it."""
     layout: Layout
@@ -59,8 +62,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         "their tokens (data_hash)", data.data_hash, f"corpus {config.data.corpus!r} is not the same text on both nodes"
     )
     distributed.check_alike("their torch", torch.__version__, "install the same release on both nodes")
-    model = Transformer(config.model)
-    init_weights(model, config.stream_seed("init"))
+    model = _initial(config)
     model.checkpoints = config.activation_checkpointing
     layout = make_layout(model, config, device)
     if config.compile:
@@ -73,15 +75,32 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         config.optimizer,
         noise_seed=config.stream_seed("noise"),
         head_size=config.model.d_model // config.model.num_heads,
+        patterns=_patterns(model),
         distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
         shared=layout.shared,
         stopwatch=stopwatch,
     )
+    versions = environment.fingerprint(*(("transformers",) if isinstance(model, HFModel) else ()))
     micro_batches = config.most_micro_batches(distributed.world_size())
     return TrainState(
-        model, replica, layout, optimizers, data, Peaks(layout), device, environment.fingerprint(), stopwatch,
-        micro_batches,
-    )  # fmt: skip
+        model, replica, layout, optimizers, data, Peaks(layout), device, versions, stopwatch, micro_batches
+    )
+
+
+def _initial(config: RunConfig) -> Transformer | HFModel:
+    """The run's model with its weights of step 0, on the CPU."""
+    if config.model.hf is not None:
+        return HFModel(config.model, config.stream_seed("init"))
+    model = Transformer(config.model)
+    init_weights(model, config.stream_seed("init"))
+    return model
+
+
+def _patterns(model: Transformer | HFModel) -> Sequence[tuple[str, Group]]:
+    """Which parameters are hidden matrices: of a Hugging Face model those by name, and no others."""
+    if isinstance(model, Transformer):
+        return PATTERNS
+    return [*((matrix.name, "hidden") for matrix in model.matrices), ("*", "vectors")]
 
 
 def settle_buckets(config: RunConfig, state: TrainState) -> None:

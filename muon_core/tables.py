@@ -252,6 +252,14 @@ _ROWS = {
     "attempts": "One row per attempt at a run: who trained it, for how long, and what that cost.",
 }
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
+"""Of our own model. Hugging Face models have others: `qkv` and `gate_up` are fused, `gate`, or a layer's own name."""
+KNOWN_PROJECTIONS = (*PROJECTIONS, "qkv", "gate", "gate_up")
+
+
+def projection_order(name: str) -> tuple[int, str]:
+    """A key that sorts projections: ours, those of Hugging Face models that are known, others by name."""
+    return (KNOWN_PROJECTIONS.index(name) if name in KNOWN_PROJECTIONS else len(KNOWN_PROJECTIONS), name)
+
 
 _INTRODUCTION = """\
 # Tables

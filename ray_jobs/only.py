@@ -67,9 +67,9 @@ def _parameters(run: PlannedRun) -> dict[str, Any]:
     optimizer = run.config.optimizer
     named = optimizer.reference if isinstance(optimizer, ReferenceConfig) else optimizer.name
     for name, path in parameters(named).items():
-        value = values
+        value: Any = values
         for part in path:
-            value = value[part]
+            value = value.get(part)  # fields of Hugging Face models are there only where there is one
         found[name] = value
     return found
 

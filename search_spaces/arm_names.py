@@ -29,4 +29,6 @@ def _fields(config: RunConfig) -> dict[str, Any]:
     left_out = {*RunConfig.EXECUTION, "seed", "seeds"}
     fields = dict(flat_fields(config.model_dump(mode="json", exclude=left_out)))
     fields.pop("data.corpus_sha256")  # the path stands for the corpus: its hash says as much and nobody can read it
+    for name in ("model.hf_config", "model.weights_sha256"):
+        fields.pop(name, None)
     return {name.removeprefix("optimizer."): value for name, value in fields.items()}

@@ -11,7 +11,7 @@ from muon_core.by_reference import BadReference
 from search_spaces.blocks import Block
 from search_spaces.errors import Problems
 from search_spaces.explain import as_yaml
-from search_spaces.given import Given, collect
+from search_spaces.given import Given, collect, named_model
 from search_spaces.parameters import GROUPS, FieldPath, parameters, resolve
 from search_spaces.references import optimizer_config
 from search_spaces.sampling import Row, draw
@@ -34,7 +34,7 @@ def _find(given: Given, *optimizers: str) -> FieldPath:
     if given.name in GROUPS and isinstance(given.value, dict) and given.value:
         dotted = ", ".join(f"{given.name}.{name}: {as_yaml(value)}" for name, value in given.value.items())
         raise ValueError(f"'{given.name}' is a group of parameters; write each with a dot: {dotted}")
-    return resolve(given.name, *optimizers)
+    return named_model(given) or resolve(given.name, *optimizers)
 
 
 def _collect(values: Mapping[str, Any], at: KeyPath, problems: Problems, *optimizers: str) -> Cell:
@@ -86,7 +86,11 @@ def block_cells(spec: SweepSpec, index: int, problems: Problems) -> list[Cell]:
     """What each cell of a block sets: its axes over set over constants."""
     block, at = spec.blocks[index], ("blocks", index)
     known = parameters(block.optimizer)
-    constants = {name: value for name, value in spec.constants.items() if name in known and name != "seed"}
+    constants = {
+        name: value
+        for name, value in spec.constants.items()
+        if (name in known and name != "seed") or named_model(Given(name, value, ()))
+    }
     shared = _collect(constants, ("constants",), problems, block.optimizer)
     shared |= _collect(block.set, (*at, "set"), problems, block.optimizer)
     grid = _collect(block.grid, (*at, "grid"), problems, block.optimizer)

@@ -17,7 +17,7 @@ from search_spaces.early_stopping import check_early_stopping
 from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
 from search_spaces.given import place
-from search_spaces.parameters import build, check_corpus, corpus_path, invalid, is_absent, locate_corpus
+from search_spaces.parameters import build, check_corpus, corpus_path, invalid, is_absent, locate_corpus, locate_model
 from search_spaces.searching import check_search
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
@@ -105,6 +105,13 @@ def _configs(
                 if where[2:3] == ("sample",):
                     refused.add(where)  # its other draws would be told one by one
             continue
+        if config.model.hf is not None:
+            named = place(cell, ("model", "hf"), "", at)
+            try:
+                config = locate_model(config, spec.source.folder_of(named))
+            except ValueError as error:
+                problems.add(named, str(error))
+                continue
         if config.seeds.init is not None and len(spec.seeds) > 1:
             problems.add(
                 place(cell, ("seeds", "init"), "", at),

@@ -36,6 +36,12 @@ def collect(
     return found
 
 
+def named_model(given: Given) -> FieldPath | None:
+    """The field of `model: hf:NAME`, which is short for `model.hf: NAME`; None for anything else."""
+    is_short = given.name == "model" and isinstance(given.value, str) and given.value.startswith("hf:")
+    return ("model", "hf") if is_short else None
+
+
 def place(given: Mapping[FieldPath, Given], path: FieldPath, text: str, default: KeyPath) -> KeyPath:
     """Where the value at `path` is given; of a rule that joins fields, the last of them that `text` names."""
     if path in given:

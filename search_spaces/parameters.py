@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
-from muon_core.config.run import TAGS, DataConfig, RunConfig
+from muon_core.config.run import TAGS, DataConfig, ModelConfig, RunConfig
 from search_spaces.errors import SpecError
 from search_spaces.explain import explain, suggest
 from search_spaces.references import fixed_fields, own_parameters, run_config, short
@@ -63,7 +63,8 @@ def _names(own: tuple[str, ...]) -> dict[str, FieldPath]:
     for group, model in GROUPS.items():
         names |= {f"{group}.{name}": (group, name) for name in model.model_fields}
     names |= {f"optimizer.{name}": ("optimizer", name) for name in own}
-    del names["data.corpus_sha256"]  # follows from the corpus
+    for follows in ("data.corpus_sha256", "model.hf_config", "model.weights_sha256"):  # from corpus and model
+        del names[follows]
     return names
 
 
@@ -152,12 +153,36 @@ def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
     return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))
 
 
+def locate_model(run: RunConfig, folder: Path) -> RunConfig:
+    """`run` with shape and content of its Hugging Face model, a local one seen from `folder`; one of ours as it is.
+
+    Raises ValueError, in one line, if there is no such model, or it does not suit the rest of the run.
+    """
+    model = run.model
+    if model.hf is None:
+        return run
+    from muon_core.data.hf_files import describe
+
+    given = {name: value for name, value in model if value != ModelConfig.model_fields[name].default}
+    found = describe(model, folder)
+    try:
+        return run.replace(model=found | given | {"hf": found["hf"]})
+    except ValidationError as error:
+        raise ValueError("; ".join(text for _, text in invalid(error))) from None
+
+
 def check_corpus(run: RunConfig) -> None:
     """Raises ValueError if `run` reads a prepared data set that does not suit it: `prepared.check_run`."""
-    if run.data.corpus != "stdlib":
-        from muon_core.data.prepared import check_run
+    if run.data.corpus == "stdlib" and run.model.weights == "random":
+        return
+    from muon_core.data.prepared import check_run, is_prepared
 
-        check_run(run)
+    if run.model.weights == "pretrained" and not is_prepared(run.data.corpus):
+        raise ValueError(
+            f"model.weights pretrained: {run.model.hf} reads tokens of its own tokenizer, and {run.data.corpus} is "
+            f"text, which a new one would cut; prepare it first: muon data prepare TEXT --tokenizer NAME -o SET"
+        )
+    check_run(run)
 
 
 def is_absent(corpus: str) -> bool:

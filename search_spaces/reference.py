@@ -99,6 +99,8 @@ def describe() -> str:
     ])  # fmt: skip
 
 
+FOLLOWING = ("corpus_sha256", "hf_config", "weights_sha256")
+"""Fields that are filled in when a run is planned."""
 _PARTS: dict[str, type[Config]] = {
     "sample": Sample,
     "metrics": Metrics,
@@ -117,7 +119,7 @@ def _section(title: str, model: type[Config]) -> list[str]:
 
 
 def _group(name: str, model: type[Config]) -> list[str]:
-    dotted = (field.named(f"{name}.{key}") for key, field in fields(model).items() if key != "corpus_sha256")
+    dotted = (field.named(f"{name}.{key}") for key, field in fields(model).items() if key not in FOLLOWING)
     return [f"## `{name}`\n", f"{_about(model)}\n", _table(dotted)]
 
 
@@ -200,6 +202,8 @@ def _one_run() -> Iterator[Field]:
     yield replace(fields(Block)["optimizer"], required=False, default="muon")
     yield fields(RunConfig)["seed"]
     yield fields(GROUPS["data"])["corpus_sha256"].named("data.corpus_sha256")
+    for name in ("hf_config", "weights_sha256"):
+        yield fields(GROUPS["model"])[name].named(f"model.{name}")
     for name in ("reference", "source_sha256", "distribution"):
         yield replace(fields(ReferenceConfig)[name], required=False).named(f"optimizer.{name}")
 

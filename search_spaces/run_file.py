@@ -15,8 +15,8 @@ from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
 from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, suggest
-from search_spaces.given import Given, collect, place
-from search_spaces.parameters import FieldPath, build, check_corpus, invalid, locate_corpus, resolve
+from search_spaces.given import Given, collect, named_model, place
+from search_spaces.parameters import FieldPath, build, check_corpus, invalid, locate_corpus, locate_model, resolve
 from search_spaces.references import GIVEN, fixed_fields, short
 from search_spaces.strict_yaml import KeyPath
 from search_spaces.yaml_file import read_file
@@ -53,9 +53,10 @@ def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) ->
     preset = _choice(("preset",), fields.pop(("preset",), "tiny"), PRESETS, errors)
     name = _optimizer(fields, optimizer, source, errors)
     sha256 = fields.pop(("data", "corpus_sha256"), None)
+    planned = {name: fields.pop(("model", name), None) for name in ("hf_config", "weights_sha256")}
     given = _given(fields, named, name, errors)
     errors.check()
-    run = _build(preset, name, given, errors)
+    run = _with_model(_build(preset, name, given, errors), given.get(("model", "hf")), planned, source, errors)
     return _with_corpus(run, given.get(("data", "corpus")), sha256, source, errors)
 
 
@@ -115,7 +116,7 @@ def _given(
     """Every value by the field it stands for; a named one goes over the file's."""
     written = [Given(".".join(map(str, at)), value, at) for at, value in fields.items()]
     flagged = [Given(name, value, _FLAG) for name, value in named.items()]
-    return collect(written, lambda given: resolve(given.name, optimizer), errors.add) | collect(
+    return collect(written, lambda given: named_model(given) or resolve(given.name, optimizer), errors.add) | collect(
         flagged, lambda given: _flag_field(given, optimizer), errors.add
     )
 
@@ -123,7 +124,7 @@ def _given(
 def _flag_field(given: Given, optimizer: str) -> FieldPath:
     if given.name in _OPTIMIZER:
         raise ValueError("--set does not choose the optimizer; use --optimizer NAME")
-    return resolve(given.name, optimizer)
+    return named_model(given) or resolve(given.name, optimizer)
 
 
 def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors: _Errors) -> RunConfig:
@@ -134,6 +135,25 @@ def _build(preset: str, optimizer: str, given: Mapping[FieldPath, Given], errors
             errors.add(place(given, path, text, _FLAG), text)
         errors.check()
         raise
+
+
+def _with_model(
+    run: RunConfig, named: Given | None, planned: Mapping[str, Any], source: Source, errors: _Errors
+) -> RunConfig:
+    """`run` with its Hugging Face model found: seen from the file that names it, else from here."""
+    if named is None:
+        return run
+    flagged = named.at == _FLAG
+    try:
+        run = locate_model(run, Path.cwd() if flagged else source.folder)
+    except ValueError as error:
+        errors.add(named.at, str(error))
+    errors.check()
+    for name, value in planned.items():
+        if value is not None and not flagged and getattr(run.model, name) != value:
+            errors.add(("model", name), f"{run.model.hf} has changed since; remove this line to train it as it is")
+    errors.check()
+    return run
 
 
 def _with_corpus(run: RunConfig, corpus: Given | None, sha256: Any, source: Source, errors: _Errors) -> RunConfig:

@@ -19,7 +19,7 @@ import polars as pl
 
 from analysis import queries
 from analysis.store import Store
-from muon_core.tables import PROJECTIONS
+from muon_core.tables import projection_order
 
 Values = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -98,7 +98,7 @@ def read_cells(table: pl.LazyFrame, members: pl.DataFrame, metrics: Sequence[str
     rows = queries.layer_cells(table, members, names).collect()
     present = set(rows["run_id"].unique())
     runs = tuple(run for run in dict.fromkeys(members["run_id"]) if run in present)
-    projections = tuple(sorted(rows["projection"].unique(), key=_projection_order))
+    projections = tuple(sorted(rows["projection"].unique(), key=projection_order))
     layers, steps = rows["layer"].unique().sort(), rows["step"].unique().sort()
     shape = (len(runs), len(projections), len(layers), len(steps))
     places = (
@@ -186,7 +186,3 @@ def _chances(rows: pl.DataFrame, columns: Beside) -> dict[tuple[str, str], Chanc
         (run, projection): Chance(level, chance_sd(size))
         for run, projection, level, size in first.drop_nulls().iter_rows()
     }
-
-
-def _projection_order(name: str) -> tuple[int, str]:
-    return (PROJECTIONS.index(name) if name in PROJECTIONS else len(PROJECTIONS), name)

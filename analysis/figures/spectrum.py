@@ -21,7 +21,7 @@ from analysis.figures.layer_lines import two_arms
 from analysis.figures.svg import Rows, Spec, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
-from muon_core.tables import PROJECTIONS
+from muon_core.tables import projection_order
 
 MAX_STEPS, MAX_POINTS = 6, 48
 _FLOOR = 1e-4  # of the largest value: what is smaller is drawn at the edge, else one zero would flatten all others
@@ -75,7 +75,7 @@ def spectra_info(
     ).join(runs.select("run_id", "seed"), on="run_id", how="left", maintain_order="left")
     own = spectra.filter(pl.col("run_id").is_in(runs["run_id"].implode()))
     places = own.select("projection", "layer", "step").unique().collect()
-    projections = sorted(places["projection"].unique(), key=lambda name: PROJECTIONS.index(name))
+    projections = sorted(places["projection"].unique(), key=projection_order)
     return [
         info
         for name in projections

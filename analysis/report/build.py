@@ -31,7 +31,7 @@ from analysis.report.tables import verdict_table
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
 from muon_core.statuses import counts_text
-from muon_core.tables import PROJECTIONS
+from muon_core.tables import PROJECTIONS, projection_order
 
 
 class Report(NamedTuple):
@@ -63,7 +63,7 @@ def write_report(
     # have summed of a stream in the order they end: the last digits would differ from page to page.
     with debug_mode(False), pl.Config(engine_affinity="in-memory"):
         members = members_of(view)
-        choice = _checked(choice or Choice(), members)
+        choice = _checked(choice or Choice(), view, members)
         summary = summarize_members(view, members)
         material = Material(view, members, summary, choice)
         total = num_sections() + 2
@@ -94,12 +94,15 @@ def _check_folder(root: Path) -> None:
         raise ValueError(f"cannot write a report to {root}: {there} {why}; choose another folder")
 
 
-def _checked(choice: Choice, members: pl.DataFrame) -> Choice:
+def _checked(choice: Choice, view: Store, members: pl.DataFrame) -> Choice:
     """`choice`. Raises ValueError naming what there is for a metric, seed or projection that there is not."""
     for metric in choice.metrics:
         check_layer_metric(metric)
-    if unknown := next((name for name in choice.projections if name not in PROJECTIONS), None):
-        raise ValueError(f"unknown projection {unknown!r}; choose of {', '.join(PROJECTIONS)}")
+    if not set(choice.projections) <= set(PROJECTIONS):
+        there = view.layers.select(pl.col("projection").unique()).collect()["projection"].to_list()
+        known = sorted({*PROJECTIONS, *there}, key=projection_order)
+        if unknown := next((name for name in choice.projections if name not in known), None):
+            raise ValueError(f"unknown projection {unknown!r}; choose of {', '.join(known)}")
     seeds = members["seed"].drop_nulls().unique().sort().to_list()
     if choice.seed is not None and choice.seed not in seeds:
         raise ValueError(f"no run has seed {choice.seed}; the seeds are {', '.join(map(str, seeds)) or 'not known'}")

@@ -6,8 +6,19 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Discriminator, Field, PlainSerializer, Tag, WithJsonSchema, WrapValidator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    Tag,
+    WithJsonSchema,
+    WrapValidator,
+    model_serializer,
+    model_validator,
+)
 
+from muon_core.config import hf
 from muon_core.config.base import Config
 from muon_core.config.identity import Identity
 from muon_core.config.optimizers import OPTIMIZERS, MuonConfig, OptimizerConfig
@@ -47,7 +58,7 @@ SCHEMA = 1  # raised when the meaning of a field changes, so that old and new ru
 
 
 class ModelConfig(Config):
-    """Shape of the decoder-only transformer."""
+    """Shape of the decoder-only transformer, or a Hugging Face model in its place."""
 
     d_model: int = Field(64, gt=0)
     """Width of the residual stream."""
@@ -65,9 +76,22 @@ class ModelConfig(Config):
     """Pair i of a head turns by rope_base^(-2i / head size) radians a position (RoPE, arXiv 2104.09864)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the embeddings, attention weights, and outputs of attention and MLP that are set to zero in training."""
+    hf: str | None = None
+    """A decoder-only Hugging Face model in place of ours, which gives the shape above: a folder with its `config.json`,
+    seen from the file that names it, or `OWNER/NAME` on the Hub; `hf:` before it may be there. Needs `.[hf]`."""
+    revision: str | None = None
+    """Branch, tag or commit of `hf` on the Hub; null: its main branch."""
+    weights: Literal["random", "pretrained"] = "random"
+    """With `hf`: start from `random` weights, as its architecture draws them, or from its `pretrained` ones."""
+    hf_config: str | None = None
+    """Content of the `config.json` of `hf`, which is the identity, not the name; filled in when a run is planned."""
+    weights_sha256: str | None = None
+    """Hash of the pretrained weights; filled in when a run is planned."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
+        if self.hf is not None:
+            return self
         if self.d_model % 2:
             raise ValueError(f"d_model {self.d_model} must be even, as the size of a head is (RoPE turns pairs)")
         if (self.d_model // 2) % self.num_heads:
@@ -78,6 +102,29 @@ class ModelConfig(Config):
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
         return self
+
+    @model_validator(mode="after")
+    def _shape_is_that_of_hf(self) -> Self:
+        if self.hf is None:
+            for name in _OF_HF:
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of a Hugging Face model; name it with model.hf, or leave it out")
+            return self
+        if self.rope_base != type(self).model_fields["rope_base"].default:
+            raise ValueError(f"rope_base {self.rope_base:g} is not read with hf, whose config.json says it; remove it")
+        for name, value in hf.shape(self.hf_config).items() if self.hf_config else ():
+            if (given := getattr(self, name)) != value:
+                raise ValueError(f"{name} {given}: {self.hf} has {value}; leave it out, hf gives the shape")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _ours_as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields of Hugging Face models only where there is one: runs of ours keep their identity."""
+        fields: dict[str, Any] = serialize(self)
+        return fields if self.hf is not None else {key: fields[key] for key in fields if key not in ("hf", *_OF_HF)}
+
+
+_OF_HF = ("revision", "weights", "hf_config", "weights_sha256")
 
 
 class DataConfig(Config):
@@ -259,6 +306,19 @@ class RunConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _hf_can(self) -> Self:
+        if self.model.hf is None:
+            return self
+        if self.parallel == "fsdp":
+            raise ValueError("parallel fsdp knows the parts of our own model only; set parallel: ddp with model.hf")
+        if (blocks := getattr(self.optimizer, "attention_blocks", "whole")) != "whole":
+            raise ValueError(f"attention_blocks {blocks} knows our own model only; set it to whole with model.hf")
+        longest = hf.max_positions(self.model.hf_config) if self.model.hf_config else None
+        if longest is not None and self.data.seq_len > longest:
+            raise ValueError(f"data.seq_len {self.data.seq_len}: {self.model.hf} has {longest} positions; lower it")
+        return self
+
     def check_workers(self, workers: int) -> None:
         """Raises ValueError unless the micro-batches can be dealt out evenly to `workers`."""
         if self.parallel == "fsdp" and workers > self.model.num_layers:
@@ -329,6 +389,9 @@ class RunConfig(Config):
         science = self.model_dump(mode="json", exclude=set(self.EXECUTION - decides))
         if self.data.corpus_sha256 is not None:
             science["data"]["corpus"] = "sha256"  # the content is the identity, not where it lies
+        if self.model.hf is not None:
+            for name in ("hf", "revision"):
+                del science["model"][name]  # as with the corpus
         if isinstance(self.optimizer, ReferenceConfig):
             del science["optimizer"]["reference"]  # as here
         return science | {"schema": SCHEMA}

@@ -36,7 +36,7 @@ def dataset_files(given: str) -> tuple[list[InputFile], str]:
             f"input {given!r}: a dataset is hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:OWNER/NAME:*.parquet"
         )
     name, revision, pattern = match["name"], match["revision"], match["pattern"]
-    with _explained(f"dataset {name}", f"datasets/{name}", revision):
+    with explained(f"dataset {name}", f"datasets/{name}", revision):
         files, commit = (_snapshot if _is_offline() else _listed)(name, revision)
     chosen = _chosen(list(files), pattern)
     if not chosen:
@@ -49,7 +49,7 @@ def tokenizer_file(name: str, revision: str | None) -> tuple[bytes, str]:
     """`tokenizer.json` of the repository `name`, and the commit it is of. Raises ValueError as `dataset_files` does."""
     from huggingface_hub import hf_hub_download
 
-    with _explained(f"tokenizer {name}", name, revision):
+    with explained(f"tokenizer {name}", name, revision):
         path = Path(hf_hub_download(name, "tokenizer.json", revision=revision, etag_timeout=TIMEOUT_S))
     commit = path.parent.name  # .../snapshots/<commit>/tokenizer.json
     return path.read_bytes(), commit
@@ -86,7 +86,7 @@ def _opened(name: str, path: str, commit: str, size: int) -> BinaryIO:
     url, headers = hf_hub_url(name, path, repo_type="dataset", revision=commit), build_hf_headers()
 
     def read(start: int, length: int) -> bytes:
-        with _explained(f"dataset {name}", f"datasets/{name}", commit):
+        with explained(f"dataset {name}", f"datasets/{name}", commit):
             answer: Any = http_backoff(
                 "GET", url, headers=headers | {"Range": f"bytes={start}-{start + length - 1}"}, max_retries=TRIES,
                 timeout=TIMEOUT_S, follow_redirects=True,
@@ -116,7 +116,7 @@ def _chosen(paths: list[str], pattern: str | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _explained(what: str, place: str, revision: str | None) -> Iterator[None]:
+def explained(what: str, place: str, revision: str | None) -> Iterator[None]:
     """Raise the hub's errors as ValueError: one line, with the remedy."""
     from huggingface_hub import constants, errors
 

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=int, help="Whose layers to draw. Default: the seed at which most arms have values.")
 @click.option(
-    "--projection", "projections", multiple=True, help="q, k, v, o, up or down; may be given again. Default: all."
+    "--projection",
+    "projections",
+    multiple=True,
+    help="q, k, v, o, up, down, or another of the model; may be given again. Default: all.",
 )
 @store_option
 def command(

@@ -1,0 +1,313 @@
+"""Hugging Face models in the place of ours: tracked, stepped by every optimizer, resumed to the bit, or refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from support.ranks import run_ranks
+from support.saved_runs import train_until
+
+from analysis import volatility
+from analysis.store import Store, open_store
+from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.run import ModelConfig, RunConfig
+from muon_core.hf_model import HFModel, projection
+from muon_core.store.folder import Folder
+from muon_core.tables import projection_order
+from muon_core.throughput import COLUMNS
+from muon_core.train import train
+from ray_jobs.cli.main import main
+from search_spaces.expand import expand
+from search_spaces.parameters import locate_model
+from search_spaces.run_file import resolve_run
+from search_spaces.spec import load_spec
+
+transformers: Any = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[hf]'")
+pytestmark = pytest.mark.slow
+
+SMALL = {"vocab_size": 512, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
+LLAMA = SMALL | {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+GPT2 = SMALL | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+PROJECTIONS = {"llama": ["q", "k", "v", "o", "up", "down", "gate"], "gpt2": ["o", "up", "down", "qkv"]}
+TIMING = ("attempt", "run_id", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
+
+
+def save(folder: Path, name: str, fields: dict[str, Any]) -> Path:
+    """A folder with a model's configuration alone."""
+    transformers.AutoConfig.for_model(name, **fields).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a Llama without its weights, with an output layer of its own, and of a GPT-2 with them."""
+    root = tmp_path_factory.mktemp("models")
+    save(root / "llama", "llama", LLAMA | {"tie_word_embeddings": False})
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.for_model("gpt2", **GPT2)
+    gpt2 = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in gpt2.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms that tell themselves apart, too
+    (root / "gpt2").mkdir()
+    config.save_pretrained(root / "gpt2")
+    from safetensors.torch import save_model
+
+    save_model(gpt2, str(root / "gpt2" / "model.safetensors"), metadata={"format": "pt"})
+    return {"llama": root / "llama", "gpt2": root / "gpt2"}
+
+
+def planned(small: dict[str, Any], folder: Path | str, **fields: Any) -> RunConfig:
+    of_model = {"hf": str(folder), **fields.pop("model", {})}
+    return locate_model(RunConfig.model_validate(small | fields | {"model": of_model}), Path.cwd())
+
+
+def rows(folder: Path, table: str) -> pl.DataFrame:
+    return open_store(folder).table(table).drop(TIMING, strict=False).sort("seq").collect()
+
+
+def muon(*arguments: str) -> int:
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_model_learns_and_fills_its_tables(
+    tmp_path: Path, small: dict[str, Any], models: dict[str, Path], name: str
+) -> None:
+    config = planned(small, models[name], steps=24)
+    assert train(config, Folder(tmp_path)).status == "done"
+    val, layers = rows(tmp_path, "val"), rows(tmp_path, "layers")
+    assert val["val_loss"][-1] < val["val_loss"][0] - 0.2
+    keys = layers.filter(step=24).select("layer", "projection").rows()
+    assert keys == [(layer, kind) for layer in (0, 1) for kind in PROJECTIONS[name]]
+    begun = layers.filter(pl.col("step") > 0)
+    assert begun.select("update_norm", "left_alignment", "spectral_norm").null_count().sum_horizontal().item() == 0
+    if name == "gpt2":  # as outputs x inputs, whichever way its file has them
+        assert layers.filter(projection="qkv").select("rows", "cols").unique().rows() == [(96, 32)]
+    run = open_store(tmp_path).runs.collect().row(0, named=True)
+    assert json.loads(run["environment_json"])["transformers"] == transformers.__version__
+    assert run["mfu"] is None
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_every_optimizer_steps_its_matrices(
+    tmp_path: Path, small: dict[str, Any], models: dict[str, Path], name: str, optimizer: str
+) -> None:
+    tracking = {"eval_every": 2, "track_every": 2}
+    config = planned(small, models[name], steps=2, optimizer={"name": optimizer}, tracking=tracking)
+    assert train(config, Folder(tmp_path)).status == "done"
+    last = rows(tmp_path, "layers").filter(step=2)
+    assert (last.height, last["update_norm"].min() > 0) == (2 * len(PROJECTIONS[name]), True)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_run_that_died_goes_on_to_the_same_bits(
+    tmp_path: Path, small: dict[str, Any], models: dict[str, Path], name: str
+) -> None:
+    config = planned(
+        small, models[name], model={"dropout": 0.1}, micro_batches=2, checkpoint={"every_steps": 2},
+        optimizer={"name": "orthonoise", "alpha": 0.1}, activation_checkpointing=True,
+    )  # fmt: skip
+    train(config, Folder(tmp_path / "whole"))
+    train_until(Folder(tmp_path / "cut"), config, 5)
+    torch.manual_seed(123)
+    assert train(config, Folder(tmp_path / "cut")).status == "done"
+    for table in ("train", "val", "layers"):
+        assert rows(tmp_path / "whole", table).equals(rows(tmp_path / "cut", table)), table
+    plain = config.replace(activation_checkpointing=False)
+    train(plain, Folder(tmp_path / "plain"))
+    assert rows(tmp_path / "plain", "train").equals(rows(tmp_path / "whole", "train"))
+
+
+def on_two(rank: int, config: str, store: str) -> None:
+    """One of two ranks that train `config`."""
+    train(RunConfig.model_validate_json(config), Folder(store))
+
+
+def test_two_workers_have_the_bits_of_one(tmp_path: Path, small: dict[str, Any], models: dict[str, Path]) -> None:
+    config = planned(small, models["gpt2"], reduction="tree", micro_batches=2)
+    train(config, Folder(tmp_path / "one"))
+    run_ranks(2, tmp_path / "rendezvous", on_two, config.model_dump_json(), str(tmp_path / "two"))
+    for table in ("train", "val", "layers"):
+        assert rows(tmp_path / "one", table).equals(rows(tmp_path / "two", table)), table
+
+
+def test_a_sweep_names_a_model_as_seen_from_its_file(tmp_path: Path, models: dict[str, Path]) -> None:
+    shutil.copytree(models["llama"], tmp_path / "llama")
+    (tmp_path / "sweep.yaml").write_text(
+        "version: 1\nname: which\nquestion: which\nseeds: [1]\nconstants: {model: 'hf:./llama', data.seq_len: 32}\n"
+        "blocks: [{name: muon, role: baseline, optimizer: muon}]\n"
+    )
+    runs = expand(load_spec(tmp_path / "sweep.yaml"))
+    assert {run.config.model.hf for run in runs} == {str(tmp_path / "llama")}
+    assert {run.config.model.num_layers for run in runs} == {2}
+
+
+def test_pretrained_weights_compute_what_transformers_computes(small: dict[str, Any], models: dict[str, Path]) -> None:
+    config = planned(small, models["gpt2"], model={"weights": "pretrained"})
+    ours, theirs = HFModel(config.model, 0), transformers.AutoModelForCausalLM.from_pretrained(models["gpt2"])
+    tokens = torch.randint(512, (2, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = theirs.eval()(input_ids=tokens).logits
+        assert torch.allclose(ours(tokens), logits, rtol=1e-4, atol=1e-5)
+        expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+        assert ours(tokens[:, :-1], tokens[:, 1:]).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_seeds_decide_random_weights_and_nothing_else_does(small: dict[str, Any], models: dict[str, Path]) -> None:
+    config = planned(small, models["llama"]).model
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = HFModel(config, 1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    again, other = HFModel(config, 1), HFModel(config, 2)
+    for one, same, unlike in zip(first.matrices, again.matrices, other.matrices, strict=True):
+        assert torch.equal(one.parameter, same.parameter)
+        assert not torch.equal(one.parameter, unlike.parameter)
+
+
+def test_the_content_is_the_identity(tmp_path: Path, small: dict[str, Any], models: dict[str, Path]) -> None:
+    moved = shutil.copytree(models["gpt2"], tmp_path / "elsewhere")
+    config = planned(small, models["gpt2"])
+    assert planned(small, moved).run_id == config.run_id
+    assert planned(small, save(tmp_path / "other", "gpt2", GPT2 | {"layer_norm_epsilon": 1e-6})).run_id != config.run_id
+    trained = planned(small, moved, model={"weights": "pretrained"})
+    (moved / "model.safetensors").write_bytes((moved / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\1")
+    assert planned(small, moved, model={"weights": "pretrained"}).run_id not in (trained.run_id, config.run_id)
+    with pytest.raises(ValueError, match="no longer those that were planned; plan the run again"):
+        HFModel(trained.model, 0)
+
+
+def test_a_planned_run_is_a_file_that_gives_the_same_run(
+    tmp_path: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--set", f"model=hf:{models['llama']}", "--set", "data.seq_len=32"]
+    assert muon("pretrain", *given, "--dry-run") == 0
+    said = capsys.readouterr()
+    (tmp_path / "run.yaml").write_text(said.out)
+    config = resolve_run(str(tmp_path / "run.yaml"), None, {})
+    assert (config.run_id, config.model.vocab_size) == (said.err.strip(), 512)
+    save(models["llama"].parent / "changed", "llama", LLAMA | {"rms_norm_eps": 1e-5})
+    (tmp_path / "run.yaml").write_text(said.out.replace(f'{models["llama"]}"', f'{models["llama"].parent}/changed"'))
+    assert muon("pretrain", str(tmp_path / "run.yaml"), "--dry-run") == 2
+    assert "/changed has changed since; remove this line to train it as it is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (
+            ["model.hf=./nowhere"],
+            "nowhere: no config.json there; give a folder that save_pretrained wrote, or OWNER/NAME",
+        ),
+        (["model.hf={llama}", "model.d_model=128"], "d_model 128: {llama} has 32; leave it out, hf gives the shape"),
+        (["model.hf={llama}", "data.seq_len=128"], "data.seq_len 128: {llama} has 64 positions; lower it"),
+        (["model.hf={llama}", "data.seq_len=64", "parallel=fsdp"], "set parallel: ddp with model.hf"),
+        (["model.hf={llama}", "data.seq_len=64", "attention_blocks=per_head"], "set it to whole with model.hf"),
+        (
+            ["model.hf={llama}", "model.weights=pretrained"],
+            "{llama}: no *.safetensors there; set model.weights: random",
+        ),
+        (["model.hf={gpt2}", "data.seq_len=64", "model.weights=pretrained"], "prepare it first: muon data prepare"),
+        (["model.hf={llama}", "model.rope_base=500"], "rope_base 500 is not read with hf"),
+        (["model.weights=pretrained"], "weights is of a Hugging Face model; name it with model.hf, or leave it out"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    models: dict[str, Path], capsys: pytest.CaptureFixture[str], assignments: list[str], message: str
+) -> None:
+    given = [part for text in assignments for part in ("--set", text.format(**models))]
+    assert muon("pretrain", *given, "--dry-run") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message.format(**models) in line
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("mixtral", {"num_local_experts": 2}, "is no linear layer's"),
+        ("bert", {}, "are both o; only plain decoders"),
+        ("granite", {"logits_scaling": 4.0}, "its logits are not hidden states times output weights"),
+    ],
+)
+def test_models_that_would_be_trained_wrongly_are_refused(
+    tmp_path: Path, small: dict[str, Any], name: str, more: dict[str, Any], message: str
+) -> None:
+    config = planned(small, save(tmp_path, name, LLAMA | more))
+    with pytest.raises(ValueError, match=message):
+        HFModel(config.model, 0)
+
+
+def test_without_transformers_it_says_what_to_install(
+    small: dict[str, Any], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = planned(small, models["llama"])
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=r"needs transformers; install it with pip install 'muon-jobs\[hf\]'"):
+        HFModel(config.model, 0)
+
+
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [
+        ("self_attn.q_proj", "q"),
+        ("attn.c_attn", "qkv"),
+        ("attention.query_key_value", "qkv"),
+        ("attn.c_proj", "o"),
+        ("mlp.c_proj", "down"),
+        ("attention.dense", "o"),
+        ("mlp.dense_4h_to_h", "down"),
+        ("mlp.gate_up_proj", "gate_up"),
+        ("mlp.gate_proj", "gate"),
+        ("mlp.router", "mlp_router"),
+    ],
+)
+def test_layers_are_called_by_what_they_do(inside: str, expected: str) -> None:
+    assert projection(inside) == expected
+
+
+def test_names_of_other_models_sort_behind_ours() -> None:
+    assert sorted(["mlp_router", "gate", "down", "q", "a"], key=projection_order) == [
+        "q",
+        "down",
+        "gate",
+        "a",
+        "mlp_router",
+    ]
+
+
+def test_the_shape_of_ours_has_no_fields_of_theirs() -> None:
+    assert set(ModelConfig().model_dump()) == {
+        "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "vocab_size", "rope_base", "dropout",
+    }  # fmt: skip
+
+
+def test_the_spread_of_seeds_has_every_projection(
+    tmp_path: Path, small: dict[str, Any], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of names that are known and, with none of theirs known, of names that are not."""
+    for seed in (1, 2):
+        config = planned(small, models["llama"], steps=2, seed=seed)
+        train(config, Folder(tmp_path))
+    view: Store = open_store(tmp_path)
+    members = view.runs.select("run_id", "status", arm=pl.lit("muon"), optimizer=pl.lit("muon")).collect()
+    found = volatility.volatility(view, members, "effective_rank").cells
+    assert found["projection"].unique(maintain_order=True).cast(pl.String).to_list() == PROJECTIONS["llama"]
+    monkeypatch.setattr(volatility, "KNOWN_PROJECTIONS", ("q", "k", "v", "o"))
+    unknown = volatility.volatility(view, members, "effective_rank").cells
+    assert unknown.with_columns(pl.col("projection").cast(pl.String)).equals(
+        found.with_columns(pl.col("projection").cast(pl.String))
+    )
