@@ -240,6 +240,7 @@ def test_what_cannot_be_is_one_line(
     [
         ("mixtral", {"num_local_experts": 2}, "is no linear layer's"),
         ("bert", {}, "are both o; only plain decoders"),
+        ("llama", {"is_causal": False}, "its tokens see those behind them"),
         ("granite", {"logits_scaling": 4.0}, "its logits are not hidden states times output weights"),
     ],
 )

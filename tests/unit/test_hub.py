@@ -1,5 +1,6 @@
 """Datasets and tokenizers of the Hugging Face Hub: those of one commit, by ranges, and what is wrong in one line."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +12,12 @@ import pytest
 from support.hub import COMMIT, Hub, running_hub
 from support.prepared import SMALL, contents, documents, write_jsonl
 
+from muon_core.config.run import RunConfig
 from muon_core.data import hub as code
 from muon_core.data.prepare import prepare_set
 from muon_core.data.tokenizer import choose
 from muon_core.store import range_file
+from search_spaces.parameters import locate_model
 
 TEXTS = documents(60, words=200)
 
@@ -30,6 +33,11 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"text": ["of the test split"]}), data / "test-00000.parquet")
     (root / "datasets" / "owner" / "texts" / "README.md").write_text("# Texts")
     prepare_set([str(write_jsonl(root / "t.jsonl", TEXTS))], str(root / "owner" / "tokens"), SMALL)
+    (root / "owner" / "model").mkdir()
+    shape = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+    (root / "owner" / "model" / "config.json").write_text(
+        json.dumps({"model_type": "llama", "vocab_size": 512} | shape)
+    )
     return root
 
 
@@ -120,6 +128,17 @@ def test_what_the_hub_refuses_is_one_line(hub: Hub, given: str, message: str) ->
     with pytest.raises(ValueError, match=message) as error:
         code.dataset_files(given)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_is_planned_from_its_configuration(hub: Hub, repositories: Path) -> None:
+    named, copied = (
+        locate_model(RunConfig.model_validate({"model": {"hf": name}}), Path.cwd())
+        for name in ("hf:owner/model", str(repositories / "owner" / "model"))
+    )
+    assert (named.model.hf, named.model.num_layers, named.model.num_kv_heads) == ("owner/model", 3, 4)
+    assert named.run_id == copied.run_id
+    with pytest.raises(ValueError, match=r"model owner/tokens: .* has no such file"):
+        locate_model(RunConfig.model_validate({"model": {"hf": "owner/tokens"}}), Path.cwd())
 
 
 def test_a_tokenizer_that_is_not_there_is_named(hub: Hub) -> None:
