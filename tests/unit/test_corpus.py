@@ -61,7 +61,7 @@ def test_stdlib_keeps_some_validation_documents_of_many_sizes() -> None:
 
 @pytest.mark.parametrize("ask", [documents, corpus_sha256])
 def test_corpus_that_does_not_exist_is_refused(ask: object, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"corpus '.*nowhere': does not exist; give 'stdlib', a text file or a folder"):
+    with pytest.raises(ValueError, match=r"corpus '.*nowhere': does not exist; give 'stdlib', a text file, a folder"):
         ask(str(tmp_path / "nowhere"))  # type: ignore[operator]
 
 

@@ -95,8 +95,8 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
     ("steps: 20", "decay: none, weight_decay: 0.1",
      "6: constants: weight_decay 0.1 under decay none; set decay to decoupled, or remove it", ELSEWHERE),
     ("steps: 20", "data.corpus: books",
-     "6: constants: corpus '{here}/books': does not exist; give 'stdlib', a text file or a folder of text "
-     "files", MACHINE),
+     "6: constants: corpus '{here}/books': does not exist; give 'stdlib', a text file, a folder of "
+     "text files or a data set of `muon data prepare`", MACHINE),
     # lists
     ("[1, 2]", '"1, 2"', "5: seeds: must be a list, got '1, 2'; write [1, 2]", None),
     ("[1, 2]", "1 2", "5: seeds: must be a list, got '1 2'; write [1, 2]", None),
