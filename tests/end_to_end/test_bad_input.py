@@ -116,8 +116,8 @@ def test_a_corpus_that_does_not_exist_is_named_by_the_path_it_was_looked_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remedy = (
-        f"corpus '{folder / 'books'}': does not exist; give 'stdlib', a text file, a folder of text files or a data set "
-        "of `muon data prepare`"
+        f"corpus '{folder / 'books'}': does not exist; give 'stdlib', a text file, a folder of text files or a "
+        "data set of `muon data prepare`"
     )
     (folder / "sweep.yaml").write_text(SWEEP.replace("steps: 8", "steps: 8, data.corpus: books"))
     (folder / "run.yaml").write_text("steps: 8\ndata:\n  corpus: books\n")
