@@ -38,7 +38,7 @@ def list_runs(
     unknown = None
     if baseline is not None:
         try:
-            chosen = _find_baseline(starts, baseline)
+            chosen = find_baseline(starts, baseline)
         except ValueError as error:
             unknown = error
     arms = imported_arms(starts, chosen)
@@ -59,7 +59,7 @@ def list_runs(
     return arms.notes, base is not None
 
 
-def _find_baseline(starts: list[dict[str, Any]], baseline: str) -> str:
+def find_baseline(starts: list[dict[str, Any]], baseline: str) -> str:
     """A run of the arm that `baseline` names: by its name, a folder, or as the only one of an optimizer.
 
     Raises ValueError if there is none, or several.

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json
 from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, optimizer_name
-from muon_core.legacy.listing import list_runs, listed_earlier
+from muon_core.legacy.listing import find_baseline, list_runs, listed_earlier
 from muon_core.legacy.same_run import Comparison, Rows, compare, origin
 from muon_core.legacy.stored import Stored
 from muon_core.store.final import finalize
@@ -94,6 +94,11 @@ def write_runs(
     notes, done.has_baseline = list_runs(storage, sweep, earlier, starts, baseline)
     done.notes += notes
     return done
+
+
+def check_baseline(runs: Iterable[ImportedRun], baseline: str) -> None:
+    """Raises ValueError if `baseline` names no arm of `runs`, or several, as an import of them alone would."""
+    find_baseline([_start(run) | {"run_id": run.run_id} for run in runs], baseline)
 
 
 def _check(run: ImportedRun) -> None:

@@ -62,8 +62,7 @@ def confirm_command(name: str, store: str, top: int, count: int, output: str | N
     )
     for arm in best:
         click.echo(f"{arm.arm}: {summary.metric} {arm.mean:.4f}, {len(arm.values)} of {arm.planned} seeds", err=True)
-    sign = 1 if summary.goal == "min" else -1
-    if all(arm.comparison and sign * arm.comparison.difference >= 0 for arm in best):
+    if all(arm.comparison and _effect(arm, summary) >= 0 for arm in best):
         click.echo(f"no arm has a better estimate than {summary.baseline}: confirmed would be the least bad", err=True)
     for gate in (gate.name for gate in spec.gates if gate not in sweep.gates):
         click.echo(f"gate {gate} is left out: it is about blocks that the file does not have", err=True)
@@ -85,13 +84,13 @@ def _best(summary: Summary, top: int) -> Sequence[ArmSummary]:
         )
     if top > len(known):
         raise ValueError(f"--top {top}: only {len(known)} arms of sweep {summary.sweep!r} have results; ask for fewer")
-    sign = 1 if summary.goal == "min" else -1
+    return sorted(known, key=lambda arm: (bool(arm.casualties), arm.comparison is None, _effect(arm, summary)))[:top]
 
-    def rank(arm: ArmSummary) -> tuple[bool, bool, float]:
-        effect = arm.comparison.difference if arm.comparison else arm.mean or math.inf
-        return bool(arm.casualties), arm.comparison is None, sign * effect
 
-    return sorted(known, key=rank)[:top]
+def _effect(arm: ArmSummary, summary: Summary) -> float:
+    """The difference to the baseline, without one the mean; the smaller the better, whatever the goal."""
+    effect = arm.comparison.difference if arm.comparison else arm.mean or math.inf
+    return effect if summary.goal == "min" else -effect
 
 
 def _write(path: Path, text: str) -> None:

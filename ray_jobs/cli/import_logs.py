@@ -59,6 +59,8 @@ def tell_others(folder: Path, read: set[Path]) -> None:
 
 def show_runs(runs: list[ImportedRun], unread: dict[str, str], baseline: str | None) -> None:
     """What would be written, for `--dry-run`."""
+    from muon_core.legacy.write import check_baseline
+
     for run in runs:
         seed = "no seed" if run.seed is None else f"seed {run.seed}"
         last = run.val[-1]["val_loss"] if run.val else None
@@ -68,10 +70,11 @@ def show_runs(runs: list[ImportedRun], unread: dict[str, str], baseline: str | N
             click.echo(f"{run.folder}: {note}", err=True)
     for place, reason in unread.items():
         click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
-    names = {name for run in runs for name in (run.optimizer or "unknown", run.folder)}
-    if baseline is not None and baseline.casefold() not in {name.casefold() for name in names}:
-        found = ", ".join(sorted({run.optimizer or "unknown" for run in runs}))
-        click.echo(f"--baseline {baseline}: no optimizer has that name; there are {found}", err=True)
+    try:
+        if baseline is not None:
+            check_baseline(runs, baseline)
+    except ValueError as error:
+        click.echo(f"--baseline: {error}", err=True)
     click.echo(f"{len(runs):,} runs would be imported; nothing was written", err=True)
 
 

@@ -45,7 +45,7 @@ def test_a_table_with_a_baseline_in_other_letters_has_a_report(muon: Muon, tmp_p
     ]
     write(tmp_path, {"runs.csv": "\n".join(["optimizer,seed,step,val_loss", *rows, ""])})
     assert (
-        "no optimizer has that name; there are AdamW, Muon"
+        "--baseline: no run has the optimizer 'sgd' to be the baseline; there are AdamW, Muon"
         in muon("import", "runs.csv", "--dry-run", "--baseline", "sgd").err
     )
     assert muon("import", "runs.csv", "--baseline", "adamw").code == 0

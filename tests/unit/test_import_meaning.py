@@ -163,6 +163,9 @@ def test_an_import_without_a_baseline_tells_how_to_name_one(muon: Muon, tmp_path
         "2 arms have the optimizer 'muon'; give --baseline one of them: muon muon_lr=0.01; muon muon_lr=0.02; "
         "the runs are listed in 'older', and only the baseline is missing\n"
     )
+    dry = muon("import", "older", "--dry-run", "--baseline", "muon muon_lr=0.02")
+    assert (dry.code, "--baseline" in dry.err) == (0, False), dry.err
+    assert "2 arms have the optimizer 'muon'" in muon("import", "older", "--dry-run", "--baseline", "muon").err
     again = muon("import", "older", "--baseline", "muon muon_lr=0.02")
     assert verdicts(answer(tmp_path))["muon"] == "baseline"
     assert "muon: the baseline, val_loss 3.3200 in a single run" in again.out
