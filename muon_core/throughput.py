@@ -33,7 +33,8 @@ class Throughput:
         gpu = gpus.find(environment.device_name(device))
         # Of a Hugging Face model the config does not tell the FLOPs: no share is better than a wrong one.
         gpu = gpu if config.model.hf is None else None
-        self._peak = gpu.peak(config.precision) * distributed.world_size() if gpu else None
+        peak = gpu.peak(config.precision) if gpu else None
+        self._peak = peak * distributed.world_size() if peak else None
         self._seen, self._since = dict(stopwatch.seconds), time.perf_counter()
 
     def row(self, step_time: float) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 
+from muon_core import gpus
+from search_spaces.estimate import ASSUMED_GPU
 from search_spaces.spec import Resources
 
 ROOT = Path("/")
@@ -24,6 +26,31 @@ def misfit(resources: Resources, root: Path = ROOT) -> str:
                 f"run it on a cluster with --address, or {remedy}"
             )
     return ""
+
+
+def lacks_gpus(resources: Resources) -> bool:
+    """Whether one run takes GPUs that this machine has not."""
+    return resources.workers * resources.gpus_per_worker > count_gpus()
+
+
+def assumed_gpu(resources: Resources, root: Path = ROOT) -> str:
+    """The GPU that runs are planned for where none was measured, of muon_core.gpus.
+
+    That of MUON_NODE_TYPE, else that of this machine if a run has room on it, else ASSUMED_GPU.
+    """
+    if found := gpus.of_node(os.environ.get("MUON_NODE_TYPE", "")):
+        return found
+    here = None if misfit(resources, root) else _gpu_model(root)
+    return (here and gpus.name_of(here)) or ASSUMED_GPU
+
+
+def _gpu_model(root: Path) -> str | None:
+    """What the first GPU calls itself, as NVIDIA's driver shows it; None where there is none, or it is hidden."""
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("Model:"):
+                return line.removeprefix("Model:").strip()
+    return None
 
 
 def count_cpus(root: Path = ROOT) -> int:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from muon_core.gpus import GPUS
 from muon_core.store.ledger import Rate, read_entries
 from muon_core.store.storage import Storage
 from ray_jobs.admission import Admission, Limits
 from ray_jobs.breaker import Breaker
-from ray_jobs.prices import Prices, load_prices
+from ray_jobs.machine import assumed_gpu, lacks_gpus
+from ray_jobs.prices import LOCAL, Prices, load_prices
 from search_spaces.plan import Plan
+from search_spaces.spec import Resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +63,13 @@ class Money:
     def describe(self) -> list[str]:
         """In a line each: what the runs will cost, and how that fits the budget."""
         expected = self.expected_usd
-        cost = self.rate.source if expected is None else f"{expected:.4g} USD ({self.rate.source})"
+        where = "" if self.rate.node == LOCAL else f" on {self.rate.node}"
         dated = f", {self.rate.date}" if self.rate.usd_per_hour and self.rate.date else ""
-        lines = [f"cost: {cost}{dated}"]
+        cost = self.rate.source
+        if expected is not None:
+            usd = "under 0.01" if 0 < expected < 0.01 else f"{expected:.4g}"
+            cost = f"{usd} USD{where} ({self.rate.source}{dated})"
+        lines = [f"cost: {cost}"]
         if self.limits.usd is not None:
             over = "; over budget: `run` starts what fits, and ends with exit code 6" if self.is_over else ""
             lines.append(f"budget: {self.limits.usd:g} USD, {self.spent_usd:.4g} spent{over}")
@@ -96,4 +103,11 @@ def money(plan: Plan, storage: Storage, max_usd: float | None = None) -> Money:
         for entry in read_entries(storage):
             if entry.run_id in listed:
                 spent[entry.run_id] = spent.get(entry.run_id, 0.0) + (entry.usd or 0.0)
-    return Money(plan, prices, prices.rate_here(plan.spec.resources), limits, spent)
+    return Money(plan, prices, _rate(plan.spec.resources, prices), limits, spent)
+
+
+def _rate(resources: Resources, prices: Prices) -> Rate:
+    """What a run costs here; or, where this machine costs nothing and lacks the GPUs, on one that has them."""
+    rate, node = prices.rate_here(resources), GPUS[assumed_gpu(resources)].node
+    is_elsewhere = rate.node == LOCAL and rate.usd_per_hour == 0 and lacks_gpus(resources)
+    return prices.rate(resources, node) if is_elsewhere and node else rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -31,6 +32,10 @@ class NodePrice(Config):
     """GPUs it has."""
     cpus: int | None = Field(None, gt=0)
     """CPUs it has; those of this machine, where it is not given."""
+    date: str | None = None
+    """When its price was looked up, where that is another day than the table's."""
+    source: str | None = None
+    """Where, if not where the table's were."""
 
 
 class Prices(Config):
@@ -55,11 +60,15 @@ class Prices(Config):
             source = f"no price for {node!r}; add it to the table in MUON_PRICES"
             return Rate(node, None, source, self.date, spot, gpus, resources.workers)
         price = self.nodes[node]
+        date = price.date or self.date
+        if gpus and price.usd_per_hour and not price.gpus:
+            source = f"{node!r} has no GPUs in the price table; add `gpus:` to it, or price another machine"
+            return Rate(node, None, source, date, spot, gpus, resources.workers)
         asked, has = (gpus, price.gpus) if gpus else (resources.workers * resources.cpus_per_worker, price.cpus)
         share = asked / (has or os.cpu_count() or 1)
         usd = price.spot_usd_per_hour if spot and price.spot_usd_per_hour is not None else price.usd_per_hour
-        source = self.source if usd or node != LOCAL else "local machines cost nothing"
-        return Rate(node, usd * share, source, self.date, spot, gpus, resources.workers)
+        source = (price.source or self.source) if usd or node != LOCAL else "local machines cost nothing"
+        return Rate(node, usd * share, source, date, spot, gpus, resources.workers)
 
     def rate_here(self, resources: Resources) -> Rate:
         """What a run costs on machines like this one: MUON_NODE_TYPE is its type, MUON_NODE_SPOT=1 says it is spot."""
@@ -71,14 +80,18 @@ def load_prices(path: str | None = None) -> Prices:
     """The table at `path`, by default that of MUON_PRICES, else ours. Raises SpecError for a bad one."""
     path = path or os.environ.get("MUON_PRICES") or str(OURS)
     source = read_file(path, fields=_FIELDS, missing="no such file; MUON_PRICES names a price table")
-    data = {
-        name: value.isoformat() if isinstance(value, datetime.date) else value for name, value in source.data.items()
-    }
     try:
-        return Prices.model_validate(data, strict=True)
+        return Prices.model_validate(_with_dates_as_text(source.data), strict=True)
     except ValidationError as error:
         lines = []
         for detail in error.errors(include_url=False):
             at = detail["loc"]
             lines.append(f"{path}:{source.line(at)}: {'.'.join(map(str, at))} {explain([detail])}; {_FIELDS}")
         raise SpecError(*lines) from error
+
+
+def _with_dates_as_text(data: Any) -> Any:
+    """YAML takes a plain 2026-01-31 for a date."""
+    if isinstance(data, dict):
+        return {name: _with_dates_as_text(value) for name, value in data.items()}
+    return data.isoformat() if isinstance(data, datetime.date) else data

@@ -15,6 +15,7 @@ from muon_core.by_reference import file_of, with_file
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.elsewhere import unfinished_alive
+from ray_jobs.machine import assumed_gpu
 from ray_jobs.sent_job import original_path
 from search_spaces.chosen import continued
 from search_spaces.errors import Problems
@@ -63,6 +64,7 @@ def plan_sweep(
         trained=trained,
         retry=retry,
         sd=sd,
+        gpu=assumed_gpu(sweep.resources),
     )
     planned = compare()
     if alive := unfinished_alive(storage, known.statuses, [run.run_id for run in planned.runs]):

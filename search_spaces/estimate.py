@@ -1,4 +1,4 @@
-"""What runs take before they are run: weights, FLOPs, and seconds from how fast runs like them were.
+"""What runs take before they are run: FLOPs, and seconds from how fast runs like them were.
 
 A run's speed is read from those in the results store that are most like it; where there are none, a stated guess.
 """
@@ -12,11 +12,14 @@ from statistics import median
 from typing import Any, NamedTuple, Protocol
 
 from muon_core.config.run import RunConfig
-from muon_core.config.sizes import flops_per_token
+from muon_core.config.sizes import flops_per_token, orthogonalizer_flops
+from muon_core.gpus import GPUS
 from muon_core.statuses import FINISHED
+from search_spaces.spec import Resources
 
-ASSUMED_CPU, ASSUMED_GPU = 1e10, 1e14  # FLOP/s of a CPU core and of a GPU, where no run was measured
-ASSUMED_START_S = 1.0  # of a run, whatever it does
+ASSUMED_GPU, ASSUMED_MFU = "h100", 0.35
+ASSUMED_CPU = 1e10  # FLOP/s of a core
+ASSUMED_START_S = 1.0  # of a run on CPUs, whatever it does
 _ASSUMED = "assumed:"
 
 
@@ -47,6 +50,42 @@ def flops(config: RunConfig) -> float:
     return config.steps * config.tokens_per_step * flops_per_token(config)
 
 
+def gpu_hours(config: RunConfig, gpu: str, mfu: float, tokens: float | None = None) -> float:
+    """Hours of one GPU that training takes: FLOPs, Newton-Schulz among them, at `mfu` of the peak.
+
+    Starts, evaluation, tracking and noise are not in them. Precisions that a GPU lacks are computed in fp32.
+
+    Args:
+        tokens: so many training tokens in place of the run's.
+    """
+    device, step = GPUS[gpu], config.tokens_per_step
+    work = flops_per_token(config) * step + orthogonalizer_flops(config)
+    steps = config.steps if tokens is None else tokens / step
+    return steps * work / ((device.peak(config.precision) or device.fp32) * mfu) / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What a run is assumed to take where none was measured."""
+
+    resources: Resources
+    gpu: str = ASSUMED_GPU
+    """One of GPUS, for runs on GPUs."""
+
+    def seconds(self, config: RunConfig) -> float:
+        """From its start to its end."""
+        asked = self.resources
+        if gpus := asked.workers * asked.gpus_per_worker:
+            return gpu_hours(config, self.gpu, ASSUMED_MFU) * 3600 / gpus
+        return flops(config) / (ASSUMED_CPU * asked.workers * asked.cpus_per_worker) + ASSUMED_START_S
+
+    def __str__(self) -> str:
+        asked = self.resources
+        if gpus := asked.workers * asked.gpus_per_worker:
+            return f"{_ASSUMED} {ASSUMED_MFU:.0%} of the peak of {gpus:g} {self.gpu}"
+        return f"{_ASSUMED} {ASSUMED_CPU * asked.workers * asked.cpus_per_worker:.0e} FLOP/s, and a second to start"
+
+
 class Past(Protocol):
     """How a run ended, and what it was."""
 
@@ -75,12 +114,8 @@ def speeds(ends: Iterable[Past]) -> list[Speed]:
     return found
 
 
-def estimate(arms: Mapping[str, RunConfig], past: Sequence[Speed], guess: float) -> Estimate:
-    """What a run of each of `arms`, arm_id to config, takes, judged by `past`.
-
-    Args:
-        guess: FLOP/s of what one run occupies, for when no run was measured.
-    """
+def estimate(arms: Mapping[str, RunConfig], past: Sequence[Speed], guess: Guess) -> Estimate:
+    """What a run of each of `arms`, arm_id to config, takes, judged by `past`, or by `guess` if none was measured."""
     known = _Known(past)
     work = {arm: flops(config) for arm, config in arms.items()}
     seconds, sources = dict[str, float](), dict[str, None]()
@@ -88,10 +123,7 @@ def estimate(arms: Mapping[str, RunConfig], past: Sequence[Speed], guess: float)
         if speed := known.speed(_like(config), config.optimizer.name) if past else None:
             seconds[arm], source = work[arm] / speed[0], speed[1]
         else:
-            seconds[arm], source = (
-                work[arm] / guess + ASSUMED_START_S,
-                f"{_ASSUMED} {guess:.0e} FLOP/s, and a second to start",
-            )
+            seconds[arm], source = guess.seconds(config), str(guess)
         sources[source] = None
     return Estimate(seconds, work, "; ".join(sources), not any(source.startswith(_ASSUMED) for source in sources))
 

@@ -36,11 +36,19 @@ def suggest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     inside = [name for name in known if name.endswith(f".{word}")]
     meant = [name for name, others in MEANT.items() if name in known and word.casefold() in others]
-    if near := inside[:1] or meant or nearest(word, known):
+    if near := inside[:1] or meant:
         return f". Did you mean '{near[0]}'?"
+    if near_text := did_you_mean(word, known):
+        return near_text
     if len(known) > 16 or any("." in name for name in known):  # too many for a line
         return "; docs/parameters.md lists them"
     return f"; known: {', '.join(known)}"
+
+
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The end of a message about an unknown `word` that has listed the `known`; empty if it is like none of them."""
+    near = nearest(word, known, likeness)
+    return f". Did you mean '{near[0]}'?" if near else ""
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
@@ -143,8 +151,8 @@ def _remedy(detail: ErrorDetails, example: str) -> str:
 
 def _choice(value: Any, expected: str) -> str:
     choices = re.findall(r"'([^']*)'", expected)
-    if isinstance(value, str) and (near := nearest(value, choices, 0.5)):
-        return f". Did you mean '{near[0]}'?"
+    if isinstance(value, str) and (near := did_you_mean(value, choices, 0.5)):
+        return near
     if value is False and "none" in choices:
         return "; write none"
     if not choices:  # one number

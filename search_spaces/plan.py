@@ -13,11 +13,11 @@ from search_spaces.arm_names import arm_names
 from search_spaces.changed import changed
 from search_spaces.chosen import chosen_runs, stand_ins
 from search_spaces.doubts import doubts, gate_doubts
-from search_spaces.estimate import ASSUMED_CPU, ASSUMED_GPU, Estimate, Speed, estimate
+from search_spaces.estimate import ASSUMED_GPU, Estimate, Guess, Speed, estimate
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.power import Power, Result, powers
 from search_spaces.searching import search_block
-from search_spaces.spec import Resources, SweepSpec
+from search_spaces.spec import SweepSpec
 
 if TYPE_CHECKING:
     from muon_core.store.sweeps import SweepRecord
@@ -179,6 +179,7 @@ def plan(
     trained: Iterable[str | None] = (),
     retry: Collection[str] = (),
     sd: float | None = None,
+    gpu: str = ASSUMED_GPU,
 ) -> Plan:
     """What running `spec` would do.
 
@@ -192,6 +193,7 @@ def plan(
         retry: statuses of runs that have ended and are to be run again: failed, diverged.
         sd: standard deviation, between seeds, of a paired difference in the primary metric; None takes that of the
             store, or one assumed.
+        gpu: what runs on GPUs are assumed to train on where none was measured, one of muon_core.gpus.
     Raises: SpecError if the spec cannot be expanded; ValueError for an `sd` that is not positive and finite.
     """
     runs = tuple(expand(spec))
@@ -206,16 +208,10 @@ def plan(
     once = (*runs[:arms], *unchosen)  # seeds change nothing about what is odd
     odd = (*doubts([run.config for run in once]), *gate_doubts(spec))
     asked = {run.arm_id: run.config for run in (*to_run, *elsewhere, *unchosen)}
-    takes = estimate(asked, past, _guess(spec.resources))
+    takes = estimate(asked, past, Guess(spec.resources, gpu))
     dropped = dropped_runs(earlier_runs(records, {run.run_id for run in runs}), done)
     others = tuple(changed(runs, {run.run_id for run in to_run}, trained))
     resolves = powers(spec, once, measured, sd)
     return Plan(
         spec, runs, statuses, to_run, elsewhere, resolves, arm_names(runs), odd, takes, dropped, others, unchosen
     )
-
-
-def _guess(resources: Resources) -> float:
-    """FLOP/s of what one run occupies, where none was measured."""
-    each = ASSUMED_GPU * resources.gpus_per_worker or ASSUMED_CPU * resources.cpus_per_worker
-    return resources.workers * each

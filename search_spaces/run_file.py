@@ -96,7 +96,7 @@ def _optimizer(fields: dict[tuple[str, ...], Any], flagged: str | None, source: 
 def read_run_file(path: str) -> Source:
     """The file's mapping with the line of each field. Raises SpecError if there is none to read."""
     fields = "a run's file holds parameters, such as `steps: 100`"
-    source = read_file(path, fields=fields, missing=f"no such file, and no preset ({', '.join(PRESETS)})")
+    source = read_file(path, fields=fields, missing=f"no such file, and no preset{suggest(path, PRESETS)}")
     if "blocks" in source.data:
         line = source.line(("blocks",))
         raise SpecError(f"{path}:{line}: blocks make this a sweep file; `muon sweep run {path}` runs it")

@@ -8,7 +8,7 @@ the backward pass, when all activations are there, or the optimizer step, when a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from muon_core.config.run import ModelConfig, RunConfig
@@ -37,6 +37,8 @@ class Memory:
     """What a micro-batch's forward pass keeps for its backward pass."""
     loss: int
     """Logits and their gradients."""
+    gathered: int = 0
+    """Matrices and their gradients that an owner has whole during the optimizer step, under `parallel: fsdp`."""
     accumulates: bool = False
     """Whether gradients of an earlier micro-batch are there while the next is computed."""
 
@@ -44,11 +46,11 @@ class Memory:
     def peak(self) -> int:
         """At the largest moment."""
         passes = self.activations + self.loss + (self.gradients if self.accumulates else 0)
-        return self.weights + self.optimizer + max(passes, self.gradients)
+        return self.weights + self.optimizer + max(passes, self.gradients + self.gathered)
 
     def describe(self) -> str:
         """`13.0 GiB (weights 0.5, gradients 0.3, ...)`."""
-        parts = {name: value for name, value in asdict(self).items() if name != "accumulates"}
+        parts = {name: value for name, value in asdict(self).items() if value and name != "accumulates"}
         return f"{gib(self.peak)} GiB ({', '.join(f'{name} {gib(value)}' for name, value in parts.items())})"
 
 
@@ -63,20 +65,40 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
     total, hidden = num_parameters(model), num_hidden(model)
     pieces = max(config.most_micro_batches(workers), workers)
     tokens = config.batch_size // pieces * config.data.seq_len
-    state = _STATE.get(config.optimizer.name, 1) * hidden + 2 * (total - hidden)
-    shares = workers if config.parallel == "fsdp" else 1
-    weights = 4 * total + (2 * total if bf16 else 0)
-    if shares > 1:  # beside them, whole: embedding and norms all along, and an MLP while it is computed
-        rest, mlp = total - hidden, 2 * model.d_model * model.d_ff
-        weights = 4 * total // shares + (6 * rest + 2 * mlp if bf16 else 4 * (rest + mlp))
-    return Memory(
-        weights=weights,
-        gradients=4 * total // shares,
-        optimizer=4 * state // shares,
+    rest, kept = total - hidden, _STATE.get(config.optimizer.name, 1)
+    whole = Memory(
+        weights=4 * total + (2 * total if bf16 else 0),
+        gradients=4 * total,
+        optimizer=4 * (kept * hidden + 2 * rest),
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
         loss=_loss(model, tokens),
         accumulates=pieces > workers,
     )
+    if workers == 1 or config.parallel == "ddp":
+        return whole
+    # Rows of all weights; whole beside them embedding and norms all along, and an MLP while it is computed. State of
+    # hidden matrices is that of whole layers, of which some workers have one more than others.
+    mlp, owned = 2 * model.d_model * model.d_ff, hidden // model.num_layers * -(-model.num_layers // workers)
+    return replace(
+        whole,
+        weights=4 * total // workers + (6 * rest + 2 * mlp if bf16 else 4 * (rest + mlp)),
+        gradients=4 * total // workers,
+        optimizer=4 * (kept * owned + 2 * rest // workers),
+        gathered=8 * owned,
+    )
+
+
+def cut_to_fit(config: RunConfig, free: int, workers: int = 1) -> RunConfig | None:
+    """`config` in as few micro-batches as fit into `free` bytes, with activation checkpointing if it takes that.
+
+    None if nothing of that is enough.
+    """
+    for saving in dict.fromkeys((config.activation_checkpointing, True)):
+        for pieces in config.micro_batch_choices(workers):
+            cut = config.replace(micro_batches=pieces, activation_checkpointing=saving)
+            if memory(cut, workers).peak <= free:
+                return cut
+    return None
 
 
 def block_activations(model: ModelConfig, *, bf16: bool) -> int:

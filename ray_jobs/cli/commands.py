@@ -26,7 +26,7 @@ COMMANDS = {
     "status": ("ray_jobs.cli.status", "Show how far runs are, and why one failed."),
     "logs": ("ray_jobs.cli.logs", "Show what a run printed, also while it trains."),
     "failures": ("ray_jobs.cli.failures", "Show what runs died of, each way once, and what that cost."),
-    "runs": ("ray_jobs.cli.runs", "List runs, show one, or compare two."),
+    "runs": ("ray_jobs.cli.runs", "List runs, show one, compare two, or remove some."),
     "query": ("ray_jobs.cli.query", "Answer a question to the tables, asked in SQL."),
     "report": ("ray_jobs.cli.report", "Write a sweep's answer as one HTML page with its data beside it."),
     "gates": ("ray_jobs.cli.gates", "Judge a sweep by its gates; the exit code is the verdict."),

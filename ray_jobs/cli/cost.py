@@ -6,14 +6,14 @@ import json
 
 import click
 
-from ray_jobs.cli.options import json_option, next_command, store_option
+from ray_jobs.cli.options import Choice, json_option, next_command, store_option
 
 BY = ("block", "optimizer", "status", "node", "run")
 
 
 @click.command("cost")
 @click.argument("name", required=False)
-@click.option("--by", type=click.Choice(BY), help="What to sum by.  [default: block of a sweep, else optimizer]")
+@click.option("--by", type=Choice(BY), help="What to sum by.  [default: block of a sweep, else optimizer]")
 @store_option
 @json_option
 def command(name: str | None, by: str | None, store: str, as_json: bool) -> None:

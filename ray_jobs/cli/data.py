@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ray_jobs.cli.options import Group, json_option
-from ray_jobs.cli.text import cut, short_count, table_lines, terminal_width
+from ray_jobs.cli.options import Choice, Group, json_option
+from ray_jobs.cli.text import short_count, table_lines, to_terminal
 
 if TYPE_CHECKING:
     from muon_core.data.listing import Found
@@ -50,7 +50,7 @@ def command() -> None:
 )
 @click.option("--keep-duplicates", is_flag=True, help="Count documents equal to an earlier one, but keep them.")
 @click.option(
-    "--dtype", type=click.Choice(["auto", "uint16", "uint32"]), default="auto", show_default=True, help="Of a token."
+    "--dtype", type=Choice(["auto", "uint16", "uint32"]), default="auto", show_default=True, help="Of a token."
 )
 @click.option(
     "--shard-tokens",
@@ -145,7 +145,7 @@ def ls_command(places: tuple[str, ...], as_json: bool) -> None:
         ]
         click.echo(json.dumps(listed, indent=2))
     elif any(one.manifest for one in found):
-        click.echo("\n".join(cut(line, terminal_width()) for line in table_lines(_rows(found))))
+        click.echo("\n".join(map(to_terminal, table_lines(_rows(found)))))
     else:
         click.echo("no prepared data set; `muon data prepare` makes one")
     for one in found:

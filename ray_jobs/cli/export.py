@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from ray_jobs.cli.options import store_option
+from ray_jobs.cli.options import Choice, store_option
 
 FORMATS = ("csv", "wandb-jsonl", "tensorboard")
 
 
 @click.command("export")
 @click.argument("name")
-@click.option("--to", "format", type=click.Choice(FORMATS), required=True, help="What to write.")
+@click.option("--to", "format", type=Choice(FORMATS), required=True, help="What to write.")
 @click.option(
     "-o",
     "--output",

@@ -12,7 +12,7 @@ import click
 from muon_core.config.optimizers import OPTIMIZERS, OptimizerConfig
 from ray_jobs.cli.options import Group, json_option
 from ray_jobs.cli.pretrain import OptimizerName, assigned
-from ray_jobs.cli.text import cut, table_lines, terminal_width
+from ray_jobs.cli.text import table_lines, to_terminal
 
 if TYPE_CHECKING:
     from muon_core.optim.contract import Finding
@@ -41,7 +41,7 @@ def command(context: click.Context, as_json: bool) -> None:
         click.echo(json.dumps(listed, indent=2))
         return
     rows = [("optimizer", "lr", "about"), *((one["name"], f"{one['lr']:g}", one["about"]) for one in listed)]
-    click.echo("\n".join(cut(line, terminal_width()) for line in table_lines(rows)))
+    click.echo("\n".join(map(to_terminal, table_lines(rows))))
     click.echo("next: muon optimizers check ./my_opt.py:MyOptimizer", err=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -35,8 +35,23 @@ class Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            ctx.fail(f"no command {args[0]!r}; the commands are {', '.join(known)}.")
+            near = _did_you_mean(args[0], known) or "."
+            ctx.fail(f"no command {args[0]!r}; the commands are {', '.join(known)}{near}")
         return super().resolve_command(ctx, args)
+
+
+class Choice(click.Choice[str]):
+    """Answers an unknown value with those there are, and the one it is most like."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        message = super().get_invalid_choice_message(value, ctx).rstrip(".")
+        return message + (_did_you_mean(str(value), self.choices) or ".")
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    from search_spaces.explain import did_you_mean  # which loads pydantic, that a help text need not wait for
+
+    return did_you_mean(word, known)
 
 
 def next_command(command: str) -> str:

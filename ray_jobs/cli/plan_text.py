@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from muon_core.statuses import counts_text
-from ray_jobs.cli.text import table_lines
+from ray_jobs.cli.text import lasting, table_lines
 from ray_jobs.money import Money
 from search_spaces.plan import Plan
 from search_spaces.power import Power
@@ -55,10 +55,8 @@ def _work(plan: Plan) -> str:
 
 
 def _time(plan: Plan) -> str:
-    minutes = plan.seconds / 60
-    lasts = f"{minutes:.2g} minutes" if minutes < 99.5 else f"{minutes / 60:.3g} hours"
     less = "; less, for candidates may end early" if plan.spec.early_stopping else ""
-    return f"time: about {lasts}, one run after the other ({plan.estimate.source}){less}"
+    return f"time: {lasting(plan.seconds)}, one run after the other ({plan.estimate.source}){less}"
 
 
 def _elsewhere(plan: Plan) -> list[str]:

@@ -9,15 +9,16 @@ from typing import Any
 
 import click
 
-from muon_core.config.memory import Memory, gib, memory
+from muon_core.config.memory import Memory, cut_to_fit, gib, memory
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
 from muon_core.config.sizes import flops_per_token, num_parameters, orthogonalizer_share, parameters
-from muon_core.gpus import DATE, GPUS, SOURCE
-from ray_jobs.cli.options import json_option
+from muon_core.gpus import DATE, GPUS
+from ray_jobs.cli.options import Choice, json_option
 from ray_jobs.cli.text import aligned
 from ray_jobs.prices import Prices, load_prices
+from search_spaces.estimate import ASSUMED_GPU, ASSUMED_MFU, gpu_hours
 from search_spaces.parameters import build
 from search_spaces.spec import Resources
 
@@ -25,20 +26,20 @@ MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "peak")
 
 
 @click.command("presets")
-@click.argument("names", nargs=-1, metavar="[PRESET]...", type=click.Choice(list(PRESETS)))
+@click.argument("names", nargs=-1, metavar="[PRESET]...", type=Choice(list(PRESETS)))
 @click.option(
     "--optimizer",
-    type=click.Choice(list(OPTIMIZERS)),
+    type=Choice(list(OPTIMIZERS)),
     default="muon",
     show_default=True,
     help="Optimizer of the hidden matrices.",
 )
 @click.option("--tokens", type=click.FloatRange(min=1), default=1.7e9, show_default=True, help="Training tokens.")
-@click.option("--gpu", type=click.Choice(list(GPUS)), default="h100", show_default=True, help="GPU, of which one.")
+@click.option("--gpu", type=Choice(list(GPUS)), default=ASSUMED_GPU, show_default=True, help="GPU, of which one.")
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.35,
+    default=ASSUMED_MFU,
     show_default=True,
     help="Share of the GPU's peak that is used; an assumption, until a run has measured it.",
 )
@@ -60,8 +61,9 @@ def command(
     """Show the presets: weights by part, FLOPs, memory, and hours and USD of a number of tokens on one GPU.
 
     FLOPs of a token are 6 a weight and 12 x layers x width x sequence; Muon's share is Newton-Schulz, of all FLOPs of a
-    step. Memory is what cannot be done without; kernels and allocator take more. Hours are FLOPs by the GPU's peak in
-    the preset's precision times --mfu. --json gives a list of objects, bytes and FLOPs in full.
+    step. Memory is what cannot be done without; kernels and allocator take more. What does not fit has the fewest
+    micro-batches that do, where there are any, and else no hours: these are FLOPs by the GPU's peak in the preset's
+    precision times --mfu, as `muon sweep plan` has them. --json gives a list of objects, bytes and FLOPs in full.
 
     \b
     muon presets
@@ -79,7 +81,7 @@ def command(
     rows = _rows(found, gpu, tokens)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     click.echo("\n".join(aligned(row, widths, [False] + [True] * len(found)) for row in rows))
-    click.echo(f"peak of {gpu}: {SOURCE} ({DATE}); prices: {prices.source} ({prices.date})", err=True)
+    click.echo(f"peak: {GPUS[gpu].source}, looked up {DATE}; {_price(gpu, prices)}", err=True)
     click.echo(f"assumed: {mfu:.0%} of the peak; a run tells its own as mfu (muon runs show)", err=True)
 
 
@@ -94,11 +96,10 @@ def _cut(run: RunConfig, sequences: int | None) -> RunConfig:
 
 def facts(name: str, run: RunConfig, tokens: float, gpu: str, mfu: float, prices: Prices) -> dict[str, Any]:
     """What `--json` shows of a preset."""
-    share, device = orthogonalizer_share(run), GPUS[gpu]
-    held = memory(run)
-    flops = flops_per_token(run) / (1 - share)
-    hours = tokens * flops / (device.peak(run.precision) * mfu) / 3600
-    usd = prices.rate(Resources(gpus_per_worker=1), device.node).usd_per_hour
+    device, held = GPUS[gpu], memory(run)
+    cut = cut_to_fit(run, device.memory)
+    hours = gpu_hours(run, gpu, mfu, tokens) if cut else None
+    usd = prices.rate(Resources(gpus_per_worker=1), device.node).usd_per_hour if device.node else None
     return {
         "preset": name,
         "optimizer": run.optimizer.name,
@@ -108,15 +109,24 @@ def facts(name: str, run: RunConfig, tokens: float, gpu: str, mfu: float, prices
         "seq_len": run.data.seq_len,
         "precision": run.precision,
         "flops_per_token": flops_per_token(run),
-        "orthogonalizer_share": share,
+        "orthogonalizer_share": orthogonalizer_share(run),
         "memory_bytes": _bytes(held),
         "fits": held.peak <= device.memory,
+        "to_fit": cut.model_dump(include={"micro_batches", "activation_checkpointing"}) if cut else None,
         "gpu": gpu,
         "mfu_assumed": mfu,
         "tokens": tokens,
         "hours": hours,
-        "usd": None if usd is None else hours * usd,
+        "usd": None if usd is None or hours is None else hours * usd,
     }
+
+
+def _price(gpu: str, prices: Prices) -> str:
+    """Where the dollars are from, or why there are none."""
+    if (node := GPUS[gpu].node) is None:
+        return f"prices: none, for {gpu} is in no machine of AWS; give its hours your own"
+    rate = prices.rate(Resources(gpus_per_worker=1), node)
+    return f"price of {node}: {rate.source}, not looked up since {rate.date}"
 
 
 def _bytes(held: Memory) -> dict[str, int]:
@@ -135,10 +145,33 @@ def _rows(found: list[dict[str, Any]], gpu: str, tokens: float) -> list[list[str
         "memory, GiB": lambda one: gib(one["memory_bytes"]["peak"]),
         **{f"  {part}": partial(_held, part) for part in MEMORY if part != "peak"},
         f"fits one {gpu}": lambda one: "yes" if one["fits"] else "no",
-        f"hours of {tokens:.3g} tokens": lambda one: f"{one['hours']:.3g}",
-        "USD": lambda one: "unknown" if one["usd"] is None else f"{one['usd']:.2f}",
+        **({} if all(one["fits"] for one in found) else {"  it does with": _to_fit}),
+        f"time of {tokens:.3g} tokens": lambda one: "-" if one["hours"] is None else hours_text(one["hours"]),
+        "USD": lambda one: "unknown" if one["usd"] is None else usd_text(one["usd"]),
     }
     return [[title, *map(text, found)] for title, text in lines.items()]
+
+
+def hours_text(hours: float) -> str:
+    """`53 h`, `4.4 h`, `5.4 min`, `2.5 s`."""
+    if hours >= 0.995:
+        return f"{hours:.3g} h"
+    return f"{hours * 60:.2g} min" if hours * 60 >= 0.995 else f"{hours * 3600:.2g} s"
+
+
+def usd_text(usd: float) -> str:
+    """To the cent: `46.79`, `under 0.01`."""
+    return f"{usd:,.2f}" if usd >= 0.005 else "under 0.01"
+
+
+def _to_fit(one: dict[str, Any]) -> str:
+    """What of its preset to change."""
+    if one["fits"]:
+        return ""
+    if not (cut := one["to_fit"]):
+        return "nothing"
+    saving = " + checkpoints" if cut["activation_checkpointing"] else ""
+    return f"{cut['micro_batches']} micro-batches{saving}"
 
 
 def _weights(part: str, one: dict[str, Any]) -> str:

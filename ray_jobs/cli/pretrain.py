@@ -9,6 +9,7 @@ import click
 
 from muon_core.by_reference import is_reference
 from muon_core.config.optimizers import OPTIMIZERS
+from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
 from muon_core.sources import publish_source
 from muon_core.statuses import FINISHED, last_line
@@ -17,9 +18,10 @@ from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, StoreError, check_writable
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
-from ray_jobs.cli.options import next_command, store_option
+from ray_jobs.cli.options import Choice, next_command, store_option
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.stop_signals import stop_signals
+from search_spaces.explain import suggest
 from search_spaces.parameters import parse_assignment
 from search_spaces.run_file import resolve_run
 
@@ -27,15 +29,22 @@ if TYPE_CHECKING:
     import torch
 
 
-class OptimizerName(click.Choice[str]):
+class OptimizerName(Choice):
     """A built-in optimizer, or a reference, which is looked for later."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return value if is_reference(value) else super().convert(value, param, ctx)
 
 
+def _preset_is_argument(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        unknown = "" if value in PRESETS else f"; {value!r} is none{suggest(value, PRESETS)}"
+        raise click.UsageError(f"the preset is the argument: muon pretrain {value}{unknown}.")
+
+
 @click.command("pretrain")
 @click.argument("config", default="tiny")
+@click.option("--preset", hidden=True, expose_value=False, callback=_preset_is_argument, help="No option: CONFIG.")
 @click.option(
     "--optimizer",
     type=OptimizerName(list(OPTIMIZERS)),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from muon_core.statuses import counts_text
+from ray_jobs.cli.options import Choice
 from search_spaces.plan import Plan
 
 RETRY = click.option(
     "--retry",
     multiple=True,
-    type=click.Choice(["failed", "diverged"]),
+    type=Choice(["failed", "diverged"]),
     help="Run those runs again too; without it they stay as they are. Failed ones go on from their checkpoint, "
     "diverged ones begin anew. May be given twice.",
 )

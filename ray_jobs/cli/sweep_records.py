@@ -15,7 +15,7 @@ from muon_core.store.keys import parse_sweeps
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
 from ray_jobs.cli.options import json_option, next_command, store_option
-from ray_jobs.cli.text import cut, table_lines, terminal_width
+from ray_jobs.cli.text import table_lines, to_terminal
 from ray_jobs.elsewhere import unfinished_alive
 from search_spaces.spec import SweepSpec
 from search_spaces.write_yaml import as_sweep_yaml
@@ -48,7 +48,7 @@ def list_command(store: str, as_json: bool) -> None:
         return
     rows = [HEADER, *(_cells(sweep) for sweep in sweeps)]
     for line in table_lines(rows):
-        click.echo(cut(line, terminal_width()))
+        click.echo(to_terminal(line))
     hint = f"muon sweep show {sweeps[0]['sweep']}" if sweeps else "muon runs ls"
     click.echo(f"next: {next_command(hint)}", err=True)
 

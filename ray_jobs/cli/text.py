@@ -25,6 +25,11 @@ def terminal_width() -> int:
     return max(NARROW, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
 
 
+def to_terminal(line: str) -> str:
+    """`line`, cut to the width of the terminal; whole where stdout is none, for whoever reads a pipe can fold."""
+    return cut(line, terminal_width()) if sys.stdout.isatty() else line
+
+
 def frame_text(frame: pl.DataFrame, width: int = WIDTH) -> str:
     """`frame` as a table, its longest texts cut if need be; where even that is too wide, one record below the other.
 
@@ -107,3 +112,13 @@ def clock_text(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def lasting(seconds: float) -> str:
+    """An estimate of a time: `under a second`, `about 5.2 seconds`, `about 1.3 minutes`, `about 6.8 hours`."""
+    if seconds < 1:
+        return "under a second"
+    for unit, size, least in (("hours", 3600, 99.5 * 60), ("minutes", 60, 59.5)):
+        if seconds >= least:
+            return f"about {seconds / size:.{3 if size > 60 else 2}g} {unit}"
+    return f"about {seconds:.2g} seconds"

@@ -156,6 +156,8 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         # commands and options
         (["swep"], "no command 'swep'; the commands are pretrain, sweep, status, "),
         (["sweep", "plam"], "no command 'plam'; the commands are confirm, ls, plan, run, show, stop, submit. "
+         "Did you mean 'plan'? See `muon sweep --help`."),
+        (["sweep", "qqq"], "no command 'qqq'; the commands are confirm, ls, plan, run, show, stop, submit. "
          "See `muon sweep --help`."),
         (["--frobnicate"], "No such option '--frobnicate'. See `muon --help`."),
         (["pretrain", "--step", "5"], "No such option '--step'."),
@@ -167,7 +169,13 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
         # files
         (["sweep", "plan", "none.yaml"], "none.yaml: no such file"),
         (["sweep", "plan", "."], ".: cannot be read: Is a directory"),
-        (["pretrain", "none.yaml"], "none.yaml: no such file, and no preset (tiny, 88m, 350m, 1b)"),
+        (["pretrain", "none.yaml"], "none.yaml: no such file, and no preset; known: tiny, 88m, 350m, 1b"),
+        (["pretrain", "tinny"], "tinny: no such file, and no preset. Did you mean 'tiny'?"),
+        (["pretrain", "--preset", "88m"], "the preset is the argument: muon pretrain 88m. See"),
+        (
+            ["pretrain", "--preset", "huge"],
+            "the preset is the argument: muon pretrain huge; 'huge' is none; known: tiny, 88m, 350m, 1b. See",
+        ),
         (["pretrain", "."], ".: cannot be read: Is a directory"),
         # parameters
         (
@@ -203,6 +211,24 @@ def test_bad_arguments_are_one_line(
 ) -> None:
     (line,) = refused(capsys, *arguments)
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "--optimizer", "mion"], "'adamuon'. Did you mean 'muon'? See `muon pretrain --help`."),
+        (["optimizers", "check", "lyon"], "'adamuon'. Did you mean 'lion'? See `muon optimizers check --help`."),
+        (["presets", "--gpu", "h10"], "'b200'. Did you mean 'h100'? See `muon presets --help`."),
+        (["presets", "88n"], "'1b'. Did you mean '88m'? See `muon presets --help`."),
+        (["presets", "huge"], "'1b'. See `muon presets --help`."),
+        (["cost", "--by", "blok"], "Did you mean 'block'? See `muon cost --help`."),
+    ],
+)
+def test_an_unknown_value_is_answered_with_the_nearest(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (line,) = refused(capsys, *arguments)
+    assert line.endswith(message)
 
 
 CONFIGS = [

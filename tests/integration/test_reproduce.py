@@ -11,11 +11,13 @@ import pytest
 from support.prepared import small_set
 
 from analysis.store import open_store
+from muon_core.config.memory import gib, memory
 from muon_core.config.run import RunConfig
 from muon_core.config.sizes import num_parameters
+from muon_core.gpus import GPUS
 from muon_core.store.folder import Folder
 from ray_jobs.cli.main import main
-from ray_jobs.cli.presets import facts
+from ray_jobs.cli.presets import facts, hours_text, usd_text
 from ray_jobs.prices import load_prices
 from search_spaces.expand import PlannedRun, expand
 from search_spaces.spec import load_spec
@@ -209,5 +211,17 @@ def test_what_the_text_says_of_its_size_and_price_is_what_presets_compute(name: 
     (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", TEXT.read_text(encoding="utf-8"), re.MULTILINE)
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[:2] == [f"{len(runs)} x {runs[0].steps:,}", f"{len(runs) * tokens / 1e6:,.0f} M"]
-    assert cells[-2:] == [f"{hours:.2g}", f"{usd:,.2f}"]
+    assert cells[-2:] == [hours_text(hours), usd_text(usd)]
     assert all(one["fits"] for one in found)
+
+
+def test_a_billion_weights_fit_each_gpu_whole_and_the_text_says_with_how_much_to_spare() -> None:
+    (run, *_), workers = [run.config for run in planned("validation_1b")], 8
+    assert load_spec(FOLDER / "validation_1b.yaml").resources.workers == workers
+    whole, shares = (memory(run.replace(parallel=mode, compile=False), workers) for mode in ("ddp", "fsdp"))
+    assert (run.parallel, run.compile) == ("ddp", True)
+    assert whole.peak < GPUS["h100"].memory / 2
+    text = " ".join(TEXT.read_text(encoding="utf-8").split())
+    room = gib(GPUS["h100"].memory)
+    assert f"{gib(whole.peak)} GiB of the {room} that 80 GB are" in text
+    assert f"`parallel: fsdp` would need {gib(shares.peak)} GiB" in text

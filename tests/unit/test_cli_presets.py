@@ -9,6 +9,7 @@ from muon_core.config.presets import PRESETS
 from muon_core.config.run import RunConfig
 from muon_core.gpus import GPUS
 from ray_jobs.cli.main import main
+from ray_jobs.cli.presets import hours_text, usd_text
 from ray_jobs.prices import load_prices
 
 
@@ -28,7 +29,13 @@ def test_the_table_has_a_column_for_each(capsys: pytest.CaptureFixture[str]) -> 
     assert rows["muon's share of FLOPs"][1] == "5.3%"
     assert len(rows["USD"]) == len(PRESETS)
     assert all(len(line) <= 120 for line in out.splitlines())
-    assert "(2026-" in err
+    assert rows["fits one h100"] == ["yes", "yes", "no", "no"]
+    assert rows["it does with"] == ["4", "micro-batches", "16", "micro-batches"]
+    assert rows["time of 1.7e+09 tokens"][2:] == ["1.17", "h", "3.83", "h", "9.62", "h"]
+    assert err.splitlines()[0] == (
+        "peak: H100 data sheet, bf16 halved: it is printed with sparsity, looked up 2026-11-29; price of p5.48xlarge: "
+        "AWS list prices on demand, us-east-1 and us-west-2, Linux, not looked up since 2025-11-30"
+    )
 
 
 def test_json_has_bytes_hours_and_dollars(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,10 +61,31 @@ def test_a_forward_pass_may_be_smaller_than_a_step(capsys: pytest.CaptureFixture
     assert less["memory_bytes"]["activations"] < whole["memory_bytes"]["activations"]
 
 
+def test_what_fits_nowhere_has_no_hours_and_what_is_not_rented_no_dollars(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "1b", "--gpu", "t4", "--seq-len", "16384", "--json")
+    (one,) = json.loads(out)
+    assert (code, one["fits"], one["to_fit"], one["hours"], one["usd"]) == (0, False, None, None, None)
+    _, out, _ = call(capsys, "1b", "--gpu", "t4", "--seq-len", "16384")
+    assert [line.split()[-1] for line in out.splitlines()[-4:]] == ["no", "nothing", "-", "unknown"]
+    (own,) = json.loads(call(capsys, "88m", "--gpu", "rtx4090", "--json")[1])
+    err = call(capsys, "88m", "--gpu", "rtx4090")[2]
+    assert (own["fits"], own["usd"]) == (True, None)
+    assert own["to_fit"] == {"micro_batches": 1, "activation_checkpointing": False}
+    assert "prices: none, for rtx4090 is in no machine of AWS; give its hours your own" in err
+
+
+def test_times_and_dollars_read_well() -> None:
+    assert [hours_text(hours) for hours in (53.4, 4.4, 1.0, 0.99, 0.00068)] == [
+        "53.4 h", "4.4 h", "1 h", "59 min", "2.4 s"
+    ]  # fmt: skip
+    assert [usd_text(usd) for usd in (1367.589, 0.62, 0.0047)] == ["1,367.59", "0.62", "under 0.01"]
+
+
 def test_what_does_not_divide_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "88m", "--sequences", "3")
     assert (code, err) == (2, "muon: --sequences 3 does not divide batch_size 8; choose a divisor\n")
 
 
 def test_every_gpu_has_a_price() -> None:
-    assert {gpu.node for gpu in GPUS.values()} <= load_prices().nodes.keys()
+    """Whose machines AWS has."""
+    assert {gpu.node for gpu in GPUS.values()} - {None} <= load_prices().nodes.keys()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.machine import count_cpus, count_gpus, misfit
+from ray_jobs.machine import assumed_gpu, count_cpus, count_gpus, misfit
 from search_spaces.spec import Resources
 
 
@@ -104,3 +104,22 @@ def test_what_does_not_fit_is_said_with_the_remedy(resources: Resources, gpus: i
 def test_counting_loads_neither_ray_nor_torch() -> None:
     code = "import sys, ray_jobs.machine as m; m.count_cpus(), m.count_gpus(); print({'ray', 'torch'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+INFORMATION = "Model: \t\t NVIDIA GeForce RTX 4090\nIRQ:   \t\t 97\nGPU UUID: \t GPU-1b\n"
+
+
+@pytest.mark.usefixtures("bound_to_eight")
+def test_runs_are_planned_for_the_gpu_of_the_node_type_or_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MUON_NODE_TYPE", raising=False)
+    one, two = Resources(gpus_per_worker=1), Resources(workers=2, gpus_per_worker=1)
+    assert assumed_gpu(one, tmp_path) == "h100"
+    root = files(with_gpus(tmp_path, 1), **{"proc__driver__nvidia__gpus__0000:01:00.0__information": INFORMATION})
+    assert assumed_gpu(one, root) == "rtx4090"
+    assert assumed_gpu(two, root) == "h100"  # which has no room here
+    other = files(root, **{"proc__driver__nvidia__gpus__0000:01:00.0__information": "Model: \t NVIDIA H800\n"})
+    assert assumed_gpu(one, other) == "h100"
+    monkeypatch.setenv("MUON_NODE_TYPE", "g5.12xlarge")
+    assert assumed_gpu(one, root) == "a10g"

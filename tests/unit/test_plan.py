@@ -15,6 +15,7 @@ from muon_core.store.folder import Folder
 from muon_core.store.known import End
 from muon_core.store.sweeps import write_sweep
 from ray_jobs.cli.plan_text import render_plan
+from ray_jobs.cli.text import lasting
 from ray_jobs.money import money
 from ray_jobs.sweep_plan import sweep_record
 from search_spaces.plan import Plan, plan
@@ -263,6 +264,30 @@ def test_render_tells_the_plan_in_plain_lines() -> None:
         "power: 3 seeds resolve a measured difference of 0.025 and find a true one of 0.033 4 times in 5"
         " (sd of paired differences 0.01, given)",
     ]
+
+
+def test_what_takes_gpus_that_are_not_here_is_priced_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MUON_NODE_TYPE", raising=False)
+    spec = hunt("seeds:", "resources: {workers: 2, gpus_per_worker: 1}\nseeds:")
+    monkeypatch.setattr("ray_jobs.machine.count_gpus", lambda *_: 2)
+    assert "cost: 0 USD (local machines cost nothing)" in render(plan(spec, {}))
+    monkeypatch.setattr("ray_jobs.machine.count_gpus", lambda *_: 1)
+    planned = plan(spec, {})
+    assert render(planned).splitlines()[8:10] == [
+        "time: under a second, one run after the other (assumed: 35% of the peak of 2 h100)",
+        "cost: under 0.01 USD on p5.48xlarge (AWS list prices on demand, us-east-1 and us-west-2, Linux, 2025-11-30)",
+    ]
+    told = money(planned, Folder("nowhere")).to_json()
+    assert told["price"]["node"] == "p5.48xlarge"
+    assert told["cost_usd"] == pytest.approx(2 * 6.88 * planned.seconds / 3600)
+
+
+def test_a_time_has_the_unit_that_reads_well() -> None:
+    seconds = (0.05, 2.51, 59.4, 59.6, 78, 99.4 * 60, 24000, 1e6)
+    assert [lasting(second) for second in seconds] == [
+        "under a second", "about 2.5 seconds", "about 59 seconds", "about 0.99 minutes", "about 1.3 minutes",
+        "about 99 minutes", "about 6.67 hours", "about 278 hours",
+    ]  # fmt: skip
 
 
 def test_render_says_for_how_many_arms_the_verdicts_are_adjusted() -> None:

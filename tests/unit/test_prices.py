@@ -44,6 +44,22 @@ def test_a_local_machine_costs_nothing_and_says_so_unless_the_table_prices_it(ta
     assert (rate.usd_per_hour, rate.source) == (1.0, "a quote")
 
 
+def test_a_machine_without_gpus_has_no_price_for_a_run_that_takes_some(table: str) -> None:
+    """Not its price by a number of CPUs."""
+    rate = load_prices(table).rate(Resources(gpus_per_worker=1), "small")
+    assert rate.usd_per_hour is None
+    assert rate.source == "'small' has no GPUs in the price table; add `gpus:` to it, or price another machine"
+
+
+def test_a_machine_may_have_a_date_and_a_source_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(TABLE + "  new: {usd_per_hour: 3, gpus: 1, date: 2026-03-01, source: a bill}\n")
+    rate = load_prices(str(path)).rate(Resources(gpus_per_worker=1), "new")
+    assert (rate.usd_per_hour, rate.source, rate.date) == (3.0, "a bill", "2026-03-01")
+    ours = load_prices(str(OURS)).rate(Resources(gpus_per_worker=1), "p5.48xlarge")
+    assert (ours.usd_per_hour, ours.date) == (6.88, "2025-11-30")
+
+
 def test_a_machine_that_is_not_in_the_table_has_no_price_and_not_the_price_zero(table: str) -> None:
     rate = load_prices(table).rate(Resources(gpus_per_worker=1), "huge")
     assert rate.usd_per_hour is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from muon_core.config.memory import DoesNotFit, block_activations, check_fits, memory
+from muon_core.config.memory import DoesNotFit, block_activations, check_fits, cut_to_fit, memory
 from muon_core.config.presets import PRESETS
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.config.sizes import (
@@ -21,7 +21,7 @@ from muon_core.config.sizes import (
     parameters,
 )
 from muon_core.failures import classify
-from muon_core.gpus import GPUS, find
+from muon_core.gpus import GPUS, find, of_node
 from muon_core.model import Transformer, hidden_matrices
 from muon_core.optim.newton_schulz import COEFFICIENTS
 from muon_core.optim.sharding import flops as flops_of_matrix
@@ -126,9 +126,32 @@ def test_shares_divide_weights_gradients_and_state() -> None:
     assert memory(shared) == memory(run)  # of one worker
     rest = num_parameters(run.model) - num_hidden(run.model)
     whole, share = memory(run, workers=8), memory(shared, workers=8)
-    assert (share.gradients, share.optimizer) == (whole.gradients // 8, whole.optimizer // 8)
+    owned = num_hidden(run.model) * 3 // 20  # of 20 layers some of 8 workers own three
+    assert share.gradients == whole.gradients // 8
+    assert share.optimizer == 4 * (owned + 2 * rest // 8)
     assert share.weights == whole.weights // 8 + 4 * (rest + 2 * run.model.d_model * run.model.d_ff)
+    assert (share.gathered, whole.gathered) == (8 * owned, 0)  # an owner's matrices and their gradients
+    assert (share.activations, share.loss) == (whole.activations, whole.loss)
     assert memory(preset("1b", parallel="fsdp"), workers=8).peak < memory(preset("1b"), workers=8).peak
+
+
+def test_an_optimizer_step_of_owners_can_be_the_largest_moment() -> None:
+    run = preset("1b", parallel="fsdp", micro_batches=128, activation_checkpointing=True, data={"seq_len": 16})
+    held = memory(run, workers=8)
+    assert held.peak == held.weights + held.optimizer + held.gradients + held.gathered
+    assert f"gathered {held.gathered / 2**30:.2g})" in held.describe()
+
+
+def test_what_does_not_fit_is_cut_into_the_fewest_micro_batches_that_do() -> None:
+    run = preset("88m")
+    assert cut_to_fit(run, memory(run).peak) == run
+    cut = cut_to_fit(run, 6 * 2**30)
+    assert cut is not None
+    assert (cut.micro_batches, cut.activation_checkpointing) == (4, False)
+    smaller = cut_to_fit(run, 2 * 2**30)
+    assert smaller is not None
+    assert (smaller.micro_batches, smaller.activation_checkpointing) == (4, True)
+    assert cut_to_fit(run, 2**30) is None
 
 
 def test_several_workers_that_lack_memory_are_told_of_shares() -> None:
@@ -181,9 +204,43 @@ def test_what_would_help_is_valid(change: dict[str, Any]) -> None:
         check_fits(preset("88m", **change), 2**30, "this machine", workers=2)
 
 
-def test_gpus_are_known_by_what_devices_call_themselves() -> None:
-    assert find("NVIDIA H100 80GB HBM3") is GPUS["h100"]
-    assert find("NVIDIA A100-SXM4-40GB") is GPUS["a100"]
-    assert find("NVIDIA A10G") is GPUS["a10g"]
-    assert find("NVIDIA L40S") is find("cpu x86_64 AVX512") is None
-    assert GPUS["h100"].peak("bf16") > GPUS["h100"].peak("fp32")
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H100 PCIe", "h100-pcie"), ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"), ("NVIDIA GH200 480GB", "gh200"), ("NVIDIA B200", "b200"),
+        ("NVIDIA A100-SXM4-40GB", "a100"), ("A100-PCIE-40GB", "a100"), ("NVIDIA A100-SXM4-80GB", "a100-80gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-80gb"), ("NVIDIA L40S", "l40s"), ("NVIDIA L4", "l4"), ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "a10g"), ("NVIDIA A40", "a40"), ("NVIDIA RTX A6000", "a6000"), ("Tesla T4", "t4"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"), ("GeForce RTX 3090", "rtx3090"), ("Tesla V100-SXM2-16GB", "v100"),
+    ],
+)  # fmt: skip
+def test_gpus_are_known_by_what_devices_call_themselves(device: str, name: str) -> None:
+    assert find(device) is GPUS[name]
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA H200 NVL", "NVIDIA H800", "NVIDIA H100 64GB HBM3", "GRID A100-10C",
+        "NVIDIA A100-SXM-64GB", "NVIDIA L40", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 3090 Ti", "NVIDIA RTX 6000 Ada Generation", "AMD Instinct MI300X", "cpu x86_64 AVX512", "",
+    ],
+)  # fmt: skip
+def test_of_slices_and_cards_that_are_alike_by_name_only_nothing_is_said(device: str) -> None:
+    assert find(device) is None
+
+
+def test_peaks_are_dense_and_there_is_none_of_a_precision_that_is_emulated() -> None:
+    assert [GPUS[name].peak("bf16") for name in ("h100", "h100-nvl", "h100-pcie")] == [989e12, 835e12, 756e12]
+    assert GPUS["rtx4090"].peak("bf16") == 2 * GPUS["rtx4090"].peak(
+        "fp32"
+    )  # summed in fp32: half of what is advertised
+    assert GPUS["t4"].peak("bf16") is GPUS["v100"].peak("bf16") is None
+    assert all(gpu.fp32 and gpu.source and gpu.fp32 <= (gpu.bf16 or gpu.fp32) for gpu in GPUS.values())
+
+
+def test_machines_of_a_family_have_its_gpu() -> None:
+    nodes = ("g5.12xlarge", "p5.4xlarge", "p5en.48xlarge", "p4d.24xlarge", "p4de.24xlarge", "g6e.xlarge", "g6.xlarge")
+    assert [of_node(node) for node in nodes] == ["a10g", "h100", "h200", "a100", "a100-80gb", "l40s", "l4"]
+    assert of_node("m5.xlarge") is of_node("g5g.xlarge") is of_node("local") is of_node("") is None
