@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import sys
@@ -31,8 +32,9 @@ def fingerprint(*packages: str) -> dict[str, Any]:
             "driver": nvidia_driver(),
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "tf32": uses_tf32(),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
             "attention": [name for name, is_on in _attention_kernels() if is_on],
         }
     return cuda | {
@@ -42,9 +44,23 @@ def fingerprint(*packages: str) -> dict[str, Any]:
         **{name: version(name) for name in ("numpy", "tokenizers", *packages)},
         "cuda": torch.version.cuda,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "float32_matmul": torch.get_float32_matmul_precision(),
+        "float32_matmul": _float32_matmul(),
         "threads": torch.get_num_threads(),
     }
+
+
+def uses_tf32() -> bool:
+    """Whether fp32 products on CUDA are rounded to TF32 first, by whichever of torch's settings."""
+    return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"
+
+
+def _float32_matmul() -> str:
+    try:
+        return str(torch.get_float32_matmul_precision())
+    except (
+        RuntimeError
+    ):  # somebody's code set torch's newer `fp32_precision`, beside which torch does not tell this one
+        return str(torch.backends.cuda.matmul.fp32_precision)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

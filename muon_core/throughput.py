@@ -33,7 +33,10 @@ class Throughput:
         gpu = gpus.find(environment.device_name(device))
         # Of a Hugging Face model the config does not tell the FLOPs: no share is better than a wrong one.
         gpu = gpu if config.model.hf is None else None
-        peak = gpu.peak(config.precision) if gpu else None
+        rounds = (
+            config.precision == "fp32" and environment.uses_tf32()
+        )  # products are faster than the table's peak then
+        peak = gpu.peak(config.precision) if gpu and not rounds else None
         self._peak = peak * distributed.world_size() if peak else None
         self._seen, self._since = dict(stopwatch.seconds), time.perf_counter()
 

@@ -71,11 +71,21 @@ class Resources(Config):
     workers: int = Field(1, gt=0)
     """Processes a run is spread over; the batch size is over all of them."""
     gpus_per_worker: float = Field(0, ge=0)
-    """0 trains on CPUs; a share such as 0.5 lets several workers use one GPU."""
+    """0 trains on CPUs; a share such as 0.5 lets several runs, of one worker each, use one GPU."""
     cpus_per_worker: float = Field(1, gt=0)
     """CPU cores a worker reserves; it computes with as many threads, one at least, and bits depend on that number."""
     max_concurrent: Literal["auto"] | Annotated[int, Field(gt=0)] = "auto"
     """Runs at once; `auto` is as many as fit."""
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each(self) -> Self:
+        if self.workers > 1 and 0 < self.gpus_per_worker <= 0.5:
+            misplaced(
+                ("gpus_per_worker",),
+                f"{self.gpus_per_worker:g} would put several of {self.workers} workers on one GPU, which NCCL refuses; "
+                "set it to 1, or workers: 1",
+            )
+        return self
 
     @property
     def threads_per_worker(self) -> int:

@@ -2,8 +2,9 @@
 
 Muon's step beside `torch.optim.Muon` and beside what its FLOPs take at the GPU's peak; tokens a second and MFU of the
 88m preset under Muon and AdamW, with tracking and without; how long compilation takes; the bits of a run that was taken
-up again; how often a step waits for the device. Every part is a process of its own, so one that fails leaves the
-others. The last line says what was missed; exit code 1 if anything was, 2 without a GPU. Copy the table into
+up again; how often a step waits for the device. Every part is a process of its own, so one that fails or hangs leaves
+the others, and what takes long, to compile, comes last. Standard error has how long each took, and in full what one
+died of. The last line says what was missed; exit code 1 if anything was, 2 without a GPU. Copy the table into
 docs/benchmarks.md.
 """
 
@@ -11,8 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +27,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-LIMIT_S = 600.0
+LIMIT_S, PART_S = 600.0, 240.0
+"""Seconds that all parts may take, and any of them."""
 MUON_GOAL = 0.2
 """Largest ratio of a step's seconds, ours to `torch.optim.Muon`'s."""
 BENCH = HERE.parent / "bench" / "optimizer_step.py"
@@ -45,15 +50,34 @@ class Row:
 
 def called(command: list[str], seconds: float) -> str:
     """What a command prints. Raises Part where it fails, or takes longer than `seconds`."""
+    if seconds < 1:
+        raise Part("no time was left")
+    limit = min(seconds, PART_S)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(1.0, seconds), cwd=ROOT)
-    except subprocess.TimeoutExpired:
-        raise Part("no time was left") from None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd=ROOT)
+    except subprocess.TimeoutExpired as late:
+        for stream in (late.stdout, late.stderr):
+            print((stream or b"").decode(errors="replace"), file=sys.stderr)
+        raise Part(f"took longer than {limit:.0f} s") from None
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
-        last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
-        raise Part(f"failed: {last}")
+        raise Part(f"failed: {reason_in(done.stderr) or reason_in(done.stdout) or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def reason_in(text: str) -> str:
+    """The error that a traceback ends with, without the hints that torch's compiler puts behind; else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|OutOfMemory\w*)\b", line)]
+    return (errors or lines or [""])[-1][:200]
+
+
+def lacking_for_compile() -> str:
+    """What is not there that `torch.compile` needs, and how to get it; empty if nothing is."""
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang", "cc")), None)
+    headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
+    lacks = [what for what, there in (("a C compiler", compiler), ("the header Python.h", headers)) if not there]
+    return f"torch.compile lacks {' and '.join(lacks)}: apt-get install gcc python3-dev" if lacks else ""
 
 
 def part(name: str, *arguments: Any, seconds: float) -> Any:
@@ -120,12 +144,12 @@ def waits(device: str, seconds: float) -> Row:
 MEASURED: tuple[Callable[[str, float], Row], ...] = (
     gpu_tests,
     muon_step,
-    speed("muon", tracking=False),
-    speed("muon", tracking=True),
-    speed("adamw", tracking=False),
-    speed("adamw", tracking=True),
     resumed,
     waits,
+    speed("muon", tracking=False),
+    speed("adamw", tracking=False),
+    speed("muon", tracking=True),
+    speed("adamw", tracking=True),
 )
 
 
@@ -133,10 +157,12 @@ def rows(device: str, limit_s: float = LIMIT_S) -> Iterator[Row]:
     """All parts in order; one without a result has the reason in its place."""
     begin = time.monotonic()
     for measured in MEASURED:
+        name, since = measured.__name__.replace("_", " "), time.monotonic()
         try:
-            yield measured(device, limit_s - (time.monotonic() - begin))
+            yield measured(device, limit_s - (since - begin))
         except Part as reason:
-            yield Row(measured.__name__.replace("_", " "), str(reason), missed=True)
+            yield Row(name, str(reason), missed=True)
+        print(f"{name}: {time.monotonic() - since:.0f} s", file=sys.stderr, flush=True)
 
 
 def check(device: str) -> int:
@@ -146,6 +172,8 @@ def check(device: str) -> int:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # the first to compile does so from nothing
         about = part("versions", device, seconds=LIMIT_S)
         print(" | ".join(f"{name} {value}" for name, value in about.items()), flush=True)
+        if lacks := lacking_for_compile():
+            print(f"\n{lacks}", flush=True)
         print("\n| what | measured | beside |\n|---|---|---|", flush=True)
         found = []
         for row in rows(device):
@@ -159,6 +187,11 @@ def check(device: str) -> int:
 def main() -> int:
     import torch
 
+    from ray_jobs.machine import count_gpus
+
+    if torch.version.cuda is None and count_gpus():
+        print(f"gpu-check: torch {torch.__version__} is built without CUDA; install its build for CUDA")
+        return 2
     if not torch.cuda.is_available():
         print("gpu-check: no CUDA device is found here; run it on a machine with an NVIDIA GPU and its driver")
         return 2

@@ -71,7 +71,9 @@ def prepared() -> Iterator[Path]:
 
 
 def speed(device: str, optimizer: str, tracking: bool, steps: int = 46) -> dict[str, Any]:
-    """Tokens a second and MFU between two steps, seconds until the first, and memory.
+    """Tokens a second and MFU between two steps, seconds the first took beyond another, and memory.
+
+    The first step compiles the passes of training; what evaluation compiles, it has before.
 
     `tracking`: rows, evaluation and tracking as by default, in a folder; else none of them.
     """
@@ -81,7 +83,7 @@ def speed(device: str, optimizer: str, tracking: bool, steps: int = 46) -> dict[
     def report(progress: Progress) -> bool:
         if progress.step in (0, 1, WARM, steps - 1):  # the last step is evaluated and tracked in any case
             synchronize(device)
-            times.setdefault(progress.step, time.perf_counter())
+            times[progress.step] = time.perf_counter()  # of step 0 that after its evaluation, the second report
         return True
 
     with prepared() as text, tempfile.TemporaryDirectory() as folder:
@@ -90,10 +92,10 @@ def speed(device: str, optimizer: str, tracking: bool, steps: int = 46) -> dict[
     assert outcome.status == "done", outcome.error
     step_s = (times[steps - 1] - times[WARM]) / (steps - 1 - WARM)
     gpu = gpus.find(environment.device_name(at(device)))
-    tokens_per_s = run.tokens_per_step / step_s
+    tokens_per_s, peak = run.tokens_per_step / step_s, gpu.peak(run.precision) if gpu else None
     return {
         "tokens_per_s": tokens_per_s,
-        "mfu": flops_per_token(run) * tokens_per_s / gpu.peak(run.precision) if gpu else None,
+        "mfu": flops_per_token(run) * tokens_per_s / peak if peak else None,
         "first_step_s": times[1] - times[0] - step_s,
         "peak_bytes": environment.peak_memory_bytes(at(device)),
     }
@@ -157,8 +159,8 @@ def syncs(device: str, steps: int = 12) -> dict[str, Any]:
 def floor(device: str) -> dict[str, Any]:
     """Seconds that Newton-Schulz of the 88m preset takes at the GPU's bf16 peak; null where that is unknown."""
     gpu = gpus.find(environment.device_name(at(device)))
-    flops = orthogonalizer_flops(RunConfig.model_validate(PRESETS["88m"]))
-    return {"seconds": flops / gpu.peak("bf16") if gpu else None}
+    flops, peak = orthogonalizer_flops(RunConfig.model_validate(PRESETS["88m"])), gpu.peak("bf16") if gpu else None
+    return {"seconds": flops / peak if peak else None}
 
 
 def versions(device: str) -> dict[str, Any]:

@@ -44,18 +44,23 @@ def test_the_table_has_every_part_and_the_last_line_says_it_is_met(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # which is set for the parts
     monkeypatch.setattr(check, "called", here)
+    monkeypatch.setattr(check, "lacking_for_compile", lambda: "")
     assert check.check("cpu") == 0
-    about, _, _, _, *table, _, verdict = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    about, _, _, _, *table, _, verdict = out.splitlines()
     assert about.startswith("device cpu ")
     assert "| torch 2." in about
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     values = {what: (value, beside) for what, value, beside in cells}
     assert list(values) == [
-        "tests that need CUDA", "Muon step", "muon, no tracking", "muon, tracking by default",
-        "adamw, no tracking", "adamw, tracking by default", "a run taken up again", "waits for the device in a step",
+        "tests that need CUDA", "Muon step", "a run taken up again", "waits for the device in a step",
+        "muon, no tracking", "adamw, no tracking", "muon, tracking by default", "adamw, tracking by default",
+    ]  # fmt: skip
+    assert [line.split(": ")[0] for line in err.splitlines() if line.endswith(" s")] == [
+        "gpu tests", "muon step", "resumed", "waits", *list(values)[4:]
     ]  # fmt: skip
     assert values["Muon step"] == ("2.00 ms", "torch.optim.Muon 20.00 ms, ratio 0.100 (goal <= 0.2)")
-    for name in list(values)[2:6]:
+    for name in list(values)[4:]:
         assert re.fullmatch(r"[\d,]+ tokens/s", values[name][0])
         assert re.fullmatch(r"MFU unknown, [\d.]+ GiB, first step -?[\d.]+ s longer", values[name][1])
     assert values["a run taken up again"] == ("the same bits", "train losses at most 0 apart")
@@ -85,17 +90,58 @@ def test_what_fails_or_has_no_time_left_has_its_reason_and_leaves_the_others(
     assert "| muon, no tracking | no time was left |  |" in out
     assert "| a run taken up again | 3 of 1,000 weights differ | train losses at most 1e-05 apart |" in out
     assert out.splitlines()[-1].endswith(
-        "s; missed: gpu tests; Muon step; muon, no tracking; muon, tracking by default; adamw, no tracking; "
-        "adamw, tracking by default; waits for the device in a step"
+        "s; missed: gpu tests; Muon step; waits for the device in a step; muon, no tracking; adamw, no tracking; "
+        "muon, tracking by default; adamw, tracking by default"
     )
 
 
-def test_a_command_that_fails_or_takes_too_long_is_a_part_without_a_result() -> None:
+def test_a_command_that_fails_or_takes_too_long_is_a_part_without_a_result(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert check.called([sys.executable, "-c", "print(5)"], 60) == "5\n"
     with pytest.raises(check.Part, match=r"^failed: ValueError: no$"):
         check.called([sys.executable, "-c", "raise ValueError('no')"], 60)
+    with pytest.raises(check.Part, match=r"^failed: exit code 3$"):
+        check.called([sys.executable, "-c", "raise SystemExit(3)"], 60)
     with pytest.raises(check.Part, match=r"^no time was left$"):
         check.called([sys.executable, "-c", "import time; time.sleep(60)"], -5)
+    with pytest.raises(check.Part, match=r"^took longer than 2 s$"):
+        check.called([sys.executable, "-c", "print('so far', flush=True); import time; time.sleep(60)"], 1.6)
+    assert "so far" in capsys.readouterr().err
+
+
+def test_the_reason_of_a_part_is_its_error_and_no_hint_behind_it() -> None:
+    told = "Traceback ...\n  File x\ntorch._inductor.exc.InductorError: no Python.h\n\nSet TORCHDYNAMO_VERBOSE=1\n"
+    assert check.reason_in(told) == "torch._inductor.exc.InductorError: no Python.h"
+    assert check.reason_in("torch.OutOfMemoryError: CUDA out of memory. Tried to") == (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to"
+    )
+    assert check.reason_in("....F\n1 failed, 3 passed in 2.00s\n") == "1 failed, 3 passed in 2.00s"
+    assert check.reason_in("") == ""
+
+
+def test_what_compilation_lacks_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name == "clang" else None)
+    assert check.lacking_for_compile() == ""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    (tmp_path / "Python.h").unlink()
+    assert check.lacking_for_compile() == (
+        "torch.compile lacks a C compiler and the header Python.h: apt-get install gcc python3-dev"
+    )
+
+
+def test_a_torch_without_cuda_on_a_machine_with_a_gpu_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ray_jobs.machine.count_gpus", lambda *_: 1)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert check.main() == 2
+    assert capsys.readouterr().out == (
+        f"gpu-check: torch {torch.__version__} is built without CUDA; install its build for CUDA\n"
+    )
 
 
 def test_tests_that_were_skipped_on_a_gpu_are_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,12 @@ def test_replace_keeps_the_file_for_messages() -> None:
         (STEPS, "resources: {gpus_per_worker: -1}", "5: resources: gpus_per_worker must be at least 0, got -1"),
         (
             STEPS,
+            "resources: {workers: 2, gpus_per_worker: 0.5}",
+            "5: resources: gpus_per_worker 0.5 would put several of 2 workers on one GPU, which NCCL refuses; set it to 1, "
+            "or workers: 1",
+        ),
+        (
+            STEPS,
             "resources: {max_concurrent: many}",
             "5: resources: max_concurrent must be 'auto' or be a whole number, got 'many'",
         ),
