@@ -86,7 +86,12 @@ def part(name: str, *arguments: Any, seconds: float) -> Any:
 
 
 def _json(printed: str) -> Any:
-    return json.loads(printed.strip().splitlines()[-1])
+    """Of the last line. Raises Part where that is none."""
+    *_, last = ["", *printed.strip().splitlines()]
+    try:
+        return json.loads(last)
+    except ValueError:
+        raise Part(f"ended with no result but {last!r}") from None
 
 
 def gpu_tests(device: str, seconds: float) -> Row:
@@ -170,7 +175,11 @@ def check(device: str) -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # the first to compile does so from nothing
-        about = part("versions", device, seconds=LIMIT_S)
+        try:
+            about = part("versions", device, seconds=LIMIT_S)
+        except Part as reason:
+            print(f"gpu-check: the device cannot be asked: {reason}; `muon doctor` looks it over")
+            return 1
         print(" | ".join(f"{name} {value}" for name, value in about.items()), flush=True)
         if lacks := lacking_for_compile():
             print(f"\n{lacks}", flush=True)

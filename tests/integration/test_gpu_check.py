@@ -166,3 +166,14 @@ def test_make_gpu_check_ends_with_that_line_and_an_exit_code() -> None:
     done = subprocess.run([sys.executable, "tests/gpu/check.py"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.startswith("gpu-check: no CUDA device")
+
+
+def test_a_device_that_cannot_be_asked_is_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.setattr(check, "called", lambda *_: "started\nand died\n")
+    assert check.check("cuda") == 1
+    assert capsys.readouterr().out == (
+        "gpu-check: the device cannot be asked: ended with no result but 'and died'; `muon doctor` looks it over\n"
+    )

@@ -29,6 +29,8 @@ def died(message: str = OF_A_DEAD_WORKER, *, preempted: bool = False) -> ray_err
         (ValueError("bad"), "program"),
         (RuntimeError("shapes differ"), "program"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"), "program"),
         (MemoryError(), "out_of_memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:121] can't allocate memory"), "out_of_memory"),
         (ray_errors.OutOfMemoryError("Task was killed due to the node running low on memory."), "out_of_memory"),

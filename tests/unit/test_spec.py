@@ -133,8 +133,8 @@ def test_replace_keeps_the_file_for_messages() -> None:
         (
             STEPS,
             "resources: {workers: 2, gpus_per_worker: 0.5}",
-            "5: resources: gpus_per_worker 0.5 would put several of 2 workers on one GPU, which NCCL refuses; set it to 1, "
-            "or workers: 1",
+            "5: resources: gpus_per_worker 0.5 would put several of 2 workers on one GPU, which NCCL refuses; set it "
+            "to 1, or workers: 1",
         ),
         (
             STEPS,
