@@ -30,6 +30,8 @@ class Speed(NamedTuple):
     optimizer: str
     flops: float
     seconds: float
+    on_gpu: bool | None = None
+    """None where its record does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Guess:
     gpu: str = ASSUMED_GPU
     """One of GPUS, for runs on GPUs."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it trains on GPUs."""
+        return self.resources.gpus_per_worker > 0
+
     def seconds(self, config: RunConfig) -> float:
         """From its start to its end."""
         asked = self.resources
@@ -97,6 +104,8 @@ class Past(Protocol):
     def steps(self) -> int | None: ...
     @property
     def config_json(self) -> str | None: ...
+    @property
+    def device(self) -> str | None: ...
 
 
 def speeds(ends: Iterable[Past]) -> list[Speed]:
@@ -110,12 +119,17 @@ def speeds(ends: Iterable[Past]) -> list[Speed]:
         except ValueError:
             continue
         done = end.steps / config.steps
-        found.append(Speed(_like(config), config.optimizer.name, flops(config) * done, end.wall_s))
+        on_gpu = None if end.device is None else not end.device.startswith("cpu")
+        found.append(Speed(_like(config), config.optimizer.name, flops(config) * done, end.wall_s, on_gpu))
     return found
 
 
 def estimate(arms: Mapping[str, RunConfig], past: Sequence[Speed], guess: Guess) -> Estimate:
-    """What a run of each of `arms`, arm_id to config, takes, judged by `past`, or by `guess` if none was measured."""
+    """What a run of each of `arms`, arm_id to config, takes, judged by `past`, or by `guess` if none was measured.
+
+    Runs on CPUs say nothing of runs on GPUs, nor these of them.
+    """
+    past = [speed for speed in past if speed.on_gpu in (None, guess.on_gpu)]
     known = _Known(past)
     work = {arm: flops(config) for arm, config in arms.items()}
     seconds, sources = dict[str, float](), dict[str, None]()

@@ -22,7 +22,7 @@ from muon_core.store.keys import Attempt, parse_attempts, parse_ends
 from muon_core.store.storage import Storage
 from muon_core.user_cache import user_cache
 
-_FIELDS = ("wall_s", "steps", "final_val_loss", "final_val_accuracy", "config_json")
+_FIELDS = ("wall_s", "steps", "final_val_loss", "final_val_accuracy", "config_json", "device")
 NEWEST = 300  # end records of which the config is kept, too: by them speed and scatter of the next runs are judged
 
 
@@ -38,6 +38,8 @@ class End(NamedTuple):
     final_val_accuracy: float | None
     config_json: str | None
     """None for all but the newest."""
+    device: str | None
+    """As `runs` has it: a GPU's name, or `cpu ...`."""
 
 
 @dataclass(frozen=True, slots=True)

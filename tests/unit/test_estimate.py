@@ -19,8 +19,8 @@ def run(**changes: Any) -> RunConfig:
     return RunConfig.model_validate(PRESETS["tiny"] | {"optimizer": {"name": "muon"}} | changes)
 
 
-def end(config: RunConfig, seconds: float, status: str = "done") -> End:
-    return End(status, 0, seconds, config.steps, None, None, config.model_dump_json())
+def end(config: RunConfig, seconds: float, status: str = "done", device: str | None = None) -> End:
+    return End(status, 0, seconds, config.steps, None, None, config.model_dump_json(), device)
 
 
 def test_the_runs_most_like_it_say_how_long_a_run_takes() -> None:
@@ -58,6 +58,19 @@ def test_on_gpus_it_is_what_presets_tell_and_names_what_is_assumed() -> None:
     assert small.seconds["a"] == pytest.approx(one.seconds["a"] * 989 / 70)
     past = speeds([end(config, 1234.0)])
     assert estimate({"a": config}, past, Guess(Resources(gpus_per_worker=1))).seconds["a"] == pytest.approx(1234.0)
+
+
+def test_runs_on_cpus_say_nothing_of_runs_on_gpus() -> None:
+    """As the small twin of a sweep, whose speed would make years of it."""
+    config = run()
+    past = speeds([end(config, 30.0, device="cpu x86_64 AVX512"), end(config, 2.0, device="NVIDIA H100 PCIe")])
+    on_cpus, on_gpus = (Guess(Resources(gpus_per_worker=gpus)) for gpus in (0, 1))
+    assert estimate({"a": config}, past, on_cpus).seconds["a"] == pytest.approx(30.0)
+    assert estimate({"a": config}, past, on_gpus).seconds["a"] == pytest.approx(2.0)
+    guessed = estimate({"a": config}, past[:1], on_gpus)
+    assert (guessed.is_measured, guessed.source) == (False, "assumed: 35% of the peak of 1 h100")
+    untold = speeds([end(config, 30.0)])
+    assert estimate({"a": config}, untold, on_gpus).seconds["a"] == pytest.approx(30.0)
 
 
 def test_a_precision_that_a_gpu_lacks_is_computed_as_fp32() -> None:

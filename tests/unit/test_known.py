@@ -43,12 +43,12 @@ def test_it_is_what_the_records_say_and_the_second_time_none_is_read(
 ) -> None:
     assert read_known(storage).statuses == {}
     for run, status in {"a": "done", "b": "failed", "c": None}.items():
-        trained(storage, run, status)
+        trained(storage, run, status, device="NVIDIA L4")
     known = read_known(storage)
     assert known.statuses == read_statuses(storage) == {"a": "done", "b": "failed", "c": "running"}
-    assert {(end.status, end.wall_s, end.steps, end.config_json) for end in known.newest} == {
-        ("done", 2.0, 3, '{"run": "a"}'),
-        ("failed", 2.0, 3, '{"run": "b"}'),
+    assert {(end.status, end.wall_s, end.steps, end.config_json, end.device) for end in known.newest} == {
+        ("done", 2.0, 3, '{"run": "a"}', "NVIDIA L4"),
+        ("failed", 2.0, 3, '{"run": "b"}', "NVIDIA L4"),
     }
     assert read_without_parquet(storage, monkeypatch) == known.statuses
     assert read_known(storage) == known

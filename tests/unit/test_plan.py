@@ -178,11 +178,16 @@ def past(spec: SweepSpec, losses: dict[str, tuple[float, ...]]) -> list[Result]:
             losses[run.config.optimizer.name][run.config.seed - 1],
             0.5,
             run.config.model_dump_json(),
+            None,
         )
         for run in runs
     ]
     return results(
-        [*ends, End("failed", 0, 1.0, 5, None, None, ends[0].config_json), End("done", 0, 1.0, 5, 3.0, 0.1, None)]
+        [
+            *ends,
+            End("failed", 0, 1.0, 5, None, None, ends[0].config_json, None),
+            End("done", 0, 1.0, 5, 3.0, 0.1, None, None),
+        ]
     )
 
 
