@@ -57,9 +57,8 @@ def uses_tf32() -> bool:
 def _float32_matmul() -> str:
     try:
         return str(torch.get_float32_matmul_precision())
-    except (
-        RuntimeError
-    ):  # somebody's code set torch's newer `fp32_precision`, beside which torch does not tell this one
+    except RuntimeError:
+        # Somebody's code has set torch's newer `fp32_precision`, beside which torch does not tell the older one.
         return str(torch.backends.cuda.matmul.fp32_precision)
 
 

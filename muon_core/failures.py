@@ -37,10 +37,11 @@ _TYPES: dict[str, Kind] = {
     "LostPeers": "infrastructure",
     "DistError": "infrastructure",  # NCCL, and the store where workers meet
 }
-# For want of memory some of torch's parts raise plain RuntimeErrors, and Ray's monitor kills actors.
+# For want of memory some of torch's parts raise plain RuntimeErrors, as do cuBLAS, cuSOLVER and cuDNN (the last of these),
+# for which PyTorch's own allocator has left nothing; and Ray's monitor kills actors.
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|running low on memory|STATUS_ALLOC_FAILED", re.IGNORECASE
-)  # the last is of cuBLAS, cuSOLVER and cuDNN, for which PyTorch's allocator has left nothing
+)
 # How a worker learns that another is gone: gloo raises plain RuntimeErrors, and Ray takes the process group away.
 _NO_CONNECTION = re.compile(r"\bgloo\b|process group has not been initialized")
 _GRAVEST: tuple[Kind, ...] = ("preemption", "hang", "out_of_memory", "infrastructure", "program")

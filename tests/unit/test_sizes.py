@@ -233,9 +233,7 @@ def test_of_slices_and_cards_that_are_alike_by_name_only_nothing_is_said(device:
 
 def test_peaks_are_dense_and_there_is_none_of_a_precision_that_is_emulated() -> None:
     assert [GPUS[name].peak("bf16") for name in ("h100", "h100-nvl", "h100-pcie")] == [989e12, 835e12, 756e12]
-    assert GPUS["rtx4090"].peak("bf16") == 2 * GPUS["rtx4090"].peak(
-        "fp32"
-    )  # summed in fp32: half of what is advertised
+    assert GPUS["rtx4090"].bf16 == 2 * GPUS["rtx4090"].fp32  # summed in fp32: half of what is advertised
     assert GPUS["t4"].peak("bf16") is GPUS["v100"].peak("bf16") is None
     assert all(gpu.fp32 and gpu.source and gpu.fp32 <= (gpu.bf16 or gpu.fp32) for gpu in GPUS.values())
 
