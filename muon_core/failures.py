@@ -37,8 +37,8 @@ _TYPES: dict[str, Kind] = {
     "LostPeers": "infrastructure",
     "DistError": "infrastructure",  # NCCL, and the store where workers meet
 }
-# For want of memory some of torch's parts raise plain RuntimeErrors (the last words are of cuBLAS, cuSOLVER and cuDNN, to
-# which PyTorch's own allocator has left nothing), and Ray's monitor kills actors.
+# For want of memory some of torch's parts raise plain RuntimeErrors, and Ray's monitor kills actors. The last words are
+# of cuBLAS, cuSOLVER and cuDNN, to which PyTorch's own allocator has left nothing.
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|running low on memory|STATUS_ALLOC_FAILED", re.IGNORECASE
 )
