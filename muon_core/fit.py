@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 KEY = "micro_batches"
 """Of a run's environment, where the device decided."""
 SPARE = 0.05
-"""Share of the free memory that is left alone: for gaps between allocations, evaluation, and what tracking copies."""
+"""Share of the free memory that is left alone: for gaps between allocations, and evaluation."""
 
 
 def take_again(config: RunConfig, state: TrainState, before: dict[str, Any]) -> None:
@@ -75,13 +75,14 @@ def _take(state: TrainState, pieces: int) -> None:
     state.environment = state.environment | {KEY: pieces}
 
 
-def _estimate(config: RunConfig, pieces: int) -> Memory:
-    return memory(config.replace(micro_batches=pieces), distributed.world_size())
+def _estimate(config: RunConfig, state: TrainState, pieces: int) -> Memory:
+    on_gpu = state.device.type == "cuda"
+    return memory(config.replace(micro_batches=pieces), distributed.world_size(), on_gpu=on_gpu)
 
 
 def _still_needed(config: RunConfig, state: TrainState, pieces: int) -> int:
     """Bytes that the estimate adds to those which the prepared state has taken already."""
-    needed = _estimate(config, pieces)
+    needed = _estimate(config, state, pieces)
     if state.layout.shared:
         return needed.peak  # how much of it is there already is not known here
     weights = sum(parameter.nbytes for parameter in state.model.parameters())
@@ -99,8 +100,8 @@ def _holds(config: RunConfig, state: TrainState, pieces: int, free: int) -> bool
 
 def _kept(config: RunConfig, state: TrainState, pieces: int) -> int:
     """Bytes that will be there during a step's passes and are not yet."""
-    needed, workers = _estimate(config, pieces), distributed.world_size()
-    kept = 0 if state.step else needed.optimizer
+    needed, workers = _estimate(config, state, pieces), distributed.world_size()
+    kept = needed.tracking + (0 if state.step else needed.optimizer)
     if config.reduction == "tree":  # partial sums of all levels, and those of all workers
         kept += needed.gradients * ((pieces // workers).bit_length() + workers)
     return kept

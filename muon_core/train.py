@@ -143,7 +143,12 @@ def _train(
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
         recorder.start(state.layout.all_matrices, facts, point)
         attempt = distributed.share(recorder.attempt)
-        _loop(config, state, recorder, saver, report)
+        try:
+            _loop(config, state, recorder, saver, report)
+        except (Diverged, Stopped):  # on all ranks alike
+            recorder.take_up()
+            raise
+        recorder.take_up()
         saver.finish(state, recorder)
         recorder.end("done", settle=saver.settle)
     except Diverged as reason:
@@ -168,7 +173,8 @@ def _train(
 def check_memory(config: RunConfig, device: torch.device) -> None:
     """Raises DoesNotFit, a ValueError of one line, if the run needs more memory than `device` has free."""
     where = "this machine" if device.type == "cpu" else environment.device_name(device)
-    check_fits(config, environment.free_memory_bytes(device), where, distributed.world_size())
+    free, on_gpu = environment.free_memory_bytes(device), device.type == "cuda"
+    check_fits(config, free, where, distributed.world_size(), on_gpu=on_gpu)
 
 
 def _claim(
@@ -212,7 +218,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         recorder.evaluation(_evaluate(config, state, recorder))
         with state.layout.whole():
             state.peaks.after_step()
-            recorder.layers(state.layout, state.peaks)
+            recorder.measure(state.layout, state.peaks)
         answer = not main or report(recorder.progress())
     go_on = answer is True
     unread, waited_s = Unread(), 0.0
@@ -229,8 +235,8 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
             waited_s = 0.0
         if track and state.updates:  # a step that was skipped has nothing to show
             with state.layout.whole():
-                recorder.layers(state.layout, state.peaks, state.updates, state.optimizers.momenta())
-            recorder.health(state.layout.of_all(state.optimizers.health))
+                left = state.optimizers
+                recorder.measure(state.layout, state.peaks, state.updates, left.momenta(), left.look())
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
         answer = not main or report(recorder.progress())

@@ -1,7 +1,7 @@
 """How much memory a run takes, from its config alone, and what to change where it takes more than there is.
 
 Counted is what cannot be done without: weights, gradients, the optimizer's state, what autograd keeps of the forward
-pass for the backward pass, and the logits. What comes on top (kernels' scratch space, the allocator's gaps, DDP's
+pass for the backward pass, the logits, and on a GPU what tracking copies. What comes on top (kernels' scratch space, the allocator's gaps, DDP's
 buckets, the masks of dropout) is not, so a run that is refused would not have fit. The largest moment is the start of
 the backward pass, when all activations are there, or the optimizer step, when all gradients are.
 """
@@ -11,11 +11,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from muon_core.config.optimizers import MuonConfig
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.config.sizes import num_hidden, num_parameters
 
 CHUNK_LOGITS = 2**25
 """Logits computed at a time: 128 MiB in fp32, 682 tokens of a vocabulary of 49,152."""
+CHUNK_MATRICES = 2**28
+"""Bytes of fp64 copies of matrices that a GPU measures at a time: more would find less room beside a step's passes."""
+_SCRATCH = 4
+"""What they take with all that is computed of them, by counting allocations: 3.9 times their own size if square."""
 _STATE = {"adamw": 2, "soap": 3, "adamuon": 2}  # fp32 numbers an optimizer keeps of a hidden weight; of others one
 GIB = 2**30
 
@@ -37,6 +42,8 @@ class Memory:
     """What a micro-batch's forward pass keeps for its backward pass."""
     loss: int
     """Logits and their gradients."""
+    tracking: int = 0
+    """Copies of hidden matrices, which a GPU measures while training goes on, and what that takes."""
     accumulates: bool = False
     """Whether gradients of an earlier micro-batch are there while the next is computed."""
 
@@ -44,11 +51,11 @@ class Memory:
     def peak(self) -> int:
         """At the largest moment."""
         passes = self.activations + self.loss + (self.gradients if self.accumulates else 0)
-        return self.weights + self.optimizer + max(passes, self.gradients)
+        return self.weights + self.optimizer + self.tracking + max(passes, self.gradients)
 
     def describe(self) -> str:
         """`13.0 GiB (weights 0.5, gradients 0.3, ...)`."""
-        parts = {name: value for name, value in asdict(self).items() if name != "accumulates"}
+        parts = {name: value for name, value in asdict(self).items() if name != "accumulates" and value}
         return f"{gib(self.peak)} GiB ({', '.join(f'{name} {gib(value)}' for name, value in parts.items())})"
 
 
@@ -57,7 +64,7 @@ def gib(value: float) -> str:
     return f"{value / GIB:.1f}" if value >= GIB else f"{value / GIB:.2g}"
 
 
-def memory(config: RunConfig, workers: int = 1) -> Memory:
+def memory(config: RunConfig, workers: int = 1, *, on_gpu: bool = False) -> Memory:
     """What one of `workers` holds; of `micro_batches: auto`, with the most that it may take."""
     model, bf16 = config.model, config.precision == "bf16"
     total, hidden = num_parameters(model), num_hidden(model)
@@ -75,6 +82,7 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
         optimizer=4 * state // shares,
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
         loss=_loss(model, tokens),
+        tracking=_tracking(config, shares) if on_gpu else 0,
         accumulates=pieces > workers,
     )
 
@@ -109,12 +117,20 @@ def _loss(model: ModelConfig, tokens: int) -> int:
     return 4 * CHUNK_LOGITS + 8 * model.vocab_size * model.d_model
 
 
-def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> None:
+def _tracking(config: RunConfig, shares: int) -> int:
+    """Weights, updates, momenta, gradients, and of a Muon what it orthogonalized, in fp32; and a chunk in fp64."""
+    total, hidden = num_parameters(config.model), num_hidden(config.model)
+    copies = 4 if isinstance(config.optimizer, MuonConfig) else 3
+    gradients = total if config.reduction == "tree" else hidden  # which are parts of one vector there
+    return (4 * (copies * hidden + gradients)) // shares + _SCRATCH * min(CHUNK_MATRICES, 24 * hidden // shares)
+
+
+def check_fits(config: RunConfig, free: int, where: str, workers: int = 1, *, on_gpu: bool = False) -> None:
     """Raises DoesNotFit, with what would help, if a worker needs more than `free` bytes of what `where` names."""
-    needed = memory(config, workers)
+    needed = memory(config, workers, on_gpu=on_gpu)
     if needed.peak <= free:
         return
-    helps = {text: memory(other, workers).peak for text, other in _smaller(config, workers).items()}
+    helps = {text: memory(other, workers, on_gpu=on_gpu).peak for text, other in _smaller(config, workers).items()}
     less = [f"{text} ({gib(peak)} GiB)" for text, peak in helps.items() if peak < needed.peak]
     enough = any(peak <= free for peak in helps.values())
     remedy = ("set " + ", or ".join(less)) if less else "it has the smallest micro-batches already"

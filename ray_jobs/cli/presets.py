@@ -21,7 +21,7 @@ from ray_jobs.prices import Prices, load_prices
 from search_spaces.parameters import build
 from search_spaces.spec import Resources
 
-MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "peak")
+MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "tracking", "peak")
 
 
 @click.command("presets")
@@ -95,7 +95,7 @@ def _cut(run: RunConfig, sequences: int | None) -> RunConfig:
 def facts(name: str, run: RunConfig, tokens: float, gpu: str, mfu: float, prices: Prices) -> dict[str, Any]:
     """What `--json` shows of a preset."""
     share, device = orthogonalizer_share(run), GPUS[gpu]
-    held = memory(run)
+    held = memory(run, on_gpu=True)
     flops = flops_per_token(run) / (1 - share)
     hours = tokens * flops / (device.peak(run.precision) * mfu) / 3600
     usd = prices.rate(Resources(gpus_per_worker=1), device.node).usd_per_hour

@@ -1,0 +1,152 @@
+"""Measures the hidden matrices after a step: on a GPU beside the steps that follow, on a CPU at once.
+
+Decompositions are loops of small kernels, for which the host waits again and again. So on a GPU a tracked step copies
+what later steps change, without waiting, and a thread measures the copies on a CUDA stream of its own. A CPU would do
+both with the same cores, and measures right away what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from muon_core.layout import Layout
+from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
+from muon_core.optim import health
+from muon_core.optim.health import Directions, Look
+from muon_core.peaks import Peaks
+
+T = TypeVar("T")
+BESIDE = ("cuda",)
+"""Kinds of devices on which training goes on meanwhile."""
+_OF_STEP = ("update_norm", "grad_norm", "grad_norm_peak", *SUBSPACES)
+"""What the weights alone do not have."""
+_OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("momentum_"))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was measured; of a run whose ranks see different things, a rank's part of it."""
+
+    layers: dict[str, tuple[dict[str, Any], list[float]]]
+    """Name of a matrix -> its columns of `layers`, and its singular values with zeros behind."""
+    directions: dict[str, Directions]
+    """Name of a matrix -> what `health` is made of."""
+    blocks: dict[str, list[float]]
+    """Name of a block -> likewise."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Found]) -> Found:
+        """All ranks' parts as one."""
+        return cls(*({k: v for part in parts for k, v in getattr(part, field.name).items()} for field in fields(cls)))
+
+    def health(self) -> health.Health:
+        """The `health` table's columns of each matrix; of a look at nothing, none."""
+        return health.summed_up(self.directions, self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The hidden matrices at one step, as no later step changes them."""
+
+    names: list[str]
+    weights: list[Tensor]
+    norms: dict[str, Tensor]
+    updates: list[Tensor] | None
+    """The step's changes without decay; None before the first step."""
+    momenta: list[Tensor] | None
+    """What the optimizer averages; None if it averages nothing."""
+    look: Look | None
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        peaks: Peaks,
+        updates: dict[str, Tensor] | None,
+        momenta: dict[str, Tensor] | None,
+        look: Look | None,
+    ) -> Self:
+        """Of a layout with its matrices whole. On devices of BESIDE what is live is copied: weights, momenta, norms."""
+        names = [matrix.name for matrix in layout.matrices]
+        weights = [matrix.parameter.detach() for matrix in layout.matrices]
+        averages = [momenta[name] for name in names] if momenta else None
+        norms = peaks.of_mine()
+        if is_beside(weights[0].device):
+            weights, averages = list(map(torch.clone, weights)), averages and list(map(torch.clone, averages))
+            norms = {name: norm.clone() for name, norm in norms.items()}
+        return cls(names, weights, norms, [updates[name] for name in names] if updates else None, averages, look)
+
+    def measure(self, *, layers: bool) -> Found:
+        """All there is to find, with `layers` False only what `health` needs; waits for the device."""
+        directions, blocks = health.measure(self.look) if self.look else ({}, {})
+        return Found(self._layers() if layers else {}, directions, blocks)
+
+    def _layers(self) -> dict[str, tuple[dict[str, Any], list[float]]]:
+        measured = layer_metrics(self.weights, self.updates or (), self.momenta or self.updates or ())
+        columns = self.norms | measured.columns
+        if self.updates:
+            columns["update_norm"] = torch.stack(torch._foreach_norm(self.updates))
+        table = torch.stack([column.double() for column in columns.values()], dim=1)
+        copied = torch.cat([table, measured.spectra], dim=1).tolist()  # all there is to copy from the device
+        found: dict[str, tuple[dict[str, Any], list[float]]] = {}
+        for name, values in zip(self.names, copied, strict=True):
+            named: dict[str, Any] = dict(zip(columns, values, strict=False))
+            named |= {flag: bool(named[flag]) for flag in FLAGS if flag in named}
+            if self.momenta is None:
+                named |= dict.fromkeys(_OF_MOMENTUM)
+            if self.updates is None:
+                named |= dict.fromkeys(_OF_STEP)
+            found[name] = named, values[len(columns) :]
+        return found
+
+
+def is_beside(device: torch.device) -> bool:
+    """Whether what is measured of this device is measured while training goes on."""
+    return device.type in BESIDE
+
+
+def begin(measure: Callable[[], T], device: torch.device) -> Future[T]:
+    """The result of `measure`, which is there already where the device is not of BESIDE.
+
+    Else a thread calls it, after what the device has been given to do so far, and beside what it is given from now on.
+    """
+    if not is_beside(device):
+        done: Future[T] = Future()
+        done.set_result(measure())
+        return done
+    thread = ThreadPoolExecutor(1, thread_name_prefix="measure")
+    if device.type == "cuda":
+        ready = torch.cuda.current_stream(device).record_event()
+        future = thread.submit(_on_stream, measure, _stream(device), ready)
+    else:
+        future = thread.submit(measure)
+    thread.shutdown(wait=False)  # it ends with what it does
+    return future
+
+
+def _on_stream(measure: Callable[[], T], stream: torch.cuda.Stream, ready: torch.cuda.Event) -> T:
+    # The allocator knows of a tensor's memory only the stream that asked for it. A snapshot's is the training stream's:
+    # with the last reference gone, the next kernels there may write into it, and none of them waits for this stream. So
+    # this function, which holds the references, returns or raises only once this stream has read all it was to read.
+    with torch.cuda.stream(stream):
+        stream.wait_event(ready)
+        try:
+            return measure()
+        finally:
+            stream.synchronize()
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all runs of the process."""
+    # torch loads its decompositions with the first of them, and fails if two threads come first at once
+    # (https://github.com/pytorch/pytorch/issues/90613): a step may decompose something, too.
+    torch.linalg.eigvalsh(torch.eye(2, device=device))
+    return torch.cuda.Stream(device)
