@@ -32,20 +32,20 @@ def on_two(config: str, folder: Path) -> None:
 
 
 def on_ranks(rank: int, config: str, folder: Path) -> None:
-    """One of two ranks: waits, measures late, is stopped at step 7 with a measurement under way, and goes on."""
-    run = RunConfig.model_validate_json(config)
+    """One of two ranks: waits, measures late, is stopped at step 7 with a measurement under way, and goes on.
+
+    What is under way is taken up at the end, by a checkpoint for which rank 0's clock is right, and by one at a step.
+    """
+    run, by_clock = RunConfig.model_validate_json(config), {"every_s": 1e-6}
     with pytest.MonkeyPatch.context() as patched:
         for way in ("waits", "late", "cut"):
             for mode, fields in MODES.items():
                 changed, store = run.replace(**fields), Folder(folder / f"{mode}-{way}")
                 if way == "cut":
-                    train(changed, store, report=lambda progress: progress.step != 7)
-                assert train(changed.replace(checkpoint=SAVES[way]), store).status == "done"
+                    train(changed.replace(checkpoint=by_clock), store, report=lambda progress: progress.step != 7)
+                    changed = changed.replace(checkpoint={"every_steps": 2})
+                assert train(changed, store).status == "done"
             measure_beside(patched, late=True)
-
-
-SAVES = {"waits": {"every_s": None}, "late": {"every_s": 1e-6}, "cut": {"every_steps": 2}}
-"""By the clock, whose word is rank 0's alone, and by steps."""
 
 
 def breaking(rank: int, config: str, folder: Path, mode: str) -> None:

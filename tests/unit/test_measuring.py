@@ -84,6 +84,14 @@ def test_a_run_that_died_with_a_measurement_under_way_has_every_row_once(
     assert_same_rows(whole, tmp_path / "killed", [config.run_id])
 
 
+def test_a_run_that_is_stopped_before_its_first_step_has_the_rows_of_its_start(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure_beside(monkeypatch, late=True)
+    assert train(config, Folder(tmp_path), report=lambda progress: False).status == "stopped"
+    assert tracked(tmp_path) == [0]
+
+
 def test_a_stopped_run_saves_the_rows_of_what_is_under_way(
     tmp_path: Path, config: RunConfig, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,13 +156,21 @@ def broken(*matrices: Any) -> None:
 
 
 @pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("at", [1, 2])
 def test_an_error_of_a_measurement_fails_the_run_with_its_traceback(
-    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, late: bool
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, late: bool, at: int
 ) -> None:
+    """Of the first, and of the last, when all steps are done."""
     measure_beside(monkeypatch, late=late)
-    monkeypatch.setattr(measuring, "layer_metrics", broken)
+    real, calls = measuring.layer_metrics, []
+
+    def breaking(*matrices: Any) -> Any:
+        calls.append(1)
+        return broken() if len(calls) == at else real(*matrices)
+
+    monkeypatch.setattr(measuring, "layer_metrics", breaking)
     with pytest.raises(ArithmeticError, match="no convergence"):
-        train(config, Folder(tmp_path))
+        train(config.replace(tracking={"track_every": 100}, checkpoint={"every_s": None}), Folder(tmp_path))
     (run,) = open_store(tmp_path).runs.collect().to_dicts()
     assert run["status"] == "failed"
     assert "in broken\n" in run["error"]
