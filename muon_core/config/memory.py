@@ -1,9 +1,10 @@
 """How much memory a run takes, from its config alone, and what to change where it takes more than there is.
 
 Counted is what cannot be done without: weights, gradients, the optimizer's state, what autograd keeps of the forward
-pass for the backward pass, the logits, and on a GPU what tracking copies. What comes on top (kernels' scratch space, the allocator's gaps, DDP's
-buckets, the masks of dropout) is not, so a run that is refused would not have fit. The largest moment is the start of
-the backward pass, when all activations are there, or the optimizer step, when all gradients are.
+pass for the backward pass, the logits, and on a GPU what tracking copies. What comes on top (kernels' scratch space,
+the allocator's gaps, DDP's buckets, the masks of dropout) is not, so a run that is refused would not have fit. The
+largest moment is the start of the backward pass, when all activations are there, or the optimizer step, when all
+gradients are.
 """
 
 from __future__ import annotations

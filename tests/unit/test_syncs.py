@@ -36,7 +36,7 @@ def reader() -> str:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who read a tensor in the main thread, call by call; torch's optimizers read their counts, which stay on the CPU."""
+    """Who read a tensor in the main thread, call by call; torch's optimizers read their own counts, on the CPU."""
     seen: list[str] = []
 
     def counted(name: str) -> Callable[..., Any]:
