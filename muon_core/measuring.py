@@ -7,7 +7,7 @@ both with the same cores, and measures right away what is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cache
@@ -17,10 +17,14 @@ import torch
 from torch import Tensor
 
 from muon_core.layout import Layout
+from muon_core.metrics.chance import chance_alignment
 from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
+from muon_core.metrics.subspaces import SUBSPACE
+from muon_core.model import HiddenMatrix
 from muon_core.optim import health
 from muon_core.optim.health import Directions, Look
 from muon_core.peaks import Peaks
+from muon_core.store.parquet import Row
 
 T = TypeVar("T")
 BESIDE = ("cuda",)
@@ -107,6 +111,33 @@ class Snapshot:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A measurement of the hidden matrices after optimizer step `step`."""
+
+    step: int
+    found: Future[Found]
+    together: bool
+    """Whether ranks find different things, and take them up together."""
+
+
+def rows(
+    matrices: Sequence[HiddenMatrix], found: Found, of_step: health.Health, *, spectra: bool
+) -> Iterator[tuple[str, Row]]:
+    """(table, row without its step): of each matrix one of `layers`, of `spectra` if wanted, of `health` if known."""
+    for matrix in matrices:
+        named, singular_values = found.layers[matrix.name]
+        where = {"layer": matrix.layer, "projection": matrix.projection}
+        shape = matrix.parameter.shape
+        left, right = (chance_alignment(side, min(SUBSPACE, *shape)) for side in shape)
+        chance = {"alignment_chance": left, "right_alignment_chance": right}
+        yield "layers", where | {"rows": shape[0], "cols": shape[1]} | chance | named
+        if spectra:
+            yield "spectra", where | {"singular_values": singular_values[: min(shape)]}
+    for matrix in matrices if of_step else ():
+        yield "health", {"layer": matrix.layer, "projection": matrix.projection, **of_step[matrix.name]}
+
+
 def is_beside(device: torch.device) -> bool:
     """Whether what is measured of this device is measured while training goes on."""
     return device.type in BESIDE
@@ -149,4 +180,4 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     # torch loads its decompositions with the first of them, and fails if two threads come first at once
     # (https://github.com/pytorch/pytorch/issues/90613): a step may decompose something, too.
     torch.linalg.eigvalsh(torch.eye(2, device=device))
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

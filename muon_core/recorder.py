@@ -12,9 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -29,9 +27,7 @@ from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
 from muon_core.layout import Layout
 from muon_core.lease import Lease
-from muon_core.measuring import Found, Snapshot, begin, is_beside
-from muon_core.metrics.chance import chance_alignment
-from muon_core.metrics.subspaces import SUBSPACE
+from muon_core.measuring import Found, Snapshot, UnderWay, begin, is_beside, rows
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Look, failing
 from muon_core.peaks import Peaks
@@ -73,16 +69,6 @@ def _perplexity(loss: float) -> float:
         return math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class _UnderWay:
-    """A measurement of the hidden matrices after optimizer step `step`."""
-
-    step: int
-    found: Future[Found]
-    together: bool
-    """Whether ranks find different things, and take them up together."""
-
-
 class Recorder:
     """Turns what the loop sees into rows. With `storage` None (ranks other than 0) it counts and writes nothing.
 
@@ -115,7 +101,7 @@ class Recorder:
         self._skipped_steps = 0
         self._health_flag: str | None = None
         self._told = False
-        self._under_way: _UnderWay | None = None
+        self._under_way: UnderWay | None = None
         self._held: list[tuple[str, Row]] = []
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
@@ -244,7 +230,7 @@ class Recorder:
             with self.stopwatch.timed("tracking"):
                 snapshot = Snapshot.of(layout, peaks, updates, momenta, look)
                 found = begin(partial(snapshot.measure, layers=layers), device)
-            self._under_way = _UnderWay(self.step, found, bool(together))
+            self._under_way = UnderWay(self.step, found, bool(together))
             if not is_beside(device):
                 self.take_up()
 
@@ -278,29 +264,14 @@ class Recorder:
             self._write(table, **row)
 
     def _measured(self, step: int, found: Found) -> None:
-        """One `layers` row per hidden matrix and, where they are due, one `spectra` and one `health` row.
-
-        And a look at whether the optimizer still optimizes.
-        """
+        """Rows of optimizer step `step`, and a look at whether the optimizer still optimizes."""
         if self._writer is None:
             return
-        at = {"step": step, "tokens": step * self.config.tokens_per_step}
-        for matrix in self._matrices:
-            named, singular_values = found.layers[matrix.name]
-            here = at | {"layer": matrix.layer, "projection": matrix.projection}
-            rows, cols = matrix.parameter.shape
-            k = min(SUBSPACE, rows, cols)
-            chance = {
-                "alignment_chance": chance_alignment(rows, k),
-                "right_alignment_chance": chance_alignment(cols, k),
-            }
-            self._write("layers", **here, rows=rows, cols=cols, **chance, **named)
-            if self.config.has_spectra(step):
-                self._write("spectra", **here, singular_values=singular_values[: min(rows, cols)])
         health = found.health()
         self._health_flag = self._health_flag or failing(step, health)  # the first finding stays
-        for matrix in self._matrices if health else ():
-            self._write("health", **at, layer=matrix.layer, projection=matrix.projection, **health[matrix.name])
+        at = {"step": step, "tokens": step * self.config.tokens_per_step}
+        for table, row in rows(self._matrices, found, health, spectra=self.config.has_spectra(step)):
+            self._write(table, **at, **row)
 
     def progress(self) -> Progress:
         """Where the run stands."""
