@@ -2,6 +2,10 @@
 
 import logging
 import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +236,51 @@ def test_a_cpu_measures_at_once_and_in_its_own_thread() -> None:
     found = begin(threading.current_thread, torch.device("cpu"))
     assert found.done()
     assert found.result() is threading.current_thread()
+
+
+class Cuda:
+    """Stands for a GPU: takes down what is asked of it, in order, and whether the snapshot is still there."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, snapshot: "weakref.ref[Tensor]") -> None:
+        self.asked: list[str] = []
+        self._snapshot = snapshot
+        patched.setattr(torch.cuda, "current_stream", lambda device: self)
+        patched.setattr(torch.cuda, "stream", self.entered)
+        patched.setattr(measuring, "_stream", lambda device: self)
+
+    def record_event(self) -> str:
+        self.asked.append("record")
+        return "what training has begun"
+
+    def wait_event(self, event: str) -> None:
+        self.asked.append(f"wait for {event}")
+
+    @contextmanager
+    def entered(self, stream: "Cuda") -> Iterator[None]:
+        self.asked.append("enter")
+        yield
+        self.asked.append("leave")
+
+    def synchronize(self) -> None:
+        self.asked.append("synchronize" if self._snapshot() is not None else "too late")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_gpu_measures_on_a_stream_of_its_own_and_keeps_the_snapshot_until_it_was_read(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    weight = torch.ones(2, 2)
+    cuda = Cuda(monkeypatch, weakref.ref(weight))
+
+    def measure(weight: Tensor) -> float:
+        cuda.asked.append("measure")
+        return 1 / float(weight.sum() - 4 * fails)
+
+    found = begin(partial(measure, weight), torch.device("cuda", 0))
+    del weight
+    assert type(found.exception()) is (ZeroDivisionError if fails else type(None))
+    expected = ["record", "enter", "wait for what training has begun", "measure", "synchronize"]
+    assert cuda.asked[:5] == expected
 
 
 def everything(snapshot: Snapshot) -> list[Tensor]:
