@@ -21,8 +21,7 @@ from muon_core.metrics.chance import chance_alignment
 from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
 from muon_core.metrics.subspaces import SUBSPACE
 from muon_core.model import HiddenMatrix
-from muon_core.optim import health
-from muon_core.optim.health import Directions, Look
+from muon_core.optim.health import Directions, Health, Look, measure, summed_up
 from muon_core.peaks import Peaks
 from muon_core.store.parquet import Row
 
@@ -50,9 +49,9 @@ class Found:
         """All ranks' parts as one."""
         return cls(*({k: v for part in parts for k, v in getattr(part, field.name).items()} for field in fields(cls)))
 
-    def health(self) -> health.Health:
+    def health(self) -> Health:
         """The `health` table's columns of each matrix; of a look at nothing, none."""
-        return health.summed_up(self.directions, self.blocks)
+        return summed_up(self.directions, self.blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ class Snapshot:
 
     def measure(self, *, layers: bool) -> Found:
         """All there is to find, with `layers` False only what `health` needs; waits for the device."""
-        directions, blocks = health.measure(self.look) if self.look else ({}, {})
+        directions, blocks = measure(self.look) if self.look else ({}, {})
         return Found(self._layers() if layers else {}, directions, blocks)
 
     def _layers(self) -> dict[str, tuple[dict[str, Any], list[float]]]:
@@ -121,9 +120,7 @@ class UnderWay:
     """Whether ranks find different things, and take them up together."""
 
 
-def rows(
-    matrices: Sequence[HiddenMatrix], found: Found, of_step: health.Health, *, spectra: bool
-) -> Iterator[tuple[str, Row]]:
+def rows(matrices: Sequence[HiddenMatrix], found: Found, health: Health, *, spectra: bool) -> Iterator[tuple[str, Row]]:
     """(table, row without its step): of each matrix one of `layers`, of `spectra` if wanted, of `health` if known."""
     for matrix in matrices:
         named, singular_values = found.layers[matrix.name]
@@ -134,8 +131,8 @@ def rows(
         yield "layers", where | {"rows": shape[0], "cols": shape[1]} | chance | named
         if spectra:
             yield "spectra", where | {"singular_values": singular_values[: min(shape)]}
-    for matrix in matrices if of_step else ():
-        yield "health", {"layer": matrix.layer, "projection": matrix.projection, **of_step[matrix.name]}
+    for matrix in matrices if health else ():
+        yield "health", {"layer": matrix.layer, "projection": matrix.projection, **health[matrix.name]}
 
 
 def is_beside(device: torch.device) -> bool:
@@ -143,33 +140,33 @@ def is_beside(device: torch.device) -> bool:
     return device.type in BESIDE
 
 
-def begin(measure: Callable[[], T], device: torch.device) -> Future[T]:
-    """The result of `measure`, which is there already where the device is not of BESIDE.
+def begin(work: Callable[[], T], device: torch.device) -> Future[T]:
+    """The result of `work`, which is there already where the device is not of BESIDE.
 
     Else a thread calls it, after what the device has been given to do so far, and beside what it is given from now on.
     """
     if not is_beside(device):
         done: Future[T] = Future()
-        done.set_result(measure())
+        done.set_result(work())
         return done
     thread = ThreadPoolExecutor(1, thread_name_prefix="measure")
     if device.type == "cuda":
         ready = torch.cuda.current_stream(device).record_event()
-        future = thread.submit(_on_stream, measure, _stream(device), ready)
+        future = thread.submit(_on_stream, work, _stream(device), ready)
     else:
-        future = thread.submit(measure)
+        future = thread.submit(work)
     thread.shutdown(wait=False)  # it ends with what it does
     return future
 
 
-def _on_stream(measure: Callable[[], T], stream: torch.cuda.Stream, ready: torch.cuda.Event) -> T:
+def _on_stream(work: Callable[[], T], stream: torch.cuda.Stream, ready: torch.cuda.Event) -> T:
     # The allocator knows of a tensor's memory only the stream that asked for it. A snapshot's is the training stream's:
     # with the last reference gone, the next kernels there may write into it, and none of them waits for this stream. So
     # this function, which holds the references, returns or raises only once this stream has read all it was to read.
     with torch.cuda.stream(stream):
         stream.wait_event(ready)
         try:
-            return measure()
+            return work()
         finally:
             stream.synchronize()
 

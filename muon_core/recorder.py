@@ -224,13 +224,14 @@ class Recorder:
                 self.config.optimizer.name,
             )
         self.take_up()  # at most one is under way
-        layers, together = self._writer is not None or layout.shared, layout.shared or (look and look.together)
+        together = layout.shared or (look is not None and look.together)
+        layers = layout.shared or self._writer is not None
         if layers or together:
             device = layout.matrices[0].parameter.device
             with self.stopwatch.timed("tracking"):
                 snapshot = Snapshot.of(layout, peaks, updates, momenta, look)
                 found = begin(partial(snapshot.measure, layers=layers), device)
-            self._under_way = UnderWay(self.step, found, bool(together))
+            self._under_way = UnderWay(self.step, found, together)
             if not is_beside(device):
                 self.take_up()
 
