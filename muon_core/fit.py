@@ -75,18 +75,18 @@ def _take(state: TrainState, pieces: int) -> None:
     state.environment = state.environment | {KEY: pieces}
 
 
-def _estimate(config: RunConfig, state: TrainState, pieces: int) -> Memory:
-    on_gpu = state.device.type == "cuda"
-    return memory(config.replace(micro_batches=pieces), distributed.world_size(), on_gpu=on_gpu)
+def _estimate(config: RunConfig, pieces: int) -> Memory:
+    return memory(config.replace(micro_batches=pieces), distributed.world_size())
 
 
 def _still_needed(config: RunConfig, state: TrainState, pieces: int) -> int:
     """Bytes that the estimate adds to those which the prepared state has taken already."""
-    needed = _estimate(config, state, pieces)
+    needed = _estimate(config, pieces)
+    tracking = needed.tracking if state.beside else 0
     if state.layout.shared:
-        return needed.peak  # how much of it is there already is not known here
+        return needed.peak + tracking  # how much of it is there already is not known here
     weights = sum(parameter.nbytes for parameter in state.model.parameters())
-    return needed.peak - weights - (needed.optimizer if state.step else 0)
+    return needed.peak + tracking - weights - (needed.optimizer if state.step else 0)
 
 
 def _holds(config: RunConfig, state: TrainState, pieces: int, free: int) -> bool:
@@ -100,8 +100,8 @@ def _holds(config: RunConfig, state: TrainState, pieces: int, free: int) -> bool
 
 def _kept(config: RunConfig, state: TrainState, pieces: int) -> int:
     """Bytes that will be there during a step's passes and are not yet."""
-    needed, workers = _estimate(config, state, pieces), distributed.world_size()
-    kept = needed.tracking + (0 if state.step else needed.optimizer)
+    needed, workers = _estimate(config, pieces), distributed.world_size()
+    kept = (0 if state.step else needed.optimizer) + (needed.tracking if state.beside else 0)
     if config.reduction == "tree":  # partial sums of all levels, and those of all workers
         kept += needed.gradients * ((pieces // workers).bit_length() + workers)
     return kept

@@ -1,4 +1,4 @@
-"""Measures the hidden matrices after a step: on a GPU beside the steps that follow, on a CPU at once.
+"""Measures the hidden matrices after a step: on a GPU with room beside the steps that follow, on a CPU at once.
 
 Decompositions are loops of small kernels, for which the host waits again and again. So on a GPU a tracked step copies
 what later steps change, without waiting, and a thread measures the copies on a CUDA stream of its own. A CPU would do
@@ -7,6 +7,7 @@ both with the same cores, and measures right away what is there.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -16,6 +17,9 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from muon_core import distributed, environment
+from muon_core.config.memory import gib, memory
+from muon_core.config.run import RunConfig
 from muon_core.layout import Layout
 from muon_core.metrics.chance import chance_alignment
 from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
@@ -25,9 +29,12 @@ from muon_core.optim.health import Directions, Health, Look, measure, summed_up
 from muon_core.peaks import Peaks
 from muon_core.store.parquet import Row
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 BESIDE = ("cuda",)
 """Kinds of devices on which training goes on meanwhile."""
+SPARE = 0.1
+"""Share of the free memory that is to be left by all that is counted: without copies a run may still fit."""
 _OF_STEP = ("update_norm", "grad_norm", "grad_norm_peak", *SUBSPACES)
 """What the weights alone do not have."""
 _OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("momentum_"))
@@ -75,13 +82,15 @@ class Snapshot:
         updates: dict[str, Tensor] | None,
         momenta: dict[str, Tensor] | None,
         look: Look | None,
+        *,
+        copied: bool,
     ) -> Self:
-        """Of a layout with its matrices whole. On devices of BESIDE what is live is copied: weights, momenta, norms."""
+        """Of a layout with its matrices whole; `copied`, as it has to be if later steps come before it is measured."""
         names = [matrix.name for matrix in layout.matrices]
         weights = [matrix.parameter.detach() for matrix in layout.matrices]
         averages = [momenta[name] for name in names] if momenta else None
         norms = peaks.of_mine()
-        if is_beside(weights[0].device):
+        if copied:  # of what is live; the rest is made by the step
             weights, averages = list(map(torch.clone, weights)), averages and list(map(torch.clone, averages))
             norms = {name: norm.clone() for name, norm in norms.items()}
         return cls(names, weights, norms, [updates[name] for name in names] if updates else None, averages, look)
@@ -135,17 +144,26 @@ def rows(matrices: Sequence[HiddenMatrix], found: Found, health: Health, *, spec
         yield "health", {"layer": matrix.layer, "projection": matrix.projection, **health[matrix.name]}
 
 
-def is_beside(device: torch.device) -> bool:
-    """Whether what is measured of this device is measured while training goes on."""
-    return device.type in BESIDE
+def has_room(config: RunConfig, device: torch.device) -> bool:
+    """Whether to measure while training goes on: on devices of BESIDE with memory for it, if all workers have some.
 
-
-def begin(work: Callable[[], T], device: torch.device) -> Future[T]:
-    """The result of `work`, which is there already where the device is not of BESIDE.
-
-    Else a thread calls it, after what the device has been given to do so far, and beside what it is given from now on.
+    All ranks call it, before anything is on the device.
     """
-    if not is_beside(device):
+    if device.type not in BESIDE:
+        return False
+    held, free = memory(config, distributed.world_size()), environment.free_memory_bytes(device)
+    lacks = distributed.anyone(held.peak + held.tracking > free * (1 - SPARE), device)
+    if lacks:
+        log.info("tracked steps wait until matrices are measured: there is no room for %s GiB more", gib(held.tracking))
+    return not lacks
+
+
+def begin(work: Callable[[], T], device: torch.device, *, beside: bool) -> Future[T]:
+    """The result of `work`, which is there already unless it goes on `beside` training.
+
+    Then a thread calls it, after what the device has been given to do so far, and beside what it is given from now on.
+    """
+    if not beside:
         done: Future[T] = Future()
         done.set_result(work())
         return done

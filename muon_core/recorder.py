@@ -27,7 +27,7 @@ from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
 from muon_core.layout import Layout
 from muon_core.lease import Lease
-from muon_core.measuring import Found, Snapshot, UnderWay, begin, is_beside, rows
+from muon_core.measuring import Found, Snapshot, UnderWay, begin, rows
 from muon_core.model import HiddenMatrix
 from muon_core.optim.health import Look, failing
 from muon_core.peaks import Peaks
@@ -100,15 +100,23 @@ class Recorder:
         self._loss_spikes = 0
         self._skipped_steps = 0
         self._health_flag: str | None = None
-        self._told = False
+        self._told = self._beside = False
         self._under_way: UnderWay | None = None
         self._held: list[tuple[str, Row]] = []
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
 
-    def start(self, matrices: list[HiddenMatrix], facts: Row, point: ResumePoint | None = None) -> None:
-        """Write the start record; `facts` are columns of `runs` the config does not hold, `point` what is continued."""
-        self._matrices = matrices
+    def start(
+        self, matrices: list[HiddenMatrix], facts: Row, point: ResumePoint | None = None, *, beside: bool = False
+    ) -> None:
+        """Write the start record.
+
+        Args:
+            facts: columns of `runs` the config does not hold.
+            point: what is continued.
+            beside: measure matrices while training goes on; all ranks do, or none.
+        """
+        self._matrices, self._beside = matrices, beside
         if matrices:
             self._throughput = Throughput(self.config, self.stopwatch, matrices[0].parameter.device)
         if self._storage:
@@ -229,10 +237,10 @@ class Recorder:
         if layers or together:
             device = layout.matrices[0].parameter.device
             with self.stopwatch.timed("tracking"):
-                snapshot = Snapshot.of(layout, peaks, updates, momenta, look)
-                found = begin(partial(snapshot.measure, layers=layers), device)
+                snapshot = Snapshot.of(layout, peaks, updates, momenta, look, copied=self._beside)
+                found = begin(partial(snapshot.measure, layers=layers), device, beside=self._beside)
             self._under_way = UnderWay(self.step, found, together)
-            if not is_beside(device):
+            if not self._beside:
                 self.take_up()
 
     @property

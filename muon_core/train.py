@@ -141,7 +141,7 @@ def _train(
         fit_micro_batches(config, state)
         settle_buckets(config, state)
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
-        recorder.start(state.layout.all_matrices, facts, point)
+        recorder.start(state.layout.all_matrices, facts, point, beside=state.beside)
         attempt = distributed.share(recorder.attempt)
         try:
             _loop(config, state, recorder, saver, report)
@@ -173,8 +173,7 @@ def _train(
 def check_memory(config: RunConfig, device: torch.device) -> None:
     """Raises DoesNotFit, a ValueError of one line, if the run needs more memory than `device` has free."""
     where = "this machine" if device.type == "cpu" else environment.device_name(device)
-    free, on_gpu = environment.free_memory_bytes(device), device.type == "cuda"
-    check_fits(config, free, where, distributed.world_size(), on_gpu=on_gpu)
+    check_fits(config, environment.free_memory_bytes(device), where, distributed.world_size())
 
 
 def _claim(

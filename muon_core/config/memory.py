@@ -1,10 +1,10 @@
 """How much memory a run takes, from its config alone, and what to change where it takes more than there is.
 
 Counted is what cannot be done without: weights, gradients, the optimizer's state, what autograd keeps of the forward
-pass for the backward pass, the logits, and on a GPU what tracking copies. What comes on top (kernels' scratch space,
-the allocator's gaps, DDP's buckets, the masks of dropout) is not, so a run that is refused would not have fit. The
-largest moment is the start of the backward pass, when all activations are there, or the optimizer step, when all
-gradients are.
+pass for the backward pass, and the logits. What comes on top (kernels' scratch space, the allocator's gaps, DDP's
+buckets, the masks of dropout) is not, so a run that is refused would not have fit. The largest moment is the start of
+the backward pass, when all activations are there, or the optimizer step, when all gradients are. What tracking copies
+on a GPU is told apart: where there is no room for it, training waits instead.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ class Memory:
     """What a micro-batch's forward pass keeps for its backward pass."""
     loss: int
     """Logits and their gradients."""
-    tracking: int = 0
-    """Copies of hidden matrices, which a GPU measures while training goes on, and what that takes."""
+    tracking: int
+    """On a GPU with room for it: copies of hidden matrices that are measured beside training, and what that takes."""
     accumulates: bool = False
     """Whether gradients of an earlier micro-batch are there while the next is computed."""
 
     @property
     def peak(self) -> int:
-        """At the largest moment."""
+        """At the largest moment, without tracking."""
         passes = self.activations + self.loss + (self.gradients if self.accumulates else 0)
-        return self.weights + self.optimizer + self.tracking + max(passes, self.gradients)
+        return self.weights + self.optimizer + max(passes, self.gradients)
 
     def describe(self) -> str:
         """`13.0 GiB (weights 0.5, gradients 0.3, ...)`."""
-        parts = {name: value for name, value in asdict(self).items() if name != "accumulates" and value}
+        parts = {name: value for name, value in asdict(self).items() if name not in ("accumulates", "tracking")}
         return f"{gib(self.peak)} GiB ({', '.join(f'{name} {gib(value)}' for name, value in parts.items())})"
 
 
@@ -65,7 +65,7 @@ def gib(value: float) -> str:
     return f"{value / GIB:.1f}" if value >= GIB else f"{value / GIB:.2g}"
 
 
-def memory(config: RunConfig, workers: int = 1, *, on_gpu: bool = False) -> Memory:
+def memory(config: RunConfig, workers: int = 1) -> Memory:
     """What one of `workers` holds; of `micro_batches: auto`, with the most that it may take."""
     model, bf16 = config.model, config.precision == "bf16"
     total, hidden = num_parameters(model), num_hidden(model)
@@ -83,7 +83,7 @@ def memory(config: RunConfig, workers: int = 1, *, on_gpu: bool = False) -> Memo
         optimizer=4 * state // shares,
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
         loss=_loss(model, tokens),
-        tracking=_tracking(config, shares) if on_gpu else 0,
+        tracking=_tracking(config, shares),
         accumulates=pieces > workers,
     )
 
@@ -126,12 +126,12 @@ def _tracking(config: RunConfig, shares: int) -> int:
     return (4 * (copies * hidden + gradients)) // shares + _SCRATCH * min(CHUNK_MATRICES, 24 * hidden // shares)
 
 
-def check_fits(config: RunConfig, free: int, where: str, workers: int = 1, *, on_gpu: bool = False) -> None:
+def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> None:
     """Raises DoesNotFit, with what would help, if a worker needs more than `free` bytes of what `where` names."""
-    needed = memory(config, workers, on_gpu=on_gpu)
+    needed = memory(config, workers)
     if needed.peak <= free:
         return
-    helps = {text: memory(other, workers, on_gpu=on_gpu).peak for text, other in _smaller(config, workers).items()}
+    helps = {text: memory(other, workers).peak for text, other in _smaller(config, workers).items()}
     less = [f"{text} ({gib(peak)} GiB)" for text, peak in helps.items() if peak < needed.peak]
     enough = any(peak <= free for peak in helps.values())
     remedy = ("set " + ", or ".join(less)) if less else "it has the smallest micro-batches already"

@@ -60,8 +60,9 @@ def command(
     """Show the presets: weights by part, FLOPs, memory, and hours and USD of a number of tokens on one GPU.
 
     FLOPs of a token are 6 a weight and 12 x layers x width x sequence; Muon's share is Newton-Schulz, of all FLOPs of a
-    step. Memory is what cannot be done without; kernels and allocator take more. Hours are FLOPs by the GPU's peak in
-    the preset's precision times --mfu. --json gives a list of objects, bytes and FLOPs in full.
+    step. Memory is what cannot be done without; kernels and allocator take more, and so does tracking, where there is
+    room for it. Hours are FLOPs by the GPU's peak in the preset's precision times --mfu. --json gives a list of
+    objects, bytes and FLOPs in full.
 
     \b
     muon presets
@@ -95,7 +96,7 @@ def _cut(run: RunConfig, sequences: int | None) -> RunConfig:
 def facts(name: str, run: RunConfig, tokens: float, gpu: str, mfu: float, prices: Prices) -> dict[str, Any]:
     """What `--json` shows of a preset."""
     share, device = orthogonalizer_share(run), GPUS[gpu]
-    held = memory(run, on_gpu=True)
+    held = memory(run)
     flops = flops_per_token(run) / (1 - share)
     hours = tokens * flops / (device.peak(run.precision) * mfu) / 3600
     usd = prices.rate(Resources(gpus_per_worker=1), device.node).usd_per_hour

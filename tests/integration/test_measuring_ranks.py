@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.beside import measure_beside
 from support.ranks import run_ranks, start_process
 from support.same_rows import assert_same_rows, rows
 
 from analysis.store import open_store
+from muon_core import environment
 from muon_core.config.run import RunConfig
+from muon_core.measuring import has_room
 from muon_core.store.folder import Folder
 from muon_core.train import train
 
@@ -27,6 +30,7 @@ MODES: dict[str, dict[str, Any]] = {
 def on_two(config: str, folder: Path) -> None:
     importlib.import_module("torch._dynamo")  # FSDP does: once for all
     run_ranks(2, folder / "rendezvous", on_ranks, config, folder, start_method="fork")
+    run_ranks(2, folder / "rendezvous-cramped", cramped, config, folder, start_method="fork")
     for mode in MODES:
         run_ranks(2, folder / f"rendezvous-{mode}", breaking, config, folder, mode, start_method="fork")
 
@@ -46,6 +50,16 @@ def on_ranks(rank: int, config: str, folder: Path) -> None:
                     changed = changed.replace(checkpoint={"every_steps": 2})
                 assert train(changed, store).status == "done"
             measure_beside(patched, late=True)
+
+
+def cramped(rank: int, config: str, folder: Path) -> None:
+    """One of two ranks, of which the second has no room for copies."""
+    free = environment.free_memory_bytes
+    run = RunConfig.model_validate_json(config)
+    with pytest.MonkeyPatch.context() as patched:
+        measure_beside(patched)
+        patched.setattr(environment, "free_memory_bytes", lambda device: (1 - rank) * free(device))
+        assert not has_room(run, torch.device("cpu"))
 
 
 def breaking(rank: int, config: str, folder: Path, mode: str) -> None:

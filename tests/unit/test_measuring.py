@@ -17,9 +17,10 @@ from support.saved_runs import steps_reported, train_until
 from torch import Tensor
 
 from analysis.store import open_store
-from muon_core import measuring
+from muon_core import environment, measuring
+from muon_core.config.memory import memory
 from muon_core.config.run import RunConfig
-from muon_core.measuring import Snapshot, begin
+from muon_core.measuring import Snapshot, begin, has_room
 from muon_core.store.folder import Folder
 from muon_core.train import train
 
@@ -53,8 +54,7 @@ def tracked(store: Path, table: str = "layers") -> list[int]:
     return steps["step"].to_list()
 
 
-@pytest.mark.parametrize("late", [True, False])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "late"), [*((name, True) for name in OPTIMIZERS), ("noise", False)])
 def test_rows_are_those_of_a_run_that_waits(
     tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch, name: str, late: bool
 ) -> None:
@@ -233,9 +233,23 @@ def test_rows_are_taken_up_as_soon_as_they_are_there(
 
 
 def test_a_cpu_measures_at_once_and_in_its_own_thread() -> None:
-    found = begin(threading.current_thread, torch.device("cpu"))
+    found = begin(threading.current_thread, torch.device("cpu"), beside=False)
     assert found.done()
     assert found.result() is threading.current_thread()
+
+
+@pytest.mark.parametrize(("share", "beside"), [(0.99, False), (1.01, True)])
+def test_a_run_without_room_for_copies_waits(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, share: float, beside: bool
+) -> None:
+    device, held = torch.device("cpu"), memory(config)
+    free = int(share * (held.peak + held.tracking) / (1 - measuring.SPARE))
+    monkeypatch.setattr(environment, "free_memory_bytes", lambda device: free)
+    assert not has_room(config, device)  # a CPU never measures beside training
+    measure_beside(monkeypatch)
+    with caplog.at_level(logging.INFO):
+        assert has_room(config, device) == beside
+    assert ("there is no room for 0.0" in caplog.text) != beside
 
 
 class Cuda:
@@ -276,7 +290,7 @@ def test_a_gpu_measures_on_a_stream_of_its_own_and_keeps_the_snapshot_until_it_w
         cuda.asked.append("measure")
         return 1 / float(weight.sum() - 4 * fails)
 
-    found = begin(partial(measure, weight), torch.device("cuda", 0))
+    found = begin(partial(measure, weight), torch.device("cuda", 0), beside=True)
     del weight
     assert type(found.exception()) is (ZeroDivisionError if fails else type(None))
     expected = ["record", "enter", "wait for what training has begun", "measure", "synchronize"]
@@ -300,8 +314,8 @@ def test_no_later_step_changes_what_is_to_be_measured(
     kept: list[tuple[Snapshot, list[Tensor]]] = []
     of = Snapshot.of
 
-    def taken(*arguments: Any) -> Snapshot:
-        kept.append((snapshot := of(*arguments), list(map(torch.clone, everything(snapshot)))))
+    def taken(*arguments: Any, **options: Any) -> Snapshot:
+        kept.append((snapshot := of(*arguments, **options), list(map(torch.clone, everything(snapshot)))))
         return snapshot
 
     monkeypatch.setattr(Snapshot, "of", taken)
