@@ -56,12 +56,18 @@ def share(value: T) -> T:
     return box[0]
 
 
+def gathered(value: T) -> list[T]:
+    """Every rank's `value`, on every rank."""  # all ranks
+    if world_size() == 1:
+        return [value]
+    found = [value] * world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def check_alike(what: str, value: str, remedy: str) -> None:
     """Raises ValueError on every rank, with the names of two nodes, unless `value` is the same on all of them."""
-    if world_size() == 1:
-        return
-    found: list[tuple[str, str]] = [("", "")] * world_size()
-    dist.all_gather_object(found, (value, socket.gethostname()))
+    found = gathered((value, socket.gethostname()))
     main, main_host = found[0]
     for other, (its, host) in enumerate(found):
         if its != main:

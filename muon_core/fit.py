@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 KEY = "micro_batches"
 """Of a run's environment, where the device decided."""
 SPARE = 0.05
-"""Share of the free memory that is left alone: for gaps between allocations, evaluation, and what tracking copies."""
+"""Share of the free memory that is left alone: for gaps between allocations, and evaluation."""
 
 
 def take_again(config: RunConfig, state: TrainState, before: dict[str, Any]) -> None:
@@ -82,10 +82,11 @@ def _estimate(config: RunConfig, pieces: int) -> Memory:
 def _still_needed(config: RunConfig, state: TrainState, pieces: int) -> int:
     """Bytes that the estimate adds to those which the prepared state has taken already."""
     needed = _estimate(config, pieces)
+    tracking = needed.tracking if state.beside else 0
     if state.layout.shared:
-        return needed.peak  # how much of it is there already is not known here
+        return needed.peak + tracking  # how much of it is there already is not known here
     weights = sum(parameter.nbytes for parameter in state.model.parameters())
-    return needed.peak - weights - (needed.optimizer if state.step else 0)
+    return needed.peak + tracking - weights - (needed.optimizer if state.step else 0)
 
 
 def _holds(config: RunConfig, state: TrainState, pieces: int, free: int) -> bool:
@@ -100,7 +101,7 @@ def _holds(config: RunConfig, state: TrainState, pieces: int, free: int) -> bool
 def _kept(config: RunConfig, state: TrainState, pieces: int) -> int:
     """Bytes that will be there during a step's passes and are not yet."""
     needed, workers = _estimate(config, pieces), distributed.world_size()
-    kept = 0 if state.step else needed.optimizer
+    kept = (0 if state.step else needed.optimizer) + (needed.tracking if state.beside else 0)
     if config.reduction == "tree":  # partial sums of all levels, and those of all workers
         kept += needed.gradients * ((pieces // workers).bit_length() + workers)
     return kept

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,6 @@ from muon_core import seeds
 from muon_core.hf_model import HFModel
 from muon_core.model import HiddenMatrix, Transformer, hidden_matrices
 from muon_core.optim.optimizers import Optimizers
-
-T = TypeVar("T")
 
 
 class Layout:
@@ -49,10 +47,6 @@ class Layout:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm: Tensor = torch.stack(torch._foreach_norm(gradients)).norm()
         return norm
-
-    def of_all(self, of_mine: dict[str, T]) -> dict[str, T]:
-        """What ranks found of their `matrices`, by name."""
-        return of_mine
 
     def saved(self, optimizers: Optimizers) -> dict[str, Any]:
         """What a checkpoint holds of weights and optimizers, whole and by name, on rank 0; live tensors where not

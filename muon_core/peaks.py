@@ -22,8 +22,9 @@ class Peaks:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         names = [matrix.name for matrix in layout.all_matrices]
-        self._mine = [names.index(matrix.name) for matrix in layout.matrices]
-        zeros = torch.zeros(len(names), device=layout.matrices[0].parameter.device)
+        device = layout.matrices[0].parameter.device
+        self._mine = torch.tensor([names.index(matrix.name) for matrix in layout.matrices], device=device)
+        zeros = torch.zeros(len(names), device=device)
         self.weight_norm, self.grad_norm = zeros.clone(), zeros.clone()
         self.weight_norm_peak, self.grad_norm_peak = zeros.clone(), zeros.clone()
 

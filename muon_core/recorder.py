@@ -13,13 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from muon_core import environment
+from muon_core import distributed, environment
 from muon_core.code_state import code_state
 from muon_core.config.reference import ReferenceConfig
 from muon_core.config.run import RunConfig
@@ -27,11 +27,9 @@ from muon_core.evaluate import Evaluation
 from muon_core.failures import Kind
 from muon_core.layout import Layout
 from muon_core.lease import Lease
-from muon_core.metrics.chance import chance_alignment
-from muon_core.metrics.layers import FLAGS, SUBSPACES, layer_metrics
-from muon_core.metrics.subspaces import SUBSPACE
+from muon_core.measuring import Found, Snapshot, UnderWay, begin, rows
 from muon_core.model import HiddenMatrix
-from muon_core.optim.health import Health, failing
+from muon_core.optim.health import Look, failing
 from muon_core.peaks import Peaks
 from muon_core.progress import Progress
 from muon_core.stopwatch import TRAINING, Stopwatch
@@ -42,9 +40,6 @@ from muon_core.store.writer import ResumePoint, RunWriter, Superseded, head_poin
 from muon_core.throughput import Throughput
 
 log = logging.getLogger(__name__)
-_OF_STEP = ("update_norm", "grad_norm", "grad_norm_peak", *SUBSPACES)
-"""What the weights alone do not have."""
-_OF_MOMENTUM = tuple(column for column in SUBSPACES if column.startswith("momentum_"))
 
 
 def start_record(config: RunConfig, **facts: Any) -> Row:
@@ -72,32 +67,6 @@ def _perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:  # a run about to diverge
         return math.inf
-
-
-def _measure(
-    matrices: list[HiddenMatrix],
-    norms: dict[str, Tensor],
-    updates: dict[str, Tensor] | None,
-    momenta: dict[str, Tensor] | None,
-) -> dict[str, tuple[dict[str, Any], list[float]]]:
-    """Columns and singular values, with zeros behind, of each matrix by its name."""
-    weights = [matrix.parameter.detach() for matrix in matrices]
-    changes = [updates[matrix.name] for matrix in matrices] if updates else weights
-    averages = [momenta[matrix.name] for matrix in matrices] if momenta else changes
-    measured = layer_metrics(weights, changes, averages)
-    columns = {"update_norm": torch.stack(torch._foreach_norm(changes)), **norms, **measured.columns}
-    table = torch.stack([column.double() for column in columns.values()], dim=1)
-    copied = torch.cat([table, measured.spectra], dim=1).tolist()  # all there is to copy from the device
-    found: dict[str, tuple[dict[str, Any], list[float]]] = {}
-    for matrix, values in zip(matrices, copied, strict=True):
-        named: dict[str, Any] = dict(zip(columns, values, strict=False))
-        named |= {flag: bool(named[flag]) for flag in FLAGS}
-        if momenta is None:
-            named |= dict.fromkeys(_OF_MOMENTUM)
-        if updates is None:
-            named |= dict.fromkeys(_OF_STEP)
-        found[matrix.name] = named, values[len(columns) :]
-    return found
 
 
 class Recorder:
@@ -131,13 +100,23 @@ class Recorder:
         self._loss_spikes = 0
         self._skipped_steps = 0
         self._health_flag: str | None = None
-        self._told = False
+        self._told = self._beside = False
+        self._under_way: UnderWay | None = None
+        self._held: list[tuple[str, Row]] = []
         self._earlier_s = 0.0
         self._started = self._flushed = time.perf_counter()
 
-    def start(self, matrices: list[HiddenMatrix], facts: Row, point: ResumePoint | None = None) -> None:
-        """Write the start record; `facts` are columns of `runs` the config does not hold, `point` what is continued."""
-        self._matrices = matrices
+    def start(
+        self, matrices: list[HiddenMatrix], facts: Row, point: ResumePoint | None = None, *, beside: bool = False
+    ) -> None:
+        """Write the start record.
+
+        Args:
+            facts: columns of `runs` the config does not hold.
+            point: what is continued.
+            beside: measure matrices while training goes on; all ranks do, or none.
+        """
+        self._matrices, self._beside = matrices, beside
         if matrices:
             self._throughput = Throughput(self.config, self.stopwatch, matrices[0].parameter.device)
         if self._storage:
@@ -204,6 +183,8 @@ class Recorder:
     def after_step(self, step: int, loss: float, grad_norm: float, lr: float | None, step_time: float) -> None:
         """Count the step, and one `train` row at its period. `step_time` in seconds."""
         self.step, self._train_loss, self._step_time = step, loss, step_time
+        if self._under_way and not self._under_way.together and self._under_way.found.done():
+            self.take_up()  # by itself, and so at any step
         if step % self.config.tracking.log_every == 0 or step == self.config.steps:
             self._emit(
                 "train",
@@ -229,19 +210,19 @@ class Recorder:
             elapsed_s=self._elapsed,
         )
 
-    def layers(
+    def measure(
         self,
         layout: Layout,
         peaks: Peaks,
         updates: dict[str, Tensor] | None = None,
         momenta: dict[str, Tensor] | None = None,
+        look: Look | None = None,
     ) -> None:
-        """One `layers` row per hidden matrix and, where they are due, one `spectra` row.
+        """Measure the hidden matrices; `take_up` writes their rows, at once unless training goes on meanwhile.
 
         Args:
             layout: with its matrices whole; where it is shared each rank measures its own, and all call this.
-            updates, momenta: by parameter name, the step's change without decay and what the optimizer averages; None
-                before the first step, and if it keeps no average.
+            updates, momenta, look: what the step left; None before the first step, momenta also where none are kept.
         """
         if updates and momenta is None and not self._told:
             self._told = True
@@ -250,26 +231,56 @@ class Recorder:
                 "what it averages: momentum_key = ...",
                 self.config.optimizer.name,
             )
-        if self._writer or layout.shared:
+        self.take_up()  # at most one is under way
+        together = layout.shared or (look is not None and look.together)
+        layers = layout.shared or self._writer is not None
+        if layers or together:
+            device = layout.matrices[0].parameter.device
             with self.stopwatch.timed("tracking"):
-                measured = layout.of_all(_measure(layout.matrices, peaks.of_mine(), updates, momenta))
-                for matrix in self._matrices:
-                    self._layer(matrix, *measured[matrix.name])
+                snapshot = Snapshot.of(layout, peaks, updates, momenta, look, copied=self._beside)
+                found = begin(partial(snapshot.measure, layers=layers), device, beside=self._beside)
+            self._under_way = UnderWay(self.step, found, together)
+            if not self._beside:
+                self.take_up()
 
-    def _layer(self, matrix: HiddenMatrix, named: dict[str, Any], singular_values: list[float]) -> None:
-        where = {"layer": matrix.layer, "projection": matrix.projection}
-        rows, cols = matrix.parameter.shape
-        k = min(SUBSPACE, rows, cols)
-        chance = {"alignment_chance": chance_alignment(rows, k), "right_alignment_chance": chance_alignment(cols, k)}
-        self._emit("layers", **where, rows=rows, cols=cols, **chance, **named)
-        if self.config.has_spectra(self.step):
-            self._emit("spectra", **where, singular_values=singular_values[: min(rows, cols)])
+    @property
+    def awaits_all(self) -> bool:
+        """Whether a measurement is under way that all ranks take up together."""
+        return self._under_way is not None and self._under_way.together
 
-    def health(self, health: Health) -> None:
-        """One `health` row per hidden matrix, and a look at whether the optimizer still optimizes."""
-        self._health_flag = self._health_flag or failing(self.step, health)  # the first finding stays
-        for matrix in self._matrices:
-            self._emit("health", layer=matrix.layer, projection=matrix.projection, **health[matrix.name])
+    def take_up(self) -> None:
+        """Write the rows of the measurement under way, if there is one, and those that came after its step.
+
+        Waits for it, and raises what went wrong there. All ranks call it at the same steps.
+        """
+        if self._under_way is None:
+            return
+        with self.stopwatch.timed("tracking"):
+            under_way = self._under_way
+            under_way.found.exception()  # waits; whom Ctrl-C interrupts here may take it up later
+            try:
+                found = under_way.found.result()
+                if under_way.together:
+                    found = Found.joined(distributed.gathered(found))
+                self._measured(under_way.step, found)
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is under way any more, and rows need not wait for it."""
+        self._under_way, held, self._held = None, self._held, []
+        for table, row in held:
+            self._write(table, **row)
+
+    def _measured(self, step: int, found: Found) -> None:
+        """Rows of optimizer step `step`, and a look at whether the optimizer still optimizes."""
+        if self._writer is None:
+            return
+        health = found.health()
+        self._health_flag = self._health_flag or failing(step, health)  # the first finding stays
+        at = {"step": step, "tokens": step * self.config.tokens_per_step}
+        for table, row in rows(self._matrices, found, health, spectra=self.config.has_spectra(step)):
+            self._write(table, **at, **row)
 
     def progress(self) -> Progress:
         """Where the run stands."""
@@ -298,6 +309,7 @@ class Recorder:
         `settle` is called before it says so: it waits for what else must be stored by then.
         """
         self.status, self.error, self.failure = status, error, failure
+        self._break_off()
         if self._storage is None:
             return
         if self._writer is None and not self.overtaken:  # it ended before it could start
@@ -307,6 +319,19 @@ class Recorder:
                 self._end(self._writer, status, error, settle)
         if self.overtaken:  # the run is another attempt's now, and so is its record
             self.status, self.error, self.failure = "stopped", self.overtaken, None
+
+    def _break_off(self) -> None:
+        """Take up what is still under way when a run ends by an error.
+
+        What other ranks have a part in is left out: it belongs to an attempt that nobody finishes, and the next
+        measures it again.
+        """
+        if self.awaits_all:
+            self._let_go()
+        try:
+            self.take_up()
+        except Exception:
+            log.warning("what was being measured went wrong as well", exc_info=True)
 
     def _end(self, writer: RunWriter, status: str, error: str | None, settle: Callable[[], None]) -> None:
         if self._throughput is None:
@@ -339,10 +364,18 @@ class Recorder:
         return self._earlier_s + time.perf_counter() - self._started
 
     def _emit(self, table: str, **values: Any) -> None:
+        """One row of the step; it waits behind a measurement under way, so that rows are numbered by their steps."""
+        row = {"step": self.step, "tokens": self.step * self.config.tokens_per_step, **values}
+        if self._under_way:
+            self._held.append((table, row))
+        else:
+            self._write(table, **row)
+
+    def _write(self, table: str, **row: Any) -> None:
         if self._writer is None:
             return
         with self._unless_overtaken():
-            self._writer.emit(table, step=self.step, tokens=self.step * self.config.tokens_per_step, **values)
+            self._writer.emit(table, **row)
             if time.perf_counter() - self._flushed > self.config.tracking.flush_every_s:
                 self._writer.flush(wait=False)
                 self._flushed = time.perf_counter()

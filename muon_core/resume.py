@@ -49,7 +49,11 @@ class Saver:
         if not names and (stopping or self.clock_says_so()):
             names.append(checkpoint.LATEST)
         due = bool(names) and distributed.rank() == 0
-        if not (distributed.agree(due, state.device) if state.layout.shared else due):
+        together = state.layout.shared or recorder.awaits_all
+        if not (distributed.agree(due, state.device) if together else due):
+            return
+        recorder.take_up()  # its rows are of before this state
+        if distributed.rank() != 0 and not state.layout.shared:
             return
         with recorder.stopwatch.timed("checkpoint"):
             self.settle()  # at most one copy of the state is in memory, and an error of the last save ends the run here

@@ -24,6 +24,7 @@ from muon_core.fsdp import make_layout
 from muon_core.gradients import replicate
 from muon_core.hf_model import HFModel
 from muon_core.layout import Layout
+from muon_core.measuring import has_room
 from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.optimizers import Optimizers
@@ -51,12 +52,15 @@ class TrainState:
     stopwatch: Stopwatch
     micro_batches: int
     """Over all workers. Where the config leaves it to the device, the most there can be until `fit` has chosen."""
+    beside: bool = False
+    """Whether matrices are measured while training goes on."""
     step: int = 0
     updates: dict[str, Tensor] = field(default_factory=dict)
 
 
 def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, tokens: Path | None = None) -> TrainState:
     """Model, optimizers and data at step 0; `tokens` is the folder of those that were prepared elsewhere."""
+    beside = has_room(config, device)
     data = load_data(config.data, config.model.vocab_size, tokens)
     distributed.check_alike(
         "their tokens (data_hash)", data.data_hash, f"corpus {config.data.corpus!r} is not the same text on both nodes"
@@ -83,7 +87,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     versions = environment.fingerprint(*(("transformers",) if isinstance(model, HFModel) else ()))
     micro_batches = config.most_micro_batches(distributed.world_size())
     return TrainState(
-        model, replica, layout, optimizers, data, Peaks(layout), device, versions, stopwatch, micro_batches
+        model, replica, layout, optimizers, data, Peaks(layout), device, versions, stopwatch, micro_batches, beside
     )
 
 

@@ -141,9 +141,14 @@ def _train(
         fit_micro_batches(config, state)
         settle_buckets(config, state)
         facts["environment_json"] = json.dumps(state.environment, sort_keys=True)
-        recorder.start(state.layout.all_matrices, facts, point)
+        recorder.start(state.layout.all_matrices, facts, point, beside=state.beside)
         attempt = distributed.share(recorder.attempt)
-        _loop(config, state, recorder, saver, report)
+        try:
+            _loop(config, state, recorder, saver, report)
+        except (Diverged, Stopped):  # on all ranks alike
+            recorder.take_up()
+            raise
+        recorder.take_up()
         saver.finish(state, recorder)
         recorder.end("done", settle=saver.settle)
     except Diverged as reason:
@@ -212,7 +217,7 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
         recorder.evaluation(_evaluate(config, state, recorder))
         with state.layout.whole():
             state.peaks.after_step()
-            recorder.layers(state.layout, state.peaks)
+            recorder.measure(state.layout, state.peaks)
         answer = not main or report(recorder.progress())
     go_on = answer is True
     unread, waited_s = Unread(), 0.0
@@ -229,8 +234,8 @@ def _loop(config: RunConfig, state: TrainState, recorder: Recorder, saver: Saver
             waited_s = 0.0
         if track and state.updates:  # a step that was skipped has nothing to show
             with state.layout.whole():
-                recorder.layers(state.layout, state.peaks, state.updates, state.optimizers.momenta())
-            recorder.health(state.layout.of_all(state.optimizers.health))
+                left = state.optimizers
+                recorder.measure(state.layout, state.peaks, state.updates, left.momenta(), left.look())
         if last or state.step % tracking.eval_every == 0:
             recorder.evaluation(_evaluate(config, state, recorder))
         answer = not main or report(recorder.progress())

@@ -3,7 +3,8 @@
 Counted is what cannot be done without: weights, gradients, the optimizer's state, what autograd keeps of the forward
 pass for the backward pass, and the logits. What comes on top (kernels' scratch space, the allocator's gaps, DDP's
 buckets, the masks of dropout) is not, so a run that is refused would not have fit. The largest moment is the start of
-the backward pass, when all activations are there, or the optimizer step, when all gradients are.
+the backward pass, when all activations are there, or the optimizer step, when all gradients are. What tracking copies
+on a GPU is told apart: where there is no room for it, training waits instead.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from muon_core.config.optimizers import MuonConfig
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.config.sizes import num_hidden, num_parameters
 
 CHUNK_LOGITS = 2**25
 """Logits computed at a time: 128 MiB in fp32, 682 tokens of a vocabulary of 49,152."""
+CHUNK_MATRICES = 2**28
+"""Bytes of fp64 copies of matrices that a GPU measures at a time: more would find less room beside a step's passes."""
+_SCRATCH = 4
+"""What they take with all that is computed of them, by counting allocations: 3.9 times their own size if square."""
 _STATE = {"adamw": 2, "soap": 3, "adamuon": 2}  # fp32 numbers an optimizer keeps of a hidden weight; of others one
 GIB = 2**30
 
@@ -37,6 +43,8 @@ class Memory:
     """What a micro-batch's forward pass keeps for its backward pass."""
     loss: int
     """Logits and their gradients."""
+    tracking: int
+    """On a GPU with room for it: copies of hidden matrices that are measured beside training, and what that takes."""
     gathered: int = 0
     """Matrices and their gradients that an owner has whole during the optimizer step, under `parallel: fsdp`."""
     accumulates: bool = False
@@ -44,13 +52,14 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """At the largest moment."""
+        """At the largest moment, without tracking."""
         passes = self.activations + self.loss + (self.gradients if self.accumulates else 0)
         return self.weights + self.optimizer + max(passes, self.gradients + self.gathered)
 
     def describe(self) -> str:
         """`13.0 GiB (weights 0.5, gradients 0.3, ...)`."""
-        parts = {name: value for name, value in asdict(self).items() if value and name != "accumulates"}
+        left_out = ("accumulates", "tracking")
+        parts = {name: value for name, value in asdict(self).items() if value and name not in left_out}
         return f"{gib(self.peak)} GiB ({', '.join(f'{name} {gib(value)}' for name, value in parts.items())})"
 
 
@@ -72,6 +81,7 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
         optimizer=4 * (kept * hidden + 2 * rest),
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
         loss=_loss(model, tokens),
+        tracking=_tracking(config, workers if config.parallel == "fsdp" else 1),
         accumulates=pieces > workers,
     )
     if workers == 1 or config.parallel == "ddp":
@@ -129,6 +139,14 @@ def _loss(model: ModelConfig, tokens: int) -> int:
     if logits <= CHUNK_LOGITS:
         return 12 * logits
     return 4 * CHUNK_LOGITS + 8 * model.vocab_size * model.d_model
+
+
+def _tracking(config: RunConfig, shares: int) -> int:
+    """Weights, updates, momenta, gradients, and of a Muon what it orthogonalized, in fp32; and a chunk in fp64."""
+    total, hidden = num_parameters(config.model), num_hidden(config.model)
+    copies = 4 if isinstance(config.optimizer, MuonConfig) else 3
+    gradients = total if config.reduction == "tree" else hidden  # which are parts of one vector there
+    return (4 * (copies * hidden + gradients)) // shares + _SCRATCH * min(CHUNK_MATRICES, 24 * hidden // shares)
 
 
 def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> None:

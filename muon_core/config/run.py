@@ -181,7 +181,8 @@ class TrackingConfig(Config):
     """`spectra` rows (all singular values), with `layers` rows beside them, each so many steps; they are written at
     step 0, at checkpoint milestones and at the last step in any case, and for null only there."""
     flush_every_s: float = Field(15.0, gt=0)
-    """Rows become readable after at most so many seconds; each time costs a small object for every table."""
+    """Rows become readable after at most so many seconds, on a GPU those that wait for a measurement once it is taken
+    up; each time costs a small object for every table."""
 
 
 class CheckpointConfig(Config):

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from muon_core.config.memory import CHUNK_MATRICES
 from muon_core.metrics.alignment import ILL_POSED, alignment, energy_share
 from muon_core.metrics.spectrum import METRICS, roots
 from muon_core.metrics.subspaces import SUBSPACE, Leading, decompose, gram_matrices, leading, top_eigenvectors
 
-CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**30}
+CHUNK_BYTES = {"cpu": 2**25, "cuda": CHUNK_MATRICES}
 """Of float64 copies that are worked on at a time: a CPU wants them near its cache, a GPU many at once, and neither a
 second large model in its memory."""
 STEEP = 1e-6
@@ -49,20 +50,24 @@ class LayerMetrics:
     """Singular values of the weights, float64 `(n, largest m)`, each row filled up with zeros."""
 
 
-def layer_metrics(weights: Sequence[Tensor], updates: Sequence[Tensor], momenta: Sequence[Tensor]) -> LayerMetrics:
+def layer_metrics(
+    weights: Sequence[Tensor], updates: Sequence[Tensor] = (), momenta: Sequence[Tensor] = ()
+) -> LayerMetrics:
     """Metrics of matrices on one device, of any float dtype: a weight, its last update and its momentum, of one shape.
 
-    docs/metrics.md defines the columns. Only a matrix with a value that is not finite gives NaN, where it enters.
+    Of weights alone there are METRICS only. docs/metrics.md defines the columns. Only a matrix with a value that is not
+    finite gives NaN, where it enters.
 
     Raises: ValueError if a weight is no matrix.
     """
     tall = [weight.size(0) > weight.size(-1) for weight in weights]
-    names = (*METRICS, *SUBSPACES)
+    kinds = (weights, updates, momenta) if updates else (weights,)
+    names = (*METRICS, *SUBSPACES) if updates else tuple(METRICS)
     device = weights[0].device if weights else torch.device("cpu")
     table = torch.zeros(len(names), len(weights), dtype=torch.float64, device=device)
     spectra = table.new_zeros(len(weights), max((min(weight.shape) for weight in weights), default=0))
-    for chunk in _chunks(weights):
-        stacks = _stack(chunk, weights, updates, momenta)
+    for chunk in _chunks(weights, len(kinds)):
+        stacks = _stack(chunk, *kinds)
         index = torch.tensor(chunk, device=device)
         s, values = _measure(stacks, torch.tensor([tall[i] for i in chunk], device=device))
         spectra[index, : s.size(-1)] = s
@@ -71,13 +76,19 @@ def layer_metrics(weights: Sequence[Tensor], updates: Sequence[Tensor], momenta:
 
 
 def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values `(n, m)` and metrics `(columns, n)` of wide weights, updates and momenta `(3, n, m, long)`."""
+    """Singular values `(n, m)` and metrics `(columns, n)` of wide weights, updates and momenta `(3, n, m, long)`.
+
+    Or of weights alone, `(1, n, m, long)`.
+    """
     finite = stacks.sum((-2, -1)).isfinite()
     stacks[~finite] = 0  # LAPACK fails on NaN
-    gram = gram_matrices(stacks.flatten(0, 1)).view(3, len(tall), stacks.size(2), stacks.size(2))
+    gram = gram_matrices(stacks.flatten(0, 1)).view(*stacks.shape[:3], stacks.size(2))
     n, count = len(tall), min(SUBSPACE + 1, gram.size(-1))
     squares, vectors = decompose(gram[0], count)
     s = _spectrum(stacks[0], squares).where(finite[0, :, None], torch.nan)
+    of_weights = [metric(s) for metric in METRICS.values()]
+    if len(stacks) == 1:
+        return s, torch.stack(of_weights)
     weight = leading(stacks[0], squares[:, :count], vectors)
     others = leading(stacks[1:].flatten(0, 1), *top_eigenvectors(gram[1:].flatten(0, 1), count))
     update, momentum = others[:n], others[n:]
@@ -95,7 +106,7 @@ def _measure(stacks: Tensor, tall: Tensor) -> tuple[Tensor, Tensor]:
         *_posedness(update, finite[1]),
         *_posedness(momentum, finite[2]),
     ]
-    return s, torch.stack([*(metric(s) for metric in METRICS.values()), *(column.double() for column in subspaces)])
+    return s, torch.stack([*of_weights, *(column.double() for column in subspaces)])
 
 
 def _posedness(found: Leading, finite: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,15 +131,15 @@ def _sides(a: Leading, b: Leading, tall: Tensor) -> tuple[Tensor, Tensor]:
     return long.where(tall, short), short.where(tall, long)
 
 
-def _chunks(weights: Sequence[Tensor]) -> Iterator[list[int]]:
-    """Positions of matrices of one shape, transposed or not, as many as may be worked on at a time."""
+def _chunks(weights: Sequence[Tensor], kinds: int) -> Iterator[list[int]]:
+    """Positions of matrices of one shape, transposed or not, as many as may be worked on at a time, of each kind."""
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, weight in enumerate(weights):
         if weight.ndim != 2:
             raise ValueError(f"layer_metrics needs matrices, got shape {tuple(weight.shape)} at index {i}")
         groups[min(weight.shape), max(weight.shape)].append(i)
     for (rows, cols), group in groups.items():
-        size = max(1, CHUNK_BYTES[weights[0].device.type] // (3 * 8 * rows * cols))
+        size = max(1, CHUNK_BYTES[weights[0].device.type] // (kinds * 8 * rows * cols))
         for start in range(0, len(group), size):
             yield group[start : start + size]
 

@@ -8,13 +8,15 @@ values have saturated repeats its update for good (cosine to the one before of 1
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from muon_core import distributed
 from muon_core.metrics.spectrum import effective_rank, nonzero, singular_values
 from muon_core.optim.as_seed import DIVERGENCE, SIGN_FLIP, Seen
 from muon_core.optim.blocks import MatrixBlock
@@ -38,15 +40,35 @@ OBSERVED: dict[str, Callable[[Tensor], Tensor]] = {
 """What a Muon step shows of a block -> how a matrix in several blocks sums them up."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """What a Watch saw of a stack of blocks: OBSERVED but for what takes singular values, and what has them."""
+
+    names: list[str]
+    momentum: Tensor
+    above: Tensor
+    """Largest singular values before cubic steps `(k,)`; NaN where there are none."""
+    columns: dict[str, Tensor]
+
+    def table(self) -> Tensor:
+        """Values of OBSERVED, float64 `(k, columns)`."""
+        sigma = singular_values(self.momentum)
+        columns = self.columns | {
+            "momentum_effective_rank": effective_rank(sigma),
+            "sigma_max": self.above.where(self.above.isfinite(), sigma[:, 0]),
+        }
+        return torch.stack([columns[name].double() for name in OBSERVED], dim=1)
+
+
 class Watch:
-    """Observes the stacks of one Muon step: values of OBSERVED for every block, kept on the device."""
+    """Observes the stacks of one Muon step; singular values, which take long, are left to `measure`."""
 
     def __init__(
         self, orthogonalize: Callable[[Tensor], Tensor], seen: Mapping[str, Seen], stopwatch: Stopwatch
     ) -> None:
         """`seen`: what the perturbation noted of a block; it knows its noise, and as_seed what its cubic steps hid."""
         self._orthogonalize, self._seen, self._stopwatch = orthogonalize, seen, stopwatch
-        self.rows: dict[str, Tensor] = {}
+        self.stacks: list[_Stack] = []
 
     def __call__(self, blocks: Sequence[MatrixBlock], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
         """Note what a stack of blocks was made of: its momentum, what was orthogonalized, and its updates."""
@@ -54,61 +76,126 @@ class Watch:
             self._see(blocks, momentum, perturbed, updates)
 
     def _see(self, blocks: Sequence[MatrixBlock], momentum: Tensor, perturbed: Tensor, updates: Tensor) -> None:
-        sigma = singular_values(momentum)
         padded = _padded(momentum, perturbed)
         added = _norm(perturbed - padded)
-        above = torch.full_like(sigma, torch.nan)
+        above = torch.full_like(added[:, None], torch.nan)
         if all(block.name in self._seen for block in blocks):
             above = torch.stack([self._seen[block.name].sigma for block in blocks])
             added = torch.stack([self._seen[block.name].noise for block in blocks]).double()
         free = updates if perturbed is momentum else self._orthogonalize(padded)
         num_nonfinite = (~perturbed.isfinite()).sum((-2, -1))
         columns = {
-            "momentum_effective_rank": effective_rank(sigma),
             "gate_open": added > 0,
             "noise_ratio": added / nonzero(_norm(momentum)),
             "cos_noise_free": cosine(updates, free),
-            "sigma_max": above[:, 0].where(above[:, 0].isfinite(), sigma[:, 0]),
             "num_sign_flips": _count(above, SIGN_FLIP),
             "num_divergent": _count(above, DIVERGENCE),
             "num_nonfinite": num_nonfinite,
             "num_fallbacks": (num_nonfinite > 0) & updates.isfinite().all(-1).all(-1),
         }
-        table = torch.stack([columns[name].double() for name in OBSERVED], dim=1)
-        self.rows.update(zip((block.name for block in blocks), table, strict=True))
+        self.stacks.append(_Stack([block.name for block in blocks], momentum, above[:, 0], columns))
 
 
-def measure(
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a step leaves to be measured: tensors that no later step changes."""
+
+    updates: Mapping[str, Tensor]
+    """Changes of the weights in this step, without decay."""
+    gradients: Mapping[str, Tensor]
+    """Of the matrices that have one."""
+    cosines: Tensor
+    """Of each update to that of the step before, `(n,)`; NaN where it was not kept."""
+    stacks: Sequence[_Stack] = ()
+    blocks: Mapping[str, list[str]] = field(default_factory=dict)
+    """Names of the blocks that Muon made of each matrix."""
+    alpha: float = math.nan
+    together: bool = False
+    """Whether each rank saw other blocks, so that only all of them together have found everything."""
+
+
+class Directions(NamedTuple):
+    """What was found of a matrix, and the blocks that have the rest."""
+
+    cos_previous_update: float
+    gradient_agreement: float
+    alpha: float
+    blocks: list[str]
+
+
+def look_at(
     parameters: Mapping[str, nn.Parameter],
     updates: Mapping[str, Tensor],
     previous: Mapping[str, Tensor],
     blocks: Sequence[MatrixBlock] = (),
-    rows: Mapping[str, Tensor] | None = None,
+    watch: Watch | None = None,
     *,
     alpha: float = math.nan,
-    shared: bool = False,
-) -> Health:
-    """What the `health` table says of matrices that have their gradients, in one copy from the device.
+    together: bool = False,
+) -> Look:
+    """Of matrices that have their gradients, which are kept as they are; nothing waits for the device.
 
     Args:
-        updates: changes of the weights in this step, without decay; `previous` those of the step before, if kept.
-        blocks, rows: what Muon orthogonalized, and what a Watch saw of it.
-        shared: ranks saw different blocks; all of them call this.
+        previous: updates of the step before, if they were kept.
+        blocks, watch: what Muon orthogonalizes, and what it showed of it.
     """
     nothing = torch.full((), torch.nan, dtype=torch.float64, device=next(iter(updates.values())).device)
-    table = _by_parameter(list(parameters.values()), blocks, rows, shared) if rows is not None else None
-    columns = []
-    for index, (name, param) in enumerate(parameters.items()):
-        columns.append(cosine(updates[name], previous[name]) if name in previous else nothing)
-        columns.append(nothing if param.grad is None else agreement(updates[name], param.grad))
-        columns.append(torch.full_like(nothing, alpha))
-        columns.extend(nothing.expand(len(OBSERVED)) if table is None else table[index])
-    names = ("cos_previous_update", "gradient_agreement", "alpha", *OBSERVED)
-    values = torch.stack(columns).view(len(parameters), len(names)).tolist()
-    return {
-        parameter: {name: _plain(name, value) for name, value in zip(names, row, strict=True)}
-        for parameter, row in zip(parameters, values, strict=True)
+    names = _names_of_blocks(blocks)
+    return Look(
+        updates,
+        {name: param.grad for name, param in parameters.items() if param.grad is not None},
+        torch.stack([cosine(updates[name], previous[name]) if name in previous else nothing for name in parameters]),
+        watch.stacks if watch else (),
+        {name: names[param] for name, param in parameters.items()},
+        alpha,
+        together,
+    )
+
+
+def _names_of_blocks(blocks: Sequence[MatrixBlock]) -> Mapping[nn.Parameter, list[str]]:
+    names: dict[nn.Parameter, list[str]] = defaultdict(list)
+    for block in blocks:
+        for param in dict.fromkeys(piece.parameter for piece in block.pieces):
+            names[param].append(block.name)
+    return names
+
+
+def measure(look: Look) -> tuple[dict[str, Directions], dict[str, list[float]]]:
+    """What a step shows of each matrix, and of each block that this rank saw the values of OBSERVED."""
+    nothing = look.cosines.new_full((), torch.nan)
+    agreements = [
+        agreement(update, look.gradients[name]) if name in look.gradients else nothing
+        for name, update in look.updates.items()
+    ]
+    pairs = torch.stack([look.cosines, torch.stack(agreements)], dim=1).tolist()
+    matrices = {
+        name: Directions(cos, agrees, look.alpha, look.blocks[name])
+        for name, (cos, agrees) in zip(look.updates, pairs, strict=True)
     }
+    blocks = {name: row for stack in look.stacks for name, row in zip(stack.names, stack.table().tolist(), strict=True)}
+    return matrices, blocks
+
+
+def summed_up(matrices: Mapping[str, Directions], blocks: Mapping[str, list[float]]) -> Health:
+    """What the `health` table says, by what all ranks found."""
+    health: Health = {}
+    for name, found in matrices.items():
+        seen = [blocks.get(block, [math.nan] * len(OBSERVED)) for block in found.blocks]
+        columns = zip(*seen, strict=True) if seen else [()] * len(OBSERVED)
+        observed = map(_summary, OBSERVED.values(), columns)
+        values = dict(zip(OBSERVED, observed, strict=True)) | {
+            "cos_previous_update": found.cos_previous_update,
+            "gradient_agreement": found.gradient_agreement,
+            "alpha": found.alpha,
+        }
+        health[name] = {column: _plain(column, value) for column, value in values.items()}
+    return health
+
+
+def _summary(summarize: Callable[[Tensor], Tensor], of_blocks: Sequence[float]) -> float:
+    if len(of_blocks) == 1:
+        return of_blocks[0]
+    return float(summarize(torch.tensor(of_blocks, dtype=torch.float64))) if of_blocks else math.nan
 
 
 def _plain(column: str, value: float) -> float | None:
@@ -160,25 +247,6 @@ def _runaway(step: int, health: Health) -> str | None:
         if row["num_divergent"]:
             return f"runaway momentum: sigma_max {row['sigma_max']:.3g} of {name} is above sqrt(5) at step {step}"
     return None
-
-
-def _by_parameter(
-    parameters: Sequence[nn.Parameter], blocks: Sequence[MatrixBlock], rows: Mapping[str, Tensor], shared: bool
-) -> Tensor:
-    """Values of OBSERVED for each parameter, `(len(parameters), len(OBSERVED))`; NaN where no block was seen."""
-    missing = torch.full((len(OBSERVED),), 0.0 if shared else torch.nan, dtype=torch.float64)
-    missing = missing.to(parameters[0].device)
-    table = torch.stack([rows.get(block.name, missing) for block in blocks])
-    if shared:
-        distributed.sum_over_ranks(table)
-    owned = [
-        [index for index, block in enumerate(blocks) if any(piece.parameter is p for piece in block.pieces)]
-        for p in parameters
-    ]
-    summaries = list(OBSERVED.values())
-    return torch.stack(
-        [torch.stack([summary(table[indices, c]) for c, summary in enumerate(summaries)]) for indices in owned]
-    )
 
 
 def _count(sigma: Tensor, bound: float) -> Tensor:

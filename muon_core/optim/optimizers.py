@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from muon_core.optim.adamw import AdamW
 from muon_core.optim.clipping import clipped
-from muon_core.optim.health import Health, Watch, measure
+from muon_core.optim.health import Look, Watch, look_at
 from muon_core.optim.muon import Muon
 from muon_core.optim.own_state import OWN, OwnState
 from muon_core.optim.sharding import Distribution
@@ -54,8 +54,7 @@ class Optimizers:
         self._matrices = matrices
         self._decoupled = decoupled
         self._muon = hidden if isinstance(hidden, Muon) else None  # what orthogonalizes has more to show
-        self.health: Health = {}
-        """What the `health` table says of the last step with `keep_updates`."""
+        self._look: Look | None = None
         self._stopwatch = stopwatch or Stopwatch()
         self._clipping, self._max_grad_norm, self._shared = clipping, max_grad_norm, shared
         self._previous: dict[str, Tensor] = {}
@@ -78,7 +77,7 @@ class Optimizers:
         """Apply optimizer step `step`, counted from 0; noise is drawn for this number.
 
         Args:
-            keep_updates: return what changed, and measure `health`; all ranks do so at the same steps.
+            keep_updates: return what changed, and have a `look`; all ranks do so at the same steps.
             next_keeps: the next step will; so that it can compare its updates with these, they are kept until then.
         Returns: with `keep_updates` the change of each hidden matrix by name, weight decay taken out; else nothing. It
             is the difference of the weights around the step: what was applied, rounding included, in every arm alike.
@@ -99,9 +98,14 @@ class Optimizers:
                 for (name, param, kept), old in zip(self._hidden_matrices() if keeping else (), before, strict=True)
             }
             if keep_updates:
-                self.health = self._measure(step, updates, watch)
+                self._look = self._look_at(step, updates, watch)
         self._previous = updates if next_keeps else {}
         return updates if keep_updates else {}
+
+    def look(self) -> Look | None:
+        """What the last step with `keep_updates` left to be measured for the `health` table, once."""
+        look, self._look = self._look, None
+        return look
 
     def momenta(self) -> dict[str, Tensor] | None:
         """What the optimizer averages of each hidden matrix's gradient, by name; None if it keeps nothing of the kind.
@@ -139,24 +143,27 @@ class Optimizers:
         self._muon.watch = watch = Watch(self._muon.orthogonalize, seen, self._stopwatch)
         return watch
 
-    def _measure(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Health:
+    def _look_at(self, step: int, updates: dict[str, Tensor], watch: Watch | None) -> Look:
         parameters = {name: param for name, param, _ in self._hidden_matrices()}
         if watch is None or self._muon is None:
-            return measure(parameters, updates, self._previous)
+            return look_at(parameters, updates, self._previous)
         self._muon.watch = None
         gate = getattr(self._muon.perturb, "gate", None)
-        return measure(
+        return look_at(
             parameters,
             updates,
             self._previous,
             self._muon.all_blocks,
-            watch.rows,
+            watch,
             alpha=gate.share(step) if gate else math.nan,
-            shared=self._muon.distribution.mode == "owner",
+            together=self._muon.distribution.mode == "owner",
         )
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
+        for group in self._groups:
+            for param in group["params"]:
+                param.grad = None  # first: a class that writes zeros would change what a look has kept
         for optimizer in self._all:
             optimizer.zero_grad()
 

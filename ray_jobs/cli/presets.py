@@ -22,7 +22,7 @@ from search_spaces.estimate import ASSUMED_GPU, ASSUMED_MFU, gpu_hours
 from search_spaces.parameters import build
 from search_spaces.spec import Resources
 
-MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "peak")
+MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "tracking", "peak")
 
 
 @click.command("presets")
@@ -61,9 +61,10 @@ def command(
     """Show the presets: weights by part, FLOPs, memory, and hours and USD of a number of tokens on one GPU.
 
     FLOPs of a token are 6 a weight and 12 x layers x width x sequence; Muon's share is Newton-Schulz, of all FLOPs of a
-    step. Memory is what cannot be done without; kernels and allocator take more. What does not fit has the fewest
-    micro-batches that do, where there are any, and else no hours: these are FLOPs by the GPU's peak in the preset's
-    precision times --mfu, as `muon sweep plan` has them. --json gives a list of objects, bytes and FLOPs in full.
+    step. Memory is what cannot be done without; kernels and allocator take more, and so does tracking, where there is
+    room for it. What does not fit has the fewest micro-batches that do, where there are any, and else no hours: these
+    are FLOPs by the GPU's peak in the preset's precision times --mfu, as `muon sweep plan` has them. --json gives a
+    list of objects, bytes and FLOPs in full.
 
     \b
     muon presets

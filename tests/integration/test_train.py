@@ -380,13 +380,13 @@ def test_rows_are_readable_while_the_run_trains(tmp_path: Path, run_config: RunC
 def test_the_time_health_takes_counts_as_tracking_and_not_as_the_step(
     tmp_path: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure, pause = optimizers.measure, 0.5
+    look_at, pause = optimizers.look_at, 0.5
 
     def slowly(*arguments: Any, **options: Any) -> Any:
         time.sleep(pause)
-        return measure(*arguments, **options)
+        return look_at(*arguments, **options)
 
-    monkeypatch.setattr(optimizers, "measure", slowly)
+    monkeypatch.setattr(optimizers, "look_at", slowly)
     train_in(tmp_path, run_config.replace(steps=3, tracking={"track_every": 1}))
     run = open_store(tmp_path).runs.collect().row(0, named=True)
     assert run["tracking_s"] > 3 * pause

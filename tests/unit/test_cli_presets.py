@@ -44,6 +44,7 @@ def test_json_has_bytes_hours_and_dollars(capsys: pytest.CaptureFixture[str]) ->
     run = RunConfig.model_validate(PRESETS["88m"])
     assert code == 0
     assert one["memory_bytes"]["peak"] == memory(run).peak
+    assert one["memory_bytes"]["tracking"] == memory(run).tracking
     flops = 1e9 * one["flops_per_token"] / (1 - one["orthogonalizer_share"])
     assert one["hours"] == pytest.approx(flops / 70e12 / 0.5 / 3600)
     assert one["usd"] == pytest.approx(one["hours"] * 1.006)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.beside import measure_beside
 from support.ranks import run_ranks, start_process
 from support.saved_runs import train_until, weights
 
@@ -66,6 +67,21 @@ def test_the_search_begins_where_the_estimate_says(
     monkeypatch.setattr(fit, "measured_step", device_for(8, tried))
     train(auto.replace(steps=1), Folder(tmp_path))
     assert tried == taken(tmp_path) == [2]
+
+
+def test_room_is_left_for_what_is_measured_beside_training(
+    tmp_path: Path, auto: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, half = (memory(auto.replace(micro_batches=pieces)) for pieces in (1, 2))
+    assert whole.peak < half.peak + half.tracking < whole.peak + whole.tracking
+    free = int((half.peak + half.tracking) / (1 - fit.SPARE))
+    monkeypatch.setattr(environment, "free_memory_bytes", lambda device: free)
+    tried: list[int] = []
+    monkeypatch.setattr(fit, "measured_step", device_for(8, tried))
+    train(auto.replace(steps=1), Folder(tmp_path / "waits"))
+    measure_beside(monkeypatch)
+    train(auto.replace(steps=1), Folder(tmp_path / "beside"))
+    assert tried == [1, 2]
 
 
 def test_halving_skips_what_is_nearly_as_large(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.optim.build import build_optimizers
-from muon_core.optim.health import OBSERVED, agreement, cosine, failing
+from muon_core.optim.health import OBSERVED, agreement, cosine, failing, measure, summed_up
 from muon_core.optim.newton_schulz import polar_factor
 from muon_core.optim.optimizers import Optimizers
 from muon_core.tables import HEALTH
@@ -37,7 +37,9 @@ class Run:
             param.grad = torch.zeros_like(param)
         self.named[W].grad = gradient.clone()
         update = self.optimizers.step(step, keep_updates=True, next_keeps=True)[W]
-        return update, self.optimizers.health[W]
+        look = self.optimizers.look()
+        assert look is not None
+        return update, summed_up(*measure(look))[W]
 
 
 def test_cosine_and_agreement_by_hand() -> None:
@@ -150,7 +152,7 @@ def test_health_is_measured_on_request_only() -> None:
     run = Run("muon")
     run.named[W].grad = gaussian(12, 6)
     run.optimizers.step(0)
-    assert run.optimizers.health == {}
+    assert run.optimizers.look() is None
     hidden: Any = run.optimizers.hidden
     assert hidden.watch is None
 

@@ -12,6 +12,7 @@ from muon_core.metrics.spectrum import momentum_effective_rank
 from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.as_seed import cubic_steps
 from muon_core.optim.build import build_optimizers
+from muon_core.optim.health import measure, summed_up
 from muon_core.optim.newton_schulz import polar_factor
 from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.perturb import Gate, Noise, isotropic, orthogonal
@@ -37,7 +38,8 @@ class Tiny:
         self.optimizers.zero_grad()
         next_token_loss(self.model, self.tokens).backward()
         self.optimizers.step(step, keep_updates=look)
-        return self.optimizers.health if look else {}
+        left = self.optimizers.look()
+        return summed_up(*measure(left)) if left else {}
 
 
 def test_qr_of_bf16_needs_fp32() -> None:

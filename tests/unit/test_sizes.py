@@ -154,6 +154,21 @@ def test_what_does_not_fit_is_cut_into_the_fewest_micro_batches_that_do() -> Non
     assert cut_to_fit(run, 2**30) is None
 
 
+def test_what_a_gpu_measures_beside_training_is_counted() -> None:
+    """Weights, updates, momenta, gradients, what Muon orthogonalized; and 256 MiB in fp64 with three times as much."""
+    muon, adamw = preset("88m"), preset("88m", optimizer={"name": "adamw"})
+    total, hidden = num_parameters(muon.model), num_hidden(muon.model)
+    assert memory(muon).tracking == 5 * 4 * hidden + 4 * 2**28
+    assert memory(adamw).tracking == 4 * 4 * hidden + 4 * 2**28
+    tree = preset("88m", reduction="tree", micro_batches=8)
+    assert memory(tree).tracking == 4 * (4 * hidden + total) + 4 * 2**28
+    shared = memory(preset("88m", parallel="fsdp"), workers=2)
+    assert shared.tracking == 5 * 4 * hidden // 2 + 4 * 2**28
+    tiny = preset("tiny")
+    assert memory(tiny).tracking == (5 * 4 + 4 * 24) * num_hidden(tiny.model)
+    check_fits(muon, memory(muon).peak, "cuda:0")  # without it: where it has no room, training waits
+
+
 def test_several_workers_that_lack_memory_are_told_of_shares() -> None:
     with pytest.raises(DoesNotFit, match=r"or parallel: fsdp \(.* and parallel: fsdp \("):
         check_fits(preset("1b"), 2**30, "cuda:0", workers=8)

@@ -5,16 +5,21 @@ tensors. A test on a GPU has CUDA itself refuse them.
 """
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.beside import measure_beside
 from torch import Tensor
 
+from analysis.store import open_store
+from muon_core import measuring
 from muon_core import train as training
 from muon_core.config.run import RunConfig
+from muon_core.recorder import Recorder
 from muon_core.store.folder import Folder
 from muon_core.train import train
 from muon_core.unread import Unread, to_device
@@ -31,14 +36,15 @@ def reader() -> str:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who read a tensor, call by call; torch's optimizers read their step counts, which stay on the CPU."""
+    """Who read a tensor in the main thread, call by call; torch's optimizers read their own counts, on the CPU."""
     seen: list[str] = []
 
     def counted(name: str) -> Callable[..., Any]:
         original = getattr(Tensor, name)
 
         def read(self: Tensor, *args: Any, **options: Any) -> Any:
-            if "/torch/optim/" not in (where := reader()):
+            where, waits = reader(), threading.current_thread() is threading.main_thread()
+            if waits and "/torch/optim/" not in where:
                 seen.append(where)
             return original(self, *args, **options)
 
@@ -49,7 +55,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def reads_of_steps(config: RunConfig, seen: list[str], device: str = "cpu") -> list[int]:
+def reads_of_steps(config: RunConfig, seen: list[str], storage: Folder | None = None) -> list[int]:
     """Reads within each optimizer step but the first and the last, from report to report."""
     counts = []
 
@@ -58,7 +64,7 @@ def reads_of_steps(config: RunConfig, seen: list[str], device: str = "cpu") -> l
         seen.clear()
         return True
 
-    assert train(config, None, report=report, device=torch.device(device)).status == "done"
+    assert train(config, storage, report=report).status == "done"
     return counts[3:-1]
 
 
@@ -68,6 +74,24 @@ def test_a_step_reads_nothing_but_one_copy_where_it_is_logged(
 ) -> None:
     config = run_config.replace(optimizer={"name": name}, steps=14, tracking=FAR)
     assert reads_of_steps(config, reads) == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]  # steps 2 to 13
+
+
+@pytest.mark.parametrize("name", ["orthonoise", "adamw"])
+def test_a_tracked_step_that_is_measured_beside_the_next_reads_no_more_than_a_logged_one(
+    reads: list[str], run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nor do the steps in which its rows are taken up."""
+    measure_beside(monkeypatch)
+    config = run_config.replace(optimizer={"name": name}, steps=14, tracking=FAR | {"log_every": 100, "track_every": 4})
+    assert reads_of_steps(config, reads, Folder(tmp_path)) == [0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0]  # steps 2 to 13
+    assert sorted(set(open_store(tmp_path).health.collect()["step"])) == [4, 8, 12, 14]
+
+
+def test_a_tracked_step_on_a_cpu_reads_what_it_measures(
+    reads: list[str], run_config: RunConfig, tmp_path: Path
+) -> None:
+    config = run_config.replace(steps=6, tracking=FAR | {"track_every": 4})
+    assert reads_of_steps(config, reads, Folder(tmp_path))[2] > 1
 
 
 def test_a_read_that_is_added_is_counted(
@@ -153,3 +177,42 @@ def test_cuda_sees_no_step_wait(run_config: RunConfig) -> None:
         assert train(config, None, report=report, device=torch.device("cuda", 0)).status == "done"
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_sees_no_tracked_step_wait(run_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread, in which CUDA would refuse it as well, begins once the step is done."""
+    go, real = threading.Event(), measuring._on_stream
+
+    def held(*arguments: Any) -> Any:
+        assert go.wait(60)
+        return real(*arguments)
+
+    def quietly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                return function(*arguments, **options)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+
+        return called
+
+    def report(progress: Any) -> bool:
+        go.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("measure"):
+                thread.join()
+        if progress.step in (3, 7, 11, 13):  # what begins in the next step waits for its end
+            go.clear()
+        return True
+
+    device = torch.device("cuda", 0)
+    measuring._stream(device)  # which waits, once
+    monkeypatch.setattr(measuring, "_on_stream", held)
+    monkeypatch.setattr(training, "_update", quietly(training._update))
+    monkeypatch.setattr(Recorder, "measure", quietly(Recorder.measure))
+    config = run_config.replace(steps=14, tracking=FAR | {"track_every": 4}, optimizer={"name": "muon"})
+    assert train(config, Folder(tmp_path), report=report, device=device).status == "done"
+    assert sorted(set(open_store(tmp_path).health.collect()["step"])) == [4, 8, 12, 14]
