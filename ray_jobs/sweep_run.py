@@ -137,7 +137,7 @@ def train_all(
             if not todo:
                 break
     if trained:
-        say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
+        say(f"trained {trained} run{'' if trained == 1 else 's'} in {time.monotonic() - begin:.0f} s")
     return Ended(kept, failed)
 
 

@@ -44,6 +44,8 @@ class Part:
     """Those that have several."""
     config: dict[str, Any] = field(default_factory=dict)
     """Those that are parameters."""
+    shared_name: str | None = None
+    """What the run column says, where several runs have that in common: their setting."""
     setting: dict[str, Any] = field(default_factory=dict)
     """What stands for a config where a table tells its runs apart by seed, and knows nothing else of them."""
 
@@ -51,19 +53,23 @@ class Part:
 def split_runs(log: Log, readings: list[Reading], lines: list[Line]) -> list[Part]:
     """The runs of `log`, in its order. Raises UnreadableLog where lines of several lie among each other."""
     by = {reading.meaning: reading for reading in readings}
+    several = _several_in_a_run(by, lines)
     if log.is_one_run:
         parts = [Part(log.place, log.name, lines)]
-    elif "run" in by:
+    elif "run" in by and not several:
         groups = _grouped(lines, [by["run"].column])
         if nameless := groups.pop("", []):
             log.notes.append(f"{len(nameless):,} lines name no run, and are left out")
         parts = [Part(f"{log.place}/{name}", name, group) for name, group in groups.items()]
     else:
         parts = list(_split_by_step(log, by, lines))
+        if several:
+            log.notes.append(f"{by['run'].column} has several {several}s under one name: each of them is a run")
     for part in parts:
         part.constants, part.varying = _constants(part.lines)
     if not log.is_one_run:
-        _add_config(log, readings, parts)
+        _add_config(log, readings, parts, several)
+        _tell_names(log, parts)
     return parts
 
 
@@ -73,6 +79,16 @@ def _grouped(lines: list[Line], columns: list[str]) -> dict[str, list[Line]]:
     for line in lines:
         groups["-".join(_text(line.row[column]) for column in columns if column in line.row)].append(line)
     return dict(groups)
+
+
+def _several_in_a_run(by: Mapping[str, Reading], lines: list[Line]) -> str:
+    """`seed` or `optimizer`, if what is called a run has several of them: else their lines would become one run."""
+    for meaning in ("seed", "optimizer"):
+        pair = [by["run"].column, by[meaning].column] if by.keys() >= {"run", meaning} else []
+        found = {tuple(_text(line.row[column]) for column in pair) for line in lines if line.row.keys() >= {*pair}}
+        if pair and len(found) > len({run for run, _ in found}):
+            return meaning
+    return ""
 
 
 def _text(value: Any) -> str:
@@ -122,8 +138,13 @@ def _constants(lines: list[Line]) -> tuple[dict[str, Any], set[str]]:
     return {column: value for column, value in values.items() if column not in varying}, varying
 
 
-def _add_config(log: Log, readings: list[Reading], parts: list[Part]) -> None:
-    """Give the runs of a table their parameters, and those that `--map` names."""
+def _add_config(log: Log, readings: list[Reading], parts: list[Part], several: str) -> None:
+    """Give the runs of a table their parameters, and those that `--map` names.
+
+    Args:
+        several: of `_several_in_a_run`. A name that several seeds share is their setting, as is a text that several
+            optimizers do; a number that these do counts runs.
+    """
     by = {reading.meaning: reading for reading in readings}
     taken = {reading.column for reading in readings if reading.meaning != "lr"} | log.no_parameters
     columns = {column: column for column in log.columns if column not in taken and _is_parameter(column, parts)}
@@ -131,8 +152,22 @@ def _add_config(log: Log, readings: list[Reading], parts: list[Part]) -> None:
     for part in parts:
         found = {name: part.constants[column] for name, column in columns.items() if column in part.constants}
         part.config = {name: plain(value) for name, value in found.items()}
+        name = part.constants.get(by["run"].column) if several else None
+        if name is not None and (several == "seed" or number(name) is None):
+            part.shared_name = _text(name)
         if "seed" in by and "run" not in by:
             part.setting = {"log": log.place}
+
+
+def _tell_names(log: Log, parts: list[Part]) -> None:
+    """Tell of parameters that may only name runs: texts of which no two runs have the same."""
+    for column in dict.fromkeys(name for part in parts for name in part.config if name in log.columns):
+        texts = {value for part in parts if isinstance(value := part.config.get(column), str)}
+        if len(texts) == len(parts) > 1:
+            log.notes.append(
+                f"{column} is another text in each of the {len(parts):,} runs, and counts as a parameter; "
+                f"if it only names them: --map run={column}"
+            )
 
 
 def _is_parameter(column: str, parts: list[Part]) -> bool:

@@ -153,7 +153,14 @@ def _identity(log: Log, by: Mapping[str, Reading], part: Part, optimizer: str | 
     seed = whole(known[by["seed"].column]) if "seed" in by and by["seed"].column in known else _find(config, "seed")
     seed = log.seed if seed is None else whole(seed)
     named = known.get(by["optimizer"].column) if "optimizer" in by else _find(config, "optimizer")
-    named = str(named) if named is not None else log.optimizer or optimizer
+    named = str(named) if named is not None else optimizer
+    what, name = ("run", part.shared_name) if part.shared_name else log.setting or ("", "")
+    if named is None and name:
+        named = name
+        whose = f"its {what}, {name}," if log.setting else f"what {by['run'].column} says"
+        notes.append(f"it tells no optimizer: {whose} stands for it")
+    elif what in ("run", "folder"):
+        config[what] = name
     if _tells_seed(log, part):
         if seed is None:
             seed = seed_in(part.name)

@@ -19,7 +19,7 @@ from rich.text import Text
 from muon_core.pace import time_left
 from muon_core.statuses import counts_text, last_line
 from ray_jobs.cli.standing_text import best_text, spent_text
-from ray_jobs.cli.text import GAP, aligned, clock_text, short_count
+from ray_jobs.cli.text import GAP, aligned, clock_text, counted, short_count
 from ray_jobs.retrying import in_words
 from ray_jobs.run_queue import RunState
 
@@ -83,7 +83,7 @@ class Display:
             if self._follow:
                 threading.Thread(target=self._look_now_and_then, name="panel", daemon=True).start()
             return self
-        runs = f"{self._total} run{'' if self._total == 1 else 's'}"
+        runs = counted(self._total, "run")
         opening = f"starting Ray for {runs} ..." if self._on_ray else f"training {runs} in this process ..."
         self._console.print(opening, highlight=False)
         return self

@@ -63,6 +63,10 @@ def command(
     from ray_jobs.cli.runs import narrowed
 
     view = narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
+    if view.record and not view.record.runs:
+        gone = "; `muon runs rm` removed them, and importing their files again brings them back"
+        why = gone if view.record.spec.get("imported") else ""
+        raise ValueError(f"sweep {name!r} lists no runs, so there is nothing to report{why}")
     from analysis.figures.heatmap import METRICS
     from analysis.imported import norms_without_peaks
     from analysis.report.build import write_report

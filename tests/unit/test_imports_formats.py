@@ -16,6 +16,7 @@ import pytest
 from muon_core.imports.log import UnreadableLog
 from muon_core.imports.mapping import parse_map
 from muon_core.imports.read import ReadLogs, read_logs
+from muon_core.legacy.arms import arm_id
 from muon_core.legacy.imported import ImportedRun
 
 
@@ -132,6 +133,56 @@ def test_rows_of_runs_that_lie_among_each_other_are_refused(tmp_path: Path) -> N
     ):
         read(tmp_path / "t.csv")
     assert [run.val[-1]["val_loss"] for run in read(tmp_path / "t.csv", "run=who").runs] == [4.0, 4.5]
+
+
+def table(head: str, *cells: tuple[object, ...]) -> str:
+    """Two steps of each run, whose cells are before the step."""
+    rows = [(*some, step, 9 - step / 10 + i / 100) for i, some in enumerate(cells) for step in (0, 10)]
+    return "\n".join([f"{head},step,val_loss", *(",".join(map(str, row)) for row in rows), ""])
+
+
+RUN_NAMES = ("run", "Run Name", "run_label", "trial", "name", "job_id", "exp", "exp_name", "experiment", "exp_id")
+
+
+@pytest.mark.parametrize("column", RUN_NAMES)
+def test_names_of_runs_are_no_parameter(tmp_path: Path, column: str) -> None:
+    cells = [(f"{optimizer}{seed}x", optimizer, seed) for optimizer in ("adamw", "muon") for seed in (1, 2)]
+    found = read(write(tmp_path, {"t.csv": table(f"{column},optimizer,seed", *cells)}))
+    assert sorted(run.folder for run in found.runs) == [f"t.csv/{name}" for name, *_ in cells]
+    assert len({arm_id(run) for run in found.runs}) == 2
+    assert not found.notes
+
+
+def test_a_name_that_several_seeds_share_is_their_setting(tmp_path: Path) -> None:
+    cells = [(name, seed) for name in ("base", "wide") for seed in (1, 2)]
+    path = write(tmp_path, {"t.csv": table("experiment,seed", *cells)})
+    found = read(path)
+    assert sorted((run.optimizer, run.seed, len(run.val)) for run in found.runs) == [(*cell, 2) for cell in cells]
+    assert list(found.notes) == [
+        "experiment has several seeds under one name: each of them is a run",
+        "it tells no optimizer: what experiment says stands for it",
+    ]
+    given = read(path, optimizer="muon").runs
+    assert sorted((run.optimizer, run.config["run"], run.seed) for run in given) == [("muon", *cell) for cell in cells]
+
+
+def test_a_number_that_optimizers_share_counts_their_runs(tmp_path: Path) -> None:
+    cells = [(optimizer, trial) for optimizer in ("adamw", "muon") for trial in (1, 2, 3)]
+    found = read(write(tmp_path, {"t.csv": table("optimizer,trial", *cells)}))
+    assert len(found.runs) == 6
+    assert len({arm_id(run) for run in found.runs}) == 2
+
+
+def test_texts_that_differ_in_every_run_are_told(tmp_path: Path) -> None:
+    cells = [(f"{optimizer}{seed}x", optimizer, seed) for optimizer in ("adamw", "muon") for seed in (1, 2)]
+    path = write(tmp_path, {"t.csv": table("label,optimizer,seed", *cells)})
+    (note,) = read(path).notes
+    assert note == (
+        "label is another text in each of the 4 runs, and counts as a parameter; if it only names them: --map run=label"
+    )
+    mapped = read(path, "run=label")
+    assert len({arm_id(run) for run in mapped.runs}) == 2
+    assert not mapped.notes
 
 
 def test_lines_without_a_run_are_counted(tmp_path: Path) -> None:
@@ -343,6 +394,16 @@ def test_one_file_may_hold_several_runs(tmp_path: Path) -> None:
         ("many.txt#1", 5, 3.1),
         ("many.txt#2", 6, 3.2),
     ]
+
+
+def test_a_log_that_is_given_by_itself_goes_by_the_name_of_its_file(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"logs/speedrun.txt": modded(3.27, "None"), "logs/fast-s3.txt": modded(3.28, "None")})
+    found = read(folder / "logs" / "speedrun.txt")
+    assert only(found).optimizer == "speedrun"
+    assert "it tells no optimizer: its file, speedrun, stands for it" in found.notes
+    run = only(read(folder / "logs" / "fast-s3.txt"))
+    assert (run.optimizer, run.seed) == ("fast", 3)
+    assert only(read(folder / "logs" / "speedrun.txt", optimizer="muon")).optimizer == "muon"
 
 
 def test_steps_in_a_name_are_no_seed(tmp_path: Path) -> None:
