@@ -94,6 +94,8 @@ def prepare_command(
     """
     from muon_core.config.run import DataConfig
     from muon_core.data.prepare import Settings, prepare_set
+    from muon_core.data.work_folder import is_begun
+    from muon_core.store.open import open_storage
     from ray_jobs.cli.data_progress import DataProgress
 
     settings = Settings(
@@ -107,8 +109,14 @@ def prepare_command(
         dtype=dtype,
         shard_tokens=shard_tokens,
     )
-    with DataProgress() as progress:
-        done = prepare_set(inputs, out, settings, workers=workers or len(os.sched_getaffinity(0)), report=progress)
+    workers = workers or len(os.sched_getaffinity(0))
+    try:
+        with DataProgress() as progress:
+            done = prepare_set(inputs, out, settings, workers=workers, report=progress, say=progress.say)
+    except KeyboardInterrupt:
+        if not is_begun(open_storage(out)):
+            raise KeyboardInterrupt("nothing was finished yet, so nothing is kept") from None
+        raise
     click.echo("\n".join(_facts(out, done)))
     settings_of_run = {"data.corpus": out, "model.vocab_size": done.tokenizer.vocab_size}
     held_out = done.tokens("validation") - 1

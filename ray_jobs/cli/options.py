@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from muon_core.spelling import did_you_mean
+
 STORE = "store"  # key of `Context.meta`, which the contexts of a command line share
 
 
@@ -35,7 +37,7 @@ class Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            ctx.fail(f"no command {args[0]!r}; the commands are {', '.join(known)}.")
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], known)}; the commands are {', '.join(known)}.")
         return super().resolve_command(ctx, args)
 
 

@@ -1,0 +1,16 @@
+"""The word that was probably meant, for messages about one that nothing is called."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """` (did you mean 'x'?)`, or nothing if no word is near.
+
+    >>> did_you_mean("colum", ["text", "column"]), did_you_mean("body", ["text"])
+    (" (did you mean 'column'?)", '')
+    """
+    found = difflib.get_close_matches(word, list(known), 1, likeness)
+    return f" (did you mean {found[0]!r}?)" if found else ""
