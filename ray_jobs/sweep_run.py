@@ -89,11 +89,14 @@ def train_all(
         if search:
             search.stop()
 
+    from ray_jobs.cli.waiting import waiting
+
     with StopWatch(storage, planned.spec.name, heed) as stops:
         coming = (*todo, *(planned.to_choose if search else ()))
         for optimizer in {run.config.optimizer.model_dump_json(): run.config.optimizer for run in coming}.values():
             publish_source(optimizer, storage)
-        tokens = prepare_tokens([run.config for run in coming], storage if place.address else None, say)
+        with waiting("tokenizing what the runs read"):
+            tokens = prepare_tokens([run.config for run in coming], storage if place.address else None, say)
         while True:
             if stops.request:
                 raise SweepStopped(stops.request)

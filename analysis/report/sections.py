@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -65,15 +65,13 @@ class Material:
     """File -> frame; sections add theirs, those of figures come with them."""
 
 
-def all_sections(material: Material) -> Iterator[Section]:
-    """Each section of the page, made when it is asked for."""
-    for make in _SECTIONS:
-        yield make(material)
-
-
-def num_sections() -> int:
-    """How many sections a page has."""
-    return len(_SECTIONS)
+def all_sections(material: Material, tell: Callable[[str], None]) -> list[Section]:
+    """The sections of the page; `tell` is called with what is made next."""
+    sections = []
+    for number, make in enumerate(_SECTIONS, 1):
+        tell(f"{make.__name__.lstrip('_')} ({number} of {len(_SECTIONS)})")
+        sections.append(make(material))
+    return sections
 
 
 def top_figures(of: Material) -> list[Figure]:

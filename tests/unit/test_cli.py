@@ -492,13 +492,27 @@ def test_schema_describes_the_sweep_file(muon: Muon) -> None:
     assert "orthonoise" in schema["$defs"]["block"]["properties"]["optimizer"]["anyOf"][0]["enum"]
 
 
+def test_report_says_in_a_pipe_what_took_long(muon: Muon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "results", fake_runs()[:1])
+    few = ("--metric", "effective_rank", "--projection", "q")
+    monkeypatch.setattr("ray_jobs.cli.report.LONG_S", float("inf"))
+    quiet = muon("report", "demo", "-o", "page", *few)
+    monkeypatch.setattr("ray_jobs.cli.report.LONG_S", -1.0)
+    done = muon("report", "demo", "-o", "page", *few)
+    assert done.out == quiet.out
+    assert quiet.err == "next: muon runs ls --sweep demo\n"
+    parts = [line.partition(", ")[0] for line in done.err.splitlines()]
+    assert parts[:3] == ["report: numbers", "report: first figures", "report: arms (1 of 21)"]
+    assert parts[-2:] == ["report: page", "next: muon runs ls --sweep demo"]
+
+
 def test_report_says_where_the_page_is(muon: Muon, tmp_path: Path) -> None:
     write_store(tmp_path / "results", fake_runs()[:1])
     done = muon("report", "demo", "-o", "page")
     assert done.code == 0
     assert done.out.startswith("demo: ")
     assert done.out.endswith("\nreport: page/index.html\n")
-    assert done.err == "next: muon runs ls --sweep demo\n"
+    assert done.err.splitlines()[-1] == "next: muon runs ls --sweep demo"
     assert (tmp_path / "page" / "index.html").exists()
 
 
