@@ -1,4 +1,4 @@
-"""The word that was probably meant, for messages about one that nothing is called."""
+"""Words in messages: the one that was probably meant, and one or many."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
     """
     found = difflib.get_close_matches(word, list(known), 1, likeness)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from muon_core.config.run import RunConfig
 from muon_core.sources import publish_source
+from muon_core.spelling import counted
 from muon_core.statuses import record_told, status_told
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
@@ -140,7 +141,7 @@ def train_all(
             if not todo:
                 break
     if trained:
-        say(f"trained {trained} run{'' if trained == 1 else 's'} in {time.monotonic() - begin:.0f} s")
+        say(f"trained {counted(trained, 'run')} in {time.monotonic() - begin:.0f} s")
     return Ended(kept, failed)
 
 

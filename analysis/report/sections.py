@@ -51,6 +51,7 @@ from analysis.store import Store
 from analysis.summary import Summary
 from analysis.target_texts import target_rows, targets_frame
 from analysis.verdicts import sentence
+from muon_core.spelling import counted
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _stability(of: Material) -> Section:
 def _anomalies(of: Material) -> Section:
     found = anomalies(of.view)
     notes = tuple(f"Note: {note}." for note in found.notes)
-    over = f"{found.runs} runs, {found.matrices:,} matrices and up to {found.steps:,} tracked steps"
+    over = f"{counted(found.runs, 'run')}, {found.matrices:,} matrices and up to {found.steps:,} tracked steps"
     if not found.runs:
         nothing = "No run has tracked its hidden matrices, so there is nothing to look at."
         return Section("anomalies", "Anomalies", points=notes, nothing=nothing)

@@ -11,6 +11,7 @@ from muon_core.imports.log import Log, Row, UnreadableLog, number, plain
 from muon_core.imports.mapping import CONFIG, listed
 from muon_core.imports.names import IDENTITY, parse_column
 from muon_core.imports.readings import Reading
+from muon_core.spelling import counted
 
 _PREFIXES = ("config/", "config.", "hparams/", "hparams.", "params/", "params.", "hyperparameters/")
 _OF_THE_RECORD = {
@@ -59,7 +60,7 @@ def split_runs(log: Log, readings: list[Reading], lines: list[Line]) -> list[Par
     elif "run" in by and not several:
         groups = _grouped(lines, [by["run"].column])
         if nameless := groups.pop("", []):
-            log.notes.append(f"{len(nameless):,} lines name no run, and are left out")
+            log.notes.append(f"{counted(len(nameless), 'line')} left out: no run is named there")
         parts = [Part(f"{log.place}/{name}", name, group) for name, group in groups.items()]
     else:
         parts = list(_split_by_step(log, by, lines))

@@ -20,6 +20,7 @@ from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, opt
 from muon_core.legacy.listing import find_baseline, list_runs, listed_earlier
 from muon_core.legacy.same_run import Comparison, Rows, compare, origin
 from muon_core.legacy.stored import Stored
+from muon_core.spelling import counted
 from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, check_name
 from muon_core.store.parquet import to_arrow
@@ -148,8 +149,8 @@ def _write_once(storage: Storage, run: ImportedRun, stored: Stored, done: Import
 
 def _tell_changed(run: ImportedRun, found: Comparison) -> None:
     run.notes.append(
-        f"its files have other values than at the last import in {found.changed} rows, and lack {found.missing}; "
-        "they count as they are now"
+        f"its files have other values than at the last import in {counted(found.changed, 'row')}, and lack "
+        f"{found.missing}; they count as they are now"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.options import Group, json_option
 from ray_jobs.cli.text import cut, short_count, table_lines, terminal_width
 
@@ -198,13 +199,14 @@ def _rows(found: list[Found]) -> list[tuple[str, ...]]:
 
 
 def _facts(place: str, manifest: Manifest) -> list[str]:
+    twice = counted(manifest.documents.duplicates, "duplicate")
     counts, tokens = manifest.documents, {side: manifest.tokens(side) for side in ("train", "validation")}
     return [
         f"data set    {place}",
         f"hash        {manifest.content_hash}",
         f"tokens      {tokens['train']:,} train, {tokens['validation']:,} validation, {manifest.dtype}, "
         f"{len(manifest.all_shards)} shards, {manifest.num_bytes / 1e6:,.1f} MB",
-        f"documents   {counts.train:,} train, {counts.validation:,} validation; {counts.duplicates:,} duplicates "
+        f"documents   {counts.train:,} train, {counts.validation:,} validation; {twice} "
         f"{'kept' if manifest.split.keep_duplicates else 'left out'}, {counts.empty:,} empty, {counts.cut:,} cut",
         f"tokenizer   {manifest.tokenizer.source}, vocabulary {manifest.tokenizer.vocab_size}, "
         f"{manifest.tokenizer.separator} ends a document",

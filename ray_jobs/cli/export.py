@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.options import store_option
-from ray_jobs.cli.text import counted
 
 FORMATS = ("csv", "wandb-jsonl", "tensorboard")
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.import_text import rows_text
-from ray_jobs.cli.text import counted, frame_text, terminal_width
+from ray_jobs.cli.text import frame_text, terminal_width
 
 if TYPE_CHECKING:
     from muon_core.imports.read import Guess

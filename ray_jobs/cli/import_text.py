@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.options import next_command
-from ray_jobs.cli.text import counted, frame_text, terminal_width
+from ray_jobs.cli.text import frame_text, terminal_width
 
 if TYPE_CHECKING:
     from analysis.store import Store

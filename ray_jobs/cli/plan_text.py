@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text
-from ray_jobs.cli.text import counted, table_lines
+from ray_jobs.cli.text import table_lines
 from ray_jobs.money import Money
 from search_spaces.plan import Plan
 from search_spaces.power import Power

@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.text import Text
 
 from muon_core.pace import time_left
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text, last_line
 from ray_jobs.cli.standing_text import best_text, spent_text
-from ray_jobs.cli.text import GAP, aligned, clock_text, counted, short_count
+from ray_jobs.cli.text import GAP, aligned, clock_text, short_count
 from ray_jobs.retrying import in_words
 from ray_jobs.run_queue import RunState
 

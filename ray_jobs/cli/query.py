@@ -74,7 +74,8 @@ def print_frame(frame: pl.DataFrame, *, as_json: bool = False, as_csv: bool = Fa
     """The rows to stdout; how many there are to stderr, where people read."""
     import polars as pl
 
-    from ray_jobs.cli.text import counted, frame_text, terminal_width
+    from muon_core.spelling import counted
+    from ray_jobs.cli.text import frame_text, terminal_width
 
     if as_json:
         click.echo(frame.write_json())  # NaN and infinity, which JSON has not, become null

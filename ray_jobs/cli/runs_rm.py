@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
 from muon_core.store.open import open_storage
 from ray_jobs.cli.options import next_command, store_option
-from ray_jobs.cli.text import counted
 
 if TYPE_CHECKING:
     from analysis.store import Store

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text, last_line
-from ray_jobs.cli.text import clock_text, counted, cut, table_lines
+from ray_jobs.cli.text import clock_text, cut, table_lines
 
 if TYPE_CHECKING:
     from analysis.standing import BestArm, RunStanding, Standing

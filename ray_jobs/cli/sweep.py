@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from muon_core.failures import divergence
+from muon_core.spelling import counted
 from muon_core.statuses import EARLY, ENDED, last_line
 from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
@@ -27,7 +28,6 @@ from ray_jobs.cli.sweep_options import LIMIT, MAX_USD, ONLY, RETRY, SHARED_FOLDE
 from ray_jobs.cli.sweep_records import list_command, show_command
 from ray_jobs.cli.sweep_stop import stop_command
 from ray_jobs.cli.sweep_submit import submit_command
-from ray_jobs.cli.text import counted
 from ray_jobs.machine import misfit
 from ray_jobs.money import money
 from ray_jobs.sent_job import check_sent, sent_job

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text
-from ray_jobs.cli.text import counted
 from search_spaces.plan import Plan
 
 RETRY = click.option(

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.main import EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import next_command, store_option
 from ray_jobs.cli.sweep_options import LIMIT, MAX_USD, ONLY, RETRY, SHARED_FOLDER, YES, headline
-from ray_jobs.cli.text import counted
 
 if TYPE_CHECKING:
     from muon_core.store.storage import Storage

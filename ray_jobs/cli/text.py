@@ -92,11 +92,6 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `1,200 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def short_count(number: int) -> str:
     """Three digits and a unit: 512, 20.5k, 1.23M, 2.50B."""
     scaled, unit = float(number), ""

@@ -276,7 +276,7 @@ def test_a_log_that_was_written_over_counts_as_it_is_now(muon: Muon, tmp_path: P
     )
     done = muon("import", "older")
     assert (
-        "its files have other values than at the last import in 1 rows, and lack 0; they count as they are" in done.err
+        "its files have other values than at the last import in 1 row, and lack 0; they count as they are" in done.err
     )
     rows = imported(tmp_path).layers.filter(layer=1).sort("step").collect()
     assert rows["weight_norm"].to_list() == [10.125, 20.125, 30.125, 9.0, 9.5]

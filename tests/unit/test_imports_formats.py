@@ -188,7 +188,7 @@ def test_texts_that_differ_in_every_run_are_told(tmp_path: Path) -> None:
 def test_lines_without_a_run_are_counted(tmp_path: Path) -> None:
     found = read(write(tmp_path, {"t.csv": "run,step,val_loss\na,0,5\n,0,6\na,10,4\n"}) / "t.csv")
     assert values(only(found).val, "step", "val_loss") == [(0, 5.0), (10, 4.0)]
-    assert list(found.notes) == ["1 lines name no run, and are left out"]
+    assert list(found.notes) == ["1 line left out: no run is named there"]
 
 
 def test_resumed_steps_count_once(tmp_path: Path) -> None:
