@@ -238,7 +238,7 @@ def test_a_folder_that_was_there_stays_and_so_does_what_is_begun(
 
 
 def test_a_trained_vocabulary_is_told_and_says_what_it_has_read(tmp_path: Path) -> None:
-    text, said = write_jsonl(tmp_path / "a.jsonl", TEXTS), []
+    text, said = write_jsonl(tmp_path / "a.jsonl", TEXTS), list[str]()
     done = prepare_set([str(text)], str(tmp_path / "set"), SMALL, say=said.append)
     assert said == ["training a vocabulary of 300 on a sample of the text, 64 MiB at most"]
     digests = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in TEXTS]
