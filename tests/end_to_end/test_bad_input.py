@@ -154,9 +154,9 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
     ("arguments", "message"),
     [
         # commands and options
-        (["swep"], "no command 'swep'; the commands are pretrain, sweep, status, "),
-        (["sweep", "plam"], "no command 'plam'; the commands are confirm, ls, plan, run, show, stop, submit. "
-         "See `muon sweep --help`."),
+        (["swep"], "no command 'swep' (did you mean 'sweep'?); the commands are pretrain, sweep, status, "),
+        (["sweep", "plam"], "no command 'plam' (did you mean 'plan'?); the commands are confirm, ls, plan, run, show, "
+         "stop, submit. See `muon sweep --help`."),
         (["--frobnicate"], "No such option '--frobnicate'. See `muon --help`."),
         (["pretrain", "--step", "5"], "No such option '--step'."),
         (["pretrain", "--steps"], "Option '--steps' requires an argument."),

@@ -153,17 +153,47 @@ def test_names_of_runs_are_no_parameter(tmp_path: Path, column: str) -> None:
     assert not found.notes
 
 
+def test_a_second_name_of_a_run_is_no_parameter(tmp_path: Path) -> None:
+    cells = [(f"{optimizer}{i}", i, "lr-scan", optimizer) for i, optimizer in enumerate(["adamw"] * 2 + ["muon"] * 2)]
+    found = read(write(tmp_path, {"t.csv": table("run_name,trial,experiment,optimizer", *cells)}))
+    assert [run.config for run in found.runs] == [{"experiment": "lr-scan"}] * 4
+    assert len({arm_id(run) for run in found.runs}) == 2
+
+
 def test_a_name_that_several_seeds_share_is_their_setting(tmp_path: Path) -> None:
     cells = [(name, seed) for name in ("base", "wide") for seed in (1, 2)]
     path = write(tmp_path, {"t.csv": table("experiment,seed", *cells)})
     found = read(path)
     assert sorted((run.optimizer, run.seed, len(run.val)) for run in found.runs) == [(*cell, 2) for cell in cells]
     assert list(found.notes) == [
-        "experiment has several seeds under one name: each of them is a run",
+        "experiment has several values of seed under one name: each is a run",
         "it tells no optimizer: what experiment says stands for it",
     ]
     given = read(path, optimizer="muon").runs
     assert sorted((run.optimizer, run.config["run"], run.seed) for run in given) == [("muon", *cell) for cell in cells]
+
+
+@pytest.mark.parametrize("lines_of_a_run_lie_together", [True, False])
+def test_a_name_that_several_settings_share_is_no_run(tmp_path: Path, lines_of_a_run_lie_together: bool) -> None:
+    grid = [(lr, wd) for lr in (0.1, 0.2) for wd in (0, 1)]
+    head, *lines = table("exp,lr,wd,phase", *(("scan", *cell, "full") for cell in grid)).splitlines()
+    rows = lines if lines_of_a_run_lie_together else sorted(lines, key=lambda line: line.split(",")[4])
+    found = read(write(tmp_path, {"t.csv": "\n".join([head, *rows, ""])}))
+    assert sorted((run.lr, run.config["wd"], len(run.val), run.optimizer) for run in found.runs) == [
+        (*cell, 2, "scan") for cell in grid
+    ]
+    assert "exp has several values of lr and wd under one name: each is a run" in found.notes
+
+
+@pytest.mark.parametrize("column", ["run", "exp"])
+def test_a_run_that_goes_on_elsewhere_stays_one(tmp_path: Path, column: str) -> None:
+    """Neither the host nor the time of a line tells runs apart, nor what an evaluation has beside training."""
+    rows = ["a,0,9.0,,h1,train,10", "a,0,,9.1,h1,eval,11", "a,10,8.0,,h1,train,12", "a,5,8.5,,h2,train,13",
+            "a,10,8.1,,h2,train,14"]  # fmt: skip
+    table = "\n".join([f"{column},step,train_loss,val_loss,machine,event,clock", *rows, ""])
+    run = only(read(write(tmp_path, {"t.csv": table})))
+    assert values(run.train, "step", "train_loss") == [(0, 9.0), (5, 8.5), (10, 8.1)]
+    assert values(run.val, "step", "val_loss") == [(0, 9.1)]
 
 
 def test_a_number_that_optimizers_share_counts_their_runs(tmp_path: Path) -> None:
