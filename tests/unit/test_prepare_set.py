@@ -4,8 +4,12 @@ import hashlib
 import itertools
 import os
 import shutil
+import signal
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,7 @@ from muon_core.data import prepare, records, work_folder
 from muon_core.data.corpus import is_validation
 from muon_core.data.manifest import Manifest
 from muon_core.data.prepare import Progress, Settings, prepare_set
+from muon_core.data.worker_pool import WorkerPool
 from muon_core.store.folder import Folder
 
 TEXTS = documents(80)
@@ -246,6 +251,14 @@ def test_a_trained_vocabulary_is_told_and_says_what_it_has_read(tmp_path: Path) 
     assert done.tokenizer.source == f"bpe of {read / 1e6:.3g} MB"
     assert prepare_set([str(text)], str(tmp_path / "set"), SMALL, say=said.append) == done
     assert len(said) == 1
+
+
+def test_an_interruption_ends_a_process_that_would_not_hear_it() -> None:
+    """Training a vocabulary is minutes in a library: whoever types Ctrl-C does not wait for them."""
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        WorkerPool.call(time.sleep, 600.0)
+    assert active_children() == []
 
 
 def test_what_a_call_left_that_saved_nothing_is_not_believed(
