@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
@@ -104,15 +105,15 @@ def _after(view: Store, name: str) -> str:
 
 
 class _Parts:
-    """Says what is made: `show` on a terminal, elsewhere in a line afterwards where it took long."""
+    """Says what is made: by `show` on a terminal, elsewhere in a line afterwards where it took long."""
 
     def __init__(self, show: Callable[[str], None]) -> None:
-        self._show, self._is_terminal = show, sys.stderr.isatty()
+        self._show, self._is_shown = show, Console(file=sys.stderr).is_interactive
         self._part, self._begin = "", time.monotonic()
 
     def __call__(self, part: str) -> None:
         took = time.monotonic() - self._begin
-        if self._part and took > LONG_S and not self._is_terminal:
+        if self._part and took > LONG_S and not self._is_shown:
             click.echo(f"report: {self._part}, {took:.0f} s", err=True)
         self._part, self._begin = part, time.monotonic()
         self._show(f"report: {part}")

@@ -19,6 +19,7 @@ def waiting(text: str, console: Console | None = None) -> Iterator[Callable[[str
         TimeElapsedColumn(),
         console=console,
         transient=True,
+        redirect_stdout=False,  # results are no progress
         disable=not console.is_interactive,
     )
     task = bar.add_task(text, total=None)
