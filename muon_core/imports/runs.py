@@ -163,11 +163,12 @@ def _identity(log: Log, by: Mapping[str, Reading], part: Part, optimizer: str | 
     elif what in ("run", "folder"):
         config[what] = name
     if _tells_seed(log, part):
+        source = f"the name of its {'run' if 'run' in by else 'file or folder'}"
         if seed is None:
             seed = seed_in(part.name)
-            notes.append("the seed is from the name")
+            notes.append(f"the seed is from {source}")
         if named is None and (named := without_seed(part.name) or None):
-            notes.append("the optimizer is from the name, its seed left out")
+            notes.append(f"the optimizer is from {source}, its seed left out")
     if not config:
         config = part.setting | ({"optimizer": named} if named is not None else {})
     return _Facts(named, seed, config, notes)

@@ -244,7 +244,7 @@ def test_wandb_chart_has_a_column_a_run(tmp_path: Path) -> None:
     assert values(found.runs[0].val, "step", "val_loss") == [(0, 10.412893771648408), (10, 3.2718496322631841)]
     assert values(found.runs[1].val, "step", "val_loss") == [(10, 3.2981047630310059)]
     assert [note.partition(",")[0] for note in found.notes] == [
-        "1 values are means of a range", "the seed is from the name", "the optimizer is from the name",
+        "1 value of a range", "the seed is from the name of its run", "the optimizer is from the name of its run",
     ]  # fmt: skip
 
 
