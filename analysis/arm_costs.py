@@ -8,6 +8,7 @@ import polars as pl
 
 from analysis.costs import attempts_with_costs
 from analysis.store import Store
+from muon_core.spelling import counted
 
 _SUMS = ("hours", "gpu_hours", "usd", "lost_hours", "lost_usd")
 _DIED = ("failed", "lost")
@@ -96,17 +97,18 @@ def cost_sentences(costs: pl.DataFrame, total: pl.DataFrame, budget_usd: float |
     limit = "" if budget_usd is None else f" of a budget of {budget_usd:,.4g} USD"
     first = (
         f"Spent {_hours(row['hours'])}, {row['gpu_hours']:,.3g} GPU hours and {_usd(row['usd'])}{limit} in "
-        f"{row['attempts']:,} attempts; {_hours(row['lost_hours'])} and {_usd(row['lost_usd'])} of it in vain."
+        f"{counted(row['attempts'], 'attempt')}; {_hours(row['lost_hours'])} and {_usd(row['lost_usd'])} of it in vain."
     )
     return [first, *(_arm_sentence(arm) for arm in costs.iter_rows(named=True) if arm["attempts"])]
 
 
 def _arm_sentence(row: dict[str, Any]) -> str:
-    parts = [f"{row['arm']}: {_hours(row['hours'])} and {_usd(row['usd'])} for {row['done']} of {row['runs']} runs"]
+    runs = counted(row["runs"], "run")
+    parts = [f"{row['arm']}: {_hours(row['hours'])} and {_usd(row['usd'])} for {row['done']} of {runs}"]
     if row["planned_hours"] is not None:
         parts.append(f"{_hours(row['planned_hours'])} and {_usd(row['planned_usd'])} if none dies")
     if row["deaths"]:
-        died = f"{row['deaths']} attempt{'' if row['deaths'] == 1 else 's'} died"
+        died = f"{counted(row['deaths'], 'attempt')} died"
         parts.append(f"{died}, {_hours(row['lost_hours'])} and {_usd(row['lost_usd'])} in vain")
     return f"{'; '.join(parts)}."
 

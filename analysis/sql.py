@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
 from analysis.store import Store
+from muon_core.spelling import did_you_mean
 from muon_core.store.reader import relisting
 from muon_core.tables import SWEEP_RUNS, TABLES
 
@@ -76,7 +76,7 @@ def _describe(store: Store, sql: str) -> pl.DataFrame:
     asked = _DESCRIBE.fullmatch(sql)
     name = asked["name"].strip('"').lower() if asked else ""
     if name not in TABLES:
-        raise ValueError(f"DESCRIBE wants one of the tables: {', '.join(TABLES)}{_near(name, TABLES)}")
+        raise ValueError(f"DESCRIBE wants one of the tables: {', '.join(TABLES)}{did_you_mean(name, TABLES)}")
     meanings = {column: meaning for column, (_, meaning) in (SWEEP_RUNS.columns | TABLES[name].columns).items()}
     schema = store.table(name).collect_schema()
     rows = [(column, str(dtype), meanings[column]) for column, dtype in schema.items()]
@@ -101,16 +101,13 @@ def _columns(store: Store, name: str) -> list[str]:
 def _explain(message: str, columns: dict[str, list[str]]) -> str:
     """Polars' `message` in one line, with the names there are: `columns` maps the tables asked to theirs."""
     if unknown := _UNKNOWN_TABLE.search(message):
-        return f"no table {unknown['name']!r}{_near(unknown['name'], TABLES)}; the tables are {', '.join(TABLES)}"
+        return (
+            f"no table {unknown['name']!r}{did_you_mean(unknown['name'], TABLES)}; the tables are {', '.join(TABLES)}"
+        )
     if unknown := _UNKNOWN_COLUMN.search(message):
         known = [name for names in columns.values() for name in names]
         listed = "; ".join(f"{table}: {', '.join(names)}" for table, names in columns.items())
-        near = _near(unknown["name"], known) or f" (a text has single quotes: '{unknown['name']}')"
+        near = did_you_mean(unknown["name"], known) or f" (a text has single quotes: '{unknown['name']}')"
         return f"no column {unknown['name']!r}{near}; the columns are {listed}"
     first = message.strip().partition("\n")[0].rstrip(":") or "no answer"
     return f"Polars cannot answer this query: {first} (docs/queries.md has examples)"
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

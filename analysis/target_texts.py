@@ -9,6 +9,7 @@ import polars as pl
 from analysis.summary import Summary
 from analysis.targets import Amount, ArmTarget, Quantity
 from analysis.verdicts import DASH, seconds_text
+from muon_core.spelling import counted
 
 SHOWN = 4  # arms of an answer
 
@@ -56,7 +57,7 @@ def targets_frame(summary: Summary) -> pl.DataFrame:
 
 
 def _line(arm: ArmTarget) -> str:
-    parts = [f"{_amount_text('tokens', arm)} tokens in {arm.reached} of {len(arm.ways)} runs"]
+    parts = [f"{_amount_text('tokens', arm)} tokens in {arm.reached} of {counted(len(arm.ways), 'run')}"]
     names: dict[Quantity, str] = {"tokens": "in tokens", "seconds": "in time", "usd": "in USD"}
     for quantity, name in names.items():
         if (amount := arm.amounts.get(quantity)) and amount.speed_up is not None:

@@ -10,7 +10,6 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 
@@ -96,14 +95,22 @@ class _Reporter:
         """Whether a signal has come."""
         return bool(self._signals)
 
+    def claimed(self, attempt: str) -> None:
+        """The run is this process's: that is shown before its model and data are made, which may take long."""
+        self._states[-1].attempt = attempt
+        self._show()
+
     def __call__(self, progress: Progress) -> bool | str:
         state = self._states[-1]
         state.advance(progress)
         state.reason = self._admission.stop(progress)
         if time.monotonic() - self._watched > WATCH_EVERY_S:
-            self._watch(self._states)
-            self._watched = time.monotonic()
+            self._show()
         return state.reason or not self._signals
+
+    def _show(self) -> None:
+        self._watch(self._states)
+        self._watched = time.monotonic()
 
 
 def _train(
@@ -130,7 +137,7 @@ def _train(
                     device=device,
                     resume=resume,
                     rate=rate,
-                    claimed=partial(setattr, state, "attempt"),
+                    claimed=report.claimed,
                 )
         except OUT_OF_USE as error:
             state.end("stopped", str(error))

@@ -18,8 +18,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+import muon_core
+from muon_core.config.optimizers import OddSetting
 from muon_core.store.run_log import RunLog
 from muon_core.store.storage import Storage
 
@@ -27,6 +31,7 @@ FLUSH_EVERY_S = 5.0
 DRAIN_EVERY_S = 1.0
 FILE_BYTES = 1 << 20  # of output before another file in memory takes the place of one that was read
 STREAMS = "stdout", "stderr"
+OURS = Path(muon_core.__path__[0])
 
 
 @contextlib.contextmanager
@@ -44,12 +49,33 @@ def run_output(
     source = _Descriptors(kept) if whole_process and hasattr(os, "memfd_create") else _Streams(kept)
     # Leaving `catch_warnings`, Python forgets which it has shown: the next run of this process has its own.
     with warnings.catch_warnings(), _flushed(kept, source):
+        warnings.showwarning = partial(_show_warning, kept, source)
         try:
             with source.diverted():
                 yield
         except Exception:
             kept.write(traceback.format_exc().encode(errors="replace"))
             raise
+
+
+def _show_warning(
+    kept: RunLog,
+    source: _Source,
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A line for a warning, with its place if it is in code of others. What a plan says is in each run's log only."""
+    text = " ".join(str(message).split())
+    if issubclass(category, OddSetting):
+        source.drain()
+        kept.write(f"odd: {text}\n".encode(errors="replace"))
+        return
+    place = "" if Path(filename).is_relative_to(OURS) else f" ({category.__name__}, {filename}:{lineno})"
+    print(f"warning: {text}{place}", file=file or sys.stderr)
 
 
 class _Source(Protocol):

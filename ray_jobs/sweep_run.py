@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from muon_core.config.run import RunConfig
 from muon_core.sources import publish_source
+from muon_core.spelling import counted
 from muon_core.statuses import record_told, status_told
 from muon_core.store.known import read_known
 from muon_core.store.storage import Storage
@@ -89,11 +90,14 @@ def train_all(
         if search:
             search.stop()
 
+    from ray_jobs.cli.waiting import waiting
+
     with StopWatch(storage, planned.spec.name, heed) as stops:
         coming = (*todo, *(planned.to_choose if search else ()))
         for optimizer in {run.config.optimizer.model_dump_json(): run.config.optimizer for run in coming}.values():
             publish_source(optimizer, storage)
-        tokens = prepare_tokens([run.config for run in coming], storage if place.address else None, say)
+        with waiting("tokenizing what the runs read"):
+            tokens = prepare_tokens([run.config for run in coming], storage if place.address else None, say)
         while True:
             if stops.request:
                 raise SweepStopped(stops.request)
@@ -137,7 +141,7 @@ def train_all(
             if not todo:
                 break
     if trained:
-        say(f"trained {trained} runs in {time.monotonic() - begin:.0f} s")
+        say(f"trained {counted(trained, 'run')} in {time.monotonic() - begin:.0f} s")
     return Ended(kept, failed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from muon_core.config.optimizers import MuonConfig, odd_clipping
 from muon_core.config.run import RunConfig
 from search_spaces.spec import SweepSpec
 
@@ -58,6 +59,8 @@ def _doubts(config: RunConfig) -> Iterator[str]:
     warmup = config.schedule.warmup_steps
     if "warmup_steps" in config.schedule.model_fields_set and warmup > steps:
         yield f"schedule.warmup_steps is {warmup} and a run has {steps} steps: the full learning rate is never reached"
+    if isinstance(config.optimizer, MuonConfig) and config.optimizer.clipping == "all":
+        yield odd_clipping(config.optimizer)
     for name in ("lr", "embedding_lr"):
         rate = getattr(config.optimizer, name, None)
         if isinstance(rate, float) and not LOW_LR <= rate <= HIGH_LR:

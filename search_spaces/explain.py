@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from muon_core.spelling import nearest
 from search_spaces.strict_yaml import YamlError, parse
 from search_spaces.yaml_advice import space_after_colon
 
@@ -36,29 +36,11 @@ def suggest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     inside = [name for name in known if name.endswith(f".{word}")]
     meant = [name for name, others in MEANT.items() if name in known and word.casefold() in others]
-    if near := inside[:1] or meant:
+    if near := inside[:1] or meant or nearest(word, known):
         return f". Did you mean '{near[0]}'?"
-    if near_text := did_you_mean(word, known):
-        return near_text
     if len(known) > 16 or any("." in name for name in known):  # too many for a line
         return "; docs/parameters.md lists them"
     return f"; known: {', '.join(known)}"
-
-
-def did_you_mean(word: str, known: Iterable[str], likeness: float = 0.6) -> str:
-    """The end of a message about an unknown `word` that has listed the `known`; empty if it is like none of them."""
-    near = nearest(word, known, likeness)
-    return f". Did you mean '{near[0]}'?" if near else ""
-
-
-def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> list[str]:
-    """The one of the `known` names that `word` is most like, whatever the case; empty if it is like none.
-
-    Args:
-        likeness: the least that counts, from 0 to 1 (difflib's ratio).
-    """
-    folded = {name.casefold(): name for name in known}
-    return [folded[near] for near in difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=likeness)]
 
 
 def as_yaml(value: Any) -> str:
@@ -151,8 +133,8 @@ def _remedy(detail: ErrorDetails, example: str) -> str:
 
 def _choice(value: Any, expected: str) -> str:
     choices = re.findall(r"'([^']*)'", expected)
-    if isinstance(value, str) and (near := did_you_mean(value, choices, 0.5)):
-        return near
+    if isinstance(value, str) and (near := nearest(value, choices, 0.5)):
+        return f". Did you mean '{near[0]}'?"
     if value is False and "none" in choices:
         return "; write none"
     if not choices:  # one number

@@ -16,6 +16,7 @@ from analysis.figures.style import ArmStyle, arm_styles, shortened
 from analysis.figures.svg import Rows, Spec, part, to_svg
 from analysis.store import Store
 from analysis.summary import Summary
+from muon_core.spelling import counted
 
 _WIDTH, _ROW = 400, 26
 _IN_VAIN = "#7F7F7F"
@@ -147,5 +148,5 @@ def _text(info: Cost, row: dict[str, Any]) -> str:
     """`12.3 USD, 1.2 in vain, 15 planned; 4 of 5 runs done`."""
     lost = f", {row['lost']:.3g} in vain" if row["lost"] else ""
     planned = "" if row["planned"] is None else f", {row['planned']:.3g} planned"
-    runs = f"{row['done']} of {row['runs']} runs done"
+    runs = f"{row['done']} of {counted(row['runs'], 'run')} done"
     return f"{row['kept'] + row['lost']:.3g} {UNITS[info.unit]}{lost}{planned}; {runs}"

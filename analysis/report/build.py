@@ -26,7 +26,7 @@ from analysis.queries import check_layer_metric
 from analysis.report.markdown import markdown, pictures
 from analysis.report.numbers import arms_frame, report_numbers
 from analysis.report.page import Choice, Section
-from analysis.report.sections import Material, all_sections, num_sections, top_figures
+from analysis.report.sections import Material, all_sections, top_figures
 from analysis.report.tables import verdict_table
 from analysis.store import Store
 from analysis.summary import Summary, members_of, summarize_members
@@ -46,14 +46,14 @@ def write_report(
     folder: str | os.PathLike[str],
     choice: Choice | None = None,
     *,
-    tell: Callable[[int, int], None] = lambda done, total: None,
+    tell: Callable[[str], None] = lambda part: None,
 ) -> Report:
     """Write index.html, report.md, report.json, figures/*.png and data/*.csv of a sweep's view to `folder`.
 
     Files that an earlier report in `folder` had, and this one has not, are removed.
 
     Args:
-        tell: called with how many of its parts are made, and how many there are.
+        tell: called with what is made next.
 
     Raises:
         ValueError for a view of no sweep, a choice of what there is not, or a folder that cannot be written.
@@ -62,27 +62,26 @@ def write_report(
     # Altair checks every part of every chart, which takes longer than all else together. Polars adds what its threads
     # have summed of a stream in the order they end: the last digits would differ from page to page.
     with debug_mode(False), pl.Config(engine_affinity="in-memory"):
+        tell("numbers")
         members = members_of(view)
         choice = _checked(choice or Choice(), view, members)
         summary = summarize_members(view, members)
         material = Material(view, members, summary, choice)
-        total = num_sections() + 2
+        tell("first figures")
         top = top_figures(material)
-        tell(1, total)
-        sections = []
-        for section in all_sections(material):
-            sections.append(section)
-            tell(len(sections) + 1, total)
+        sections = all_sections(material, tell)
     figures = [*top, *(figure for section in sections for figure in section.all_figures)]
+    tell(f"{len(figures)} pictures")
     png = pictures(top, sections)
+    tell("page")
     page = _page(summary, top, sections)
     text = markdown(summary, top, sections)
     tables = {"data/arms.csv": arms_frame(summary)} | material.tables
     tables |= {name: frame for figure in figures for name, frame in figure.tables.items()}
     numbers = report_numbers(summary, members, figures, [*png, *tables], tables.get("data/speeds.csv"))
     encoded = json.dumps(numbers, indent=1, allow_nan=False) + "\n"
+    tell("files")
     _write(Path(folder), tables, png, {"report.json": encoded, "report.md": text, "index.html": page})
-    tell(total, total)
     return Report(Path(folder) / "index.html", summary)
 
 

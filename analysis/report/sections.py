@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -51,6 +51,7 @@ from analysis.store import Store
 from analysis.summary import Summary
 from analysis.target_texts import target_rows, targets_frame
 from analysis.verdicts import sentence
+from muon_core.spelling import counted
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,13 @@ class Material:
     """File -> frame; sections add theirs, those of figures come with them."""
 
 
-def all_sections(material: Material) -> Iterator[Section]:
-    """Each section of the page, made when it is asked for."""
-    for make in _SECTIONS:
-        yield make(material)
-
-
-def num_sections() -> int:
-    """How many sections a page has."""
-    return len(_SECTIONS)
+def all_sections(material: Material, tell: Callable[[str], None]) -> list[Section]:
+    """The sections of the page; `tell` is called with what is made next."""
+    sections = []
+    for number, make in enumerate(_SECTIONS, 1):
+        tell(f"{make.__name__.lstrip('_')} ({number} of {len(_SECTIONS)})")
+        sections.append(make(material))
+    return sections
 
 
 def top_figures(of: Material) -> list[Figure]:
@@ -199,7 +198,7 @@ def _stability(of: Material) -> Section:
 def _anomalies(of: Material) -> Section:
     found = anomalies(of.view)
     notes = tuple(f"Note: {note}." for note in found.notes)
-    over = f"{found.runs} runs, {found.matrices:,} matrices and up to {found.steps:,} tracked steps"
+    over = f"{counted(found.runs, 'run')}, {found.matrices:,} matrices and up to {found.steps:,} tracked steps"
     if not found.runs:
         nothing = "No run has tracked its hidden matrices, so there is nothing to look at."
         return Section("anomalies", "Anomalies", points=notes, nothing=nothing)

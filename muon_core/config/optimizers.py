@@ -351,6 +351,18 @@ class AdaMuonConfig(_AdaptiveMuon):
         return {"profile": "moonlight"} | fields if isinstance(fields, dict) else fields
 
 
+class OddSetting(UserWarning):
+    """About a valid setting that its author may not mean; a plan says the same of a sweep, before it is paid for."""
+
+
+def odd_clipping(config: OptimizerConfig) -> str:
+    """What is odd about clipping the gradients of a Muon too."""
+    return (
+        f"clipping all at norm {config.max_grad_norm:g} under {config.name}: Muon's updates have a fixed size, and "
+        "clipping only reweights the steps in its momentum; adamw_only clips where it matters"
+    )
+
+
 def _refuse_set(config: MuonConfig, where: str, **defaults: str) -> None:
     for name, default in defaults.items():
         if (found := getattr(config, name)) != default:

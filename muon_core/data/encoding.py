@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from muon_core.data.records import LONGEST, Record, cut_size
+from muon_core.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -62,8 +63,9 @@ def _json_text(record: Record, column: str) -> bytes:
     if not isinstance(fields, dict):
         raise BadRecord(record.file, record.number, 'a line is an object such as {"text": "..."}')
     if column not in fields:
+        near, there = did_you_mean(column, fields), ", ".join(fields)
         raise BadRecord(
-            record.file, record.number, f"no column {column!r}; its columns are {', '.join(fields)}; choose by --column"
+            record.file, record.number, f"no column {column!r}{near}; its columns are {there}; choose by --column"
         )
     text = fields[column]
     if text is not None and not isinstance(text, str):

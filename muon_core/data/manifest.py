@@ -105,6 +105,8 @@ class Manifest(_Part):
     shards: dict[Side, tuple[Shard, ...]]
     plan: Sha256
     """Of all that was asked for, by which the same call knows that it is done."""
+    asked: dict[str, str] | None = None
+    """The same by the names its user knows, for who asks for something else; None in those of earlier releases."""
     versions: dict[str, str]
 
     @model_validator(mode="after")

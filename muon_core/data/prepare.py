@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -43,8 +43,8 @@ from muon_core.data.prepared import is_remote
 from muon_core.data.records import Position, Record, read_records
 from muon_core.data.shard_writer import PATIENCE_S, ShardWriter
 from muon_core.data.sources import Source, find_source
-from muon_core.data.tokenizer import SAMPLE_BYTES, Choice, choose, describe, train
-from muon_core.data.work_folder import DIGESTS, State, load_state, save_state, working_folder
+from muon_core.data.tokenizer import SAMPLE_BYTES, Choice, check_column, choose, describe, sample_file, train
+from muon_core.data.work_folder import DIGESTS, State, differences, load_state, save_state, working_folder
 from muon_core.data.worker_pool import WorkerPool
 from muon_core.store.open import open_storage
 from muon_core.store.storage import Storage, patiently
@@ -85,7 +85,7 @@ class Progress(NamedTuple):
     tokens: int
 
 
-def _say_nothing(_: Progress) -> None: ...
+def _say_nothing(_: object) -> None: ...
 
 
 def prepare_set(
@@ -95,23 +95,26 @@ def prepare_set(
     *,
     workers: int = 1,
     report: Callable[[Progress], object] = _say_nothing,
+    say: Callable[[str], object] = _say_nothing,
 ) -> Manifest:
     """Prepare the text of `inputs` at `out`, a folder or `s3://bucket/prefix`; the same call goes on after a kill.
 
     Args:
         workers: processes that tokenize; with 1 it is done in this one.
         report: called after each block.
+        say: given what is about to take a while, and cannot be followed.
     Raises: ValueError for what is wrong with the text, the tokenizer or `out`; StoreError.
     """
-    source, choice = find_source(inputs), choose(settings.tokenizer, settings.train_bpe, settings.sample_bytes)
-    storage, plan = open_storage(out), _plan(source, choice, settings)
+    source = find_source(inputs)
+    choice = choose(settings.tokenizer, settings.train_bpe, settings.sample_bytes, settings.separator)
+    storage, plan, asked = open_storage(out), _plan(source, choice, settings), _asked(source, choice, settings)
     _check_apart(inputs, out)
-    if done := _finished(storage, out, plan):
+    if done := _finished(storage, out, plan, asked):
         return done
     with working_folder(storage, out) as work:
-        if done := _finished(storage, out, plan):  # by a call that was under way a moment ago
+        if done := _finished(storage, out, plan, asked):  # by a call that was under way a moment ago
             return done
-        manifest = _prepare(work, storage, source, choice, settings, plan, workers, report)
+        manifest = _prepare(work, storage, source, choice, settings, plan, asked, workers, report, say)
         shutil.rmtree(work)
     return manifest
 
@@ -123,12 +126,19 @@ def _prepare(
     choice: Choice,
     settings: Settings,
     plan: str,
+    asked: dict[str, str],
     workers: int,
     report: Callable[[Progress], object],
+    say: Callable[[str], object],
 ) -> Manifest:
     # Who goes on needs the very files and release, who has finished does not: copies are the same data set.
-    state = load_state(work, f"{plan} {source.version} {importlib.metadata.version('tokenizers')}")
-    content = choice.content or _trained(work / f"tokenizer-{plan[:16]}.json", source, settings, workers)
+    release = importlib.metadata.version("tokenizers")
+    now = {"state of the files": source.version[:8], "release of tokenizers": release}
+    state = load_state(work, f"{plan} {source.version} {release}", asked | now)
+    content = choice.content
+    if content is None:
+        content, taken = _trained(work / f"tokenizer-{plan[:16]}.json", source, settings, workers, say)
+        choice = replace(choice, source=f"bpe of {taken / 1e6:.3g} MB")
     facts = describe(choice, content, settings.separator)
     dtype = settings.dtype if settings.dtype != "auto" else _dtype(facts.vocab_size)
     check_dtype(facts.vocab_size, dtype)
@@ -141,7 +151,15 @@ def _prepare(
         make = partial(Encoder, content, facts.separator_id, dtype, settings.column)  # each process makes its own
         with WorkerPool(make, workers) as pool:
             _write(work, source, settings, state, writers, pool, report)
-        manifest = _manifest(source, settings, facts, dtype, plan, state.counts, writers)
+        if empty := next((side for side in SIDES if not getattr(state.counts, side)), None):
+            # Whatever is done about it, nobody goes on with this.
+            storage.delete([shard["name"] for writer in writers.values() for shard in writer.state().shards])
+            shutil.rmtree(work)
+            raise ValueError(
+                f"of {state.counts.train + state.counts.validation} documents none is for {empty}; give more "
+                f"documents, or another --validation-share than {settings.validation_share:g}"
+            )
+        manifest = _manifest(source, settings, facts, dtype, plan, asked, state.counts, writers)
     patiently(lambda: storage.put(TOKENIZER, content), PATIENCE_S)
     text = manifest.model_dump_json(indent=2).encode()
     patiently(lambda: storage.put(MANIFEST, text), PATIENCE_S)  # last: now it is whole
@@ -230,16 +248,36 @@ def _plan(source: Source, choice: Choice, settings: Settings) -> str:
     return hashlib.sha256(canonical_json(facts).encode()).hexdigest()
 
 
-def _finished(storage: Storage, out: str, plan: str) -> Manifest | None:
+def _asked(source: Source, choice: Choice, settings: Settings) -> dict[str, str]:
+    """What `_plan` is of, by the names its user knows."""
+    content = f", sha256 {hashlib.sha256(choice.content).hexdigest()[:8]}" if choice.content else ""
+    facts = {
+        "text": ", ".join(source.inputs),
+        "files": f"{len(source.files)} of {source.num_bytes:,} bytes, hash {source.sha256[:8]}",
+        "revision": source.revision,
+        "--tokenizer": settings.tokenizer and f"{settings.tokenizer}{content}",
+        "--train-bpe": settings.train_bpe,
+        "--sample-mb": f"{settings.sample_bytes / 2**20:g}",
+        "--separator": settings.separator,
+        "--column": settings.column,
+        "--validation-share": settings.validation_share,
+        "--keep-duplicates": "yes" if settings.keep_duplicates else "no",
+        "--dtype": settings.dtype,
+        "--shard-tokens": settings.shard_tokens,
+    }
+    return {name: "none" if value is None else str(value) for name, value in facts.items()}
+
+
+def _finished(storage: Storage, out: str, plan: str, asked: dict[str, str]) -> Manifest | None:
     """The manifest that a call before has written. Raises ValueError if it is of something else."""
     try:
         manifest = parse_manifest(storage.get(MANIFEST), out)
     except FileNotFoundError:
         return None
     if manifest.plan != plan:
+        which = differences(manifest.asked, asked) or ", ".join(manifest.source.inputs)
         raise ValueError(
-            f"{out} holds a data set of other text or settings ({', '.join(manifest.source.inputs)}); choose another "
-            "place, or remove it"
+            f"{out} holds a data set of other text or settings ({which}); choose another place, or remove it"
         )
     return manifest
 
@@ -254,16 +292,23 @@ def _check_apart(inputs: Sequence[str], out: str) -> None:
             raise ValueError(f"{out} lies in the input {given}, of which it would become a part; choose another place")
 
 
-def _trained(file: Path, source: Source, settings: Settings, workers: int) -> bytes:
-    """The tokenizer that is to be trained, once, and kept in `file`."""
-    if not file.is_file():
+def _trained(
+    file: Path, source: Source, settings: Settings, workers: int, say: Callable[[str], object]
+) -> tuple[bytes, int]:
+    """The tokenizer that is to be trained, once, and kept in `file`; and how many bytes of text that took."""
+    if not (file.is_file() and sample_file(file).is_file()):
         assert settings.train_bpe is not None
+        check_column(source.files, settings.column)
+        say(
+            f"training a vocabulary of {settings.train_bpe:,} on a sample of the text, "
+            f"{settings.sample_bytes / 2**20:g} MiB at most"
+        )
         arguments = (settings.column, settings.train_bpe, settings.sample_bytes, settings.validation_share, file)
         if workers == 1:
             train(source.inputs, *arguments)
         else:
             WorkerPool.call(train, source.inputs, *arguments)
-    return file.read_bytes()
+    return file.read_bytes(), int(sample_file(file).read_text())
 
 
 def _dtype(vocab_size: int) -> str:
@@ -276,16 +321,11 @@ def _manifest(
     tokenizer: TokenizerFacts,
     dtype: str,
     plan: str,
+    asked: dict[str, str],
     counts: Counts,
     writers: dict[Side, ShardWriter],
 ) -> Manifest:
-    """The manifest of what was written. Raises ValueError if a side of the split is empty."""
-    for side in SIDES:
-        if not getattr(counts, side):
-            raise ValueError(
-                f"of {counts.train + counts.validation} documents none is for {side}; give more documents, or another "
-                f"--validation-share than {settings.validation_share:g}"
-            )
+    """The manifest of what was written."""
     return Manifest.model_validate({
         "dtype": dtype,
         "tokenizer": tokenizer,
@@ -303,5 +343,6 @@ def _manifest(
         "documents": counts,
         "shards": {side: writers[side].finish() for side in SIDES},
         "plan": plan,
+        "asked": asked,
         "versions": {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy")},
     })  # fmt: skip

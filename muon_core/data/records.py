@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from muon_core.data.corpus import END_OF_TEXT
 from muon_core.data.sources import InputFile
+from muon_core.spelling import did_you_mean
 
 CHUNK = 1 << 20
 LONGEST = 4 << 20
@@ -189,7 +190,10 @@ def _rows(raw: BinaryIO, index: int, name: str, column: str, offset: int) -> Ite
 def _text_type(schema: Any, column: str, name: str, pa: Any) -> Any:
     """Binary type that the text column is read as. Raises ValueError if there is none, or it holds no text."""
     if column not in schema.names:
-        raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(schema.names)}; choose by --column")
+        near = did_you_mean(column, schema.names)
+        raise ValueError(
+            f"{name}: no column {column!r}{near}; its columns are {', '.join(schema.names)}; choose by --column"
+        )
     found = schema.field(column).type
     if pa.types.is_dictionary(found):
         found = found.value_type

@@ -17,6 +17,7 @@ from functools import partial
 from typing import BinaryIO, Literal
 
 from muon_core.config.base import canonical_json
+from muon_core.spelling import did_you_mean
 from muon_core.store.range_file import buffered
 from muon_core.store.storage import patiently
 
@@ -106,6 +107,13 @@ def find_source(inputs: Sequence[str]) -> Source:
     return Source(tuple(inputs), tuple(files), " ".join(revisions) or None)
 
 
+def near_file(path: str) -> str:
+    """` (did you mean 'text.jsonl'?)`: what lies beside it and is called nearly so."""
+    folder = os.path.dirname(path)
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    return did_you_mean(path, [os.path.join(folder, name) for name in beside], 0.8)
+
+
 def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
@@ -120,7 +128,7 @@ def _here(given: str) -> list[InputFile]:
         names = (name for name in glob.glob(path, recursive=True) if os.path.isfile(name)) if _WILD.search(path) else ()
     found = sorted(names)
     if not found:
-        missing = "holds no files" if os.path.isdir(path) else "there is no such file or folder"
+        missing = "holds no files" if os.path.isdir(path) else f"there is no such file or folder{near_file(path)}"
         raise ValueError(f"input {given!r}: {missing}; give a file, a folder, a glob in quotes, s3://... or hf:NAME")
     return [local_file(name, name) for name in found]
 

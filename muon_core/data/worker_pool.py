@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -74,6 +74,10 @@ class WorkerPool:
                 return pool.submit(function, *arguments).result()
             except BrokenProcessPool:
                 raise _died() from None
+            except KeyboardInterrupt:  # it hears none of that, and may be busy for minutes
+                for process in active_children():
+                    process.terminate()
+                raise
 
 
 def _pool(workers: int, prepare: Callable[..., None], make: Any) -> ProcessPoolExecutor:

@@ -45,7 +45,8 @@ class Log:
     """How long the run was to be, where the file tells: one that ended earlier was stopped."""
     wall_s: float | None = None
     seed: int | None = None
-    optimizer: str | None = None
+    setting: tuple[str, str] | None = None
+    """(what, its name) that stands for the optimizer where the log tells none, as ("folder", "tuned")."""
     notes: list[str] = field(default_factory=list)
     """What was odd about it or is not what a reader would take it for, a sentence each."""
     no_parameters: set[str] = field(default_factory=set)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from muon_core.imports.names import MEANINGS
 from muon_core.imports.units import UNITS
+from muon_core.spelling import did_you_mean
 
 CONFIG = "config."
 """Begins a meaning that is a parameter of the run: `config.weight_decay`."""
@@ -55,12 +55,6 @@ def _positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"--map {BYTES_A_TOKEN}={text} is no number above 0, such as 4.8")
     return value
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing if no word is near."""
-    found = difflib.get_close_matches(word, list(known), 1, 0.6)
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:

@@ -12,6 +12,7 @@ from muon_core.imports.mapping import Asked
 from muon_core.imports.readings import Reading, read_columns
 from muon_core.imports.runs import make_runs
 from muon_core.legacy.imported import ImportedRun
+from muon_core.legacy.seeds import without_seed
 
 
 @dataclass(slots=True)
@@ -51,6 +52,8 @@ def read_logs(path: Path, asked: Asked, optimizer: str | None = None) -> ReadLog
     for file, place in find_files(path):
         try:
             for log in read_log(file, place):
+                if log.setting and path.is_file():  # what lies beside it is nobody's business
+                    log.setting = ("file", without_seed(path.stem) or path.stem)
                 runs = _add(found, guesses, log, asked, optimizer)
                 for run in runs:
                     run.place = f"{file.resolve()}{run.folder.removeprefix(place)}"

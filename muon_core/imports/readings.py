@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from muon_core.imports.log import Log, Row, UnreadableLog, flat, number
-from muon_core.imports.mapping import BYTES_A_TOKEN, CONFIG, Asked, did_you_mean, listed
+from muon_core.imports.mapping import BYTES_A_TOKEN, CONFIG, Asked, listed
 from muon_core.imports.names import DURATIONS, IDENTITY, LOSSES, MEANINGS, NAMES, Named, parse_column
 from muon_core.imports.units import UNITS, Unit, bits_per_byte
+from muon_core.spelling import did_you_mean
 
 _TEXTS = ("run", "optimizer")
 _CONVERTED = ("train_perplexity", "val_bpb")  # they have no column here: what counts is the loss they give

@@ -19,6 +19,7 @@ from muon_core.imports.parts import Line, Part, split_runs
 from muon_core.imports.readings import Reading
 from muon_core.legacy.imported import ImportedRun, canonical, digest_of
 from muon_core.legacy.seeds import seed_in, without_seed
+from muon_core.spelling import counted
 
 VAL = ("val_loss", "val_accuracy", "val_perplexity")
 TRAIN = ("train_loss", "lr", "grad_norm", "step_time_s", "tokens_per_s")
@@ -62,7 +63,7 @@ def _make_run(log: Log, readings: list[Reading], part: Part, optimizer: str | No
     found = _by_step(readings, part.lines)
     val = [row for row in found.rows["val"] if "val_loss" in row]
     if lossless := len(found.rows["val"]) - len(val):
-        found.notes.append(f"{lossless:,} evaluations without a loss are left out")
+        found.notes.append(f"{counted(lossless, 'evaluation')} left out: without a loss")
     train = found.rows["train"]
     return ImportedRun(
         folder=part.folder,
@@ -116,7 +117,7 @@ def _by_step(readings: list[Reading], lines: list[Line]) -> _Found:
     notes = {
         f"{repeated:,} of {len(lines):,} lines repeat a step, {changed:,} of them with other values; "
         "the last line of each counts": repeated,
-        f"{unfit:,} values are no number of their unit, and are left out": unfit,
+        f"{counted(unfit, 'value')} left out: no number of the column's unit": unfit,
     }
     return _Found(
         {name: [rows[step] for step in sorted(rows)] for name, rows in tables.items()},
@@ -153,13 +154,21 @@ def _identity(log: Log, by: Mapping[str, Reading], part: Part, optimizer: str | 
     seed = whole(known[by["seed"].column]) if "seed" in by and by["seed"].column in known else _find(config, "seed")
     seed = log.seed if seed is None else whole(seed)
     named = known.get(by["optimizer"].column) if "optimizer" in by else _find(config, "optimizer")
-    named = str(named) if named is not None else log.optimizer or optimizer
+    named = str(named) if named is not None else optimizer
+    what, name = ("run", part.shared_name) if part.shared_name else log.setting or ("", "")
+    if named is None and name:
+        named = name
+        whose = f"its {what}, {name}," if log.setting else f"what {by['run'].column} says"
+        notes.append(f"it tells no optimizer: {whose} stands for it")
+    elif what in ("run", "folder"):
+        config[what] = name
     if _tells_seed(log, part):
+        source = f"the name of its {'run' if 'run' in by else 'file or folder'}"
         if seed is None:
             seed = seed_in(part.name)
-            notes.append("the seed is from the name")
+            notes.append(f"the seed is from {source}")
         if named is None and (named := without_seed(part.name) or None):
-            notes.append("the optimizer is from the name, its seed left out")
+            notes.append(f"the optimizer is from {source}, its seed left out")
     if not config:
         config = part.setting | ({"optimizer": named} if named is not None else {})
     return _Facts(named, seed, config, notes)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from muon_core.imports.log import Log, Row, UnreadableLog, flat
 from muon_core.imports.names import parse_column
+from muon_core.spelling import counted
 
 _CHART = re.compile(r"(?P<run>.+?) - (?P<metric>[^ ]+?)(?P<range>__MIN|__MAX)?")
 """A column of a chart exported from W&B, after its first, such as `muon-s1 - val/loss__MIN`."""
@@ -130,7 +131,7 @@ def _read_chart(log: Log) -> None:
     log.rows, log.header, log.format = rows, [], "W&B chart export"
     if means:
         log.notes.append(
-            f"{means:,} values are means of a range, as W&B draws many points or a group; "
+            f"{counted(means, 'value')} of a range, of which W&B draws the mean, as of many points or a group; "
             "its API exports every one (run.scan_history)"
         )
 

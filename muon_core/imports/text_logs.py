@@ -40,10 +40,9 @@ def read_modded(path: Path, place: str) -> list[Log]:
     seeds = {int(seed) for seed in _SEED.findall(script)}
     logs = _read_steps(path, place, "modded-nanogpt log", lines[rule:], _parse_modded, "step:")
     for log in logs:
-        log.optimizer = own_name(path)
+        log.setting = ("folder", own_name(path))
         if len(seeds) == len(logs) == 1:  # several runs of one script have not all its seed
             log.seed = min(seeds)
-        log.notes.append(f"it tells no optimizer: its folder, {log.optimizer}, stands for it")
         if script:
             log.config = {"script": hashlib.sha256(_SEED.sub("", script).encode()).hexdigest()[:12]}
     return logs

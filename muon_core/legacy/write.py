@@ -15,11 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, arm_id, config_json
+from muon_core.legacy.arms import CONTENT, FROM, ORIGIN, ImportedArms, arm_id, config_json, imported_arms
 from muon_core.legacy.imported import ImportedRun, UnreadableRun, canonical, optimizer_name
 from muon_core.legacy.listing import find_baseline, list_runs, listed_earlier
 from muon_core.legacy.same_run import Comparison, Rows, compare, origin
 from muon_core.legacy.stored import Stored
+from muon_core.spelling import counted
 from muon_core.store.final import finalize
 from muon_core.store.keys import ROOT, check_name
 from muon_core.store.parquet import to_arrow
@@ -96,9 +97,13 @@ def write_runs(
     return done
 
 
-def check_baseline(runs: Iterable[ImportedRun], baseline: str) -> None:
-    """Raises ValueError if `baseline` names no arm of `runs`, or several, as an import of them alone would."""
-    find_baseline([_start(run) | {"run_id": run.run_id} for run in runs], baseline)
+def arms_alone(runs: Iterable[ImportedRun], baseline: str | None = None) -> ImportedArms:
+    """The arms of `runs`, as an import of them alone would tell them apart.
+
+    Raises: ValueError if `baseline` names none of them, or several.
+    """
+    starts = [_start(run) | {"run_id": run.run_id} for run in runs]
+    return imported_arms(starts, None if baseline is None else find_baseline(starts, baseline))
 
 
 def _check(run: ImportedRun) -> None:
@@ -144,8 +149,8 @@ def _write_once(storage: Storage, run: ImportedRun, stored: Stored, done: Import
 
 def _tell_changed(run: ImportedRun, found: Comparison) -> None:
     run.notes.append(
-        f"its files have other values than at the last import in {found.changed} rows, and lack {found.missing}; "
-        "they count as they are now"
+        f"its files have other values than at the last import in {counted(found.changed, 'row')}, and lack "
+        f"{found.missing}; they count as they are now"
     )
 
 

@@ -27,10 +27,12 @@ from muon_core.config.optimizers import (
     MuonConfig,
     NolahConfig,
     NorMuonConfig,
+    OddSetting,
     OptimizerConfig,
     OrthoNoiseConfig,
     SGDConfig,
     SOAPConfig,
+    odd_clipping,
 )
 from muon_core.config.reference import ReferenceConfig
 from muon_core.optim.adamw import AdamW, fused
@@ -278,11 +280,7 @@ def build_optimizers(
             fused=fused(groups["vectors"]),
         )
     if config.clipping == "all" and isinstance(hidden, Muon):
-        warnings.warn(
-            f"clipping all at norm {config.max_grad_norm:g} under {config.name}: Muon's updates have a fixed size, and "
-            "clipping only reweights the steps in its momentum; adamw_only clips where it matters",
-            stacklevel=2,
-        )
+        warnings.warn(odd_clipping(config), OddSetting, stacklevel=2)
     return Optimizers(
         hidden,
         vectors,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.options import Choice, Group, json_option
 from ray_jobs.cli.text import short_count, table_lines, to_terminal
 
@@ -94,6 +95,8 @@ def prepare_command(
     """
     from muon_core.config.run import DataConfig
     from muon_core.data.prepare import Settings, prepare_set
+    from muon_core.data.work_folder import is_begun
+    from muon_core.store.open import open_storage
     from ray_jobs.cli.data_progress import DataProgress
 
     settings = Settings(
@@ -107,8 +110,14 @@ def prepare_command(
         dtype=dtype,
         shard_tokens=shard_tokens,
     )
-    with DataProgress() as progress:
-        done = prepare_set(inputs, out, settings, workers=workers or len(os.sched_getaffinity(0)), report=progress)
+    workers = workers or len(os.sched_getaffinity(0))
+    try:
+        with DataProgress() as progress:
+            done = prepare_set(inputs, out, settings, workers=workers, report=progress, say=progress.say)
+    except KeyboardInterrupt:
+        if not is_begun(open_storage(out)):
+            raise KeyboardInterrupt("nothing was finished yet, so nothing is kept") from None
+        raise
     click.echo("\n".join(_facts(out, done)))
     settings_of_run = {"data.corpus": out, "model.vocab_size": done.tokenizer.vocab_size}
     held_out = done.tokens("validation") - 1
@@ -190,13 +199,14 @@ def _rows(found: list[Found]) -> list[tuple[str, ...]]:
 
 
 def _facts(place: str, manifest: Manifest) -> list[str]:
+    twice = counted(manifest.documents.duplicates, "duplicate")
     counts, tokens = manifest.documents, {side: manifest.tokens(side) for side in ("train", "validation")}
     return [
         f"data set    {place}",
         f"hash        {manifest.content_hash}",
         f"tokens      {tokens['train']:,} train, {tokens['validation']:,} validation, {manifest.dtype}, "
         f"{len(manifest.all_shards)} shards, {manifest.num_bytes / 1e6:,.1f} MB",
-        f"documents   {counts.train:,} train, {counts.validation:,} validation; {counts.duplicates:,} duplicates "
+        f"documents   {counts.train:,} train, {counts.validation:,} validation; {twice} "
         f"{'kept' if manifest.split.keep_duplicates else 'left out'}, {counts.empty:,} empty, {counts.cut:,} cut",
         f"tokenizer   {manifest.tokenizer.source}, vocabulary {manifest.tokenizer.vocab_size}, "
         f"{manifest.tokenizer.separator} ends a document",

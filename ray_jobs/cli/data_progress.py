@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from ray_jobs.cli.text import clock_text, short_count
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from muon_core.data.prepare import Progress
 
 HEARTBEAT_S = 10.0
+
+
+class _Clock(TimeElapsedColumn):
+    """The time that has passed, while nothing tells how much is left."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total else super().render(task)
 
 
 class DataProgress:
@@ -27,9 +35,9 @@ class DataProgress:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
         self._bar = Bar(
-            TextColumn("read"),
             BarColumn(bar_width=20),
-            TextColumn("{task.percentage:.0f} %  {task.description}"),
+            TextColumn("{task.description}"),
+            _Clock(),
             console=self._console,
             transient=True,
             disable=not self._console.is_interactive,
@@ -47,18 +55,22 @@ class DataProgress:
     ) -> None:
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """A line about what cannot be followed; on a terminal the time goes on below it."""
+        self._console.print(f"{text} ...", highlight=False, soft_wrap=True)
+
     def __call__(self, progress: Progress) -> None:
         """Show how far it is."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._begin = progress, now
-        numbers = describe(progress, self._first, now - self._begin)
+        share = 100 * progress.read_bytes / max(1, progress.total_bytes)
+        line = f"read {share:.0f} %  {describe(progress, self._first, now - self._begin)}"
         if self._console.is_interactive:
-            self._bar.update(self._task, completed=progress.read_bytes, total=progress.total_bytes, description=numbers)
+            self._bar.update(self._task, completed=progress.read_bytes, total=progress.total_bytes, description=line)
         elif now - self._spoke > HEARTBEAT_S:
             self._spoke = now
-            share = 100 * progress.read_bytes / max(1, progress.total_bytes)
-            self._console.print(f"read {share:.0f} %  {numbers}", highlight=False, soft_wrap=True)
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def describe(progress: Progress, first: Progress, elapsed_s: float) -> str:

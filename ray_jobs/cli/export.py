@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.options import Choice, store_option
 
 FORMATS = ("csv", "wandb-jsonl", "tensorboard")
@@ -43,4 +44,4 @@ def command(name: str, format: str, output: Path | None, store: str) -> None:
     if not count:
         raise ValueError(f"{name} has no evaluations or training rows yet, so nothing was written")
     click.echo(target)
-    click.echo(f"{count:,} run{'' if count == 1 else 's'} of {name} as {format}", err=True)
+    click.echo(f"{counted(count, 'run')} of {name} as {format}", err=True)

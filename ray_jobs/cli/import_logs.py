@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
+from ray_jobs.cli.import_text import rows_text
+from ray_jobs.cli.text import frame_text, terminal_width
+
 if TYPE_CHECKING:
     from muon_core.imports.read import Guess
     from muon_core.legacy.imported import ImportedRun
@@ -58,24 +62,44 @@ def tell_others(folder: Path, read: set[Path]) -> None:
 
 
 def show_runs(runs: list[ImportedRun], unread: dict[str, str], baseline: str | None) -> None:
-    """What would be written, for `--dry-run`."""
-    from muon_core.legacy.write import check_baseline
+    """What would be written, for `--dry-run`: the runs, and the arms that they would be."""
+    from muon_core.legacy.write import arms_alone
 
     for run in runs:
         seed = "no seed" if run.seed is None else f"seed {run.seed}"
-        last = run.val[-1]["val_loss"] if run.val else None
-        rows = f"{len(run.val):,} evaluations, {len(run.train):,} training rows"
-        click.echo(f"{run.folder}: {run.optimizer or 'unknown optimizer'}, {seed}, {rows}, last val_loss {last}")
+        facts = [run.optimizer or "unknown optimizer", seed]
+        facts.append(rows_text({table: len(rows) for table, rows in run.series().items()}) or "no rows")
+        if run.val and (last := run.val[-1]["val_loss"]) is not None:
+            facts.append(f"last val_loss {last}")
+        click.echo(f"{run.folder}: {', '.join(facts)}")
         for note in run.notes:
             click.echo(f"{run.folder}: {note}", err=True)
     for place, reason in unread.items():
         click.echo(f"left out: {place}: {' '.join(reason.split())}", err=True)
+    wrong = ""
     try:
-        if baseline is not None:
-            check_baseline(runs, baseline)
+        arms = arms_alone(runs, baseline)
     except ValueError as error:
-        click.echo(f"--baseline: {error}", err=True)
-    click.echo(f"{len(runs):,} runs would be imported; nothing was written", err=True)
+        arms, wrong = arms_alone(runs), f"--baseline: {error}"
+    click.echo(_arms_text(runs, arms.names))
+    for text in filter(None, [*arms.notes, wrong]):
+        click.echo(text, err=True)
+    click.echo(f"{counted(len(runs), 'run')} would be imported; nothing was written", err=True)
+
+
+def _arms_text(runs: list[ImportedRun], names: dict[str, str]) -> str:
+    """A line an arm: its runs, seeds and steps."""
+    import polars as pl
+
+    from muon_core.imports.mapping import listed
+
+    rows = []
+    for arm in sorted(set(names.values())):
+        members = list({run.run_id: run for run in runs if names[run.run_id] == arm}.values())
+        seeds = sorted({run.seed for run in members if run.seed is not None})
+        steps = [f"{number:,}" for number in sorted({run.steps for run in members if run.steps is not None})]
+        rows.append((arm, len(members), listed(map(str, seeds), 8), listed(steps or ["unknown"], 3)))
+    return frame_text(pl.DataFrame(rows, schema=["arm", "runs", "seeds", "steps"], orient="row"), terminal_width())
 
 
 def _others(guess: Guess) -> list[str]:

@@ -27,8 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
             from ray_jobs.cli.commands import call  # takes a moment, in which a signal may come
 
             code = call(arguments)
-    except KeyboardInterrupt:
-        print("muon: interrupted; what is finished is kept, the same command continues", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        kept = str(stop) or "what is finished is kept, the same command continues"
+        print(f"muon: interrupted; {kept}", file=sys.stderr)
         code = EXIT_INTERRUPTED
     sys.exit(code)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import click
 from click.core import ParameterSource
+
+from muon_core.spelling import did_you_mean
 
 STORE = "store"  # key of `Context.meta`, which the contexts of a command line share
 
@@ -35,8 +37,7 @@ class Group(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
         if args and args[0] not in known and not args[0].startswith("-"):
-            near = _did_you_mean(args[0], known) or "."
-            ctx.fail(f"no command {args[0]!r}; the commands are {', '.join(known)}{near}")
+            ctx.fail(f"no command {args[0]!r}{did_you_mean(args[0], known)}; the commands are {', '.join(known)}.")
         return super().resolve_command(ctx, args)
 
 
@@ -45,13 +46,7 @@ class Choice(click.Choice[str]):
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         message = super().get_invalid_choice_message(value, ctx).rstrip(".")
-        return message + (_did_you_mean(str(value), self.choices) or ".")
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    from search_spaces.explain import did_you_mean  # which loads pydantic, that a help text need not wait for
-
-    return did_you_mean(word, known)
+        return f"{message}{did_you_mean(str(value), self.choices)}."
 
 
 def next_command(command: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text
 from ray_jobs.cli.text import lasting, table_lines
 from ray_jobs.money import Money
@@ -13,18 +14,18 @@ from search_spaces.power import Power
 
 def render_plan(plan: Plan, money: Money) -> str:
     """The plan in words: a line an arm, then what would start, what it takes and costs, and what it can tell."""
-    shared = f", {_count(plan.duplicates, 'duplicate')} between blocks merged" if plan.duplicates else ""
+    shared = f", {counted(plan.duplicates, 'duplicate')} between blocks merged" if plan.duplicates else ""
     seeds = len(plan.spec.seeds)
     arms, remedy = len(plan.runs) // seeds, "confirm the best" if plan.search else "add seeds"
     return "\n".join(
         [
             f"sweep {plan.spec.name}: {plan.spec.question}".removesuffix(": "),
-            f"{_count(len(plan.runs), 'run')}: {_count(arms, 'arm')} x {_count(seeds, 'seed')}{shared}",
+            f"{counted(len(plan.runs), 'run')}: {counted(arms, 'arm')} x {counted(seeds, 'seed')}{shared}",
             "",
             *table_lines(_rows(plan, arms)),
             "",
             *_search(plan),
-            f"to run: {_count(len(plan.coming), 'run')}{_unchosen(plan)}{_work(plan)}",
+            f"to run: {counted(len(plan.coming), 'run')}{_unchosen(plan)}{_work(plan)}",
             *([_time(plan), *money.describe()] if plan.coming else []),
             *_elsewhere(plan),
             *([f"dropped: {plan.dropped_text}"] if plan.dropped else []),
@@ -40,7 +41,7 @@ def _search(plan: Plan) -> list[str]:
     if not (search := plan.search):
         return []
     so_far = f"{search.chosen} chosen so far" + (f": {counts_text(search.counts)}" if search.chosen else "")
-    return [f"search: {_count(search.cells, 'cell')} of block {search.block}, chosen as results come; {so_far}"]
+    return [f"search: {counted(search.cells, 'cell')} of block {search.block}, chosen as results come; {so_far}"]
 
 
 def _unchosen(plan: Plan) -> str:
@@ -62,7 +63,9 @@ def _time(plan: Plan) -> str:
 def _elsewhere(plan: Plan) -> list[str]:
     if not plan.elsewhere:
         return []
-    return [f"elsewhere: {_count(len(plan.elsewhere), 'run')} that another process trains now; `run` waits for its end"]
+    return [
+        f"elsewhere: {counted(len(plan.elsewhere), 'run')} that another process trains now; `run` waits for its end"
+    ]
 
 
 def _rows(plan: Plan, arms: int) -> list[tuple[str, ...]]:
@@ -92,7 +95,3 @@ def _describe_power(power: Power, remedy: str = "add seeds") -> str:
         f"{kind}{power.seeds} seeds resolve a measured difference of {power.resolvable:.2g} and find a true one of "
         f"{power.detectable:.2g} 4 times in 5{adjusted} ({assumed})"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -21,6 +21,7 @@ from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import Choice, next_command, store_option
 from ray_jobs.elsewhere import wait_for_others
 from ray_jobs.stop_signals import stop_signals
+from search_spaces.doubts import doubts
 from search_spaces.explain import suggest
 from search_spaces.parameters import parse_assignment
 from search_spaces.run_file import resolve_run
@@ -150,10 +151,14 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     else:
         _check_memory(run)
     from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
+    from ray_jobs.cli.waiting import waiting
 
     click.echo(f"training {run.run_id}, results in {storage.url}", err=True)
+    for doubt in doubts([run]):
+        click.echo(f"odd: {doubt}", err=True)
     click.echo(f"tokens: corpus {run.data.corpus}, vocabulary {run.model.vocab_size}", err=True)
-    prepare(run.data, run.model.vocab_size)  # bad data is an error of the input, not a failed run
+    with waiting("tokenizing what the run reads"):
+        prepare(run.data, run.model.vocab_size)  # bad data is an error of the input, not a failed run
     status, detail = _on_ray(run, storage, ngpus, workers) if on_ray else _in_process(run, storage, again)
     if status == "held":  # by one that came at the same moment
         return _train_unless_done(run, storage, ngpus, workers, again)

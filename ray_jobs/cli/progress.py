@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from muon_core.pace import time_left
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text, last_line
 from ray_jobs.cli.standing_text import best_text, spent_text
 from ray_jobs.cli.text import GAP, aligned, clock_text, short_count
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HEARTBEAT_S = 60.0
+PATIENCE_S = 5.0  # of who looks at a terminal, at first
 HEARTBEAT_RUNS = 3
 PANEL_RUNS = 8  # with four lines above, a header and one below, the panel stays below 15 lines
 TRUSTED = 0.05  # share of its steps from which on a run is judged by its own pace
@@ -83,7 +85,7 @@ class Display:
             if self._follow:
                 threading.Thread(target=self._look_now_and_then, name="panel", daemon=True).start()
             return self
-        runs = f"{self._total} run{'' if self._total == 1 else 's'}"
+        runs = counted(self._total, "run")
         opening = f"starting Ray for {runs} ..." if self._on_ray else f"training {runs} in this process ..."
         self._console.print(opening, highlight=False)
         return self
@@ -112,10 +114,16 @@ class Display:
             self._say(waits_for)
         self._waits_for = waits_for
         self._say_left_out([state for state in changed if state.status == "left out"])
-        if not self._live and time.monotonic() - self._spoke > HEARTBEAT_S:
+        if not self._live and time.monotonic() - self._spoke > self._heartbeat():
             running = [_where(state) for state in states if state.status == "running"]
             more = [f"and {len(running) - HEARTBEAT_RUNS} more"] if len(running) > HEARTBEAT_RUNS else []
             self._say("; ".join([counts_text(self._counts()), *running[:HEARTBEAT_RUNS], *more]))
+
+    def _heartbeat(self) -> float:
+        """Seconds without news until a line says where runs are: on a terminal few, and more the longer it takes."""
+        if not self._console.is_interactive:
+            return HEARTBEAT_S
+        return min(HEARTBEAT_S, max(PATIENCE_S, (time.monotonic() - self._started) / 10))
 
     def _say_left_out(self, states: list[RunState]) -> None:
         """A line for each kind of reason: where the first does not fit into a budget, hundreds may not."""

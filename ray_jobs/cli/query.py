@@ -74,6 +74,7 @@ def print_frame(frame: pl.DataFrame, *, as_json: bool = False, as_csv: bool = Fa
     """The rows to stdout; how many there are to stderr, where people read."""
     import polars as pl
 
+    from muon_core.spelling import counted
     from ray_jobs.cli.text import frame_text, terminal_width
 
     if as_json:
@@ -85,4 +86,4 @@ def print_frame(frame: pl.DataFrame, *, as_json: bool = False, as_csv: bool = Fa
         click.echo(frame.write_csv(), nl=False)
     else:
         click.echo(frame_text(frame, terminal_width()))
-        click.echo(f"{frame.height} row{'' if frame.height == 1 else 's'}", err=True)
+        click.echo(counted(frame.height, "row"), err=True)

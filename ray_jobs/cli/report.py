@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 
 from ray_jobs.cli.main import EXIT_FAILED_RUNS
 from ray_jobs.cli.options import next_command, store_option
 
 if TYPE_CHECKING:
     from analysis.store import Store
+
+LONG_S = 1.0
+"""What a part of a report takes at least for a line of its own where no terminal shows it."""
 
 
 @click.command("report")
@@ -61,16 +67,19 @@ def command(
     """
     from analysis.store import open_store
     from ray_jobs.cli.runs import narrowed
+    from ray_jobs.cli.waiting import waiting
 
-    view = narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
-    from analysis.figures.heatmap import METRICS
-    from analysis.imported import norms_without_peaks
-    from analysis.report.build import write_report
-    from analysis.report.page import Choice
-    from ray_jobs.cli.answer_text import render_summary
+    with waiting("report: reading runs") as show:
+        view = narrowed(open_store(store), name)  # before the imports below: altair and the SVG renderer take a second
+        _check_runs(view, name)
+        from analysis.figures.heatmap import METRICS
+        from analysis.imported import norms_without_peaks
+        from analysis.report.build import write_report
+        from analysis.report.page import Choice
+        from ray_jobs.cli.answer_text import render_summary
 
-    choice = Choice(metrics or (*METRICS, *norms_without_peaks(view)), seed, projections)
-    report = write_report(view, output, choice, tell=_tell)
+        choice = Choice(metrics or (*METRICS, *norms_without_peaks(view)), seed, projections)
+        report = write_report(view, output, choice, tell=_Parts(show))
     click.echo(render_summary(report.summary))
     click.echo(f"report: {report.page}")
     if dropped := report.summary.dropped_text:
@@ -81,13 +90,30 @@ def command(
     return EXIT_FAILED_RUNS if report.summary.errors else 0
 
 
+def _check_runs(view: Store, name: str) -> None:
+    """Raises ValueError for a sweep without runs, of which a page would say nothing."""
+    assert view.record is not None
+    if not view.record.runs:
+        gone = "; `muon runs rm` removed them, and importing their files again brings them back"
+        why = gone if view.record.spec.get("imported") else ""
+        raise ValueError(f"sweep {name!r} lists no runs, so there is nothing to report{why}")
+
+
 def _after(view: Store, name: str) -> str:
     assert view.record is not None
     return f"muon runs ls --sweep {name}" if view.record.spec else f"muon runs show {view.record.sweep}"
 
 
-def _tell(done: int, total: int) -> None:
-    """One line on a terminal that says how far the report is; nothing elsewhere."""
-    if sys.stderr.isatty():
-        end = "\r\x1b[K" if done == total else ""
-        click.echo(f"\rreport: {done} of {total} parts{end}", err=True, nl=False)
+class _Parts:
+    """Says what is made: by `show` on a terminal, elsewhere in a line afterwards where it took long."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show, self._is_shown = show, Console(file=sys.stderr).is_interactive
+        self._part, self._begin = "", time.monotonic()
+
+    def __call__(self, part: str) -> None:
+        took = time.monotonic() - self._begin
+        if self._part and took > LONG_S and not self._is_shown:
+            click.echo(f"report: {self._part}, {took:.0f} s", err=True)
+        self._part, self._begin = part, time.monotonic()
+        self._show(f"report: {part}")

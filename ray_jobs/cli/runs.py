@@ -213,7 +213,8 @@ def _sweeps(store: Store, run_id: str) -> list[str]:
 def _print_run(shown: dict[str, Any]) -> None:
     from ray_jobs.cli.text import record_text, terminal_width
 
-    head = {name: shown[name] for name in ("run_id", "started_at", "ended_at")} | {"sweeps": ", ".join(shown["sweeps"])}
+    head = {name: shown[name] for name in ("run_id", "started_at", "ended_at")}
+    head["sweeps"] = ", ".join(shown["sweeps"]) or "none"
     outcome = {name: value for name, value in shown["outcome"].items() if name not in LONG}
     sections = {
         "run": head | outcome,
@@ -223,7 +224,8 @@ def _print_run(shown: dict[str, Any]) -> None:
     }
     for title, items in sections.items():
         known = [(f"  {name}", value) for name, value in items.items() if value is not None]
-        click.echo(f"{title}\n{record_text(known, terminal_width())}")
+        if known:
+            click.echo(f"{title}\n{record_text(known, terminal_width())}")
     for name in LONG:
         if text := shown["outcome"][name]:
             click.echo(f"{name}\n{textwrap.fill(text, terminal_width()) if name == 'health' else text.rstrip()}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from muon_core.spelling import counted
 from muon_core.store.open import open_storage
 from ray_jobs.cli.options import next_command, store_option
 
@@ -43,12 +44,14 @@ def rm_command(names: Sequence[str], yes: bool, store: str) -> None:
     for run in runs:
         click.echo(f"{run}: {_about(opened, run)}; {_listed(listing, run)}", err=True)
     if not yes:
-        click.confirm(f"remove {len(runs)} {'run' if len(runs) == 1 else 'runs'}?", abort=True, err=True)
-    for record in listing:
-        _take_out(storage, record, runs)
+        click.confirm(f"remove {counted(len(runs), 'run')}?", abort=True, err=True)
+    emptied = [record.sweep for record in listing if _take_out(storage, record, runs)]
     freed = [item for run in runs for item in remove_run(storage, run)]
     size = sum(item.size for item in freed) / 1e6
-    click.echo(f"removed {len(runs)}; {len(freed)} objects ({size:.1f} MB) go with `muon compact`, from ten minutes on")
+    go = f"{counted(len(freed), 'object')} ({size:.1f} MB) {'goes' if len(freed) == 1 else 'go'}"
+    click.echo(f"removed {counted(len(runs), 'run')}; {go} with `muon compact`, from ten minutes on")
+    for sweep in emptied:
+        click.echo(f"sweep {sweep} has no runs left, so `muon sweep ls` does not list it", err=True)
     click.echo(f"next: {next_command('muon runs ls')}", err=True)
 
 
@@ -72,10 +75,15 @@ def _listed(listing: Sequence[SweepRecord], run: str) -> str:
     return "; ".join(told) or "no sweep lists it"
 
 
-def _take_out(storage: Storage, record: SweepRecord, runs: Sequence[str]) -> None:
-    """List `runs` no more in a sweep of imported runs, which nothing makes again; others stay as they were asked."""
+def _take_out(storage: Storage, record: SweepRecord, runs: Sequence[str]) -> bool:
+    """List `runs` no more in a sweep of imported runs, which nothing makes again; others stay as they were asked.
+
+    Returns: whether no run is left in it.
+    """
     from muon_core.store.sweeps import write_sweep
 
-    if record.spec.get("imported"):
-        rest = tuple(run for run in record.runs if run.run_id not in runs)
-        write_sweep(storage, record.model_copy(update={"runs": rest}))
+    if not record.spec.get("imported"):
+        return False
+    rest = tuple(run for run in record.runs if run.run_id not in runs)
+    write_sweep(storage, record.model_copy(update={"runs": rest}))
+    return not rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text, last_line
 from ray_jobs.cli.text import clock_text, cut, table_lines
 
@@ -43,7 +44,9 @@ def spent_text(usd: float | None, committed_usd: float) -> str:
 
 def best_text(best: BestArm) -> str:
     """`best so far: muon lr=0.02, val_loss 3.2841 (2 of 3 runs done)`."""
-    return f"best so far: {best.arm}, {best.metric} {best.value:.4f} ({best.runs} of {best.planned} runs done)"
+    return (
+        f"best so far: {best.arm}, {best.metric} {best.value:.4f} ({best.runs} of {counted(best.planned, 'run')} done)"
+    )
 
 
 def run_lines(standing: Standing, limit: int | None = None) -> list[str]:

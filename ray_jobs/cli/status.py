@@ -81,6 +81,8 @@ def _after(standing: Standing, name: str | None) -> str:
     if "failed" in counts:
         failed = next(run.run_id for run in standing.runs if run.status == "failed")
         return next_command(f"muon failures {sweep}" if sweep else f"muon status {failed}")
+    if not standing.runs:
+        return next_command("muon sweep ls")
     if sweep and not standing.is_over:
         return f"{next_command('muon sweep run FILE')}, the file that {next_command(f'muon sweep show {sweep}')} prints"
     return next_command(f"muon report {sweep} -o report" if sweep else "muon runs ls")

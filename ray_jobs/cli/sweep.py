@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from muon_core.failures import divergence
+from muon_core.spelling import counted
 from muon_core.statuses import EARLY, ENDED, last_line
 from muon_core.store.known import read_known
 from muon_core.store.open import open_storage
@@ -192,7 +193,7 @@ def run(
     to_choose = planned.to_choose[: limit - len(todo) if limit else None]
     coming = (*todo, *to_choose)
     if coming and address and not yes:
-        click.confirm(f"train {len(coming)} runs on the cluster at {address}?", abort=True, err=True)
+        click.confirm(f"train {counted(len(coming), 'run')} on the cluster at {address}?", abort=True, err=True)
     if coming and address:
         probe(address)
         os.environ["RAY_ADDRESS"] = address  # Ray decides at import whether it is private
@@ -224,7 +225,7 @@ def run(
     if planned.dropped:
         click.echo(f"dropped: {planned.dropped_text}", err=True)
     for reason, count in Counter(reason for reason in left_out.values() if not is_unpaid(reason)).items():
-        click.echo(f"left out: {count} run{'' if count == 1 else 's'}: {reason}", err=True)
+        click.echo(f"left out: {counted(count, 'run')}: {reason}", err=True)
     if unpaid := next(filter(is_unpaid, left_out.values()), None):
         click.echo(f"{unpaid}\nnext: {_raise_budget(spec)}", err=True)
         return EXIT_BUDGET
@@ -274,7 +275,7 @@ def _conclude(planned: Plan, storage: Storage, spec: str, failed_now: Mapping[st
         name = next_command(f"muon failures {planned.spec.name}")
         again = next_command(f"{_command(spec)} --retry {'failed' if failed else 'diverged'}")
         count = len(failed) + len(refused)
-        click.echo(f"{count} of {len(planned.runs)} runs failed\nnext: {name}, then {again}", err=True)
+        click.echo(f"{count} of {counted(len(planned.runs), 'run')} failed\nnext: {name}, then {again}", err=True)
         return EXIT_FAILED_RUNS
     if left or planned.to_choose:
         todo = _command(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from muon_core.spelling import counted
 from muon_core.statuses import counts_text
 from ray_jobs.cli.options import Choice
 from search_spaces.plan import Plan
@@ -35,4 +36,5 @@ def headline(planned: Plan) -> str:
     """How many runs there are, and what becomes of them."""
     others = f", {len(planned.elsewhere)} trained by another process" if planned.elsewhere else ""
     chosen = f", {len(planned.to_choose)} to be chosen" if planned.to_choose else ""
-    return f"{len(planned.runs)} runs ({counts_text(planned.counts)}), {len(planned.to_run)} to train{chosen}{others}"
+    runs = counted(len(planned.runs), "run")
+    return f"{runs} ({counts_text(planned.counts)}), {len(planned.to_run)} to train{chosen}{others}"

@@ -100,7 +100,7 @@ def is_imported(record: SweepRecord) -> bool:
 
 
 def _sweeps(storage: Storage) -> list[dict[str, Any]]:
-    """What `--json` shows of each sweep, by name."""
+    """What `--json` shows of each sweep, by name; an imported one whose runs were all removed is none any more."""
     from muon_core.store.sweeps import read_record
 
     written = {item.key: item.modified for item in storage.stat("sweeps/")}
@@ -109,6 +109,8 @@ def _sweeps(storage: Storage) -> list[dict[str, Any]]:
     alive = unfinished_alive(storage, statuses, {run.run_id for record in records for run in record.runs})
     found = []
     for (name, key), record in zip(parse_sweeps(written).items(), records, strict=True):
+        if is_imported(record) and not record.runs:
+            continue
         runs = {run.run_id for run in record.runs}
         counts = Counter(status_told(statuses.get(run), alive=run in alive) for run in runs)
         found.append(

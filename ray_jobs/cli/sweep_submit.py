@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from muon_core.spelling import counted
 from ray_jobs.cli.main import EXIT_FAILED_RUNS, EXIT_INTERRUPTED
 from ray_jobs.cli.options import next_command, store_option
 from ray_jobs.cli.sweep_options import LIMIT, MAX_USD, ONLY, RETRY, SHARED_FOLDER, YES, headline
@@ -99,7 +100,7 @@ def submit_command(
         return _nothing_left(planned, command, follow=follow)
     where = f"the cluster of {tunnel}" if tunnel else f"the cluster at {address}"
     if planned.coming and not yes:
-        click.confirm(f"train {len(planned.coming[:limit])} runs on {where}?", abort=True, err=True)
+        click.confirm(f"train {counted(len(planned.coming[:limit]), 'run')} on {where}?", abort=True, err=True)
     options = _options(only, retry, max_usd, limit, shared_folder=shared_folder)
     with _reached(address, tunnel) as reached:
         jobs = Jobs(reached)

@@ -154,9 +154,9 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_is_trained(
     ("arguments", "message"),
     [
         # commands and options
-        (["swep"], "no command 'swep'; the commands are pretrain, sweep, status, "),
-        (["sweep", "plam"], "no command 'plam'; the commands are confirm, ls, plan, run, show, stop, submit. "
-         "Did you mean 'plan'? See `muon sweep --help`."),
+        (["swep"], "no command 'swep' (did you mean 'sweep'?); the commands are pretrain, sweep, status, "),
+        (["sweep", "plam"], "no command 'plam' (did you mean 'plan'?); the commands are confirm, ls, plan, run, show, "
+         "stop, submit. See `muon sweep --help`."),
         (["sweep", "qqq"], "no command 'qqq'; the commands are confirm, ls, plan, run, show, stop, submit. "
          "See `muon sweep --help`."),
         (["--frobnicate"], "No such option '--frobnicate'. See `muon --help`."),
@@ -216,12 +216,12 @@ def test_bad_arguments_are_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pretrain", "--optimizer", "mion"], "'adamuon'. Did you mean 'muon'? See `muon pretrain --help`."),
-        (["optimizers", "check", "lyon"], "'adamuon'. Did you mean 'lion'? See `muon optimizers check --help`."),
-        (["presets", "--gpu", "h10"], "'b200'. Did you mean 'h100'? See `muon presets --help`."),
-        (["presets", "88n"], "'1b'. Did you mean '88m'? See `muon presets --help`."),
+        (["pretrain", "--optimizer", "mion"], "'adamuon' (did you mean 'muon'?). See `muon pretrain --help`."),
+        (["optimizers", "check", "lyon"], "'adamuon' (did you mean 'lion'?). See `muon optimizers check --help`."),
+        (["presets", "--gpu", "h10"], "'b200' (did you mean 'h100'?). See `muon presets --help`."),
+        (["presets", "88n"], "'1b' (did you mean '88m'?). See `muon presets --help`."),
         (["presets", "huge"], "'1b'. See `muon presets --help`."),
-        (["cost", "--by", "blok"], "Did you mean 'block'? See `muon cost --help`."),
+        (["cost", "--by", "blok"], "'run' (did you mean 'block'?). See `muon cost --help`."),
     ],
 )
 def test_an_unknown_value_is_answered_with_the_nearest(

@@ -100,6 +100,17 @@ def test_who_watches_sees_every_run_begin_and_end(tmp_path: Path, small: dict[st
     assert seen[-1] == [(first, "done"), (second, "done")]
 
 
+def test_who_watches_sees_a_run_begin_before_its_model_is_made(tmp_path: Path, runs: list[RunConfig]) -> None:
+    cannot_be_built, seen = runs[2], list[tuple[str, bool]]()
+    run_here(
+        [cannot_be_built],
+        Folder(tmp_path),
+        Resources(),
+        watch=lambda states: seen.append((states[-1].status, states[-1].attempt is not None)),
+    )
+    assert seen == [("running", True), ("failed", True)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_run_and_starts_no_other(tmp_path: Path, small: dict[str, Any], number: int) -> None:
     """The run saves itself first; the same call goes on where it stopped."""

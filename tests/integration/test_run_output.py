@@ -54,7 +54,13 @@ print("after")
     for name in ("first", "second"):
         lines = printed(tmp_path, name).splitlines()
         assert sorted(lines) == sorted(
-            [f"{name} prints", "printf of C", "descriptor 2", "WARNING:root:logged", "<string>:16: UserWarning: warned"]
+            [
+                f"{name} prints",
+                "printf of C",
+                "descriptor 2",
+                "WARNING:root:logged",
+                "warning: warned (UserWarning, <string>:16)",
+            ]
         )
     assert out == "between\nbetween\nafter\n"
     assert err.count("printf of C") == 2
@@ -110,8 +116,36 @@ logging.warning("logged after")
 """
     out, err = process(script, tmp_path).communicate(timeout=60)
     assert out == "printed\nab\nafter\n"
-    assert err == "logged\n<string>:13: UserWarning: warned\nlogged after\n"
-    assert printed(tmp_path, "r") == "printed\nlogged\n<string>:13: UserWarning: warned\nab\n"
+    assert err == "logged\nwarning: warned (UserWarning, <string>:13)\nlogged after\n"
+    assert printed(tmp_path, "r") == "printed\nlogged\nwarning: warned (UserWarning, <string>:13)\nab\n"
+
+
+@pytest.mark.parametrize("whole_process", [False, True])
+def test_what_a_plan_has_said_is_in_the_log_of_each_run_and_not_on_the_terminal(
+    tmp_path: Path, whole_process: bool
+) -> None:
+    script = f"""
+from muon_core.config.optimizers import MuonConfig
+from muon_core.optim.build import build_optimizers
+from ray_jobs.run_output import OURS
+from torch import nn
+for name in ("first", "second"):
+    with run_output(storage, name, next_start(), whole_process={whole_process}):
+        print("before", flush=True)
+        model = nn.ModuleDict({{"blocks": nn.Linear(2, 2, bias=False)}})
+        build_optimizers(
+            model.named_parameters(), MuonConfig(clipping="all"), noise_seed=1, patterns=[("*", "hidden")]
+        )
+        warnings.warn_explicit("of ours", UserWarning, str(OURS / "resume.py"), 1)
+        print("after", flush=True)
+"""
+    _, err = process(script, tmp_path).communicate(timeout=120)
+    assert "clipping" not in err
+    for name in ("first", "second"):
+        before, odd, ours, after = printed(tmp_path, name).splitlines()
+        assert (before, ours, after) == ("before", "warning: of ours", "after")
+        assert odd.startswith("odd: clipping all at norm 1 under muon: Muon's updates have a fixed size, and ")
+        assert odd.endswith("adamw_only clips where it matters")
 
 
 def test_a_store_that_takes_nothing_fails_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

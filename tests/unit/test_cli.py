@@ -406,7 +406,7 @@ def test_status_shows_every_run_of_a_sweep(muon: Muon, tmp_path: Path) -> None:
     assert rows[3][2:] == []
     assert shown.err.splitlines() == [
         "demo: 1 running, 1 done, 1 failed, 1 planned; ETA 0:36; 0 USD spent",
-        "best so far: muon, val_loss 3.5000 (1 of 1 runs done)",
+        "best so far: muon, val_loss 3.5000 (1 of 1 run done)",
         f"last failure: orthonoise-s1-0badcafe: RuntimeError: {'x' * 200}",
         "next: muon status demo --watch",
     ]
@@ -467,7 +467,7 @@ def test_status_shows_a_run_that_two_blocks_share_once(muon: Muon, tmp_path: Pat
     record["runs"] += [run | {"block": "other"} for run in record["runs"]]
     storage.put("sweeps/demo/00002.aa.json", json.dumps(record).encode())
     assert muon("status", "demo").err == (
-        "demo: 1 done; 0 USD spent\nbest so far: muon: muon, val_loss 3.5000 (1 of 1 runs done)\n"
+        "demo: 1 done; 0 USD spent\nbest so far: muon: muon, val_loss 3.5000 (1 of 1 run done)\n"
         "next: muon runs show muon-s1-0badcafe\n"
     )
 
@@ -492,13 +492,27 @@ def test_schema_describes_the_sweep_file(muon: Muon) -> None:
     assert "orthonoise" in schema["$defs"]["block"]["properties"]["optimizer"]["anyOf"][0]["enum"]
 
 
+def test_report_says_in_a_pipe_what_took_long(muon: Muon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "results", fake_runs()[:1])
+    few = ("--metric", "effective_rank", "--projection", "q")
+    monkeypatch.setattr("ray_jobs.cli.report.LONG_S", float("inf"))
+    quiet = muon("report", "demo", "-o", "page", *few)
+    monkeypatch.setattr("ray_jobs.cli.report.LONG_S", -1.0)
+    done = muon("report", "demo", "-o", "page", *few)
+    assert done.out == quiet.out
+    assert quiet.err == "next: muon runs ls --sweep demo\n"
+    parts = [line.partition(", ")[0] for line in done.err.splitlines()]
+    assert parts[:3] == ["report: numbers", "report: first figures", "report: arms (1 of 21)"]
+    assert parts[-2:] == ["report: page", "next: muon runs ls --sweep demo"]
+
+
 def test_report_says_where_the_page_is(muon: Muon, tmp_path: Path) -> None:
     write_store(tmp_path / "results", fake_runs()[:1])
     done = muon("report", "demo", "-o", "page")
     assert done.code == 0
     assert done.out.startswith("demo: ")
     assert done.out.endswith("\nreport: page/index.html\n")
-    assert done.err == "next: muon runs ls --sweep demo\n"
+    assert done.err.splitlines()[-1] == "next: muon runs ls --sweep demo"
     assert (tmp_path / "page" / "index.html").exists()
 
 
@@ -562,7 +576,7 @@ def test_sweep_run_with_nothing_left_prints_the_answer_and_what_is_next(
     finish(tmp_path / "results", spec, muon, "done")
     done = muon("sweep", "run", spec)
     assert done.code == 0, done.err
-    assert "one: 1 runs (1 done), 0 to train" in done.err
+    assert "one: 1 run (1 done), 0 to train" in done.err
     assert "val_loss" in done.out
     assert done.err.splitlines()[-1] == "next: muon report one -o report"
 
@@ -602,7 +616,7 @@ def test_sweep_run_that_has_failed_runs_ends_with_3(muon: Muon, tmp_path: Path, 
     assert done.code == 3
     assert done.err.splitlines()[-3:] == [
         f"failed: {run_id}: ValueError: b",
-        "1 of 1 runs failed",
+        "1 of 1 run failed",
         "next: muon failures one, then muon sweep run sweep.yaml --retry failed",
     ]
 
@@ -614,7 +628,7 @@ def test_sweep_run_asks_before_it_uses_a_cluster(
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     declined = muon("sweep", "run", spec, "--address", "127.0.0.1:6379")
     assert declined.code == 2
-    assert "train 1 runs on the cluster at 127.0.0.1:6379? [y/N]" in declined.err
+    assert "train 1 run on the cluster at 127.0.0.1:6379? [y/N]" in declined.err
     assert declined.err.endswith("muon: not confirmed, nothing was done; --yes skips the question\n")
     assert not list((tmp_path / "results").rglob("*.json"))
 

@@ -55,11 +55,12 @@ def test_prepare_says_what_it_made_and_what_is_next(capsys: pytest.CaptureFixtur
     assert code == 0
     assert lines["data"] == "set sets/a"
     assert lines["documents"].endswith("0 duplicates left out, 0 empty, 0 cut")
-    assert lines["tokenizer"] == "bpe of 64 MiB, vocabulary 300, <|endoftext|> ends a document"
+    assert lines["tokenizer"] == "bpe of 0.0125 MB, vocabulary 300, <|endoftext|> ends a document"
     validation = json.loads(Path("sets/a/manifest.json").read_text())["shards"]["validation"]
     few = sum(shard["tokens"] for shard in validation) - 1
     options = f"--set data.corpus=sets/a --set model.vocab_size=300 --set data.validation_tokens={few}"
-    assert err == f"next: muon pretrain {options}\n"
+    training = "training a vocabulary of 300 on a sample of the text, 64 MiB at most ..."
+    assert err == f"{training}\nnext: muon pretrain {options}\n"
     assert call(capsys, "prepare", "text.jsonl", "-o", "sets/a", *OPTIONS)[1] == out
 
 
@@ -124,6 +125,30 @@ def test_what_is_wrong_is_one_line_with_exit_code_2(
     code, out, err = call(capsys, *arguments)
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
     assert line in err
+
+
+def test_an_early_interruption_says_that_nothing_is_kept(
+    capsys: pytest.CaptureFixture[str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("muon_core.data.prepare.train", interrupt)
+        code, _, err = call(capsys, "prepare", "text.jsonl", "-o", "set", *OPTIONS)
+    assert (code, err.splitlines()[-1]) == (130, "muon: interrupted; nothing was finished yet, so nothing is kept")
+    assert not (here / "set").exists()
+    monkeypatch.setattr("muon_core.data.prepare.ShardWriter", interrupt)
+    code, _, err = call(capsys, "prepare", "text.jsonl", "-o", "set", *OPTIONS)
+    kept = "muon: interrupted; what is finished is kept, the same command continues"
+    assert (code, err.splitlines()[-1]) == (130, kept)
+    assert list((here / "set" / ".preparing").glob("tokenizer-*.json"))
+
+
+def test_a_command_or_a_file_that_is_misspelt_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no command 'prepar' (did you mean 'prepare'?); the commands are" in call(capsys, "prepar")[2]
+    _, _, err = call(capsys, "prepare", "txt.jsonl", "-o", "set", "--train-bpe", "300")
+    assert "there is no such file or folder (did you mean 'text.jsonl'?); give" in err
 
 
 def test_progress_tells_speed_and_time_left() -> None:

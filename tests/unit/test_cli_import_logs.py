@@ -32,11 +32,27 @@ def test_dry_run_shows_the_guesses_and_writes_nothing(muon: Muon, tmp_path: Path
     ended = muon("import", "runs.csv", "--dry-run")
     assert ended.code == 0
     assert "  val_acc -> val_accuracy: percent, divided by 100\n" in ended.out
-    assert (
-        "runs.csv/1-muon: muon, seed 1, 2 evaluations, 0 training rows, last val_loss 3.271849632263184\n" in ended.out
-    )
+    assert "runs.csv/1-muon: muon, seed 1, 2 evaluations, last val_loss 3.271849632263184\n" in ended.out
+    assert [line.split() for line in ended.out.splitlines()[-3:]] == [
+        ["arm", "runs", "seeds", "steps"],
+        ["adamw", "1", "1", "10"],
+        ["muon", "2", "1,", "2", "10"],
+    ]
     assert ended.err.endswith("3 runs would be imported; nothing was written\n")
     assert not (tmp_path / "results").exists()
+
+
+def test_dry_run_tells_arms_apart_as_the_import_does(muon: Muon, tmp_path: Path) -> None:
+    rows = [f"{lr},{seed},{step},3.5" for lr in (0.1, 0.2) for seed in (1, 2) for step in (0, 10)]
+    write(tmp_path, {"t.csv": "\n".join(["lr,seed,step,val_loss", *rows, ""]), "one.csv": "step,train_loss\n4,2.5\n"})
+    names = [line.split("  ")[0] for line in muon("import", "t.csv", "--dry-run").out.splitlines()[-3:]]
+    done = muon("import", "t.csv")
+    assert [line.split("  ")[0] for line in done.out.splitlines()[-3:]] == names
+    assert names == ["arm", "unknown lr=0.1", "unknown lr=0.2"]
+    alone = muon("import", "one.csv", "--dry-run")
+    assert "one.csv: unknown optimizer, no seed, 1 training row\n" in alone.out
+    assert alone.out.splitlines()[-1].split() == ["one.csv", "1", "none", "4"]
+    assert alone.err.endswith("1 run would be imported; nothing was written\n")
 
 
 def test_a_table_with_a_baseline_in_other_letters_has_a_report(muon: Muon, tmp_path: Path) -> None:
@@ -63,7 +79,7 @@ def test_importing_again_adds_nothing_and_a_grown_file_what_is_new(muon: Muon, t
     assert losses() == first
     (tmp_path / "runs.csv").write_text(TABLE.rpartition("10,")[0] + "20,3.125,47,2,1,adamw\n0,10.5,0,0,3,muon\n")
     grown = muon("import", "runs.csv")
-    assert "runs: 1 runs imported, 1 have grown, 2 were there already" in grown.err
+    assert "runs: 1 run imported, 1 has grown, 2 were there already" in grown.err
     assert sorted(set(losses()) - set(first)) == [("adamw", 1, 20, 3.125), ("muon", 3, 0, 10.5)]
     assert len(losses()) == 8
 
@@ -74,14 +90,14 @@ def test_runs_of_a_table_that_begin_alike_are_several(muon: Muon, tmp_path: Path
     assert "t: 3 runs imported, 0 were there already" in muon("import", "t.csv").err
     assert "t: 0 runs imported, 3 were there already" in muon("import", "t.csv").err
     (tmp_path / "t.csv").write_text(table + "a,10,4.25\n")
-    assert "t: 0 runs imported, 1 have grown, 2 were there already" in muon("import", "t.csv").err
+    assert "t: 0 runs imported, 1 has grown, 2 were there already" in muon("import", "t.csv").err
     assert sorted(row[2:] for row in losses()) == [(0, 10.8)] * 3 + [(10, 4.25), (10, 4.5), (10, 4.5)]
 
 
 def test_tables_of_one_name_in_two_folders_are_two(muon: Muon, tmp_path: Path) -> None:
     write(tmp_path, {f"{name}/t.csv": f"step,val_loss\n0,10.8\n10,{loss}\n" for name, loss in (("a", 4), ("b", 5))})
     muon("import", "a/t.csv", "--name", "both")
-    assert "both: 1 runs imported, 0 were there already" in muon("import", "b/t.csv", "--name", "both").err
+    assert "both: 1 run imported, 0 were there already" in muon("import", "b/t.csv", "--name", "both").err
     assert sorted(row[3] for row in losses() if row[2] == 10) == [4.0, 5.0]
 
 
@@ -109,7 +125,7 @@ def test_tables_beside_the_older_project_are_named(muon: Muon, tmp_path: Path) -
     ended = muon("import", "old")
     assert ended.code == 0
     assert "not looked at, as others are of the older project: runs.csv; import each by itself\n" in ended.err
-    assert muon("import", "old", "--dry-run").err.endswith("1 runs would be imported; nothing was written\n")
+    assert muon("import", "old", "--dry-run").err.endswith("1 run would be imported; nothing was written\n")
     assert muon("import", "old", "--map", "step=it").code == 2
 
 

@@ -95,7 +95,7 @@ def test_a_built_in_one_keeps_everything(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lyon"], "'adamuon'. Did you mean 'lion'?"),
+        (["lyon"], "'adamuon' (did you mean 'lion'?)."),
         (["lion", "--set", "momentum=0.9"], "'momentum' is no parameter of lion"),
     ],
 )

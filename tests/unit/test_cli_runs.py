@@ -138,6 +138,14 @@ def test_runs_show_of_a_running_run_has_no_shares(muon: Muon, tmp_path: Path) ->
     assert (told["outcome"]["status"], told["ended_at"], told["seconds"]) == ("running", None, {})
 
 
+def test_runs_show_leaves_out_what_it_does_not_know(muon: Muon, tmp_path: Path) -> None:
+    RunWriter(Folder(tmp_path / "results"), "muon-s1", {"seed": 1}).end(status="done")
+    lines = muon("runs", "show", "muon-s1").out.splitlines()
+    assert "  sweeps      none" in lines
+    assert "" not in lines
+    assert not {"seconds", "config", "None"} & {word for line in lines for word in line.split()}
+
+
 def test_time_beyond_the_wall_is_not_negative_time_elsewhere() -> None:
     row = SPENT | {"wall_s": 18.5}
     assert spent(row)["other"] == 0.0

@@ -10,6 +10,7 @@ from analysis.standing import BestArm, Standing
 from muon_core.progress import Progress
 from muon_core.statuses import MEANINGS, STATUSES, counts_text, status_told
 from ray_jobs.cli.progress import Display
+from ray_jobs.cli.waiting import waiting
 from ray_jobs.run_queue import RunState
 
 
@@ -144,6 +145,32 @@ def test_the_heartbeat_counts_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     last = text.getvalue().splitlines()[-1]
     assert "0/6  5 running, 1 planned; muon-lr0.02-momentum0.95-s0-0badcafe step 40/100; " in last
     assert last.endswith("; and 2 more")
+
+
+@pytest.mark.parametrize(("is_terminal", "said_at"), [(True, [6, 12, 18, 600, 900]), (False, [600, 900])])
+def test_who_looks_at_a_terminal_hears_of_runs_in_this_process_soon(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool, said_at: list[int]
+) -> None:
+    text, clock, heard = io.StringIO(), [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    console = Console(file=text, width=200, force_terminal=is_terminal, force_interactive=is_terminal)
+    with Display(1, console, on_ray=False) as display:
+        display.update([state(1, "running", progress=at(1))])
+        for second in (3, 6, 9, 12, 15, 18, 600, 630, 650, 900):
+            clock[0], before = float(second), text.tell()
+            display.update([state(1, "running", progress=at(2))])
+            heard += [second] if text.tell() > before else []
+    assert heard == said_at
+
+
+def test_what_takes_a_while_is_shown_on_a_terminal_only() -> None:
+    for console in (terminal(), Console(file=io.StringIO())):
+        with waiting("reading", console) as show:
+            show("drawing")
+        assert isinstance(console.file, io.StringIO)
+        shown = console.file.getvalue()
+        assert ("drawing ... 0:00:00" in shown) == console.is_terminal
+        assert console.is_terminal or not shown
 
 
 @pytest.mark.parametrize(

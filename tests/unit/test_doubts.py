@@ -20,6 +20,7 @@ from search_spaces.spec import parse_spec
         ({"checkpoint": {"every_s": None, "every_steps": 300}}, "checkpoint.every_steps is 300 .* can be continued"),
         ({"schedule": {"warmup_steps": 1000}}, "the full learning rate is never reached"),
         ({"optimizer": {"name": "muon", "lr": 1e9}}, r"muon: lr is 1e\+09: weights will not stay finite"),
+        ({"optimizer": {"name": "orthonoise", "clipping": "all"}}, "clipping all at norm 1 under orthonoise: Muon's"),
         ({"optimizer": {"name": "adamw", "embedding_lr": 1e-9}}, "adamw: embedding_lr is 1e-09: weights will hardly"),
     ],
 )  # fmt: skip
@@ -36,6 +37,11 @@ def test_presets_are_not(preset: str) -> None:
 
 def test_a_default_period_longer_than_a_short_run_is_nobodys_mistake() -> None:
     assert doubts([RunConfig(steps=5)]) == []
+
+
+@pytest.mark.parametrize(("name", "clipping"), [("adamw", "all"), ("muon", "adamw_only")])
+def test_clipping_what_it_is_for_is_usual(name: str, clipping: str) -> None:
+    assert doubts([RunConfig.model_validate({"optimizer": {"name": name, "clipping": clipping}})]) == []
 
 
 def test_a_checkpoint_by_the_clock_is_one() -> None:

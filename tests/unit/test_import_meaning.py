@@ -212,7 +212,7 @@ def test_a_grown_log_replaces_the_shorter_import_and_adds_what_is_new(muon: Muon
     write_run(tmp_path / "older" / "run" / "metrics.json", 3.3, steps=90)
     done = muon("import", "older")
     assert done.out.splitlines()[0] == f"{first}  run: 2 evaluations, 16 layer rows now"
-    assert "older: 0 runs imported, 1 have grown, 0 were there already" in done.err
+    assert "older: 0 runs imported, 1 has grown, 0 were there already" in done.err
     rows = imported(tmp_path).layers.sort("step", "layer").collect()
     assert rows["step"].to_list() == [step for step in range(10, 90, 10) for _ in (0, 1)]
     assert rows.filter(pl.col("step") < 50)["attempt"].unique().to_list() == [1]  # only the others were added
@@ -223,7 +223,7 @@ def test_a_grown_log_replaces_the_shorter_import_and_adds_what_is_new(muon: Muon
     write_log(tmp_path / "older" / "run", range(10, 50, 10))  # a copy of long ago
     (tmp_path / "older" / "run" / "metrics.json").unlink()
     for _ in range(2):
-        assert "0 runs imported, 1 were there already" in muon("import", "older").err
+        assert "0 runs imported, 1 was there already" in muon("import", "older").err
     assert files(tmp_path / "results") == after
 
 
@@ -263,7 +263,7 @@ def test_a_grown_log_whose_import_was_killed_is_completed(
     assert imported(tmp_path).runs.collect()["status"].to_list() == ["stopped"]
     assert sorted(imported(tmp_path).layers.collect()["step"]) == [step for step in range(10, 90, 10) for _ in (0, 1)]
     before = files(tmp_path / "results")
-    assert "0 runs imported, 1 were there already" in muon("import", "older").err
+    assert "0 runs imported, 1 was there already" in muon("import", "older").err
     assert files(tmp_path / "results") == before
 
 
@@ -276,7 +276,7 @@ def test_a_log_that_was_written_over_counts_as_it_is_now(muon: Muon, tmp_path: P
     )
     done = muon("import", "older")
     assert (
-        "its files have other values than at the last import in 1 rows, and lack 0; they count as they are" in done.err
+        "its files have other values than at the last import in 1 row, and lack 0; they count as they are" in done.err
     )
     rows = imported(tmp_path).layers.filter(layer=1).sort("step").collect()
     assert rows["weight_norm"].to_list() == [10.125, 20.125, 30.125, 9.0, 9.5]
@@ -290,7 +290,7 @@ def test_runs_that_share_no_more_than_their_start_are_two(muon: Muon, tmp_path: 
     assert "older: 2 runs imported, 0 were there already" in muon("import", "older").err
     write_log(tmp_path / "older" / "a", range(0, 20, 10))  # where it lies tells that it is the same
     write_log(tmp_path / "older" / "b", range(0, 30, 10))
-    assert "1 have grown, 1 were there already" in muon("import", "older").err
+    assert "1 has grown, 1 was there already" in muon("import", "older").err
 
 
 def test_a_copy_among_plots_is_the_same_run(muon: Muon, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_copy_among_plots_is_the_same_run(muon: Muon, tmp_path: Path) -> None:
         name = "metrics_muon_1000_20260224_144629.json" if folder == "plots" else "muon_seed42/metrics.json"
         write_run(older / folder / name, 3.3, experiment_config=CONFIG)
     done = muon("import", "older")
-    assert "older: 1 runs imported, 1 were there already" in done.err
+    assert "older: 1 run imported, 1 was there already" in done.err
     assert (
         "plots/metrics_muon_1000_20260224_144629: not imported again: experiments/muon_seed42 is the same run"
         in done.err

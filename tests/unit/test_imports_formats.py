@@ -16,6 +16,7 @@ import pytest
 from muon_core.imports.log import UnreadableLog
 from muon_core.imports.mapping import parse_map
 from muon_core.imports.read import ReadLogs, read_logs
+from muon_core.legacy.arms import arm_id
 from muon_core.legacy.imported import ImportedRun
 
 
@@ -134,10 +135,90 @@ def test_rows_of_runs_that_lie_among_each_other_are_refused(tmp_path: Path) -> N
     assert [run.val[-1]["val_loss"] for run in read(tmp_path / "t.csv", "run=who").runs] == [4.0, 4.5]
 
 
+def table(head: str, *cells: tuple[object, ...]) -> str:
+    """Two steps of each run, whose cells are before the step."""
+    rows = [(*some, step, 9 - step / 10 + i / 100) for i, some in enumerate(cells) for step in (0, 10)]
+    return "\n".join([f"{head},step,val_loss", *(",".join(map(str, row)) for row in rows), ""])
+
+
+RUN_NAMES = ("run", "Run Name", "run_label", "trial", "name", "job_id", "exp", "exp_name", "experiment", "exp_id")
+
+
+@pytest.mark.parametrize("column", RUN_NAMES)
+def test_names_of_runs_are_no_parameter(tmp_path: Path, column: str) -> None:
+    cells = [(f"{optimizer}{seed}x", optimizer, seed) for optimizer in ("adamw", "muon") for seed in (1, 2)]
+    found = read(write(tmp_path, {"t.csv": table(f"{column},optimizer,seed", *cells)}))
+    assert sorted(run.folder for run in found.runs) == [f"t.csv/{name}" for name, *_ in cells]
+    assert len({arm_id(run) for run in found.runs}) == 2
+    assert not found.notes
+
+
+def test_a_second_name_of_a_run_is_no_parameter(tmp_path: Path) -> None:
+    cells = [(f"{optimizer}{i}", i, "lr-scan", optimizer) for i, optimizer in enumerate(["adamw"] * 2 + ["muon"] * 2)]
+    found = read(write(tmp_path, {"t.csv": table("run_name,trial,experiment,optimizer", *cells)}))
+    assert [run.config for run in found.runs] == [{"experiment": "lr-scan"}] * 4
+    assert len({arm_id(run) for run in found.runs}) == 2
+
+
+def test_a_name_that_several_seeds_share_is_their_setting(tmp_path: Path) -> None:
+    cells = [(name, seed) for name in ("base", "wide") for seed in (1, 2)]
+    path = write(tmp_path, {"t.csv": table("experiment,seed", *cells)})
+    found = read(path)
+    assert sorted((run.optimizer, run.seed, len(run.val)) for run in found.runs) == [(*cell, 2) for cell in cells]
+    assert list(found.notes) == [
+        "experiment has several values of seed under one name: each is a run",
+        "it tells no optimizer: what experiment says stands for it",
+    ]
+    given = read(path, optimizer="muon").runs
+    assert sorted((run.optimizer, run.config["run"], run.seed) for run in given) == [("muon", *cell) for cell in cells]
+
+
+@pytest.mark.parametrize("lines_of_a_run_lie_together", [True, False])
+def test_a_name_that_several_settings_share_is_no_run(tmp_path: Path, lines_of_a_run_lie_together: bool) -> None:
+    grid = [(lr, wd) for lr in (0.1, 0.2) for wd in (0, 1)]
+    head, *lines = table("exp,lr,wd,phase", *(("scan", *cell, "full") for cell in grid)).splitlines()
+    rows = lines if lines_of_a_run_lie_together else sorted(lines, key=lambda line: line.split(",")[4])
+    found = read(write(tmp_path, {"t.csv": "\n".join([head, *rows, ""])}))
+    assert sorted((run.lr, run.config["wd"], len(run.val), run.optimizer) for run in found.runs) == [
+        (*cell, 2, "scan") for cell in grid
+    ]
+    assert "exp has several values of lr and wd under one name: each is a run" in found.notes
+
+
+@pytest.mark.parametrize("column", ["run", "exp"])
+def test_a_run_that_goes_on_elsewhere_stays_one(tmp_path: Path, column: str) -> None:
+    """Neither the host nor the time of a line tells runs apart, nor what an evaluation has beside training."""
+    rows = ["a,0,9.0,,h1,train,10", "a,0,,9.1,h1,eval,11", "a,10,8.0,,h1,train,12", "a,5,8.5,,h2,train,13",
+            "a,10,8.1,,h2,train,14"]  # fmt: skip
+    table = "\n".join([f"{column},step,train_loss,val_loss,machine,event,clock", *rows, ""])
+    run = only(read(write(tmp_path, {"t.csv": table})))
+    assert values(run.train, "step", "train_loss") == [(0, 9.0), (5, 8.5), (10, 8.1)]
+    assert values(run.val, "step", "val_loss") == [(0, 9.1)]
+
+
+def test_a_number_that_optimizers_share_counts_their_runs(tmp_path: Path) -> None:
+    cells = [(optimizer, trial) for optimizer in ("adamw", "muon") for trial in (1, 2, 3)]
+    found = read(write(tmp_path, {"t.csv": table("optimizer,trial", *cells)}))
+    assert len(found.runs) == 6
+    assert len({arm_id(run) for run in found.runs}) == 2
+
+
+def test_texts_that_differ_in_every_run_are_told(tmp_path: Path) -> None:
+    cells = [(f"{optimizer}{seed}x", optimizer, seed) for optimizer in ("adamw", "muon") for seed in (1, 2)]
+    path = write(tmp_path, {"t.csv": table("label,optimizer,seed", *cells)})
+    (note,) = read(path).notes
+    assert note == (
+        "label is another text in each of the 4 runs, and counts as a parameter; if it only names them: --map run=label"
+    )
+    mapped = read(path, "run=label")
+    assert len({arm_id(run) for run in mapped.runs}) == 2
+    assert not mapped.notes
+
+
 def test_lines_without_a_run_are_counted(tmp_path: Path) -> None:
     found = read(write(tmp_path, {"t.csv": "run,step,val_loss\na,0,5\n,0,6\na,10,4\n"}) / "t.csv")
     assert values(only(found).val, "step", "val_loss") == [(0, 5.0), (10, 4.0)]
-    assert list(found.notes) == ["1 lines name no run, and are left out"]
+    assert list(found.notes) == ["1 line left out: no run is named there"]
 
 
 def test_resumed_steps_count_once(tmp_path: Path) -> None:
@@ -163,7 +244,7 @@ def test_wandb_chart_has_a_column_a_run(tmp_path: Path) -> None:
     assert values(found.runs[0].val, "step", "val_loss") == [(0, 10.412893771648408), (10, 3.2718496322631841)]
     assert values(found.runs[1].val, "step", "val_loss") == [(10, 3.2981047630310059)]
     assert [note.partition(",")[0] for note in found.notes] == [
-        "1 values are means of a range", "the seed is from the name", "the optimizer is from the name",
+        "1 value of a range", "the seed is from the name of its run", "the optimizer is from the name of its run",
     ]  # fmt: skip
 
 
@@ -343,6 +424,16 @@ def test_one_file_may_hold_several_runs(tmp_path: Path) -> None:
         ("many.txt#1", 5, 3.1),
         ("many.txt#2", 6, 3.2),
     ]
+
+
+def test_a_log_that_is_given_by_itself_goes_by_the_name_of_its_file(tmp_path: Path) -> None:
+    folder = write(tmp_path, {"logs/speedrun.txt": modded(3.27, "None"), "logs/fast-s3.txt": modded(3.28, "None")})
+    found = read(folder / "logs" / "speedrun.txt")
+    assert only(found).optimizer == "speedrun"
+    assert "it tells no optimizer: its file, speedrun, stands for it" in found.notes
+    run = only(read(folder / "logs" / "fast-s3.txt"))
+    assert (run.optimizer, run.seed) == ("fast", 3)
+    assert only(read(folder / "logs" / "speedrun.txt", optimizer="muon")).optimizer == "muon"
 
 
 def test_steps_in_a_name_are_no_seed(tmp_path: Path) -> None:

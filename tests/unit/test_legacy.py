@@ -195,7 +195,7 @@ def test_import_of_a_copy_finds_its_runs_and_adds_the_new_one(muon: Muon, tmp_pa
     muon("import", "older", "--name", "old")
     write_metrics(older / "muon_seed7", "muon", 7, [10.5, 4.0, 3.0])
     done = muon("import", str(older.rename(tmp_path / "moved")), "--name", "old")
-    assert "old: 1 runs imported, 4 were there already" in done.err
+    assert "old: 1 run imported, 4 were there already" in done.err
     assert imported(tmp_path).sweep("old").runs.collect().height == 5
 
 
@@ -326,7 +326,7 @@ def test_a_file_of_spectra_only_makes_a_run(muon: Muon, tmp_path: Path) -> None:
     text = "".join(line(step, 0, "q", 8 * step, singular_values=[1.0] * 64) for step in (5, 10))
     (tmp_path / "older" / "run" / "singular_values.jsonl").write_text(text)
     done = muon("import", "older")
-    assert done.out.endswith("  run: 2 layer rows, 2 spectra\n")
+    assert done.out.endswith("  run: 2 layer rows, 2 spectra rows\n")
     run = imported(tmp_path).runs.collect().row(0, named=True)
     assert (run["optimizer"], run["steps"], run["tokens"]) == ("unknown", 10, 80)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from muon_core.config.optimizers import AdamWConfig, MuonConfig
+from muon_core.config.optimizers import AdamWConfig, MuonConfig, OddSetting
 from muon_core.optim.build import build_optimizers
 from muon_core.optim.clipping import clipped
 from muon_core.optim.optimizers import Optimizers
@@ -83,7 +83,7 @@ def test_both_policies_clip_all_where_all_is_adamw(clipping: Any, size: float) -
 
 
 def test_clipping_all_under_muon_warns() -> None:
-    with pytest.warns(UserWarning, match=r"clipping all at norm 1 under muon: .* adamw_only clips where it matters"):
+    with pytest.warns(OddSetting, match=r"clipping all at norm 1 under muon: .* adamw_only clips where it matters"):
         optimizers(MuonConfig(clipping="all"))
     optimizers(MuonConfig(clipping="adamw_only"))
     optimizers(AdamWConfig(clipping="all"))

@@ -4,8 +4,12 @@ import hashlib
 import itertools
 import os
 import shutil
+import signal
+import threading
+import time
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,7 @@ from muon_core.data import prepare, records, work_folder
 from muon_core.data.corpus import is_validation
 from muon_core.data.manifest import Manifest
 from muon_core.data.prepare import Progress, Settings, prepare_set
+from muon_core.data.worker_pool import WorkerPool
 from muon_core.store.folder import Folder
 
 TEXTS = documents(80)
@@ -203,7 +208,9 @@ def test_a_finished_set_is_not_made_again(tmp_path: Path, settings: Settings, in
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()}
     assert prepare_set([input_text], str(tmp_path / "set"), settings) == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").iterdir()} == times
-    with pytest.raises(ValueError, match="holds a data set of other text or settings"):
+    with pytest.raises(
+        ValueError, match=r"holds a data set of other text or settings \(--validation-share: 0\.2, not 0\.3\); choose"
+    ):
         prepare_set([input_text], str(tmp_path / "set"), replace(settings, validation_share=0.3))
 
 
@@ -212,14 +219,46 @@ def test_text_that_changed_between_two_calls_is_refused(tmp_path: Path, settings
         prepare_set([input_text], str(tmp_path / "set"), settings, report=lambda p: kill_beyond(p, 0))
     file, times = Path(input_text, "c.txt"), os.stat(Path(input_text, "c.txt"))
     file.write_text(file.read_text().replace("Document", "document"))
-    with pytest.raises(ValueError, match="or have changed; repeat that call, or remove"):
+    with pytest.raises(ValueError, match=r"or have changed \(state of the files: \w+, not \w+\); repeat that call"):
         prepare_set([input_text], str(tmp_path / "set"), settings)  # of the same size
     assert file.stat().st_size == times.st_size
     file.write_text("other")
-    with pytest.raises(ValueError, match="settings that were others, or have changed; repeat that call, or remove"):
+    with pytest.raises(ValueError, match=r"settings that were others, or have changed \(files: 3 of .* bytes, hash"):
         prepare_set([input_text], str(tmp_path / "set"), settings)
     shutil.rmtree(tmp_path / "set" / ".preparing")
     assert prepare_set([input_text], str(tmp_path / "set"), settings).documents.train
+
+
+def test_a_folder_that_was_there_stays_and_so_does_what_is_begun(
+    tmp_path: Path, settings: Settings, input_text: str
+) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(ValueError, match="no column"):
+        prepare_set([input_text], str(tmp_path / "set"), replace(settings, column="body"))
+    assert list((tmp_path / "set").iterdir()) == []
+    assert not work_folder.is_begun(Folder(tmp_path / "set"))
+    with pytest.raises(Killed):
+        prepare_set([input_text], str(tmp_path / "set"), settings, report=lambda p: kill_beyond(p, 60))
+    assert work_folder.is_begun(Folder(tmp_path / "set"))
+
+
+def test_a_trained_vocabulary_is_told_and_says_what_it_has_read(tmp_path: Path) -> None:
+    text, said = write_jsonl(tmp_path / "a.jsonl", TEXTS), list[str]()
+    done = prepare_set([str(text)], str(tmp_path / "set"), SMALL, say=said.append)
+    assert said == ["training a vocabulary of 300 on a sample of the text, 64 MiB at most"]
+    digests = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in TEXTS]
+    read = sum(len(one.encode()) for one, key in zip(TEXTS, digests, strict=True) if not is_validation(key, 0.2))
+    assert done.tokenizer.source == f"bpe of {read / 1e6:.3g} MB"
+    assert prepare_set([str(text)], str(tmp_path / "set"), SMALL, say=said.append) == done
+    assert len(said) == 1
+
+
+def test_an_interruption_ends_a_process_that_would_not_hear_it() -> None:
+    """Training a vocabulary is minutes in a library: whoever types Ctrl-C does not wait for them."""
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        WorkerPool.call(time.sleep, 600.0)
+    assert active_children() == []
 
 
 def test_what_a_call_left_that_saved_nothing_is_not_believed(
@@ -292,10 +331,16 @@ def test_long_documents_are_cut_and_counted(
         ({"tokenizer": "no/where.json"}, "tokenizer 'no/where.json': no such file, nor is it OWNER/NAME"),
         ({"tokenizer": "no/where"}, "tokenizer no/where is not in the hub's cache on this machine .*HF_HUB_OFFLINE is"),
         ({"separator": "</s>"}, "has no token '</s>' to end documents with; name another by --separator"),
+        ({"separator": "<|endoftxt|>"}, r"has no token '<\|endoftxt\|>' \(did you mean '<\|endoftext\|>'\?\) to end"),
+        (
+            {"separator": "</s>", "tokenizer": None, "train_bpe": 300},
+            "'</s>': a vocabulary that is trained ends",
+        ),
         ({"tokenizer": None, "train_bpe": 5000}, r"--train-bpe 5000: the text gives \d+ tokens only"),
         ({"tokenizer": None, "train_bpe": 256}, "are 257 tokens; give more"),
         ({"validation_share": 1e-9}, "of 80 documents none is for validation; give more documents, or another"),
         ({"column": "body"}, r"a\.jsonl at byte 0: no column 'body'; its columns are id, text; choose by --column"),
+        ({"column": "txt"}, r"no column 'txt' \(did you mean 'text'\?\); its columns are id, text"),
         ({"column": "id"}, r"a\.jsonl at byte 0: column 'id' is int, not text"),
     ],
 )
@@ -305,8 +350,9 @@ def test_what_is_wrong_is_one_line(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     text = str(write_jsonl(tmp_path / "a.jsonl", TEXTS))
     with pytest.raises(ValueError, match=message) as error:
-        prepare_set([text], str(tmp_path / "set"), replace(settings, **change))  # type: ignore[arg-type]
+        prepare_set([text], str(tmp_path / "sets" / "a"), replace(settings, **change))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "sets").exists()
 
 
 def test_a_vocabulary_above_the_dtype_is_refused_or_gets_a_wider_one(tmp_path: Path, settings: Settings) -> None:

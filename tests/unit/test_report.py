@@ -183,7 +183,7 @@ def test_the_same_results_give_the_same_page(demo: tuple[Store, Path], tmp_path:
     """Of large sweeps too: Polars would stream them, and add sums of its threads in the order these end."""
     engines = set()
     page = write_report(
-        demo[0], tmp_path, tell=lambda done, total: engines.add(pl.Config.state()["POLARS_ENGINE_AFFINITY"])
+        demo[0], tmp_path, tell=lambda part: engines.add(pl.Config.state()["POLARS_ENGINE_AFFINITY"])
     ).page
     assert page.read_bytes() == demo[1].read_bytes()
     assert engines == {"in-memory", None}  # None behind the last query

@@ -62,9 +62,23 @@ def test_a_removed_run_is_gone_at_once_and_compaction_frees_its_place(older: Muo
 def test_a_removed_run_can_be_imported_again_and_keeps_its_rows(older: Muon, tmp_path: Path) -> None:
     before = imported(tmp_path).val.collect().sort("run_id", "step")
     older("runs", "rm", "imported-muon-s1", "--yes")
-    assert "older: 1 runs imported, 3 were there already" in older("import", "older").err
+    assert "older: 1 run imported, 3 were there already" in older("import", "older").err
     older("compact", "--grace", "0")
     assert imported(tmp_path).val.collect().sort("run_id", "step").equals(before)
+
+
+def test_an_imported_sweep_without_runs_is_listed_no_more_and_has_no_report(older: Muon, tmp_path: Path) -> None:
+    done = older("runs", "rm", *run_ids(tmp_path), "--yes")
+    assert "sweep older has no runs left, so `muon sweep ls` does not list it" in done.err.splitlines()
+    assert done.out.startswith("removed 4 runs; ")
+    assert older("sweep", "ls", "--json").out == "[]\n"
+    assert older("status", "older").err.endswith("next: muon sweep ls\n")
+    refused = older("report", "older", "-o", "page")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "sweep 'older' lists no runs, so there is nothing to report; `muon runs rm` removed them" in refused.err
+    assert not (tmp_path / "page").exists()
+    assert older("import", "older").code == 0
+    assert [sweep["runs"] for sweep in json.loads(older("sweep", "ls", "--json").out)] == [4]
 
 
 @pytest.mark.parametrize("answer", ["n\n", ""])

@@ -86,9 +86,7 @@ def test_costs_are_of_arms_with_what_was_in_vain_and_what_is_planned(tmp_path: P
     assert (rows["muon"]["kept"], rows["muon"]["lost"], rows["muon"]["planned"]) == pytest.approx((50.0, 10.0, 50.0))
     assert (rows["adamw"]["kept"], rows["adamw"]["lost"], rows["adamw"]["planned"]) == (0.0, 7.0, None)
     (figure,) = cost_figures(view)
-    assert (
-        "together 67, 17 of it in vain. muon: 60 USD, 10 in vain, 50 planned; 1 of 1 runs done." in figure.description
-    )
+    assert "together 67, 17 of it in vain. muon: 60 USD, 10 in vain, 50 planned; 1 of 1 run done." in figure.description
 
 
 def test_runs_that_no_ledger_knows_have_no_costs(tmp_path: Path) -> None:
