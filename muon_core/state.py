@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from muon_core import distributed, environment, seeds
+from muon_core.compiled import compile_model
 from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
 from muon_core.fsdp import make_layout
@@ -66,7 +67,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     model.checkpoints = config.activation_checkpointing
     layout = make_layout(model, config, device)
     if config.compile:
-        model.compile()  # in place: parameters keep their names
+        compile_model(model, device, whole=isinstance(model, Transformer))
     replica: nn.Module = model
     if distributed.world_size() > 1 and config.reduction == "ddp" and not layout.shared:
         replica = replicate(model, device)
@@ -78,6 +79,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         patterns=_patterns(model),
         distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
         shared=layout.shared,
+        compile=config.compile,
         stopwatch=stopwatch,
     )
     versions = environment.fingerprint(*(("transformers",) if isinstance(model, HFModel) else ()))
