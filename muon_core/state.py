@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group
 from muon_core.optim.sharding import Distribution
 from muon_core.peaks import Peaks
+from muon_core.prefetch import Batches
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.parquet import Row
 
@@ -45,6 +47,7 @@ class TrainState:
     layout: Layout
     optimizers: Optimizers
     data: TokenData
+    batches: Batches
     peaks: Peaks
     device: torch.device
     environment: dict[str, Any]
@@ -85,8 +88,24 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     versions = environment.fingerprint(*(("transformers",) if isinstance(model, HFModel) else ()))
     micro_batches = config.most_micro_batches(distributed.world_size())
     return TrainState(
-        model, replica, layout, optimizers, data, Peaks(layout), device, versions, stopwatch, micro_batches
+        model,
+        replica,
+        layout,
+        optimizers,
+        data,
+        Batches(partial(_rows, config, data), config.steps, device),
+        Peaks(layout),
+        device,
+        versions,
+        stopwatch,
+        micro_batches,
     )
+
+
+def _rows(config: RunConfig, data: TokenData, step: int) -> Tensor:
+    """This rank's sequences of a step."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    return data.batch(config.stream_seed("data"), step, config.batch_size, rank=rank, world_size=world_size)
 
 
 def _initial(config: RunConfig) -> Transformer | HFModel:

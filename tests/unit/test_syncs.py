@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.streams import copy_as_on_a_gpu
 from torch import Tensor
 
 from muon_core import train as training
@@ -68,6 +69,13 @@ def test_a_step_reads_nothing_but_one_copy_where_it_is_logged(
 ) -> None:
     config = run_config.replace(optimizer={"name": name}, steps=14, tracking=FAR)
     assert reads_of_steps(config, reads) == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]  # steps 2 to 13
+
+
+def test_a_step_that_copies_the_rows_of_the_next_one_reads_no_more(
+    reads: list[str], run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_as_on_a_gpu(monkeypatch, [])
+    assert reads_of_steps(run_config.replace(steps=9, tracking=FAR), reads) == [0, 0, 0, 0, 1, 0, 0]
 
 
 def test_a_read_that_is_added_is_counted(
