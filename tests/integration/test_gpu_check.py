@@ -27,7 +27,8 @@ def here(command: list[str], seconds: float) -> str:
         steps = [7] if name == "speed" else [6] if name in ("resume", "syncs") else []
         return json.dumps(parts.PARTS[name](*arguments, *steps))
     if command[1].endswith("optimizer_step.py"):
-        return json.dumps({"ours": [[0.004, 1], [0.001, 1], [0.002, 1]], "torch": [[0.02, 1]] * 3})
+        steps = {"ours": [[0.004, 1], [0.001, 1], [0.002, 1]], "torch": [[0.02, 1]] * 3, "compiled": [[0.0015, 1]] * 3}
+        return json.dumps(steps | {"first_s": {"compiled": 9.0}, "peak_bytes": {"ours": 2**26, "compiled": 2**25}})
     return "....\n4 passed, 2 deselected in 3.00s"
 
 
@@ -51,11 +52,14 @@ def test_the_table_has_every_part_and_the_last_line_says_it_is_met(
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     values = {what: (value, beside) for what, value, beside in cells}
     assert list(values) == [
-        "tests that need CUDA", "Muon step", "muon, no tracking", "muon, tracking by default",
+        "tests that need CUDA", "Muon step", "Muon step compiled", "muon, no tracking", "muon, tracking by default",
         "adamw, no tracking", "adamw, tracking by default", "a run taken up again", "waits for the device in a step",
     ]  # fmt: skip
     assert values["Muon step"] == ("2.00 ms", "torch.optim.Muon 20.00 ms, ratio 0.100 (goal <= 0.2)")
-    for name in list(values)[2:6]:
+    assert values["Muon step compiled"] == (
+        "1.50 ms", "not compiled 2.00 ms, ratio 0.750 (goal <= 1); first step 9.0 s longer; 32 MiB beside 64 MiB"
+    )  # fmt: skip
+    for name in list(values)[3:7]:
         assert re.fullmatch(r"[\d,]+ tokens/s", values[name][0])
         assert re.fullmatch(r"MFU unknown, [\d.]+ GiB, first step -?[\d.]+ s longer", values[name][1])
     assert values["a run taken up again"] == ("the same bits", "train losses at most 0 apart")
@@ -72,7 +76,8 @@ def test_what_fails_or_has_no_time_left_has_its_reason_and_leaves_the_others(
         if "speed" in command:
             raise check.Part("no time was left")
         if command[1].endswith("optimizer_step.py"):
-            return json.dumps({"ours": [[0.01, 1]], "torch": [[0.02, 1]]})
+            steps = {"ours": [[0.01, 1]], "torch": [[0.02, 1]], "compiled": [[0.02, 1]]}
+            return json.dumps(steps | {"first_s": {"compiled": 1.0}, "peak_bytes": {}})
         answers = {"versions": {}, "floor": {"seconds": 0.0008}, "syncs": {"most": 2, "steps": 10}}
         return json.dumps(answers.get(command[2], {"differing": 3, "entries": 1000, "apart": 1e-5}))
 
@@ -85,8 +90,8 @@ def test_what_fails_or_has_no_time_left_has_its_reason_and_leaves_the_others(
     assert "| muon, no tracking | no time was left |  |" in out
     assert "| a run taken up again | 3 of 1,000 weights differ | train losses at most 1e-05 apart |" in out
     assert out.splitlines()[-1].endswith(
-        "s; missed: gpu tests; Muon step; muon, no tracking; muon, tracking by default; adamw, no tracking; "
-        "adamw, tracking by default; waits for the device in a step"
+        "s; missed: gpu tests; Muon step; Muon step compiled; muon, no tracking; muon, tracking by default; "
+        "adamw, no tracking; adamw, tracking by default; waits for the device in a step"
     )
 
 
