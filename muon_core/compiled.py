@@ -1,33 +1,30 @@
-"""What `compile: true` passes through torch.compile, and how no part of it is left out in silence.
+"""What `compile: true` passes through torch.compile, so that no part of it is left out in silence.
 
-Torch compiles a function again for every new shape, and after a few of those it goes on without compiling, with no more
-than a warning. So each run begins with no compiled code of earlier ones; shapes are static, so that what is compiled
-depends on them alone and not on which came first: a run that is taken up again meets others first. Where there is one
-graph, more than that raises.
+Torch makes a graph of a function for every new shape, counts those of all runs in a process, and after eight it goes on
+without compiling, with no more than a warning. So each run begins with none, and who would need too many raises. Shapes
+are constants of a graph: which ones came first, and a run that is taken up again meets others first, changes nothing.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from muon_core.optim.param_groups import NamedParameters
-
 BACKEND = "inductor"
 MOST_GRAPHS = 128
 """Of one function in one run: two for each shape of a matrix."""
 PAYS = {"cuda"}
-"""Device types where a compiled Newton-Schulz is faster. On CPUs its time is that of its products, which are the same
-calls either way (docs/benchmarks.md, `optimizer_step.py --compiled`), and those have the bits of torch.optim.Muon."""
+"""Device types where Newton-Schulz is compiled. On CPUs its time is that of its products, the same calls either way
+(docs/benchmarks.md, `optimizer_step.py --compiled`), and what is not compiled has the bits of torch.optim.Muon."""
 
 
-def pays(params: NamedParameters) -> bool:
-    """Whether to compile what steps these."""
+def pays(params: Iterable[tuple[str, Tensor]]) -> bool:
+    """Whether to compile what steps these, by name."""
     return all(param.device.type in PAYS for _, param in params)
 
 
@@ -78,7 +75,7 @@ class Compiled:
     def __call__(self, stack: Tensor, **options: Any) -> Tensor:
         """`function(stack, **options)`; the options are constants of the graph."""
         if self._compiled is None:
-            self._compiled = torch.compile(
+            self._compiled = torch.compile(  # type: ignore[call-overload]  # its overloads forget the limit
                 self.function, backend=BACKEND, dynamic=False, fullgraph=True, recompile_limit=MOST_GRAPHS
             )
         if not (stack.is_contiguous() or stack.mT.is_contiguous()):

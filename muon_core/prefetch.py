@@ -37,7 +37,8 @@ class Batches:
 
     def __init__(self, read: Callable[[int], Tensor], steps: int, device: torch.device) -> None:
         self._read, self._steps, self._device = read, steps, device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        on_gpu = device.type == "cuda"
+        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
         self._next: _Copied | None = None
 
     def of(self, step: int) -> Tensor:

@@ -115,11 +115,18 @@ def _tracking(is_on: bool) -> str:
     return "tracking by default" if is_on else "no tracking"
 
 
-def resumed(device: str, seconds: float) -> Row:
+def resumed(compiled: bool) -> Callable[[str, float], Row]:
     """A run that was stopped and went on, beside one that was not."""
-    seen = part("resume", device, seconds=seconds)
-    value = "the same bits" if not seen["differing"] else f"{seen['differing']:,} of {seen['entries']:,} weights differ"
-    return Row("a run taken up again", value, f"train losses at most {seen['apart']:.2g} apart")
+    what = "a compiled run taken up again" if compiled else "a run taken up again"
+
+    def row(device: str, seconds: float) -> Row:
+        seen = part("resume", device, compiled, seconds=seconds)
+        differing = f"{seen['differing']:,} of {seen['entries']:,} weights differ"
+        value = differing if seen["differing"] else "the same bits"
+        return Row(what, value, f"train losses at most {seen['apart']:.2g} apart")
+
+    row.__name__ = what
+    return row
 
 
 def waits(device: str, seconds: float) -> Row:
@@ -138,8 +145,9 @@ MEASURED: tuple[Callable[[str, float], Row], ...] = (
     speed("muon", tracking=True),
     speed("adamw", tracking=False),
     speed("adamw", tracking=True),
-    resumed,
+    resumed(compiled=False),
     waits,
+    resumed(compiled=True),
 )
 
 
