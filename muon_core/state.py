@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from muon_core import distributed, environment, seeds
+from muon_core.compiled import compile_model
 from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
 from muon_core.fsdp import make_layout
@@ -31,6 +33,7 @@ from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group
 from muon_core.optim.sharding import Distribution
 from muon_core.peaks import Peaks
+from muon_core.prefetch import Batches
 from muon_core.stopwatch import Stopwatch
 from muon_core.store.parquet import Row
 
@@ -45,6 +48,7 @@ class TrainState:
     layout: Layout
     optimizers: Optimizers
     data: TokenData
+    batches: Batches
     peaks: Peaks
     device: torch.device
     environment: dict[str, Any]
@@ -70,7 +74,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     model.checkpoints = config.activation_checkpointing
     layout = make_layout(model, config, device)
     if config.compile:
-        model.compile()  # in place: parameters keep their names
+        compile_model(model, device, whole=isinstance(model, Transformer))
     replica: nn.Module = model
     if distributed.world_size() > 1 and config.reduction == "ddp" and not layout.shared:
         replica = replicate(model, device)
@@ -82,13 +86,31 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         patterns=_patterns(model),
         distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
         shared=layout.shared,
+        compile=config.compile,
         stopwatch=stopwatch,
     )
     versions = environment.fingerprint(*(("transformers",) if isinstance(model, HFModel) else ()))
     micro_batches = config.most_micro_batches(distributed.world_size())
     return TrainState(
-        model, replica, layout, optimizers, data, Peaks(layout), device, versions, stopwatch, micro_batches, beside
+        model,
+        replica,
+        layout,
+        optimizers,
+        data,
+        Batches(partial(_rows, config, data), config.steps, device),
+        Peaks(layout),
+        device,
+        versions,
+        stopwatch,
+        micro_batches,
+        beside,
     )
+
+
+def _rows(config: RunConfig, data: TokenData, step: int) -> Tensor:
+    """This rank's sequences of a step."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    return data.batch(config.stream_seed("data"), step, config.batch_size, rank=rank, world_size=world_size)
 
 
 def _initial(config: RunConfig) -> Transformer | HFModel:

@@ -2,7 +2,8 @@
 
 A part that is timed inside another pauses it, so each second counts once and under its innermost name: what tracking
 does in the middle of an optimizer step is tracking's, and nobody subtracts it later. On CUDA, work in flight counts
-where it is awaited; tracking, which is measured beside training there, with what training waits for it.
+where it is awaited; tracking, which is measured beside training there, with what training waits for it; and what is
+read of the next step as data, whatever the device does meanwhile.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from muon_core.store.ledger import LOCAL, Rate
 from muon_core.store.parquet import Row
 from muon_core.store.storage import OUT_OF_USE, Storage, patiently
 from muon_core.store.writer import PATIENCE_S, record_failure
-from muon_core.unread import Unread, to_device
+from muon_core.unread import Unread
 
 
 class Diverged(Exception):
@@ -335,11 +335,7 @@ def _gradients(config: RunConfig, state: TrainState) -> Tensor:
     rank, world_size = distributed.rank(), distributed.world_size()
     num_local = max(1, state.micro_batches // world_size)
     with state.stopwatch.timed("data"):
-        rows = state.data.batch(
-            config.stream_seed("data"), state.step, config.batch_size, rank=rank, world_size=world_size
-        )
-        rows = to_device(rows, state.device)
-    windows = rows.chunk(num_local)
+        windows = state.batches.of(state.step).chunk(num_local)
 
     def micro_loss(index: int) -> Tensor:
         if (
@@ -351,8 +347,12 @@ def _gradients(config: RunConfig, state: TrainState) -> Tensor:
 
     with state.stopwatch.timed("gradients"):
         if config.reduction == "tree":
-            return tree_gradients(list(state.model.parameters()), micro_loss, num_local)
-        return ddp_gradients(state.replica, micro_loss, num_local)
+            loss = tree_gradients(list(state.model.parameters()), micro_loss, num_local)
+        else:
+            loss = ddp_gradients(state.replica, micro_loss, num_local)
+    with state.stopwatch.timed("data"):
+        state.batches.foresee(state.step + 1)  # a GPU has been told all of this step's passes, and computes them
+    return loss
 
 
 def _evaluate(config: RunConfig, state: TrainState, recorder: Recorder) -> Evaluation:

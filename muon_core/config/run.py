@@ -239,8 +239,10 @@ class RunConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Floating-point type of the forward and backward passes; parameters are fp32."""
     compile: bool = False
-    """Pass the model through `torch.compile`: faster on GPUs after a minute or so of compilation, for which CPUs need
-    a C++ compiler. Changes the order of float sums only, not the identity."""
+    """Pass the model, and on GPUs Muon's Newton-Schulz in every arm that has one, through `torch.compile`: faster there
+    after a minute or so of compilation, which needs a C compiler, and on CPUs one for C++. AdamW is fused on GPUs
+    already; other rivals and optimizers by reference step as they are. Changes the order of float sums only, not the
+    identity."""
     activation_checkpointing: bool = False
     """Keep of each block only its input, and compute the rest again for the backward pass: the same bits in a third
     more time, with the activations of one block at a time."""

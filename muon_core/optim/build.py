@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from muon_core.compiled import Compiled, pays
 from muon_core.config.optimizers import (
     AdaMuonConfig,
     AdamWConfig,
@@ -42,7 +43,7 @@ from muon_core.optim.damped import Damped, top_block
 from muon_core.optim.lion import Lion
 from muon_core.optim.momentum import MOMENTA
 from muon_core.optim.muon import Muon, keep, match_rms_adamw, original, scale_lr, scale_update, unscaled
-from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, newton_schulz, polar_factor
+from muon_core.optim.newton_schulz import COEFFICIENTS, DIVISORS, ITERATIONS, iterations, newton_schulz, polar_factor
 from muon_core.optim.nolah import Project, as_they_are, braked, gated, root_mean_square
 from muon_core.optim.optimizers import Optimizers
 from muon_core.optim.param_groups import PATTERNS, Group, NamedParameters, assign
@@ -69,6 +70,8 @@ class Setting:
     head_size: int | None = None
     """Of the model's attention; needed by `per_head` alone."""
     distribute: Distribute = "auto"
+    compile: bool = False
+    """Newton-Schulz through torch.compile."""
 
 
 def adamw(params: NamedParameters, config: AdamWConfig, setting: Setting) -> AdamW:
@@ -115,7 +118,7 @@ def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functi
     chosen: dict[str, Any] = {
         "rule": MOMENTA[config.momentum_kind],
         "partition": _partition(config, setting.head_size),
-        "orthogonalize": orthogonalizer(config),
+        "orthogonalize": orthogonalizer(config, compiled=setting.compile),
         "scale": ADJUSTMENTS[config.adjust],
         "scale_on": SCALE_ON[config.scale_on],
     }
@@ -136,8 +139,11 @@ def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functi
     return built
 
 
-def orthogonalizer(config: MuonConfig) -> Callable[[Tensor], Tensor]:
-    """The function from momenta `(k, rows, cols)` to update directions that the config describes."""
+def orthogonalizer(config: MuonConfig, *, compiled: bool = False) -> Callable[[Tensor], Tensor]:
+    """The function from momenta `(k, rows, cols)` to update directions that the config describes.
+
+    `compiled`: Newton-Schulz; a singular value decomposition is one call either way.
+    """
     if config.orthogonalizer == "svd":
         return polar_factor
     return partial(
@@ -146,6 +152,7 @@ def orthogonalizer(config: MuonConfig) -> Callable[[Tensor], Tensor]:
         dtype=NS_DTYPES[config.ns_dtype],
         divisor=DIVISORS[config.normalization],
         iteration=ITERATIONS[config.products],
+        iterate=Compiled(iterations) if compiled else iterations,
     )
 
 
@@ -186,7 +193,7 @@ def damped(params: NamedParameters, config: DampedConfig, setting: Setting) -> M
         config,
         setting,
         perturb=Damped(_gate(config), config.noise_norm),
-        orthogonalize=partial(top_block, orthogonalize=orthogonalizer(config)),
+        orthogonalize=partial(top_block, orthogonalize=orthogonalizer(config, compiled=setting.compile)),
     )
 
 
@@ -217,7 +224,7 @@ def adamuon(params: NamedParameters, config: AdaMuonConfig, setting: Setting) ->
         params,
         config,
         setting,
-        orthogonalize=partial(of_signs, orthogonalize=orthogonalizer(config)),
+        orthogonalize=partial(of_signs, orthogonalize=orthogonalizer(config, compiled=setting.compile)),
         adapt=partial(per_entry, beta2=config.beta2),
     )
 
@@ -254,6 +261,7 @@ def build_optimizers(
     distribute: Distribute = "auto",
     patterns: Sequence[tuple[str, Group]] = PATTERNS,
     shared: bool = False,
+    compile: bool = False,
     stopwatch: Stopwatch | None = None,
 ) -> Optimizers:
     """Optimizers for all of a model's parameters.
@@ -261,6 +269,7 @@ def build_optimizers(
     Args:
         distribute: of Muon's updates over ranks; `auto` is decided by a probe, on all of them.
         shared: ranks hold different parameters, whose gradients are clipped together.
+        compile: Newton-Schulz, where that pays.
         stopwatch: counts what is spent on watching a step, and not on stepping, to tracking.
     Raises: ValueError if the patterns do not fit the model, or Muon is given something other than matrices.
     """  # all ranks
@@ -268,7 +277,8 @@ def build_optimizers(
     matrices = [name for name, _ in groups["hidden"]]
     if isinstance(config, ReferenceConfig) and config.takes == "all":
         groups = {"hidden": groups["hidden"] + groups["vectors"], "vectors": []}
-    hidden = hidden_optimizer(groups["hidden"], config, Setting(noise_seed, head_size, distribute))
+    setting = Setting(noise_seed, head_size, distribute, compile and pays(groups["hidden"]))
+    hidden = hidden_optimizer(groups["hidden"], config, setting)
     vectors = None
     if groups["vectors"]:
         vectors = AdamW(

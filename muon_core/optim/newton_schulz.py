@@ -135,6 +135,21 @@ ITERATIONS: dict[str, Callable[[Tensor, float, float, float], Tensor]] = {
 }  # fmt: skip
 
 
+def iterations(
+    x: Tensor,
+    coefficients: Coefficients,
+    dtype: torch.dtype,
+    divisor: Callable[[Tensor], Tensor],
+    iteration: Callable[[Tensor, float, float, float], Tensor],
+) -> Tensor:
+    """Newton-Schulz of a matrix or a stack that is not tall."""
+    x = x.to(dtype, copy=True)
+    x.div_(divisor(x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True)))
+    for a, b, c in coefficients:
+        x = iteration(x, a, b, c)
+    return x
+
+
 def newton_schulz(
     matrix: Tensor,
     coefficients: Coefficients = QUINTIC,
@@ -142,6 +157,7 @@ def newton_schulz(
     dtype: torch.dtype = torch.bfloat16,
     divisor: Callable[[Tensor], Tensor] = clamped,
     iteration: Callable[[Tensor, float, float, float], Tensor] = fused_step,
+    iterate: Callable[..., Tensor] = iterations,
 ) -> Tensor:
     """Push the singular values of `matrix` towards 1, keeping its singular vectors.
 
@@ -150,6 +166,7 @@ def newton_schulz(
         coefficients: one `(a, b, c)` per iteration of `aX + b(XX')X + c(XX')^2 X`.
         dtype: of the arithmetic. bfloat16 gives the bits of `torch.optim.Muon`.
         divisor: from the Frobenius norm, what the matrix is divided by, so that no singular value exceeds 1.
+        iterate: what computes; `Compiled(iterations)` is the same within rounding.
     Returns: same shape, in `dtype`. Singular values above 0.003 of the norm end in [0.68, 1.21] under QUINTIC, in
         [0.8702, 1.1236] under POLAR_EXPRESS_1, in [0.8588, 1.1412] under POLAR_EXPRESS_2 and at 1 under SIMPLE12. On a
         CPU a stack gives the bits of its matrices one by one: in bf16 because that is how they are multiplied, in fp32,
@@ -163,9 +180,9 @@ def newton_schulz(
     stack = matrix.reshape(-1, *matrix.shape[-2:])
     tall = stack.size(-2) > stack.size(-1)
     stack = stack.mT if tall else stack  # iterate on the smaller Gram matrix
-    iterate = partial(_iterate, coefficients=coefficients, dtype=dtype, divisor=divisor, iteration=iteration)
+    compute = partial(iterate, coefficients=coefficients, dtype=dtype, divisor=divisor, iteration=iteration)
     alone = dtype in ONE_BY_ONE and stack.device.type == "cpu"
-    x = _one_by_one(iterate, stack) if alone else iterate(stack)
+    x = _one_by_one(compute, stack) if alone else compute(stack)
     return (x.mT if tall else x).reshape(matrix.shape)
 
 
@@ -174,21 +191,6 @@ def _one_by_one(function: Callable[[Tensor], Tensor], stack: Tensor) -> Tensor:
     if len(stack) == 1:
         return function(stack[0]).unsqueeze(0)  # not copied
     return torch.stack([function(matrix) for matrix in stack]) if len(stack) else function(stack)
-
-
-def _iterate(
-    x: Tensor,
-    coefficients: Coefficients,
-    dtype: torch.dtype,
-    divisor: Callable[[Tensor], Tensor],
-    iteration: Callable[[Tensor, float, float, float], Tensor],
-) -> Tensor:
-    """Newton-Schulz of a matrix or a stack that is not tall."""
-    x = x.to(dtype, copy=True)
-    x.div_(divisor(x.norm() if x.ndim == 2 else x.norm(dim=(-2, -1), keepdim=True)))
-    for a, b, c in coefficients:
-        x = iteration(x, a, b, c)
-    return x
 
 
 def polar_factor(matrix: Tensor) -> Tensor:

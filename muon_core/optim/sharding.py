@@ -162,7 +162,8 @@ def choose_distribution(
         return Distribution("owner")
     costliest = max(blocks, key=lambda block: flops(*block.shape))
     probe = torch.ones(1, *costliest.shape, device=costliest.pieces[0].parameter.device)
-    update = direct(probe).contiguous()  # that of a tall matrix is a transposed view
+    # The first call compiles what is compiled. The update of a tall matrix is a transposed view.
+    update = direct(probe).contiguous()
     compute_s = _seconds(lambda: direct(probe), probe.device)
     gather_s = _seconds(lambda: _gather(update)[1].wait(), probe.device)
     slowest = torch.tensor([compute_s, gather_s], dtype=torch.float64, device=probe.device)

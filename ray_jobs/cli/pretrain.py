@@ -149,7 +149,7 @@ def _train_unless_done(run: RunConfig, storage: Storage, ngpus: int, workers: in
     if on_ray:
         _check_machine(ngpus, workers)
     else:
-        _check_memory(run)
+        _check_device(run)
     from muon_core.data.shards import prepare  # numpy and the tokenizer take a moment to load
     from ray_jobs.cli.waiting import waiting
 
@@ -211,11 +211,15 @@ def _device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _check_memory(run: RunConfig) -> None:
-    """Raises ValueError if the run does not fit: here that is an error of the input, in a worker a failed run."""
+def _check_device(run: RunConfig) -> None:
+    """Raises ValueError if the run does not fit, or nothing compiles it: here an error of the input, in a worker a
+    failed run."""
+    from muon_core.compiled import check_compiler
     from muon_core.train import check_memory
 
     check_memory(run, _device())
+    if run.compile:
+        check_compiler(_device())
 
 
 def _check_machine(ngpus: int, workers: int) -> None:

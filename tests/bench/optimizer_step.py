@@ -11,6 +11,9 @@ in place of bf16. It shows what everything but oneDNN's products costs, and thos
 
 The memory of our step is that of eight layers, in which every shape fills stacks; torch's that of one, since it takes a
 matrix at a time. On CUDA all layers are stepped. Exits 1 if short of a goal.
+
+With `--compiled` our step is beside itself with Newton-Schulz compiled, which `compile: true` does on CUDA alone: the
+seconds of what runs do on a device, over those of what they do not. On CPUs those are of one thread, and its own.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ STRIPS_GOAL = 0.7
 CUDA_GOAL = 0.2
 GOAL = 1.0
 """The same everywhere else."""
+COMPILED_GOAL = {"cpu": 1.1, "cuda": 1.0}
+"""Largest ratio of seconds, of the one of our two steps that runs take on this kind of device to the other's."""
 KINDS = ("torch", "ours")
 
 
@@ -54,7 +59,9 @@ class Contender:
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.Muon(self.params, lr=0.02, weight_decay=0.1)
             if kind == "torch"
-            else muon(named, MuonConfig(lr=0.02, weight_decay=0.1, ns_dtype=dtype), Setting(0))
+            else muon(
+                named, MuonConfig(lr=0.02, weight_decay=0.1, ns_dtype=dtype), Setting(0, compile=kind == "compiled")
+            )
         )
         for param in self.params:
             param.grad = torch.zeros_like(param)
@@ -91,26 +98,41 @@ def stand_in() -> None:
     torch.Tensor.bfloat16 = torch.Tensor.clone  # type: ignore[assignment,method-assign]  # all that torch's step casts with
 
 
-def compare(threads: int, device: str, layers: int, steps: int, dtype: str) -> dict[str, Any]:
-    """`steps` steps of both in turn: seconds `[[wall, cpu], ...]` of each kind, and how far their weights are apart."""
+def compare(
+    threads: int, device: str, layers: int, steps: int, dtype: str, kinds: Sequence[str] = KINDS
+) -> dict[str, Any]:
+    """`steps` steps of both kinds in turn, the rival first: seconds `[[wall, cpu], ...]` of each, and how far their
+    weights are apart; `first_s`, seconds of a step before, and on CUDA `peak_bytes`, what one takes."""
     import torch
 
-    if dtype == "fp32":
+    if dtype == "fp32" and "torch" in kinds:
         stand_in()
     torch.set_num_threads(threads)
-    contenders = {kind: Contender(kind, layers, device, dtype) for kind in KINDS}
-    seconds: dict[str, Any] = {kind: [] for kind in KINDS}
-    if device == "cuda" or not is_slow(device, dtype):  # kernels are loaded, or made, at their first use
-        for contender in contenders.values():
-            contender.step(0)
+    contenders = {kind: Contender(kind, layers, device, dtype) for kind in kinds}
+    seconds: dict[str, Any] = {kind: [] for kind in kinds}
+    first: dict[str, float] = {}
+    if device == "cuda" or "compiled" in kinds or not is_slow(device, dtype):  # kernels are loaded, or made, at first
+        first = {kind: contender.step(0)[0] for kind, contender in contenders.items()}
     for step in range(steps):
-        for kind in KINDS if step % 2 else reversed(KINDS):
+        for kind in kinds if step % 2 else reversed(kinds):
             seconds[kind].append(contenders[kind].step(1 + step))
-    pairs = list(zip(contenders["torch"].params, contenders["ours"].params, strict=True))
+    pairs = list(zip(*(contender.params for contender in contenders.values()), strict=True))
     return seconds | {
         "differing": sum(int((a != b).sum()) for a, b in pairs),
         "entries": sum(a.numel() for a, _ in pairs),
+        "first_s": first,
+        "peak_bytes": {kind: of_a_step(contenders[kind]) for kind in kinds} if device == "cuda" else {},
     }
+
+
+def of_a_step(contender: Contender) -> int:
+    """Bytes of a GPU that a step takes beyond what is there."""
+    import torch
+
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    contender.step(0)
+    return torch.cuda.max_memory_allocated() - before
 
 
 def is_slow(device: str, dtype: str) -> bool:
@@ -127,10 +149,7 @@ def peak(kind: str, device: str, layers: int) -> int:
     torch.set_num_threads(1)
     contender = Contender(kind, layers, device)
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        contender.step(0)
-        return torch.cuda.max_memory_allocated() - before
+        return of_a_step(contender)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is what is resident now
     before = _resident("VmRSS")
     contender.step(0)
@@ -154,6 +173,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="Steps of each; 3 where they take half a minute, else 9.")
     parser.add_argument("--layers", type=int, help=f"Layers stepped on the CPU, of {LAYERS}; 1 and 4 in the same way.")
     parser.add_argument("--threads", type=int, nargs="+", choices=(1, 2), default=(1, 2))
+    parser.add_argument("--compiled", action="store_true", help="Our step compiled, beside itself.")
     parser.add_argument("--in-process", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -205,6 +225,37 @@ def measure(row: Row, layers: int | None, steps: int | None) -> tuple[float, boo
     return ratio, seen["differing"] > 0
 
 
+def measure_compiled(row: Row, layers: int | None, steps: int | None) -> float:
+    """Ratio of seconds, of CPU on CPUs, of what runs do on the row's device to what they do not; printed."""
+    layers = LAYERS if row.device == "cuda" else layers or 1
+    kinds = ["ours", "compiled"]
+    seen = in_process("compare", row.threads, row.device, layers, steps or 9, row.dtype, kinds)
+    clock = 0 if row.device == "cuda" else 1
+    plain, compiled = (median(step[clock] for step in seen[kind]) for kind in kinds)
+    pairs = zip(*(seen[kind] for kind in kinds), strict=True)
+    ratio = median(theirs[clock] / ours[clock] for ours, theirs in pairs)
+    ratio = ratio if row.device == "cuda" else 1 / ratio
+    first = seen["first_s"]["compiled"]
+    print(
+        f"{row.name:<15}  not compiled {plain:8.4f} s   compiled {compiled:8.4f} s, at first {first:.1f} s   "
+        f"ratio {ratio:.3f}   weights that differ: {seen['differing']:,} of {seen['entries']:,}",
+        flush=True,
+    )
+    return ratio
+
+
+def check_compiled(layers: int | None, steps: int | None, *, cuda: bool) -> int:
+    """Print the rows; returns the exit code."""
+    dtypes = ("fp32",) if is_slow("cpu", "bf16") else ("bf16", "fp32")  # in strips, a graph has thousands of products
+    compared = [Row(f"cpu, {dtype}", COMPILED_GOAL["cpu"], 1, dtype=dtype) for dtype in dtypes]
+    compared += [Row("cuda", COMPILED_GOAL["cuda"], 1, "cuda")] * cuda
+    ratios = {row: measure_compiled(row, layers, steps) for row in compared}
+    missed = [row.name for row, ratio in ratios.items() if ratio > row.goal]
+    shown = "; ".join(f"{row.name} {ratio:.3f} (goal {row.goal})" for row, ratio in ratios.items())
+    print(f"ratio of what runs do to what they do not: {shown}; {'missed: ' + '; '.join(missed) if missed else 'met'}")
+    return 1 if missed else 0
+
+
 def main() -> int:
     options = parse()
     if options.in_process:
@@ -214,6 +265,8 @@ def main() -> int:
     import torch
 
     print(kind_of_cpu(), flush=True)
+    if options.compiled:
+        return check_compiled(options.layers, options.steps, cuda=torch.cuda.is_available())
     compared = rows(options.threads, slow_bf16=is_slow("cpu", "bf16"), cuda=torch.cuda.is_available())
     ratios, differ = {}, False
     for row in compared:

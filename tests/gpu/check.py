@@ -1,10 +1,10 @@
 """`make gpu-check`: the tests that need CUDA and what a GPU is measured by, in ten minutes, as one table.
 
-Muon's step beside `torch.optim.Muon` and beside what its FLOPs take at the GPU's peak; tokens a second and MFU of the
-88m preset under Muon and AdamW, with tracking and without; how long compilation takes; the bits of a run that was taken
-up again; how often a step waits for the device. Every part is a process of its own, so one that fails or hangs leaves
-the others, and what takes long, to compile, comes last. Standard error has how long each took, and in full what one
-died of. The last line says what was missed; exit code 1 if anything was, 2 without a GPU. Copy the table into
+Muon's step beside `torch.optim.Muon`, beside what its FLOPs take at the GPU's peak, and compiled; tokens a second and
+MFU of the 88m preset under Muon and AdamW, with tracking and without; how long compilation takes; the bits of a run
+that was taken up again; how often a step waits for the device. Every part is a process of its own, so one that fails or
+hangs leaves the others, and what takes long, to compile, comes last. Standard error has how long each took, and in full
+what one died of. The last line says what was missed; exit code 1 if anything was, 2 without a GPU. Copy the table into
 docs/benchmarks.md.
 """
 
@@ -114,6 +114,19 @@ def muon_step(device: str, seconds: float) -> Row:
     return Row("Muon step", f"{ours * 1e3:.2f} ms", beside, ours > MUON_GOAL * theirs)
 
 
+def muon_step_compiled(device: str, seconds: float) -> Row:
+    """The same step with Newton-Schulz compiled, beside itself without."""
+    layers, steps = (22, 9) if device == "cuda" else (1, 1)
+    arguments = json.dumps(["compare", 1, device, layers, steps, "bf16", ["ours", "compiled"]])
+    seen = _json(called([sys.executable, str(BENCH), "--in-process", arguments], seconds))
+    plain, compiled = (median(wall for wall, _ in seen[kind]) for kind in ("ours", "compiled"))
+    beside = f"not compiled {plain * 1e3:.2f} ms, ratio {compiled / plain:.3f} (goal <= 1)"
+    beside += f"; first step {seen['first_s']['compiled'] - compiled:.1f} s longer"
+    if peak := seen["peak_bytes"]:
+        beside += f"; {peak['compiled'] / 2**20:.0f} MiB beside {peak['ours'] / 2**20:.0f} MiB"
+    return Row("Muon step compiled", f"{compiled * 1e3:.2f} ms", beside, compiled > plain)
+
+
 def speed(optimizer: str, tracking: bool) -> Callable[[str, float], Row]:
     """How fast the 88m preset trains."""
 
@@ -131,11 +144,18 @@ def _tracking(is_on: bool) -> str:
     return "tracking by default" if is_on else "no tracking"
 
 
-def resumed(device: str, seconds: float) -> Row:
+def resumed(compiled: bool) -> Callable[[str, float], Row]:
     """A run that was stopped and went on, beside one that was not."""
-    seen = part("resume", device, seconds=seconds)
-    value = "the same bits" if not seen["differing"] else f"{seen['differing']:,} of {seen['entries']:,} weights differ"
-    return Row("a run taken up again", value, f"train losses at most {seen['apart']:.2g} apart")
+    what = "a compiled run taken up again" if compiled else "a run taken up again"
+
+    def row(device: str, seconds: float) -> Row:
+        seen = part("resume", device, compiled, seconds=seconds)
+        differing = f"{seen['differing']:,} of {seen['entries']:,} weights differ"
+        value = differing if seen["differing"] else "the same bits"
+        return Row(what, value, f"train losses at most {seen['apart']:.2g} apart")
+
+    row.__name__ = what
+    return row
 
 
 def waits(device: str, seconds: float) -> Row:
@@ -149,12 +169,14 @@ def waits(device: str, seconds: float) -> Row:
 MEASURED: tuple[Callable[[str, float], Row], ...] = (
     gpu_tests,
     muon_step,
-    resumed,
+    resumed(compiled=False),
     waits,
     speed("muon", tracking=False),
     speed("adamw", tracking=False),
     speed("muon", tracking=True),
     speed("adamw", tracking=True),
+    muon_step_compiled,
+    resumed(compiled=True),
 )
 
 

@@ -101,13 +101,17 @@ def speed(device: str, optimizer: str, tracking: bool, steps: int = 46) -> dict[
     }
 
 
-def resume(device: str, steps: int = 8) -> dict[str, Any]:
-    """Whether a run that was stopped half-way and went on ends on the same bits, and how far its losses are off."""
+def resume(device: str, compiled: bool, steps: int = 8) -> dict[str, Any]:
+    """Whether a run that was stopped half-way and went on ends on the same bits, and how far its losses are off.
+
+    `compiled`: of two layers, each time anew.
+    """
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from support.saved_runs import weights
 
     with prepared() as text, tempfile.TemporaryDirectory() as folder:
-        run = config(device, "muon", text, steps=steps, compile=False)
+        run = config(device, "muon", text, steps=steps, compile=compiled)
+        run = run.replace(model=run.model.replace(num_layers=2)) if compiled else run
         whole, cut = Folder(Path(folder) / "whole"), Folder(Path(folder) / "cut")
         losses = losses_of(run, whole, device)
         parted = losses_of(run, cut, device, stop=steps // 2) | losses_of(run, cut, device)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from support.beside import measure_beside
+from support.streams import copy_as_on_a_gpu
 from torch import Tensor
 
 from analysis.store import open_store
@@ -92,6 +93,13 @@ def test_a_tracked_step_on_a_cpu_reads_what_it_measures(
 ) -> None:
     config = run_config.replace(steps=6, tracking=FAR | {"track_every": 4})
     assert reads_of_steps(config, reads, Folder(tmp_path))[2] > 1
+
+
+def test_a_step_that_copies_the_rows_of_the_next_one_reads_no_more(
+    reads: list[str], run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_as_on_a_gpu(monkeypatch, [])
+    assert reads_of_steps(run_config.replace(steps=9, tracking=FAR), reads) == [0, 0, 0, 0, 1, 0, 0]
 
 
 def test_a_read_that_is_added_is_counted(
