@@ -69,8 +69,22 @@ class HFModel(nn.Module):
         _unfuse_conv1d(self.inner)
         self._checkpoints = False
         self._check_dropout()
-        self.matrices = _matrices(self, config)
+        self._blocks = _path_of_blocks(self, config)
+        self._hidden = _hidden(self.blocks, config)
         _check_outputs(self, config)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's, each of attention and an MLP."""
+        found = self.get_submodule(self._blocks)
+        assert isinstance(found, nn.ModuleList)
+        return found
+
+    @property
+    def matrices(self) -> list[HiddenMatrix]:
+        """The weights of linear layers inside the blocks, as they are now: whole, or shares of them."""
+        found = ((layer, kind, f"{self._blocks}.{layer}.{name}") for layer, kind, name in self._hidden)
+        return [HiddenMatrix(layer, kind, name, self.get_parameter(name)) for layer, kind, name in found]
 
     def _check_dropout(self) -> None:
         other = [
@@ -170,18 +184,25 @@ def _unfuse_conv1d(model: nn.Module) -> None:
             model.set_submodule(path, linear)
 
 
-def _matrices(model: HFModel, config: ModelConfig) -> list[HiddenMatrix]:
-    """The weights of linear layers inside the blocks. Raises ValueError if a block has others of two dimensions."""
+def _path_of_blocks(model: nn.Module, config: ModelConfig) -> str:
+    """Where the list of blocks is. Raises ValueError if there is none."""
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers]
     if not lists:
         raise ValueError(
             f"model.hf {config.hf}: found no list of {config.num_layers} blocks in it; it is no such decoder"
         )
-    path, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
-    matrices: list[HiddenMatrix] = []
+    return max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))[0]
+
+
+def _hidden(blocks: nn.ModuleList, config: ModelConfig) -> list[tuple[int, str, str]]:
+    """Layer, projection and name in its block of the weights of linear layers, as the tables order them.
+
+    Raises: ValueError if a block has other weights of two dimensions.
+    """
+    found: list[tuple[int, str, str]] = []
     for layer, block in enumerate(blocks):
         linear = {f"{name}.weight" for name, part in block.named_modules() if isinstance(part, nn.Linear)}
-        own: dict[str, HiddenMatrix] = {}
+        own: dict[str, str] = {}
         for name, parameter in block.named_parameters():
             if parameter.ndim < 2:
                 continue
@@ -193,14 +214,14 @@ def _matrices(model: HFModel, config: ModelConfig) -> list[HiddenMatrix]:
             kind = projection(name.removesuffix(".weight"))
             if kind in own:
                 raise ValueError(
-                    f"model.hf {config.hf}: {name} and {own[kind].name} are both {kind}; "
+                    f"model.hf {config.hf}: {name} and {own[kind]} are both {kind}; "
                     "only plain decoders are trained here"
                 )
-            own[kind] = HiddenMatrix(layer, kind, f"{path}.{layer}.{name}", parameter)
-        matrices += [own[kind] for kind in sorted(own, key=projection_order)]
-    if not matrices:
+            own[kind] = name
+        found += [(layer, kind, own[kind]) for kind in sorted(own, key=projection_order)]
+    if not found:
         raise ValueError(f"model.hf {config.hf}: its blocks have no linear layers; it is no such decoder")
-    return matrices
+    return found
 
 
 @torch.no_grad()
@@ -224,12 +245,17 @@ def _check_outputs(model: HFModel, config: ModelConfig) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what transformers tells of loading: what matters of it is checked here."""
-    logger = logging.getLogger("transformers")
+    from transformers.utils import logging as told
+
+    logger, has_bar = logging.getLogger("transformers"), told.is_progress_bar_enabled()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    told.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        if has_bar:
+            told.enable_progress_bar()

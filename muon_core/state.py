@@ -75,7 +75,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         config.optimizer,
         noise_seed=config.stream_seed("noise"),
         head_size=config.model.d_model // config.model.num_heads,
-        patterns=_patterns(model),
+        patterns=_patterns(model, layout),
         distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
         shared=layout.shared,
         stopwatch=stopwatch,
@@ -96,11 +96,11 @@ def _initial(config: RunConfig) -> Transformer | HFModel:
     return model
 
 
-def _patterns(model: Transformer | HFModel) -> Sequence[tuple[str, Group]]:
+def _patterns(model: Transformer | HFModel, layout: Layout) -> Sequence[tuple[str, Group]]:
     """Which parameters are hidden matrices: of a Hugging Face model those by name, and no others."""
     if isinstance(model, Transformer):
         return PATTERNS
-    return [*((matrix.name, "hidden") for matrix in model.matrices), ("*", "vectors")]
+    return [*((matrix.name, "hidden") for matrix in layout.matrices), ("*", "vectors")]
 
 
 def settle_buckets(config: RunConfig, state: TrainState) -> None:

@@ -310,8 +310,6 @@ class RunConfig(Config):
     def _hf_can(self) -> Self:
         if self.model.hf is None:
             return self
-        if self.parallel == "fsdp":
-            raise ValueError("parallel fsdp knows the parts of our own model only; set parallel: ddp with model.hf")
         if (blocks := getattr(self.optimizer, "attention_blocks", "whole")) != "whole":
             raise ValueError(f"attention_blocks {blocks} knows our own model only; set it to whole with model.hf")
         longest = hf.max_positions(self.model.hf_config) if self.model.hf_config else None

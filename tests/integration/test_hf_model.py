@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from support.hf_models import GPT2, LLAMA, planned, save, save_pretrained
 from support.ranks import run_ranks
 from support.saved_runs import train_until
 
@@ -23,51 +24,24 @@ from muon_core.throughput import COLUMNS
 from muon_core.train import train
 from ray_jobs.cli.main import main
 from search_spaces.expand import expand
-from search_spaces.parameters import locate_model
 from search_spaces.run_file import resolve_run
 from search_spaces.spec import load_spec
 
 transformers: Any = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[hf]'")
 pytestmark = pytest.mark.slow
 
-SMALL = {"vocab_size": 512, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
-LLAMA = SMALL | {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64,
-}  # fmt: skip
-GPT2 = SMALL | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 PROJECTIONS = {"llama": ["q", "k", "v", "o", "up", "down", "gate"], "gpt2": ["o", "up", "down", "qkv"]}
 TIMING = ("attempt", "run_id", "step_time_s", "tokens_per_s", "elapsed_s", *COLUMNS)
-
-
-def save(folder: Path, name: str, fields: dict[str, Any]) -> Path:
-    """A folder with a model's configuration alone."""
-    transformers.AutoConfig.for_model(name, **fields).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a Llama without its weights, with an output layer of its own, and of a GPT-2 with them."""
     root = tmp_path_factory.mktemp("models")
-    save(root / "llama", "llama", LLAMA | {"tie_word_embeddings": False})
-    torch.manual_seed(3)
-    config = transformers.AutoConfig.for_model("gpt2", **GPT2)
-    gpt2 = transformers.AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for parameter in gpt2.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms that tell themselves apart, too
-    (root / "gpt2").mkdir()
-    config.save_pretrained(root / "gpt2")
-    from safetensors.torch import save_model
-
-    save_model(gpt2, str(root / "gpt2" / "model.safetensors"), metadata={"format": "pt"})
-    return {"llama": root / "llama", "gpt2": root / "gpt2"}
-
-
-def planned(small: dict[str, Any], folder: Path | str, **fields: Any) -> RunConfig:
-    of_model = {"hf": str(folder), **fields.pop("model", {})}
-    return locate_model(RunConfig.model_validate(small | fields | {"model": of_model}), Path.cwd())
+    return {
+        "llama": save(root / "llama", "llama", LLAMA | {"tie_word_embeddings": False}),
+        "gpt2": save_pretrained(root / "gpt2", "gpt2", GPT2),
+    }
 
 
 def rows(folder: Path, table: str) -> pl.DataFrame:
@@ -215,7 +189,6 @@ def test_a_planned_run_is_a_file_that_gives_the_same_run(
         ),
         (["model.hf={llama}", "model.d_model=128"], "d_model 128: {llama} has 32; leave it out, hf gives the shape"),
         (["model.hf={llama}", "data.seq_len=128"], "data.seq_len 128: {llama} has 64 positions; lower it"),
-        (["model.hf={llama}", "data.seq_len=64", "parallel=fsdp"], "set parallel: ddp with model.hf"),
         (["model.hf={llama}", "data.seq_len=64", "attention_blocks=per_head"], "set it to whole with model.hf"),
         (
             ["model.hf={llama}", "model.weights=pretrained"],
