@@ -13,6 +13,7 @@ import logging
 import re
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,9 @@ NAMES: tuple[tuple[str, str], ...] = (
     (r"o_proj|out_proj|dense", "o"),
 )
 """Last part of a layer's name, as a regular expression, to its projection; the first that fits all of it."""
-_MLP = re.compile(r"mlp|ffn|feed_forward")
+_UNFIT = (ValueError, LookupError, TypeError, OSError, ImportError, AttributeError, ArithmeticError, AssertionError)
+"""What transformers and torch raise of a configuration that makes no model; not what memory that runs out raises."""
+MLP = re.compile(r"mlp|ffn|feed_forward")
 
 
 def projection(inside: str) -> str:
@@ -51,39 +54,47 @@ def projection(inside: str) -> str:
     """
     *path, last = inside.split(".")
     if last == "c_proj":  # GPT-2's, in both parts of a block
-        return "down" if _MLP.search(".".join(path)) else "o"
+        return "down" if MLP.search(".".join(path)) else "o"
     return next((name for pattern, name in NAMES if re.fullmatch(pattern, last)), inside.replace(".", "_"))
 
 
 class HFModel(nn.Module):
     """Token ids `(B, T)` to logits, or with next tokens to what `head` makes of them: as `model.Transformer`."""
 
-    def __init__(self, config: ModelConfig, seed: int) -> None:
+    def __init__(self, config: ModelConfig, seed: int, *, weightless: bool = False) -> None:
         """Build the model and give it its weights: `pretrained`, or drawn from `seed` as its architecture draws them.
+
+        With `weightless` it has shapes only, on the meta device, and what only numbers tell is not looked at.
 
         Raises: ValueError in one line if it cannot be trained here, or transformers is not installed.
         """
         super().__init__()
         self.config = config
-        self.inner: Any = _made(config, seed)
+        self.inner: Any = _made(config, seed, weightless=weightless)
         _unfuse_conv1d(self.inner)
         self._checkpoints = False
         self._check_dropout()
-        self._blocks = _path_of_blocks(self, config)
+        self.path_of_blocks = _path_of_blocks(self, config)
         self._hidden = _hidden(self.blocks, config)
-        _check_outputs(self, config)
+        if not weightless:
+            _check_numbers(self, config)
+
+    @property
+    def head_size(self) -> int:
+        """Of its attention, as its configuration says."""
+        return getattr(self.inner.config, "head_dim", None) or self.config.d_model // self.config.num_heads
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer's, each of attention and an MLP."""
-        found = self.get_submodule(self._blocks)
+        found = self.get_submodule(self.path_of_blocks)
         assert isinstance(found, nn.ModuleList)
         return found
 
     @property
     def matrices(self) -> list[HiddenMatrix]:
         """The weights of linear layers inside the blocks, as they are now: whole, or shares of them."""
-        found = ((layer, kind, f"{self._blocks}.{layer}.{name}") for layer, kind, name in self._hidden)
+        found = ((layer, kind, f"{self.path_of_blocks}.{layer}.{name}") for layer, kind, name in self._hidden)
         return [HiddenMatrix(layer, kind, name, self.get_parameter(name)) for layer, kind, name in found]
 
     def _check_dropout(self) -> None:
@@ -116,7 +127,7 @@ class HFModel(nn.Module):
         return F.linear(hidden, weight) if targets is None else head(hidden, weight, targets)
 
 
-def _made(config: ModelConfig, seed: int) -> nn.Module:
+def _made(config: ModelConfig, seed: int, *, weightless: bool) -> nn.Module:
     """The model of `transformers`, fp32, on the CPU; global random numbers are left as they were."""
     if config.hf_config is None:
         raise ValueError(f"model.hf {config.hf}: its config.json is not filled in; plan the run, as muon pretrain does")
@@ -131,12 +142,13 @@ def _made(config: ModelConfig, seed: int) -> nn.Module:
         torch.manual_seed(stream_key(seed, "init", "hf") % 2**63)
         try:
             theirs = _configuration(config.hf_config, config.dropout)
-            if config.weights == "pretrained":
+            if config.weights == "pretrained" and not weightless:
                 return _pretrained(config, factory, theirs)
-            built: nn.Module = factory.from_config(theirs, dtype=torch.float32, trust_remote_code=False)
+            with torch.device("meta" if weightless else "cpu"):
+                built: nn.Module = factory.from_config(theirs, dtype=torch.float32, trust_remote_code=False)
             return built.train()
-        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-            said = " ".join(str(error).split())
+        except _UNFIT as error:
+            said = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"model.hf {config.hf} cannot be built: {said[:200]}") from None
 
 
@@ -184,6 +196,34 @@ def _unfuse_conv1d(model: nn.Module) -> None:
             model.set_submodule(path, linear)
 
 
+def attention_matrices(model: HFModel, blocks: str) -> dict[str, str] | None:
+    """Names of the matrices that `attention_blocks` of this value joins or cuts, to `q k v o`; None if it is `whole`.
+
+    Raises: ValueError in one line if they are not there, or have no shapes for it.
+    """
+    if blocks == "whole":
+        return None
+    refused = f"attention_blocks {blocks}: model.hf {model.config.hf}"
+    names: dict[str, str] = {}
+    layers: dict[int, dict[str, HiddenMatrix]] = defaultdict(dict)
+    for matrix in model.matrices:
+        layers[matrix.layer][matrix.projection] = matrix
+    for own in layers.values():
+        if fused := own.get("qkv"):
+            raise ValueError(f"{refused} has q, k and v in one matrix, {fused.name}, laid out its own way; use whole")
+        if missing := sorted({"q", "k", "v", "o"} - own.keys()):
+            raise ValueError(f"{refused} has no matrix called {missing[0]} among {', '.join(own)}; use whole")
+        q, k, v, o = (own[kind].parameter for kind in "qkvo")
+        if len({own[kind].name.rsplit(".", 2)[0] for kind in "qkvo"}) > 1:
+            raise ValueError(f"{refused} has {own['q'].name} and {own['o'].name} in two modules; use whole")
+        size, heads = model.head_size, model.config.num_heads
+        if q.size(0) != heads * size or o.size(1) != heads * size or k.size(0) % size or k.size(0) != v.size(0):
+            shapes = ", ".join(f"{kind} {tuple(own[kind].parameter.shape)}" for kind in "qkvo")
+            raise ValueError(f"{refused} has {shapes}, which are no {heads} heads of {size}; use whole")
+        names |= {own[kind].name: kind for kind in "qkvo"}
+    return names
+
+
 def _path_of_blocks(model: nn.Module, config: ModelConfig) -> str:
     """Where the list of blocks is. Raises ValueError if there is none."""
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers]
@@ -225,7 +265,7 @@ def _hidden(blocks: nn.ModuleList, config: ModelConfig) -> list[tuple[int, str, 
 
 
 @torch.no_grad()
-def _check_outputs(model: HFModel, config: ModelConfig) -> None:
+def _check_numbers(model: HFModel, config: ModelConfig) -> None:
     """Raise ValueError unless logits are hidden states times output weights, and no token sees those behind it."""
     was_training = model.training
     tokens = torch.arange(8).view(1, 8) % config.vocab_size
@@ -233,13 +273,18 @@ def _check_outputs(model: HFModel, config: ModelConfig) -> None:
     theirs, ours = model.inner(input_ids=tokens, use_cache=False).logits, model(tokens)
     other = model(torch.cat((tokens[:, :-1], tokens[:, -1:] + 1), dim=1))
     model.train(was_training)
-    if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5):
+    check_outputs(config, theirs, ours)
+    if not torch.allclose(ours[:, :-1], other[:, :-1], rtol=1e-4, atol=1e-5):
+        raise ValueError(f"model.hf {config.hf}: its tokens see those behind them; give a decoder-only language model")
+
+
+def check_outputs(config: ModelConfig, logits: Tensor, product: Tensor) -> None:
+    """Raise ValueError unless the model's logits are this product of hidden states and output weights."""
+    if logits.shape != product.shape or not torch.allclose(logits, product, rtol=1e-4, atol=1e-5):
         raise ValueError(
             f"model.hf {config.hf}: its logits are not hidden states times output weights (a bias, a scale or a cap), "
             "which the loss here takes them for; choose another model"
         )
-    if not torch.allclose(ours[:, :-1], other[:, :-1], rtol=1e-4, atol=1e-5):
-        raise ValueError(f"model.hf {config.hf}: its tokens see those behind them; give a decoder-only language model")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
 from muon_core.fsdp import make_layout
 from muon_core.gradients import replicate
-from muon_core.hf_model import HFModel
+from muon_core.hf_model import HFModel, attention_matrices
 from muon_core.layout import Layout
 from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.build import build_optimizers
@@ -74,7 +74,8 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         layout.named_parameters(),
         config.optimizer,
         noise_seed=config.stream_seed("noise"),
-        head_size=config.model.d_model // config.model.num_heads,
+        head_size=model.head_size,
+        attention=_attention(model, config),
         patterns=_patterns(model, layout),
         distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
         shared=layout.shared,
@@ -94,6 +95,12 @@ def _initial(config: RunConfig) -> Transformer | HFModel:
     model = Transformer(config.model)
     init_weights(model, config.stream_seed("init"))
     return model
+
+
+def _attention(model: Transformer | HFModel, config: RunConfig) -> dict[str, str] | None:
+    """Which matrices of a Hugging Face model are q, k, v and o, where the optimizer asks."""
+    blocks = getattr(config.optimizer, "attention_blocks", "whole")
+    return attention_matrices(model, blocks) if isinstance(model, HFModel) else None
 
 
 def _patterns(model: Transformer | HFModel, layout: Layout) -> Sequence[tuple[str, Group]]:

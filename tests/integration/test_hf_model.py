@@ -15,9 +15,15 @@ from support.saved_runs import train_until
 
 from analysis import volatility
 from analysis.store import Store, open_store
+from muon_core import gpus
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import ModelConfig, RunConfig
-from muon_core.hf_model import HFModel, projection
+from muon_core.config.sizes import flops_per_token, num_parameters, orthogonalizer_flops, parameters
+from muon_core.hf_model import HFModel, attention_matrices, projection
+from muon_core.optim.muon import Muon
+from muon_core.optim.sharding import flops as flops_of_matrix
+from muon_core.state import prepare
+from muon_core.stopwatch import Stopwatch
 from muon_core.store.folder import Folder
 from muon_core.tables import projection_order
 from muon_core.throughput import COLUMNS
@@ -46,6 +52,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def rows(folder: Path, table: str) -> pl.DataFrame:
     return open_store(folder).table(table).drop(TIMING, strict=False).sort("seq").collect()
+
+
+def sweep(folder: Path, constants: str) -> Path:
+    """The file of a sweep of one run."""
+    (folder / "sweep.yaml").write_text(
+        f"version: 1\nname: which\nquestion: which\nseeds: [1]\nconstants: {{{constants}, data.seq_len: 32}}\n"
+        "blocks: [{name: muon, role: baseline, optimizer: muon}]\n"
+    )
+    return folder / "sweep.yaml"
 
 
 def muon(*arguments: str) -> int:
@@ -120,11 +135,7 @@ def test_two_workers_have_the_bits_of_one(tmp_path: Path, small: dict[str, Any],
 
 def test_a_sweep_names_a_model_as_seen_from_its_file(tmp_path: Path, models: dict[str, Path]) -> None:
     shutil.copytree(models["llama"], tmp_path / "llama")
-    (tmp_path / "sweep.yaml").write_text(
-        "version: 1\nname: which\nquestion: which\nseeds: [1]\nconstants: {model: 'hf:./llama', data.seq_len: 32}\n"
-        "blocks: [{name: muon, role: baseline, optimizer: muon}]\n"
-    )
-    runs = expand(load_spec(tmp_path / "sweep.yaml"))
+    runs = expand(load_spec(sweep(tmp_path, "model: 'hf:./llama'")))
     assert {run.config.model.hf for run in runs} == {str(tmp_path / "llama")}
     assert {run.config.model.num_layers for run in runs} == {2}
 
@@ -189,10 +200,17 @@ def test_a_planned_run_is_a_file_that_gives_the_same_run(
         ),
         (["model.hf={llama}", "model.d_model=128"], "d_model 128: {llama} has 32; leave it out, hf gives the shape"),
         (["model.hf={llama}", "data.seq_len=128"], "data.seq_len 128: {llama} has 64 positions; lower it"),
-        (["model.hf={llama}", "data.seq_len=64", "attention_blocks=per_head"], "set it to whole with model.hf"),
+        (
+            ["model.hf={gpt2}", "data.seq_len=64", "attention_blocks=per_head"],
+            "attention_blocks per_head: model.hf {gpt2} has q, k and v in one matrix, inner.transformer.h.0.attn",
+        ),
+        (
+            ["model.hf={llama}", "model.revision=main"],
+            "model.revision main: {llama} is a folder, which has none; remove",
+        ),
         (
             ["model.hf={llama}", "model.weights=pretrained"],
-            "{llama}: no *.safetensors there; set model.weights: random",
+            "{llama}: no model.safetensors there; set model.weights: random",
         ),
         (["model.hf={gpt2}", "data.seq_len=64", "model.weights=pretrained"], "prepare it first: muon data prepare"),
         (["model.hf={llama}", "model.rope_base=500"], "rope_base 500 is not read with hf"),
@@ -213,25 +231,106 @@ def test_what_cannot_be_is_one_line(
     [
         ("mixtral", {"num_local_experts": 2}, "is no linear layer's"),
         ("bert", {}, "are both o; only plain decoders"),
-        ("llama", {"is_causal": False}, "its tokens see those behind them"),
         ("granite", {"logits_scaling": 4.0}, "its logits are not hidden states times output weights"),
+        ("gemma2", {"head_dim": 8}, "its logits are not hidden states times output weights"),  # near 0 they are
+        ("phi", {}, "its logits are not hidden states times output weights"),  # as long as the bias is 0 they are
     ],
 )
-def test_models_that_would_be_trained_wrongly_are_refused(
-    tmp_path: Path, small: dict[str, Any], name: str, more: dict[str, Any], message: str
+def test_models_that_would_be_trained_wrongly_are_refused_when_they_are_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, more: dict[str, Any], message: str
 ) -> None:
-    config = planned(small, save(tmp_path, name, LLAMA | more))
-    with pytest.raises(ValueError, match=message):
+    save(tmp_path / name, name, LLAMA | more)
+    assert muon("sweep", "plan", str(sweep(tmp_path, f"model: 'hf:./{name}'"))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sweep.yaml:5: constants: model.hf /" in line
+    assert message in line
+
+
+def test_a_model_that_looks_ahead_is_refused_when_it_is_built(tmp_path: Path, small: dict[str, Any]) -> None:
+    config = planned(small, save(tmp_path, "llama", LLAMA | {"is_causal": False}))
+    with pytest.raises(ValueError, match="its tokens see those behind them"):
         HFModel(config.model, 0)
+
+
+def test_shapes_that_are_no_heads_are_not_cut(small: dict[str, Any], models: dict[str, Path]) -> None:
+    model = HFModel(planned(small, models["llama"]).model, 0, weightless=True)
+    model.inner.config.head_dim = 6
+    with pytest.raises(ValueError, match=r"has q \(32, 32\), k \(16, 32\), .*, which are no 4 heads of 6; use whole"):
+        attention_matrices(model, "merge_qkvo")
 
 
 def test_without_transformers_it_says_what_to_install(
-    small: dict[str, Any], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = planned(small, models["llama"])
+    folder = save(tmp_path, "llama", LLAMA | {"rms_norm_eps": 1e-3})
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"needs transformers; install it with pip install 'muon-jobs\[hf\]'"):
-        HFModel(config.model, 0)
+        planned(small, folder)
+
+
+def test_flops_are_those_of_its_weights_and_of_what_attention_sees(tmp_path: Path, small: dict[str, Any]) -> None:
+    llama = planned(small, save(tmp_path / "llama", "llama", LLAMA | {"tie_word_embeddings": False}))
+    attention, mlp, norms = 2 * (2 * 32 * 32 + 2 * 16 * 32), 2 * 3 * 48 * 32, 5 * 32
+    assert parameters(llama.model) == {"embedding": 2 * 512 * 32, "attention": attention, "mlp": mlp, "norms": norms}
+    assert flops_per_token(llama) == 6 * (512 * 32 + attention + mlp + norms) + 12 * 2 * 32 * 32
+    assert num_parameters(llama.model) == sum(weight.numel() for weight in HFModel(llama.model, 0).parameters())
+    gpt2 = planned(small, save(tmp_path / "gpt2", "gpt2", GPT2))
+    weights = num_parameters(gpt2.model)
+    assert flops_per_token(gpt2) == 6 * (weights - 64 * 32) + 12 * 2 * 32 * 32  # not those of positions
+    iteration = [flops_of_matrix(*shape) for shape in ((96, 32), (32, 32), (128, 32), (32, 128))]
+    assert orthogonalizer_flops(gpt2) == 2 * sum(iteration)
+    kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+    gemma = planned(small, save(tmp_path / "gemma", "gemma3_text", LLAMA | {"head_dim": 16} | kinds))
+    assert flops_per_token(gemma) == 6 * num_parameters(gemma.model) + 12 * 64 * (8 + 32)  # 4 heads of 16
+
+
+def test_mfu_is_told_where_the_peak_is_known(
+    tmp_path: Path, small: dict[str, Any], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "find", lambda device: gpus.Gpu(bf16=2e9, fp32=1e9, memory=2**30, node="none"))
+    config = planned(small, models["llama"], steps=2)
+    train(config, Folder(tmp_path))
+    (run,) = open_store(tmp_path).runs.collect().rows(named=True)
+    assert run["mfu"] == pytest.approx(flops_per_token(config) * run["tokens_per_s"] / 1e9)
+
+
+@pytest.mark.parametrize(("blocks", "count"), [("merge_qkvo", 1 + 3), ("per_head", 4 + 2 + 2 + 4 + 3)])
+def test_attention_is_joined_or_cut_as_ours_is(tmp_path: Path, small: dict[str, Any], blocks: str, count: int) -> None:
+    """With heads wider than the model over their number, as Qwen3 and Gemma have them."""
+    folder = save(tmp_path / "qwen3", "qwen3", LLAMA | {"head_dim": 16})
+    config = planned(small, folder, steps=2, optimizer={"name": "orthonoise", "attention_blocks": blocks})
+    state = prepare(config, torch.device("cpu"), Stopwatch())
+    optimizer = state.optimizers.hidden
+    assert isinstance(optimizer, Muon)
+    of_first = [block for block in optimizer.all_blocks if ".0." in block.name]
+    assert len(of_first) == count
+    if blocks == "merge_qkvo":
+        assert {block.name.rpartition(".")[2]: block.shape for block in of_first}["qkvo"] == (64 + 32 + 32 + 64, 32)
+    else:
+        assert [block.shape for block in of_first if "q_proj" in block.name or "o_proj" in block.name] == (
+            [(16, 32)] * 4 + [(32, 16)] * 4
+        )
+    assert train(config, Folder(tmp_path)).status == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        (
+            "phi3",
+            LLAMA | {"pad_token_id": 0},
+            r"has q, k and v in one matrix, inner\.model\.layers\.0\.self_attn",
+        ),
+        ("deepseek_v3", LLAMA, "has no matrix called k among o, up, down, gate, self_attn_kv_a_proj"),
+        ("phi3", LLAMA, "cannot be built: Padding_idx must be within num_embeddings"),
+    ],
+)
+def test_attention_that_cannot_be_joined_or_cut_is_refused(
+    tmp_path: Path, small: dict[str, Any], name: str, fields: dict[str, Any], message: str
+) -> None:
+    folder = save(tmp_path, name, fields)
+    with pytest.raises(ValueError, match=message):
+        planned(small, folder, optimizer={"name": "muon", "attention_blocks": "per_head"})
 
 
 @pytest.mark.parametrize(
