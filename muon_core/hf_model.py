@@ -13,7 +13,6 @@ import logging
 import re
 import tempfile
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,34 +193,6 @@ def _unfuse_conv1d(model: nn.Module) -> None:
             linear.weight = nn.Parameter(part.weight.detach().mT.contiguous())
             linear.bias = part.bias
             model.set_submodule(path, linear)
-
-
-def attention_matrices(model: HFModel, blocks: str) -> dict[str, str] | None:
-    """Names of the matrices that `attention_blocks` of this value joins or cuts, to `q k v o`; None if it is `whole`.
-
-    Raises: ValueError in one line if they are not there, or have no shapes for it.
-    """
-    if blocks == "whole":
-        return None
-    refused = f"attention_blocks {blocks}: model.hf {model.config.hf}"
-    names: dict[str, str] = {}
-    layers: dict[int, dict[str, HiddenMatrix]] = defaultdict(dict)
-    for matrix in model.matrices:
-        layers[matrix.layer][matrix.projection] = matrix
-    for own in layers.values():
-        if fused := own.get("qkv"):
-            raise ValueError(f"{refused} has q, k and v in one matrix, {fused.name}, laid out its own way; use whole")
-        if missing := sorted({"q", "k", "v", "o"} - own.keys()):
-            raise ValueError(f"{refused} has no matrix called {missing[0]} among {', '.join(own)}; use whole")
-        q, k, v, o = (own[kind].parameter for kind in "qkvo")
-        if len({own[kind].name.rsplit(".", 2)[0] for kind in "qkvo"}) > 1:
-            raise ValueError(f"{refused} has {own['q'].name} and {own['o'].name} in two modules; use whole")
-        size, heads = model.head_size, model.config.num_heads
-        if q.size(0) != heads * size or o.size(1) != heads * size or k.size(0) % size or k.size(0) != v.size(0):
-            shapes = ", ".join(f"{kind} {tuple(own[kind].parameter.shape)}" for kind in "qkvo")
-            raise ValueError(f"{refused} has {shapes}, which are no {heads} heads of {size}; use whole")
-        names |= {own[kind].name: kind for kind in "qkvo"}
-    return names
 
 
 def _path_of_blocks(model: nn.Module, config: ModelConfig) -> str:

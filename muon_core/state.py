@@ -22,7 +22,8 @@ from muon_core.config.run import RunConfig
 from muon_core.data.batches import TokenData, load_data
 from muon_core.fsdp import make_layout
 from muon_core.gradients import replicate
-from muon_core.hf_model import HFModel, attention_matrices
+from muon_core.hf_model import HFModel
+from muon_core.hf_plan import attention_matrices
 from muon_core.layout import Layout
 from muon_core.model import Transformer, init_weights, next_token_loss
 from muon_core.optim.build import build_optimizers

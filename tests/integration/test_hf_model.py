@@ -19,7 +19,8 @@ from muon_core import gpus
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.run import ModelConfig, RunConfig
 from muon_core.config.sizes import flops_per_token, num_parameters, orthogonalizer_flops, parameters
-from muon_core.hf_model import HFModel, attention_matrices, projection
+from muon_core.hf_model import HFModel, projection
+from muon_core.hf_plan import attention_matrices
 from muon_core.optim.muon import Muon
 from muon_core.optim.sharding import flops as flops_of_matrix
 from muon_core.state import prepare
@@ -282,6 +283,23 @@ def test_flops_are_those_of_its_weights_and_of_what_attention_sees(tmp_path: Pat
     kinds = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
     gemma = planned(small, save(tmp_path / "gemma", "gemma3_text", LLAMA | {"head_dim": 16} | kinds))
     assert flops_per_token(gemma) == 6 * num_parameters(gemma.model) + 12 * 64 * (8 + 32)  # 4 heads of 16
+
+
+def test_presets_are_told_beside_a_model(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert muon("presets", "88m", f"hf:{models['gpt2']}", "--json") == 0
+    ours, theirs = json.loads(capsys.readouterr().out)
+    assert ours["parts"].keys() == theirs["parts"].keys()
+    assert theirs["parameters"] == sum(weight.numel() for weight in gpt2_weights(models).values())
+    assert (theirs["seq_len"], theirs["precision"]) == (64, "bf16")  # no more than it has positions
+    assert 0 < theirs["hours"] < ours["hours"]
+    assert muon("presets", "hf:./nowhere") == 2
+    assert "nowhere: no config.json there" in capsys.readouterr().err
+
+
+def gpt2_weights(models: dict[str, Path]) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(models["gpt2"] / "model.safetensors")
 
 
 def test_mfu_is_told_where_the_peak_is_known(
