@@ -197,12 +197,15 @@ def _unfuse_conv1d(model: nn.Module) -> None:
 
 def _path_of_blocks(model: nn.Module, config: ModelConfig) -> str:
     """Where the list of blocks is. Raises ValueError if there is none."""
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers]
+    lists: list[tuple[str, nn.Module]] = [
+        (n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers
+    ]
     if not lists:
         raise ValueError(
             f"model.hf {config.hf}: found no list of {config.num_layers} blocks in it; it is no such decoder"
         )
-    return max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))[0]
+    path, _ = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    return path
 
 
 def _hidden(blocks: nn.ModuleList, config: ModelConfig) -> list[tuple[int, str, str]]:
@@ -261,8 +264,9 @@ def check_outputs(config: ModelConfig, logits: Tensor, product: Tensor) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what transformers tells of loading: what matters of it is checked here."""
-    from transformers.utils import logging as told
+    from transformers.utils import logging as of_transformers
 
+    told: Any = of_transformers  # of which a part has no types
     logger, has_bar = logging.getLogger("transformers"), told.is_progress_bar_enabled()
     level = logger.level
     logger.setLevel(logging.ERROR)

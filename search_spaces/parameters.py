@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,16 @@ def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
     return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))
 
 
-def locate_model(run: RunConfig, folder: Path) -> RunConfig:
+def describe_model(model: ModelConfig, folder: Path) -> dict[str, Any]:
+    """`hf_files.describe`, whose import only a run of such a model pays for."""
+    from muon_core.data.hf_files import describe
+
+    return describe(model, folder)
+
+
+def locate_model(
+    run: RunConfig, folder: Path, describe: Callable[[ModelConfig, Path], dict[str, Any]] = describe_model
+) -> RunConfig:
     """`run` with shape and content of its Hugging Face model, a local one seen from `folder`; one of ours as it is.
 
     The model is built without weights, for which transformers and torch are loaded.
@@ -163,7 +172,6 @@ def locate_model(run: RunConfig, folder: Path) -> RunConfig:
     model = run.model
     if model.hf is None:
         return run
-    from muon_core.data.hf_files import describe
     from muon_core.hf_plan import planned_sizes
 
     given = {name: value for name, value in model if value != ModelConfig.model_fields[name].default}

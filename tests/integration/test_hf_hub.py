@@ -12,6 +12,8 @@ from support.hub import COMMIT, Hub, point_at, running_hub
 
 from muon_core.hf_model import HFModel
 from ray_jobs.cli.main import main
+from search_spaces.expand import expand
+from search_spaces.spec import load_spec
 
 transformers: Any = pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[hf]'")
 pytestmark = pytest.mark.slow
@@ -64,6 +66,17 @@ def test_a_model_is_of_one_commit_and_fetched_once(
     parts = {path.name for path in (repositories / "owner" / name).glob("model*")}
     assert (set(files), len(files)) == ({"config.json"} | parts, 1 + len(parts))
     assert planned(small, repositories / "owner" / name, model=PRETRAINED).run_id == run.run_id
+
+
+def test_all_cells_of_a_sweep_have_the_commit_that_was_asked_for_once(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "version: 1\nname: which\nquestion: which\nseeds: [1, 2]\n"
+        "constants: {model: 'hf:owner/llama', data.seq_len: 32}\n"
+        "blocks: [{name: base, role: baseline, optimizer: muon}, {name: lr, optimizer: muon, grid: {lr: [0.1, 0.2]}}]\n"
+    )
+    runs = expand(load_spec(tmp_path / "sweep.yaml"))
+    assert {run.config.model.revision for run in runs} == {COMMIT}
+    assert [method for method, path, _ in hub.requests if "/main/" in path] == ["HEAD", "GET"]
 
 
 def test_without_weights_only_the_configuration_is_fetched(hub: Hub, small: dict[str, Any]) -> None:
