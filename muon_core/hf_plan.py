@@ -36,7 +36,7 @@ def planned_sizes(run: RunConfig) -> str:
 @lru_cache
 def _planned(config: ModelConfig) -> tuple[HFModel, str]:
     model = HFModel(config, 0, weightless=True)
-    found = sizes(model)
+    found = sizes_of(model)
     _check_head(model)
     return model, found.dumps()
 
@@ -69,7 +69,7 @@ def attention_matrices(model: HFModel, blocks: str) -> dict[str, str] | None:
     return names
 
 
-def sizes(model: HFModel) -> Sizes:
+def sizes_of(model: HFModel) -> Sizes:
     """Of a model with or without weights."""
     parts = dict.fromkeys(("embedding", "attention", "mlp", "norms"), 0)
     matrices = model.matrices

@@ -14,10 +14,11 @@ from support.live_bytes import live_bytes
 from support.ranks import run_ranks, start_process
 from support.same_rows import rows
 from support.saved_runs import weights
+from torch import nn
 
 from analysis.store import open_store
 from muon_core.config.run import RunConfig
-from muon_core.fsdp import Shares
+from muon_core.fsdp import Shares, _no_view
 from muon_core.hf_model import HFModel
 from muon_core.store.folder import Folder
 from muon_core.tables import SERIES
@@ -142,6 +143,17 @@ def test_what_is_saved_has_the_names_of_one_process(stores: Path, configs: dict[
     assert {"inner.lm_head.weight", "inner.transformer.wte.weight"} <= one.keys()
     assert {name: weight.shape for name, weight in one.items()} == {name: weight.shape for name, weight in two.items()}
     assert torch.equal(two["inner.lm_head.weight"], two["inner.transformer.wte.weight"])
+
+
+def test_what_a_part_returns_is_no_view() -> None:
+    """As GPT-2's linear layers return: torch warns that what adds to it in place would lose FSDP's hook."""
+    base = torch.ones(2, 3, requires_grad=True).exp()
+    view, (inside, other) = _no_view(nn.Identity(), (), base.view(3, 2)), _no_view(nn.Identity(), (), (base[0], None))
+    assert not view._is_view()
+    assert not inside._is_view()
+    assert torch.equal(view, base.view(3, 2))
+    assert other is None
+    assert _no_view(nn.Identity(), (), base) is base
 
 
 def test_a_rank_holds_its_share(stores: Path) -> None:
