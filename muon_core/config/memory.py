@@ -8,11 +8,11 @@ the backward pass, when all activations are there, or the optimizer step, when a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from muon_core.config.run import ModelConfig, RunConfig
-from muon_core.config.sizes import num_hidden, num_parameters
+from muon_core.config.sizes import num_hidden, num_multiplied, num_parameters
 
 CHUNK_LOGITS = 2**25
 """Logits computed at a time: 128 MiB in fp32, 682 tokens of a vocabulary of 49,152."""
@@ -65,7 +65,7 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
     tokens = config.batch_size // pieces * config.data.seq_len
     state = _STATE.get(config.optimizer.name, 1) * hidden + 2 * (total - hidden)
     shares = workers if config.parallel == "fsdp" else 1
-    weights = 4 * total + (2 * total if bf16 else 0)
+    weights = 4 * total + (2 * num_multiplied(model) if bf16 else 0)
     if shares > 1:  # beside them, whole: embedding and norms all along, and an MLP while it is computed
         rest, mlp = total - hidden, 2 * model.d_model * model.d_ff
         weights = 4 * total // shares + (6 * rest + 2 * mlp if bf16 else 4 * (rest + mlp))
@@ -112,7 +112,10 @@ def _loss(model: ModelConfig, tokens: int) -> int:
 def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> None:
     """Raises DoesNotFit, with what would help, if a worker needs more than `free` bytes of what `where` names."""
     needed = memory(config, workers)
-    if needed.peak <= free:
+    least = needed
+    if config.model.hf is not None:  # of whose blocks some, as OPT's, keep half as much as ours
+        least = replace(needed, activations=needed.activations // 2)
+    if least.peak <= free:
         return
     helps = {text: memory(other, workers).peak for text, other in _smaller(config, workers).items()}
     less = [f"{text} ({gib(peak)} GiB)" for text, peak in helps.items() if peak < needed.peak]

@@ -50,21 +50,26 @@ def num_hidden(model: ModelConfig) -> int:
     return parts["attention"] + parts["mlp"]
 
 
+def num_multiplied(model: ModelConfig) -> int:
+    """Weights but those that a token only looks up: positions, and an embedding that is not the output layer too."""
+    return num_parameters(model) - (hf.sizes(model.hf_sizes).looked_up if model.hf_sizes else 0)
+
+
 def flops_per_token(config: RunConfig) -> float:
     """FLOPs of the forward and backward pass of a token: 6 a weight, and 12 x width x sequence a layer of attention.
 
-    Weights that are only looked up, positions and embeddings that are not the output layer too, count for none. Width
-    is what attention hands on, heads x head size; a layer that sees a window only has the window for the sequence.
-    What activation checkpointing computes again is not counted, nor that attention looks back only.
+    Weights that are only looked up count for none. Width is that of what attention hands on; a layer that sees a window
+    only has the window for the sequence. What activation checkpointing computes again is not counted, nor that
+    attention looks back only.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B, https://arxiv.org/abs/2204.02311
     """
     model, seq_len = config.model, config.data.seq_len
+    looks = model.num_layers * model.d_model * seq_len
     if model.hf_sizes:
-        found = hf.sizes(model.hf_sizes)
-        looks = sum(width * min(seen or seq_len, seq_len) * layers for width, seen, layers in found.attention)
-        return float(6 * (num_parameters(model) - found.looked_up) + 12 * looks)
-    return float(6 * num_parameters(model) + 12 * model.num_layers * model.d_model * seq_len)
+        attention = hf.sizes(model.hf_sizes).attention
+        looks = sum(width * min(seen or seq_len, seq_len) * layers for width, seen, layers in attention)
+    return float(6 * num_multiplied(model) + 12 * looks)
 
 
 def orthogonalizer_flops(config: RunConfig) -> float:
