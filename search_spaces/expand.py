@@ -127,7 +127,7 @@ def _configs(
             try:
                 config = locate_model(config, spec.source.folder_of(named), find.model)
             except ValueError as error:
-                problems.add(named, str(error))
+                problems.add(place(cell, (), str(error), named), str(error))
                 continue
         if config.seeds.init is not None and len(spec.seeds) > 1:
             problems.add(

@@ -253,6 +253,21 @@ def test_a_model_that_looks_ahead_is_refused_when_it_is_built(tmp_path: Path, sm
         HFModel(config.model, 0)
 
 
+def test_blocks_that_do_not_fit_are_told_where_they_are_asked_for(
+    tmp_path: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep.yaml").write_text(
+        "version: 1\nname: which\nquestion: which\nseeds: [1]\n"
+        f"constants: {{model: 'hf:{models['gpt2']}', data.seq_len: 32}}\n"
+        "blocks:\n  - {name: muon, role: baseline, optimizer: muon}\n"
+        "  - {name: cut, optimizer: muon, grid: {attention_blocks: [per_head, merge_qkvo]}}\n"
+    )
+    assert muon("sweep", "plan", str(tmp_path / "sweep.yaml")) == 2
+    one, other = capsys.readouterr().err.splitlines()
+    assert "sweep.yaml:8: blocks[cut]: attention_blocks per_head: model.hf /" in one
+    assert "sweep.yaml:8: blocks[cut]: attention_blocks merge_qkvo: model.hf /" in other
+
+
 def test_shapes_that_are_no_heads_are_not_cut(small: dict[str, Any], models: dict[str, Path]) -> None:
     model = HFModel(planned(small, models["llama"]).model, 0, weightless=True)
     model.inner.config.head_dim = 6
