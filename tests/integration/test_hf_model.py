@@ -10,14 +10,13 @@ import polars as pl
 import pytest
 import torch
 from support.hf_models import GPT2, LLAMA, planned, save, save_pretrained
-from support.ranks import run_ranks
 from support.saved_runs import train_until
 
 from analysis import volatility
 from analysis.store import Store, open_store
 from muon_core import gpus
 from muon_core.config.optimizers import OPTIMIZERS
-from muon_core.config.run import ModelConfig, RunConfig
+from muon_core.config.run import ModelConfig
 from muon_core.config.sizes import flops_per_token, num_parameters, orthogonalizer_flops, parameters
 from muon_core.hf_model import HFModel, projection
 from muon_core.hf_plan import attention_matrices
@@ -119,19 +118,6 @@ def test_a_run_that_died_goes_on_to_the_same_bits(
     plain = config.replace(activation_checkpointing=False)
     train(plain, Folder(tmp_path / "plain"))
     assert rows(tmp_path / "plain", "train").equals(rows(tmp_path / "whole", "train"))
-
-
-def on_two(rank: int, config: str, store: str) -> None:
-    """One of two ranks that train `config`."""
-    train(RunConfig.model_validate_json(config), Folder(store))
-
-
-def test_two_workers_have_the_bits_of_one(tmp_path: Path, small: dict[str, Any], models: dict[str, Path]) -> None:
-    config = planned(small, models["gpt2"], reduction="tree", micro_batches=2)
-    train(config, Folder(tmp_path / "one"))
-    run_ranks(2, tmp_path / "rendezvous", on_two, config.model_dump_json(), str(tmp_path / "two"))
-    for table in ("train", "val", "layers"):
-        assert rows(tmp_path / "one", table).equals(rows(tmp_path / "two", table)), table
 
 
 def test_a_sweep_names_a_model_as_seen_from_its_file(tmp_path: Path, models: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Shares of Hugging Face models on 2 and 4 gloo workers: the numbers of one process, and its checkpoints."""
+"""Hugging Face models on 2 and 4 gloo workers, whole or in shares: the numbers of one process, and its checkpoints."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from support.hf_models import GPT2, LLAMA, planned, save, save_pretrained
 from support.live_bytes import live_bytes
 from support.ranks import run_ranks, start_process
-from support.same_rows import rows
+from support.same_rows import assert_same_rows, rows
 from support.saved_runs import weights
 from torch import nn
 
@@ -46,7 +46,7 @@ class Leg:
 
 
 TWO = [
-    *(Leg(name, "two") for name in MODELS), Leg("gpt2", "moves", stop_at=10),
+    *(Leg(name, "two") for name in MODELS), Leg("tree", "two", "ddp"), Leg("gpt2", "moves", stop_at=10),
     *(Leg("llama", "moves", parallel, step) for step, parallel in ((5, "ddp"), (10, "fsdp"), (15, "ddp"))),
 ]  # fmt: skip
 FOUR = [Leg("gpt2", "moves", stop_at=15)]
@@ -82,16 +82,16 @@ def configs(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
         "steps": 20, "micro_batches": 2, "checkpoint": {"every_steps": 5},
         "optimizer": {"name": "muon", "ns_dtype": "fp32"}, "tracking": {"eval_every": 10, "track_every": 10},
     }  # fmt: skip
-    small = small | of_all
+    base, small = small, small | of_all
+    gpt2 = save_pretrained(root / "gpt2", "gpt2", GPT2 | {"n_layer": 4})
     return {
         "llama": planned(small, save(root / "llama", "llama", llama | {"tie_word_embeddings": False})),
-        "gpt2": planned(
-            small, save_pretrained(root / "gpt2", "gpt2", GPT2 | {"n_layer": 4}), model={"weights": "pretrained"}
-        ),
+        "gpt2": planned(small, gpt2, model={"weights": "pretrained"}),
         "qwen3": planned(
             small, save(root / "qwen3", "qwen3", LLAMA | {"head_dim": 8}),
             steps=4, tracking={"eval_every": 2, "track_every": 2}, precision="bf16", activation_checkpointing=True,
         ),
+        "tree": planned(base, gpt2, reduction="tree", micro_batches=2),
     }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def configs(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 def stores(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the stores whose runs one process, two and four have trained, some of them in turn."""
     folder = tmp_path_factory.mktemp("hf_fsdp")
-    for leg in (*(Leg(name, "one") for name in MODELS), Leg("gpt2", "moves", stop_at=5)):
+    for leg in (*(Leg(name, "one") for name in MODELS), Leg("tree", "one", "ddp"), Leg("gpt2", "moves", stop_at=5)):
         leg.train(configs, folder)
     process = start_process(on_two_and_four, configs, folder)
     process.join()
@@ -135,6 +135,10 @@ def test_under_bf16_with_checkpoints_rows_have_the_bits_of_one_process(
         one, two = (rows(stores / name, table, run_ids).drop("grad_norm", strict=False) for name in ("one", "two"))
         assert one.height > 0
         assert one.equals(two), table  # but the norm of all gradients, whose sum has another order
+
+
+def test_under_tree_two_workers_have_the_bits_of_one(stores: Path, configs: dict[str, RunConfig]) -> None:
+    assert_same_rows(stores / "one", stores / "two", [configs["tree"].run_id])
 
 
 def test_what_is_saved_has_the_names_of_one_process(stores: Path, configs: dict[str, RunConfig]) -> None:
