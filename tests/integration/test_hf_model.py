@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from support.hf_models import GPT2, LLAMA, planned, save, save_pretrained
+from support.lion_like import lion_like
 from support.saved_runs import train_until
 
 from analysis import volatility
@@ -99,6 +100,18 @@ def test_every_optimizer_steps_its_matrices(
     assert train(config, Folder(tmp_path)).status == "done"
     last = rows(tmp_path, "layers").filter(step=2)
     assert (last.height, last["update_norm"].min() > 0) == (2 * len(PROJECTIONS[name]), True)  # type: ignore[operator]
+
+
+def test_an_optimizer_by_reference_steps_its_matrices(
+    tmp_path: Path, small: dict[str, Any], models: dict[str, Path]
+) -> None:
+    flat, tracking = {"warmup_steps": 0, "cooldown": 0.0}, {"eval_every": 2, "track_every": 2}
+    config = planned(small, models["gpt2"], steps=2, optimizer=lion_like(), schedule=flat, tracking=tracking)
+    assert train(config, Folder(tmp_path)).status == "done"
+    last = rows(tmp_path, "layers").filter(step=2)
+    assert last["update_norm"].to_list() == pytest.approx(
+        [1e-3 * (rows * cols) ** 0.5 for rows, cols in last.select("rows", "cols").iter_rows()], rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)
