@@ -53,7 +53,7 @@ class Shares(Layout):
 
     shared = True
 
-    def __init__(self, model: Transformer, device: torch.device, precision: str) -> None:
+    def __init__(self, model: Transformer | HFModel, device: torch.device, precision: str) -> None:
         """`model` is whole, and on the CPU if it does not fit onto the device; afterwards it holds shares only."""
         super().__init__(model)
         _shard(model, device, precision)
@@ -112,7 +112,9 @@ class Shares(Layout):
         return {"model": self.weights(), "optimizers": whole, "kept": kept}
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: _full(share, _local(share)) for name, share in self._shares.items()}
+        whole = {id(share): _full(share, _local(share)) for share in self._shares.values()}
+        state = self.model.state_dict(keep_vars=True)  # by every name of a tied weight, and with buffers
+        return {name: whole[id(value)] if id(value) in whole else _on_cpu(value) for name, value in state.items()}
 
     def load(
         self,
@@ -121,15 +123,19 @@ class Shares(Layout):
         state: dict[str, dict[str, Any]],
         kept: Mapping[str, Collection[str]] | None,
     ) -> None:
-        shapes = {name: share.shape for name, share in self._shares.items()}
+        held = self.model.state_dict(keep_vars=True)
+        shapes = {name: value.shape for name, value in held.items()}
         if (found := {name: weight.shape for name, weight in weights.items()}) != shapes:
             name = next(name for name in shapes | found if shapes.get(name) != found.get(name))
             raise ValueError(f"{name} has shape {found.get(name)}, not {shapes.get(name)}")
-        if differing := sorted(shapes.keys() ^ (state.keys() - {OWN})):
-            side = "lacks" if differing[0] in shapes else "has unknown"
+        if differing := sorted(self._shares.keys() ^ (state.keys() - {OWN})):
+            side = "lacks" if differing[0] in self._shares else "has unknown"
             raise ValueError(f"optimizer state {side} parameter {differing[0]}; load it into the model it comes from")
         for name, weight in weights.items():
-            _local(self._shares[name]).copy_(weight[rows_of(distributed.rank(), len(weight))])
+            if isinstance(share := held[name], nn.Parameter):
+                _local(share).copy_(weight[rows_of(distributed.rank(), len(weight))])
+            else:
+                share.copy_(weight)
         known = {name: state[name] for name, _ in self.named_parameters()} | {
             name: {key: _my_rows(value, shapes[name]) for key, value in state[name].items()} for name in self._rest
         }
@@ -155,16 +161,16 @@ class Shares(Layout):
 def make_layout(model: Transformer | HFModel, config: RunConfig, device: torch.device) -> Layout:
     """The layout of a run; the model is on `device` afterwards. One worker holds everything in either mode."""
     if config.parallel == "fsdp" and distributed.world_size() > 1:
-        assert isinstance(model, Transformer)  # as the config says
         return Shares(model, device, config.precision)
     return Layout(model.to(device))
 
 
-def _shard(model: Transformer, device: torch.device, precision: str) -> None:
+def _shard(model: Transformer | HFModel, device: torch.device, precision: str) -> None:
     """Leave shares of the model's parameters in it, on `device`.
 
     Attention and MLPs are gathered as they are computed, under bf16 in bf16: the type in which autocast would multiply
     them, and keep copies until the backward pass. The rest, embedding and norms, is what autocast reads in fp32.
+    Buffers, such as the frequencies of RoPE, stay whole and as they are.
     """
     from torch.distributed.device_mesh import init_device_mesh  # with torch's compiler, which takes seconds to load
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -173,9 +179,32 @@ def _shard(model: Transformer, device: torch.device, precision: str) -> None:
     dtype = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.blocks:
-        for name in ("attention", "mlp"):
-            fully_shard(block.get_submodule(name), mesh=mesh, mp_policy=policy)
+        for part in _parts(block):
+            part.register_forward_hook(_no_view)  # before FSDP's own, which it puts on what a module returns
+            fully_shard(part, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def _parts(block: nn.Module) -> Iterator[nn.Module]:
+    """What of a block is gathered at a time: its largest modules that have weights of linear layers and no others.
+
+    That is attention and MLP; of an attention with norms of its own, which autocast reads in fp32, each linear layer.
+    """
+    for part in block.children():
+        weights = {id(weight) for weight in part.parameters()}
+        linear = (own for own in part.modules() if isinstance(own, nn.Linear))
+        is_list = isinstance(part, nn.ModuleList | nn.ModuleDict)  # which is never called
+        if weights and not is_list and weights == {id(weight) for own in linear for weight in own.parameters()}:
+            yield part
+        else:
+            yield from _parts(part)
+
+
+def _no_view(part: nn.Module, given: Any, output: Any) -> Any:
+    """What a part returns, none of it a view: added to in place, that would lose FSDP's hook, and its gradients."""
+    if isinstance(output, tuple):
+        return tuple(_no_view(part, given, item) for item in output)
+    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
 def _hollow(matrix: HiddenMatrix) -> HiddenMatrix:

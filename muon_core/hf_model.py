@@ -41,7 +41,9 @@ NAMES: tuple[tuple[str, str], ...] = (
     (r"o_proj|out_proj|dense", "o"),
 )
 """Last part of a layer's name, as a regular expression, to its projection; the first that fits all of it."""
-_MLP = re.compile(r"mlp|ffn|feed_forward")
+_UNFIT = (ValueError, LookupError, TypeError, OSError, ImportError, AttributeError, ArithmeticError, AssertionError)
+"""What transformers and torch raise of a configuration that makes no model; not what memory that runs out raises."""
+MLP = re.compile(r"mlp|ffn|feed_forward")
 
 
 def projection(inside: str) -> str:
@@ -51,26 +53,48 @@ def projection(inside: str) -> str:
     """
     *path, last = inside.split(".")
     if last == "c_proj":  # GPT-2's, in both parts of a block
-        return "down" if _MLP.search(".".join(path)) else "o"
+        return "down" if MLP.search(".".join(path)) else "o"
     return next((name for pattern, name in NAMES if re.fullmatch(pattern, last)), inside.replace(".", "_"))
 
 
 class HFModel(nn.Module):
     """Token ids `(B, T)` to logits, or with next tokens to what `head` makes of them: as `model.Transformer`."""
 
-    def __init__(self, config: ModelConfig, seed: int) -> None:
+    def __init__(self, config: ModelConfig, seed: int, *, weightless: bool = False) -> None:
         """Build the model and give it its weights: `pretrained`, or drawn from `seed` as its architecture draws them.
+
+        With `weightless` it has shapes only, on the meta device, and what only numbers tell is not looked at.
 
         Raises: ValueError in one line if it cannot be trained here, or transformers is not installed.
         """
         super().__init__()
         self.config = config
-        self.inner: Any = _made(config, seed)
+        self.inner: Any = _made(config, seed, weightless=weightless)
         _unfuse_conv1d(self.inner)
         self._checkpoints = False
         self._check_dropout()
-        self.matrices = _matrices(self, config)
-        _check_outputs(self, config)
+        self.path_of_blocks = _path_of_blocks(self, config)
+        self._hidden = _hidden(self.blocks, config)
+        if not weightless:
+            _check_numbers(self, config)
+
+    @property
+    def head_size(self) -> int:
+        """Of its attention, as its configuration says."""
+        return getattr(self.inner.config, "head_dim", None) or self.config.d_model // self.config.num_heads
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's, each of attention and an MLP."""
+        found = self.get_submodule(self.path_of_blocks)
+        assert isinstance(found, nn.ModuleList)
+        return found
+
+    @property
+    def matrices(self) -> list[HiddenMatrix]:
+        """The weights of linear layers inside the blocks, as they are now: whole, or shares of them."""
+        found = ((layer, kind, f"{self.path_of_blocks}.{layer}.{name}") for layer, kind, name in self._hidden)
+        return [HiddenMatrix(layer, kind, name, self.get_parameter(name)) for layer, kind, name in found]
 
     def _check_dropout(self) -> None:
         other = [
@@ -102,7 +126,7 @@ class HFModel(nn.Module):
         return F.linear(hidden, weight) if targets is None else head(hidden, weight, targets)
 
 
-def _made(config: ModelConfig, seed: int) -> nn.Module:
+def _made(config: ModelConfig, seed: int, *, weightless: bool) -> nn.Module:
     """The model of `transformers`, fp32, on the CPU; global random numbers are left as they were."""
     if config.hf_config is None:
         raise ValueError(f"model.hf {config.hf}: its config.json is not filled in; plan the run, as muon pretrain does")
@@ -117,12 +141,13 @@ def _made(config: ModelConfig, seed: int) -> nn.Module:
         torch.manual_seed(stream_key(seed, "init", "hf") % 2**63)
         try:
             theirs = _configuration(config.hf_config, config.dropout)
-            if config.weights == "pretrained":
+            if config.weights == "pretrained" and not weightless:
                 return _pretrained(config, factory, theirs)
-            built: nn.Module = factory.from_config(theirs, dtype=torch.float32, trust_remote_code=False)
+            with torch.device("meta" if weightless else "cpu"):
+                built: nn.Module = factory.from_config(theirs, dtype=torch.float32, trust_remote_code=False)
             return built.train()
-        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-            said = " ".join(str(error).split())
+        except _UNFIT as error:
+            said = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"model.hf {config.hf} cannot be built: {said[:200]}") from None
 
 
@@ -170,18 +195,28 @@ def _unfuse_conv1d(model: nn.Module) -> None:
             model.set_submodule(path, linear)
 
 
-def _matrices(model: HFModel, config: ModelConfig) -> list[HiddenMatrix]:
-    """The weights of linear layers inside the blocks. Raises ValueError if a block has others of two dimensions."""
-    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers]
+def _path_of_blocks(model: nn.Module, config: ModelConfig) -> str:
+    """Where the list of blocks is. Raises ValueError if there is none."""
+    lists: list[tuple[str, nn.Module]] = [
+        (n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == config.num_layers
+    ]
     if not lists:
         raise ValueError(
             f"model.hf {config.hf}: found no list of {config.num_layers} blocks in it; it is no such decoder"
         )
-    path, blocks = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
-    matrices: list[HiddenMatrix] = []
+    path, _ = max(lists, key=lambda found: sum(p.numel() for p in found[1].parameters()))
+    return path
+
+
+def _hidden(blocks: nn.ModuleList, config: ModelConfig) -> list[tuple[int, str, str]]:
+    """Layer, projection and name in its block of the weights of linear layers, as the tables order them.
+
+    Raises: ValueError if a block has other weights of two dimensions.
+    """
+    found: list[tuple[int, str, str]] = []
     for layer, block in enumerate(blocks):
         linear = {f"{name}.weight" for name, part in block.named_modules() if isinstance(part, nn.Linear)}
-        own: dict[str, HiddenMatrix] = {}
+        own: dict[str, str] = {}
         for name, parameter in block.named_parameters():
             if parameter.ndim < 2:
                 continue
@@ -193,18 +228,18 @@ def _matrices(model: HFModel, config: ModelConfig) -> list[HiddenMatrix]:
             kind = projection(name.removesuffix(".weight"))
             if kind in own:
                 raise ValueError(
-                    f"model.hf {config.hf}: {name} and {own[kind].name} are both {kind}; "
+                    f"model.hf {config.hf}: {name} and {own[kind]} are both {kind}; "
                     "only plain decoders are trained here"
                 )
-            own[kind] = HiddenMatrix(layer, kind, f"{path}.{layer}.{name}", parameter)
-        matrices += [own[kind] for kind in sorted(own, key=projection_order)]
-    if not matrices:
+            own[kind] = name
+        found += [(layer, kind, own[kind]) for kind in sorted(own, key=projection_order)]
+    if not found:
         raise ValueError(f"model.hf {config.hf}: its blocks have no linear layers; it is no such decoder")
-    return matrices
+    return found
 
 
 @torch.no_grad()
-def _check_outputs(model: HFModel, config: ModelConfig) -> None:
+def _check_numbers(model: HFModel, config: ModelConfig) -> None:
     """Raise ValueError unless logits are hidden states times output weights, and no token sees those behind it."""
     was_training = model.training
     tokens = torch.arange(8).view(1, 8) % config.vocab_size
@@ -212,24 +247,35 @@ def _check_outputs(model: HFModel, config: ModelConfig) -> None:
     theirs, ours = model.inner(input_ids=tokens, use_cache=False).logits, model(tokens)
     other = model(torch.cat((tokens[:, :-1], tokens[:, -1:] + 1), dim=1))
     model.train(was_training)
-    if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=1e-4, atol=1e-5):
+    check_outputs(config, theirs, ours)
+    if not torch.allclose(ours[:, :-1], other[:, :-1], rtol=1e-4, atol=1e-5):
+        raise ValueError(f"model.hf {config.hf}: its tokens see those behind them; give a decoder-only language model")
+
+
+def check_outputs(config: ModelConfig, logits: Tensor, product: Tensor) -> None:
+    """Raise ValueError unless the model's logits are this product of hidden states and output weights."""
+    if logits.shape != product.shape or not torch.allclose(logits, product, rtol=1e-4, atol=1e-5):
         raise ValueError(
             f"model.hf {config.hf}: its logits are not hidden states times output weights (a bias, a scale or a cap), "
             "which the loss here takes them for; choose another model"
         )
-    if not torch.allclose(ours[:, :-1], other[:, :-1], rtol=1e-4, atol=1e-5):
-        raise ValueError(f"model.hf {config.hf}: its tokens see those behind them; give a decoder-only language model")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what transformers tells of loading: what matters of it is checked here."""
-    logger = logging.getLogger("transformers")
+    from transformers.utils import logging as of_transformers
+
+    told: Any = of_transformers  # of which a part has no types
+    logger, has_bar = logging.getLogger("transformers"), told.is_progress_bar_enabled()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    told.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        if has_bar:
+            told.enable_progress_bar()

@@ -105,12 +105,12 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model)
+        self.head_size = config.d_model // config.num_heads
         self.checkpoints = False
         """Whether of each block's activations only the input is kept, and the rest computed again for its gradients."""
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None, head: Head = mean_loss) -> Tensor:
-        head_size = self.config.d_model // self.config.num_heads
-        cos, sin = rope_tables(tokens.size(1), head_size, self.config.rope_base, tokens.device)
+        cos, sin = rope_tables(tokens.size(1), self.head_size, self.config.rope_base, tokens.device)
         x = self.dropout(self.embedding(tokens))
         for block in self.blocks:
             if self.checkpoints and torch.is_grad_enabled():

@@ -25,6 +25,7 @@ from muon_core.data.batches import TokenData, load_data
 from muon_core.fsdp import make_layout
 from muon_core.gradients import replicate
 from muon_core.hf_model import HFModel
+from muon_core.hf_plan import attention_matrices
 from muon_core.layout import Layout
 from muon_core.measuring import has_room
 from muon_core.model import Transformer, init_weights, next_token_loss
@@ -82,8 +83,9 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
         layout.named_parameters(),
         config.optimizer,
         noise_seed=config.stream_seed("noise"),
-        head_size=config.model.d_model // config.model.num_heads,
-        patterns=_patterns(model),
+        head_size=model.head_size,
+        attention=_attention(model, config),
+        patterns=_patterns(model, layout),
         distribute="replicated" if layout.shared else config.distribute,  # what an owner has, it alone steps
         shared=layout.shared,
         compile=config.compile,
@@ -122,11 +124,17 @@ def _initial(config: RunConfig) -> Transformer | HFModel:
     return model
 
 
-def _patterns(model: Transformer | HFModel) -> Sequence[tuple[str, Group]]:
+def _attention(model: Transformer | HFModel, config: RunConfig) -> dict[str, str] | None:
+    """Which matrices of a Hugging Face model are q, k, v and o, where the optimizer asks."""
+    blocks = getattr(config.optimizer, "attention_blocks", "whole")
+    return attention_matrices(model, blocks) if isinstance(model, HFModel) else None
+
+
+def _patterns(model: Transformer | HFModel, layout: Layout) -> Sequence[tuple[str, Group]]:
     """Which parameters are hidden matrices: of a Hugging Face model those by name, and no others."""
     if isinstance(model, Transformer):
         return PATTERNS
-    return [*((matrix.name, "hidden") for matrix in model.matrices), ("*", "vectors")]
+    return [*((matrix.name, "hidden") for matrix in layout.matrices), ("*", "vectors")]
 
 
 def settle_buckets(config: RunConfig, state: TrainState) -> None:

@@ -2,8 +2,7 @@
 
 Model FLOPs utilisation (MFU) is what the forward and backward passes need, over what the GPUs could do in the time:
 `flops_per_token * tokens per second / (peak FLOP/s * workers)`. What checkpointed activations compute again counts for
-nothing in it, nor does the optimizer, so it only grows by training faster. Null where no peak is known, as of CPUs,
-or no FLOPs, as of Hugging Face models.
+nothing in it, nor does the optimizer, so it only grows by training faster. Null where no peak is known, as of CPUs.
 Source: Chowdhery et al. 2022 (PaLM), appendix B, https://arxiv.org/abs/2204.02311
 """
 
@@ -31,12 +30,11 @@ class Throughput:
     def __init__(self, config: RunConfig, stopwatch: Stopwatch, device: torch.device) -> None:
         self._config, self._stopwatch, self._device = config, stopwatch, device
         gpu = gpus.find(environment.device_name(device))
-        # Of a Hugging Face model the config does not tell the FLOPs: no share is better than a wrong one.
-        gpu = gpu if config.model.hf is None else None
-        rounds = (
-            config.precision == "fp32" and environment.uses_tf32()
-        )  # products are faster than the table's peak then
-        peak = gpu.peak(config.precision) if gpu and not rounds else None
+        # Of a Hugging Face model that no plan has counted, no share is better than a wrong one; and products that are
+        # rounded to TF32 are faster than the table's peak.
+        counted = config.model.hf is None or config.model.hf_sizes is not None
+        rounded = config.precision == "fp32" and environment.uses_tf32()
+        peak = gpu.peak(config.precision) if gpu and counted and not rounded else None
         self._peak = peak * distributed.world_size() if peak else None
         self._seen, self._since = dict(stopwatch.seconds), time.perf_counter()
 

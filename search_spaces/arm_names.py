@@ -8,7 +8,8 @@ from typing import Any
 
 from muon_core.config.arm_names import Arm, flat_fields
 from muon_core.config.arm_names import arm_names as name_arms
-from muon_core.config.run import RunConfig
+from muon_core.config.hf import shape
+from muon_core.config.run import PLANNED, RunConfig
 from search_spaces.expand import PlannedRun
 
 
@@ -29,6 +30,7 @@ def _fields(config: RunConfig) -> dict[str, Any]:
     left_out = {*RunConfig.EXECUTION, "seed", "seeds"}
     fields = dict(flat_fields(config.model_dump(mode="json", exclude=left_out)))
     fields.pop("data.corpus_sha256")  # the path stands for the corpus: its hash says as much and nobody can read it
-    for name in ("model.hf_config", "model.weights_sha256"):
-        fields.pop(name, None)
+    of_hf = shape(config.model.hf_config) if config.model.hf_config else ()  # which follows from its name
+    for name in (*PLANNED, *of_hf):
+        fields.pop(f"model.{name}", None)
     return {name.removeprefix("optimizer."): value for name, value in fields.items()}

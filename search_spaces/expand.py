@@ -6,18 +6,28 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from muon_core.config.identity import Identity
 from muon_core.config.presets import PRESETS
-from muon_core.config.run import DataConfig, RunConfig
+from muon_core.config.run import DataConfig, ModelConfig, RunConfig
 from search_spaces.cells import Cell, block_cells, check_constants, check_optimizers, check_size
 from search_spaces.early_stopping import check_early_stopping
 from search_spaces.errors import Problems
 from search_spaces.gates import check_gates
 from search_spaces.given import place
-from search_spaces.parameters import build, check_corpus, corpus_path, invalid, is_absent, locate_corpus, locate_model
+from search_spaces.parameters import (
+    build,
+    check_corpus,
+    corpus_path,
+    describe_model,
+    invalid,
+    is_absent,
+    locate_corpus,
+    locate_model,
+)
 from search_spaces.searching import check_search
 from search_spaces.spec import SweepSpec
 from search_spaces.strict_yaml import KeyPath
@@ -53,6 +63,13 @@ class _Arm:
     members: list[int]
 
 
+class _Find(NamedTuple):
+    """Looks for corpora and models, for each once: a branch of the Hub is one commit in all cells."""
+
+    corpus: Callable[[DataConfig, Path], DataConfig]
+    model: Callable[[ModelConfig, Path], dict[str, Any]]
+
+
 def expand(spec: SweepSpec) -> list[PlannedRun]:
     """The runs of `spec`, each once, seed by seed in the order of the file: the arms of a seed finish together.
 
@@ -68,8 +85,8 @@ def expand(spec: SweepSpec) -> list[PlannedRun]:
         check_gates(spec, [len(own) for own in cells], problems)
     if problems:
         raise problems.error()
-    locate = functools.cache(locate_corpus)
-    configs = [_configs(spec, index, cells[index], locate, problems) for index in range(len(spec.blocks))]
+    find = _Find(functools.cache(locate_corpus), functools.cache(describe_model))
+    configs = [_configs(spec, index, cells[index], find, problems) for index in range(len(spec.blocks))]
     check_early_stopping(spec, configs, problems)
     arms = _merge(spec, configs, problems)
     if problems:
@@ -87,7 +104,7 @@ def _configs(
     spec: SweepSpec,
     index: int,
     cells: list[Cell],
-    locate: Callable[[DataConfig, Path], DataConfig],
+    find: _Find,
     problems: Problems,
 ) -> list[RunConfig]:
     """The run of each cell of a block, without its seed; a cell that is refused is noted and left out."""
@@ -108,9 +125,9 @@ def _configs(
         if config.model.hf is not None:
             named = place(cell, ("model", "hf"), "", at)
             try:
-                config = locate_model(config, spec.source.folder_of(named))
+                config = locate_model(config, spec.source.folder_of(named), find.model)
             except ValueError as error:
-                problems.add(named, str(error))
+                problems.add(place(cell, (), str(error), named), str(error))
                 continue
         if config.seeds.init is not None and len(spec.seeds) > 1:
             problems.add(
@@ -124,7 +141,7 @@ def _configs(
             problems.add(("resources", "workers"), str(error))
         named = place(cell, ("data", "corpus"), "", at)
         try:
-            config = _with_corpus(config, spec.source.folder_of(named), locate, to_prepare=bool(spec.prepare))
+            config = _with_corpus(config, spec.source.folder_of(named), find.corpus, to_prepare=bool(spec.prepare))
         except ValueError as error:
             problems.add(named, str(error))
         configs.append(config)

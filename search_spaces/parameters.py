@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from muon_core.config.base import Config
 from muon_core.config.optimizers import OPTIMIZERS
-from muon_core.config.run import TAGS, DataConfig, ModelConfig, RunConfig
+from muon_core.config.run import PLANNED, TAGS, DataConfig, ModelConfig, RunConfig
 from search_spaces.errors import SpecError
 from search_spaces.explain import explain, suggest
 from search_spaces.references import fixed_fields, own_parameters, run_config, short
@@ -63,7 +63,7 @@ def _names(own: tuple[str, ...]) -> dict[str, FieldPath]:
     for group, model in GROUPS.items():
         names |= {f"{group}.{name}": (group, name) for name in model.model_fields}
     names |= {f"optimizer.{name}": ("optimizer", name) for name in own}
-    for follows in ("data.corpus_sha256", "model.hf_config", "model.weights_sha256"):  # from corpus and model
+    for follows in ("data.corpus_sha256", *(f"model.{name}" for name in PLANNED)):  # from corpus and model
         del names[follows]
     return names
 
@@ -153,22 +153,34 @@ def locate_corpus(data: DataConfig, folder: Path) -> DataConfig:
     return data.replace(corpus=path, corpus_sha256=corpus_sha256(path))
 
 
-def locate_model(run: RunConfig, folder: Path) -> RunConfig:
+def describe_model(model: ModelConfig, folder: Path) -> dict[str, Any]:
+    """`hf_files.describe`, whose import only a run of such a model pays for."""
+    from muon_core.data.hf_files import describe
+
+    return describe(model, folder)
+
+
+def locate_model(
+    run: RunConfig, folder: Path, describe: Callable[[ModelConfig, Path], dict[str, Any]] = describe_model
+) -> RunConfig:
     """`run` with shape and content of its Hugging Face model, a local one seen from `folder`; one of ours as it is.
+
+    The model is built without weights, for which transformers and torch are loaded.
 
     Raises ValueError, in one line, if there is no such model, or it does not suit the rest of the run.
     """
     model = run.model
     if model.hf is None:
         return run
-    from muon_core.data.hf_files import describe
+    from muon_core.hf_plan import planned_sizes
 
     given = {name: value for name, value in model if value != ModelConfig.model_fields[name].default}
     found = describe(model, folder)
     try:
-        return run.replace(model=found | given | {"hf": found["hf"]})
+        run = run.replace(model=found | given | {"hf": found["hf"], "revision": found["revision"]})
     except ValidationError as error:
         raise ValueError("; ".join(text for _, text in invalid(error))) from None
+    return run.replace(model=run.model.replace(hf_sizes=planned_sizes(run)))
 
 
 def check_corpus(run: RunConfig) -> None:

@@ -11,7 +11,7 @@ from muon_core.config.optimizers import OPTIMIZERS, MuonConfig
 from muon_core.config.presets import PRESETS
 from muon_core.config.profiles import PROFILES, Conventions
 from muon_core.config.reference import ReferenceConfig
-from muon_core.config.run import RunConfig
+from muon_core.config.run import PLANNED, RunConfig
 from search_spaces.blocks import Block
 from search_spaces.early_stopping import EarlyStopping
 from search_spaces.explain import as_yaml
@@ -99,7 +99,7 @@ def describe() -> str:
     ])  # fmt: skip
 
 
-FOLLOWING = ("corpus_sha256", "hf_config", "weights_sha256")
+FOLLOWING = ("corpus_sha256", *PLANNED)
 """Fields that are filled in when a run is planned."""
 _PARTS: dict[str, type[Config]] = {
     "sample": Sample,
@@ -202,7 +202,7 @@ def _one_run() -> Iterator[Field]:
     yield replace(fields(Block)["optimizer"], required=False, default="muon")
     yield fields(RunConfig)["seed"]
     yield fields(GROUPS["data"])["corpus_sha256"].named("data.corpus_sha256")
-    for name in ("hf_config", "weights_sha256"):
+    for name in PLANNED:
         yield fields(GROUPS["model"])[name].named(f"model.{name}")
     for name in ("reference", "source_sha256", "distribution"):
         yield replace(fields(ReferenceConfig)[name], required=False).named(f"optimizer.{name}")

@@ -12,7 +12,7 @@ from muon_core.by_reference import BadReference, absolute, is_reference
 from muon_core.config.base import leaves
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
-from muon_core.config.run import RunConfig
+from muon_core.config.run import PLANNED, RunConfig
 from search_spaces.errors import Problems, Source, SpecError
 from search_spaces.explain import as_yaml, suggest
 from search_spaces.given import Given, collect, named_model, place
@@ -53,7 +53,7 @@ def resolve_run(config: str, optimizer: str | None, named: Mapping[str, Any]) ->
     preset = _choice(("preset",), fields.pop(("preset",), "tiny"), PRESETS, errors)
     name = _optimizer(fields, optimizer, source, errors)
     sha256 = fields.pop(("data", "corpus_sha256"), None)
-    planned = {name: fields.pop(("model", name), None) for name in ("hf_config", "weights_sha256")}
+    planned = {name: fields.pop(("model", name), None) for name in PLANNED}
     given = _given(fields, named, name, errors)
     errors.check()
     run = _with_model(_build(preset, name, given, errors), given.get(("model", "hf")), planned, source, errors)
@@ -150,7 +150,8 @@ def _with_model(
         errors.add(named.at, str(error))
     errors.check()
     for name, value in planned.items():
-        if value is not None and not flagged and getattr(run.model, name) != value:
+        counted = name == "hf_sizes"  # which is no content: another release of transformers may find another
+        if value is not None and not (flagged or counted) and getattr(run.model, name) != value:
             errors.add(("model", name), f"{run.model.hf} has changed since; remove this line to train it as it is")
     errors.check()
     return run

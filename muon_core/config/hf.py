@@ -1,8 +1,11 @@
-"""What the `config.json` of a Hugging Face model says of its shape, in the words of `ModelConfig`. No torch."""
+"""What the `config.json` of a Hugging Face model says of its shape, in the words of `ModelConfig`, and how large it is
+by what was found when it was built, as a plan does. No torch."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 _CALLED: dict[str, tuple[str, ...]] = {
@@ -60,3 +63,28 @@ def max_positions(text: str) -> int | None:
     """The longest sequence, where the configuration `text` bounds it."""
     fields = json.loads(text)
     return next((fields[name] for name in _POSITIONS if isinstance(fields.get(name), int)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large a model is, which its configuration tells only who builds it."""
+
+    parts: dict[str, int]
+    """Weights of `embedding` (of an output layer too), `attention`, `mlp`, and the rest, `norms` (and biases)."""
+    looked_up: int
+    """Of the embeddings, the weights that a token looks up and none is multiplied with: positions, and tokens' where
+    the output layer is another."""
+    matrices: list[tuple[int, int, int]]
+    """Rows, columns, and how many hidden matrices have them."""
+    attention: list[tuple[int, int | None, int]]
+    """Width of what attention hands on (heads x head size), tokens it sees at most, and how many layers have both."""
+
+    def dumps(self) -> str:
+        """One text for one value."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache
+def sizes(text: str) -> Sizes:
+    """What `Sizes.dumps` wrote."""
+    return Sizes(**json.loads(text))

@@ -14,7 +14,7 @@ from typing import Any
 
 from muon_core.config.optimizers import MuonConfig
 from muon_core.config.run import ModelConfig, RunConfig
-from muon_core.config.sizes import num_hidden, num_parameters
+from muon_core.config.sizes import num_hidden, num_multiplied, num_parameters
 
 CHUNK_LOGITS = 2**25
 """Logits computed at a time: 128 MiB in fp32, 682 tokens of a vocabulary of 49,152."""
@@ -76,7 +76,7 @@ def memory(config: RunConfig, workers: int = 1) -> Memory:
     tokens = config.batch_size // pieces * config.data.seq_len
     rest, kept = total - hidden, _STATE.get(config.optimizer.name, 1)
     whole = Memory(
-        weights=4 * total + (2 * total if bf16 else 0),
+        weights=4 * total + (2 * num_multiplied(model) if bf16 else 0),
         gradients=4 * total,
         optimizer=4 * (kept * hidden + 2 * rest),
         activations=tokens * _activations(model, bf16=bf16, checkpointing=config.activation_checkpointing),
@@ -152,7 +152,10 @@ def _tracking(config: RunConfig, shares: int) -> int:
 def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> None:
     """Raises DoesNotFit, with what would help, if a worker needs more than `free` bytes of what `where` names."""
     needed = memory(config, workers)
-    if needed.peak <= free:
+    least = needed
+    if config.model.hf is not None:  # of whose blocks some, as OPT's, keep half as much as ours
+        least = replace(needed, activations=needed.activations // 2)
+    if least.peak <= free:
         return
     helps = {text: memory(other, workers).peak for text, other in _smaller(config, workers).items()}
     less = [f"{text} ({gib(peak)} GiB)" for text, peak in helps.items() if peak < needed.peak]

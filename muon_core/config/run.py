@@ -87,6 +87,8 @@ class ModelConfig(Config):
     """Content of the `config.json` of `hf`, which is the identity, not the name; filled in when a run is planned."""
     weights_sha256: str | None = None
     """Hash of the pretrained weights; filled in when a run is planned."""
+    hf_sizes: str | None = None
+    """How many weights `hf` has and of which shapes, for FLOPs and memory; filled in when a run is planned."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -124,7 +126,9 @@ class ModelConfig(Config):
         return fields if self.hf is not None else {key: fields[key] for key in fields if key not in ("hf", *_OF_HF)}
 
 
-_OF_HF = ("revision", "weights", "hf_config", "weights_sha256")
+PLANNED = ("hf_config", "weights_sha256", "hf_sizes")
+"""Fields of a ModelConfig that are filled in when a run is planned."""
+_OF_HF = ("revision", "weights", *PLANNED)
 
 
 class DataConfig(Config):
@@ -313,10 +317,6 @@ class RunConfig(Config):
     def _hf_can(self) -> Self:
         if self.model.hf is None:
             return self
-        if self.parallel == "fsdp":
-            raise ValueError("parallel fsdp knows the parts of our own model only; set parallel: ddp with model.hf")
-        if (blocks := getattr(self.optimizer, "attention_blocks", "whole")) != "whole":
-            raise ValueError(f"attention_blocks {blocks} knows our own model only; set it to whole with model.hf")
         longest = hf.max_positions(self.model.hf_config) if self.model.hf_config else None
         if longest is not None and self.data.seq_len > longest:
             raise ValueError(f"data.seq_len {self.data.seq_len}: {self.model.hf} has {longest} positions; lower it")
@@ -393,7 +393,7 @@ class RunConfig(Config):
         if self.data.corpus_sha256 is not None:
             science["data"]["corpus"] = "sha256"  # the content is the identity, not where it lies
         if self.model.hf is not None:
-            for name in ("hf", "revision"):
+            for name in ("hf", "revision", "hf_sizes"):
                 del science["model"][name]  # as with the corpus
         if isinstance(self.optimizer, ReferenceConfig):
             del science["optimizer"]["reference"]  # as here

@@ -1,7 +1,14 @@
-"""How large a run is, from its config alone: weights by part, and FLOPs of the model and of Muon. No torch."""
+"""How large a run is, from its config alone: weights by part, and FLOPs of the model and of Muon. No torch.
+
+Of a Hugging Face model the config has what was counted when it was built (`hf.Sizes`), once the run is planned; before
+that, and in records of older releases, its shape is taken for that of our model.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+
+from muon_core.config import hf
 from muon_core.config.optimizers import MuonConfig
 from muon_core.config.run import ModelConfig, RunConfig
 
@@ -10,7 +17,7 @@ ITERATIONS: dict[str, int] = {"quintic": 5, "polar_express_1": 5, "polar_express
 
 
 def matrices(model: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Projection to the shape `(rows, cols)` of a block's matrix."""
+    """Projection to the shape `(rows, cols)` of a block's matrix, of our model."""
     width, kv = model.d_model, model.d_model // model.num_heads * model.num_kv_heads
     return {
         "q": (width, width), "k": (kv, width), "v": (kv, width), "o": (width, width),
@@ -19,7 +26,9 @@ def matrices(model: ModelConfig) -> dict[str, tuple[int, int]]:
 
 
 def parameters(model: ModelConfig) -> dict[str, int]:
-    """Weights by part; the embedding is the output layer too."""
+    """Weights by part; of our model the embedding is the output layer too."""
+    if model.hf_sizes:
+        return hf.sizes(model.hf_sizes).parts
     shapes = matrices(model)
     attention, mlp = (sum(shapes[name][0] * shapes[name][1] for name in names) for names in ("qkvo", ("up", "down")))
     return {
@@ -41,14 +50,26 @@ def num_hidden(model: ModelConfig) -> int:
     return parts["attention"] + parts["mlp"]
 
 
-def flops_per_token(config: RunConfig) -> float:
-    """FLOPs of the forward and backward pass of a token: 6 a weight, and those of attention.
+def num_multiplied(model: ModelConfig) -> int:
+    """Weights but those that a token only looks up: positions, and an embedding that is not the output layer too."""
+    return num_parameters(model) - (hf.sizes(model.hf_sizes).looked_up if model.hf_sizes else 0)
 
-    What activation checkpointing computes again is not counted, nor that attention looks back only.
+
+def flops_per_token(config: RunConfig) -> float:
+    """FLOPs of the forward and backward pass of a token: 6 a weight, and 12 x width x sequence a layer of attention.
+
+    Weights that are only looked up count for none. Width is that of what attention hands on; a layer that sees a window
+    only has the window for the sequence. What activation checkpointing computes again is not counted, nor that
+    attention looks back only.
+
     Source: Chowdhery et al. 2022 (PaLM), appendix B, https://arxiv.org/abs/2204.02311
     """
-    model = config.model
-    return float(6 * num_parameters(model) + 12 * model.num_layers * model.d_model * config.data.seq_len)
+    model, seq_len = config.model, config.data.seq_len
+    looks = model.num_layers * model.d_model * seq_len
+    if model.hf_sizes:
+        attention = hf.sizes(model.hf_sizes).attention
+        looks = sum(width * min(seen or seq_len, seq_len) * layers for width, seen, layers in attention)
+    return float(6 * num_multiplied(model) + 12 * looks)
 
 
 def orthogonalizer_flops(config: RunConfig) -> float:
@@ -60,9 +81,16 @@ def orthogonalizer_flops(config: RunConfig) -> float:
     optimizer = config.optimizer
     if not isinstance(optimizer, MuonConfig):
         return 0.0
-    sides = [(min(shape), max(shape)) for shape in matrices(config.model).values()]
-    iteration = sum(4 * small**2 * large + 2 * small**3 for small, large in sides)
-    return float(ITERATIONS.get(optimizer.orthogonalizer, 0) * config.model.num_layers * iteration)
+    counted = ((min(shape), max(shape), count) for shape, count in _shapes(config.model).items())
+    iteration = sum(count * (4 * small**2 * large + 2 * small**3) for small, large, count in counted)
+    return float(ITERATIONS.get(optimizer.orthogonalizer, 0) * iteration)
+
+
+def _shapes(model: ModelConfig) -> Counter[tuple[int, int]]:
+    """How many hidden matrices have each shape `(rows, cols)`."""
+    if model.hf_sizes:
+        return Counter({(rows, cols): count for rows, cols, count in hf.sizes(model.hf_sizes).matrices})
+    return Counter(shape for shape in matrices(model).values() for _ in range(model.num_layers))
 
 
 def orthogonalizer_share(config: RunConfig) -> float:

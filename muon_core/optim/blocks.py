@@ -8,7 +8,7 @@ back the same way, so that momentum and state stay whole parameters whatever the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -68,6 +68,8 @@ class MatrixBlock:
 
 Partition = Callable[[NamedMatrices], list[MatrixBlock]]
 """Named matrices to blocks; every entry of every matrix is in exactly one."""
+Attention = Mapping[str, str]
+"""Names of attention matrices to which one each is, `q k v o`; of a layer they are in one module."""
 
 
 def whole(named: NamedMatrices) -> list[MatrixBlock]:
@@ -75,14 +77,16 @@ def whole(named: NamedMatrices) -> list[MatrixBlock]:
     return [MatrixBlock(name, (Piece(parameter),)) for name, parameter in named]
 
 
-def per_head(named: NamedMatrices, *, head_size: int) -> list[MatrixBlock]:
+def per_head(named: NamedMatrices, *, head_size: int, attention: Attention | None = None) -> list[MatrixBlock]:
     """Rows of q, k and v and columns of o in blocks of one head; other matrices whole.
 
+    Args:
+        attention: which is which; None: those named as in our own model.
     Raises: ValueError if there are none, or they do not divide into heads.
     """
     blocks: list[MatrixBlock] = []
     for name, parameter in named:
-        projection = _projection(name)
+        projection = _projection(name, attention)
         if projection is None:
             blocks.append(MatrixBlock(name, (Piece(parameter),)))
             continue
@@ -93,29 +97,37 @@ def per_head(named: NamedMatrices, *, head_size: int) -> list[MatrixBlock]:
             part = slice(head * head_size, (head + 1) * head_size)
             piece = Piece(parameter, cols=part) if projection == "o" else Piece(parameter, rows=part)
             blocks.append(MatrixBlock(f"{name}[{head}]", (piece,)))
-    return _changed(blocks, named, "per_head")
+    return _changed(blocks, named, attention, "per_head")
 
 
-def merge_qkvo(named: NamedMatrices) -> list[MatrixBlock]:
+def merge_qkvo(named: NamedMatrices, *, attention: Attention | None = None) -> list[MatrixBlock]:
     """The q, k, v and o (transposed: its columns are the heads) of a layer one below the other; other matrices whole.
 
+    Args:
+        attention: which is which; None: those named as in our own model.
     Raises: ValueError if there are none.
     """
     merged: dict[str, list[Piece]] = defaultdict(list)
     for name, parameter in named:
-        projection = _projection(name)
+        projection = _projection(name, attention)
         key = name if projection is None else f"{name.rsplit('.', 2)[0]}.qkvo"
         merged[key].append(Piece(parameter, transposed=projection == "o"))
-    return _changed([MatrixBlock(name, tuple(pieces)) for name, pieces in merged.items()], named, "merge_qkvo")
+    return _changed(
+        [MatrixBlock(name, tuple(pieces)) for name, pieces in merged.items()], named, attention, "merge_qkvo"
+    )
 
 
-def _projection(name: str) -> str | None:
-    """q, k, v or o for the attention matrix `...attention.q.weight`."""
+def _projection(name: str, attention: Attention | None) -> str | None:
+    """q, k, v or o for an attention matrix, of our own model `...attention.q.weight`."""
+    if attention is not None:
+        return attention.get(name)
     *_, part, projection, _ = ["", "", *name.split(".")]
     return projection if part == "attention" and projection in ("q", "k", "v", "o") else None
 
 
-def _changed(blocks: list[MatrixBlock], named: NamedMatrices, option: str) -> list[MatrixBlock]:
-    if named and not any(_projection(name) for name, _ in named):
+def _changed(
+    blocks: list[MatrixBlock], named: NamedMatrices, attention: Attention | None, option: str
+) -> list[MatrixBlock]:
+    if named and not any(_projection(name, attention) for name, _ in named):
         raise ValueError(f"{option} finds no matrix named like attention.q.weight in {named[0][0]}, ...; use whole")
     return blocks

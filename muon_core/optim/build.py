@@ -38,7 +38,7 @@ from muon_core.config.optimizers import (
 from muon_core.config.reference import ReferenceConfig
 from muon_core.optim.adamw import AdamW, fused
 from muon_core.optim.as_seed import AsSeed, qr, sgd_where_not_finite
-from muon_core.optim.blocks import Partition, merge_qkvo, per_head, whole
+from muon_core.optim.blocks import Attention, Partition, merge_qkvo, per_head, whole
 from muon_core.optim.damped import Damped, top_block
 from muon_core.optim.lion import Lion
 from muon_core.optim.momentum import MOMENTA
@@ -69,6 +69,8 @@ class Setting:
     noise_seed: int
     head_size: int | None = None
     """Of the model's attention; needed by `per_head` alone."""
+    attention: Attention | None = None
+    """Its matrices, where they are not named as in our own model; for `per_head` and `merge_qkvo`."""
     distribute: Distribute = "auto"
     compile: bool = False
     """Newton-Schulz through torch.compile."""
@@ -117,7 +119,7 @@ def muon(params: NamedParameters, config: MuonConfig, setting: Setting, **functi
         raise ValueError("distribute owner: as_seed writes into the momentum of every rank; use auto or replicated")
     chosen: dict[str, Any] = {
         "rule": MOMENTA[config.momentum_kind],
-        "partition": _partition(config, setting.head_size),
+        "partition": _partition(config, setting),
         "orthogonalize": orthogonalizer(config, compiled=setting.compile),
         "scale": ADJUSTMENTS[config.adjust],
         "scale_on": SCALE_ON[config.scale_on],
@@ -240,12 +242,12 @@ def _gate(config: OrthoNoiseConfig | IsotropicConfig | DampedConfig) -> Gate:
     return Gate(config.alpha, config.anneal, config.rank_threshold, config.gate_metric, config.start_step)
 
 
-def _partition(config: MuonConfig, head_size: int | None) -> Partition:
+def _partition(config: MuonConfig, setting: Setting) -> Partition:
     if config.attention_blocks == "per_head":
-        if head_size is None:
+        if setting.head_size is None:
             raise ValueError("attention_blocks per_head needs the model's head size; give it, or use whole")
-        return partial(per_head, head_size=head_size)
-    return merge_qkvo if config.attention_blocks == "merge_qkvo" else whole
+        return partial(per_head, head_size=setting.head_size, attention=setting.attention)
+    return partial(merge_qkvo, attention=setting.attention) if config.attention_blocks == "merge_qkvo" else whole
 
 
 def _update_dtype(config: MuonConfig) -> torch.dtype:
@@ -258,6 +260,7 @@ def build_optimizers(
     *,
     noise_seed: int,
     head_size: int | None = None,
+    attention: Attention | None = None,
     distribute: Distribute = "auto",
     patterns: Sequence[tuple[str, Group]] = PATTERNS,
     shared: bool = False,
@@ -277,7 +280,7 @@ def build_optimizers(
     matrices = [name for name, _ in groups["hidden"]]
     if isinstance(config, ReferenceConfig) and config.takes == "all":
         groups = {"hidden": groups["hidden"] + groups["vectors"], "vectors": []}
-    setting = Setting(noise_seed, head_size, distribute, compile and pays(groups["hidden"]))
+    setting = Setting(noise_seed, head_size, attention, distribute, compile and pays(groups["hidden"]))
     hidden = hidden_optimizer(groups["hidden"], config, setting)
     vectors = None
     if groups["vectors"]:

@@ -1,14 +1,16 @@
-"""`muon presets`: how large the presets are, and what a run of each takes."""
+"""`muon presets`: how large the presets are, or Hugging Face models, and what a run of each takes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 
+from muon_core.config import hf
 from muon_core.config.memory import Memory, cut_to_fit, gib, memory
 from muon_core.config.optimizers import OPTIMIZERS
 from muon_core.config.presets import PRESETS
@@ -19,14 +21,23 @@ from ray_jobs.cli.options import Choice, json_option
 from ray_jobs.cli.text import aligned
 from ray_jobs.prices import Prices, load_prices
 from search_spaces.estimate import ASSUMED_GPU, ASSUMED_MFU, gpu_hours
-from search_spaces.parameters import build
+from search_spaces.parameters import FieldPath, build, locate_model
 from search_spaces.spec import Resources
 
 MEMORY = ("weights", "gradients", "optimizer", "activations", "loss", "tracking", "peak")
+FOR_HF = {name: value for name, value in PRESETS["88m"].items() if name != "model"}
+"""The settings under which a Hugging Face model is described."""
+
+
+class _Named(Choice):
+    """A preset, or `hf:NAME_OR_PATH`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return value if str(value).startswith("hf:") else super().convert(value, param, ctx)
 
 
 @click.command("presets")
-@click.argument("names", nargs=-1, metavar="[PRESET]...", type=Choice(list(PRESETS)))
+@click.argument("names", nargs=-1, metavar="[PRESET|hf:NAME]...", type=_Named(list(PRESETS)))
 @click.option(
     "--optimizer",
     type=Choice(list(OPTIMIZERS)),
@@ -61,20 +72,22 @@ def command(
     """Show the presets: weights by part, FLOPs, memory, and hours and USD of a number of tokens on one GPU.
 
     FLOPs of a token are 6 a weight and 12 x layers x width x sequence; Muon's share is Newton-Schulz, of all FLOPs of a
-    step. Memory is what cannot be done without; kernels and allocator take more, and so does tracking, where there is
-    room for it. What does not fit has the fewest micro-batches that do, where there are any, and else no hours: these
-    are FLOPs by the GPU's peak in the preset's precision times --mfu, as `muon sweep plan` has them. --json gives a
-    list of objects, bytes and FLOPs in full.
+    step. A Hugging Face model, a folder or OWNER/NAME of the Hub, is told of under the settings of 88m. Memory is what
+    cannot be done without; kernels and allocator take more, and so does tracking, where there is room for it. What does
+    not fit has the fewest micro-batches that do, where there are any, and else no hours: these are FLOPs by the GPU's
+    peak in the preset's precision times --mfu, as `muon sweep plan` has them. --json gives a list of objects, bytes and
+    FLOPs in full.
 
     \b
     muon presets
     muon presets 88m 350m --gpu a100 --tokens 1e9
     muon presets 1b --sequences 2 --activation-checkpointing --json
+    muon presets 88m hf:HuggingFaceTB/SmolLM2-135M
     """
     prices = load_prices()
-    changes: dict[tuple[str, ...], Any] = {("activation_checkpointing",): True} if activation_checkpointing else {}
+    changes: dict[FieldPath, Any] = {("activation_checkpointing",): True} if activation_checkpointing else {}
     changes |= {("data", "seq_len"): seq_len} if seq_len else {}
-    runs = {name: _cut(build(PRESETS[name], optimizer, changes), sequences) for name in names or PRESETS}
+    runs = {name: _cut(_run(name, optimizer, changes), sequences) for name in names or PRESETS}
     found = [facts(name, run, tokens, gpu, mfu, prices) for name, run in runs.items()]
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -84,6 +97,18 @@ def command(
     click.echo("\n".join(aligned(row, widths, [False] + [True] * len(found)) for row in rows))
     click.echo(f"peak: {GPUS[gpu].source}, looked up {DATE}; {_price(gpu, prices)}", err=True)
     click.echo(f"assumed: {mfu:.0%} of the peak; a run tells its own as mfu (muon runs show)", err=True)
+
+
+def _run(name: str, optimizer: str, changes: dict[FieldPath, Any]) -> RunConfig:
+    if name in PRESETS:
+        return build(PRESETS[name], optimizer, changes)
+    named: dict[FieldPath, Any] = {("data", "seq_len"): 2, ("model", "hf"): name}  # no longer than any allows
+    run = locate_model(build(FOR_HF, optimizer, named | changes), Path.cwd())
+    if ("data", "seq_len") in changes:
+        return run
+    assert run.model.hf_config is not None
+    longest, usual = hf.max_positions(run.model.hf_config), FOR_HF["data"]["seq_len"]
+    return run.replace(data=run.data.replace(seq_len=min(longest or usual, usual)))
 
 
 def _cut(run: RunConfig, sequences: int | None) -> RunConfig:
@@ -137,7 +162,7 @@ def _bytes(held: Memory) -> dict[str, int]:
 def _rows(found: list[dict[str, Any]], gpu: str, tokens: float) -> list[list[str]]:
     """A line for each fact, a column for each preset."""
     lines: dict[str, Callable[[dict[str, Any]], str]] = {
-        "preset": lambda one: one["preset"],
+        "preset": lambda one: one["preset"].removeprefix("hf:").rpartition("/")[2],
         "parameters": lambda one: f"{one['parameters'] / 1e6:.2f} M",
         **{f"  {part}": partial(_weights, part) for part in found[0]["parts"]},
         "FLOPs a token": lambda one: f"{one['flops_per_token'] / 1e9:.3g} G",

@@ -21,6 +21,7 @@ import polars as pl
 import psutil
 import pytest
 import torch
+from support.hf_models import LLAMA, planned, save
 from support.processes import ask_family, find_family, wildcard_listeners
 from support.same_rows import assert_same_rows, rows
 from support.saved_runs import weights
@@ -237,6 +238,19 @@ def test_a_run_that_is_stopped_early_saves_itself_and_leaves_its_workers_warm(
     (again,) = run_here([config], Folder(tmp_path), Resources())
     assert again.status == "done"
     assert rows(tmp_path, "train", [config.run_id])["step"].to_list() == list(range(1, steps + 1))
+
+
+def test_a_hugging_face_model_has_the_rows_of_this_process(
+    one_ray: None, small: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers", reason="needs transformers: pip install -e '.[hf]'")
+    from ray_jobs import launch
+
+    config = planned(small, save(tmp_path / "llama", "llama", LLAMA), steps=4)
+    (state,) = launch.run_connected([config], Folder(tmp_path / "ray"), Resources(), Terms(), slots=1)
+    assert (state.status, state.starts) == ("done", 1)
+    train(config, Folder(tmp_path / "here"))
+    assert_same_rows(tmp_path / "ray", tmp_path / "here", [config.run_id])
 
 
 def test_a_search_chooses_for_warm_slots_and_goes_on_where_it_was(

@@ -1,9 +1,7 @@
 """Shares of a model on 2 and 4 gloo workers: the numbers of one process, its rows and its checkpoints."""
 
-import gc
 import importlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +12,8 @@ from typing import Any
 import polars as pl
 import polars.selectors as cs
 import pytest
-import torch
 import torch.distributed as dist
+from support.live_bytes import live_bytes
 from support.ranks import run_ranks, start_process
 from support.same_rows import assert_same_rows, rows
 
@@ -30,7 +28,6 @@ from muon_core.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*goes on in another environment")]
 COUNTED_STEP = 7
-PAUSES_S = (0.0, 0.1, 0.5)  # a thread of gloo's lets go of what it received a moment after that is there
 SLACK = 16_384  # bytes of norms, tables and losses, a twelfth of the weights
 VARIANTS: dict[str, dict[str, Any]] = {
     "noise": {"optimizer": {"name": "orthonoise", "ns_dtype": "fp32", "attention_blocks": "merge_qkvo"}},
@@ -89,13 +86,13 @@ def counted(file: Path) -> Iterator[None]:
 
     No tracked step, and not the one before, whose update is kept for the next: these hold a share of the matrices more.
     """
-    begin, counts, looks = _live_bytes(), {}, Counter[str]()
+    begin, counts, looks = live_bytes(), {}, Counter[str]()
     update, check_whole = train_module._update, distributed.check_whole
 
     def count(what: str) -> None:
         looks[what] += 1
         if looks[what] == COUNTED_STEP:
-            counts[what] = min(_live_bytes(pause) for pause in PAUSES_S) - begin
+            counts[what] = live_bytes() - begin
 
     def updating(*args: Any, **kwargs: Any) -> None:
         count("with_gradients")
@@ -110,20 +107,6 @@ def counted(file: Path) -> Iterator[None]:
         patched.setattr(distributed, "check_whole", checking)
         yield
     file.write_text(json.dumps(counts))
-
-
-def _live_bytes(pause_s: float = 0.0) -> int:
-    """Of all float tensors there are, after a pause; of weights that FSDP has dropped the storage is empty."""
-    from torch.distributed.tensor import DTensor
-
-    time.sleep(pause_s)
-    gc.collect()
-    storages = {}
-    for found in gc.get_objects():
-        if issubclass(type(found), torch.Tensor) and not isinstance(found, DTensor) and found.is_floating_point():
-            storage = found.untyped_storage()
-            storages[storage._cdata] = storage.nbytes()
-    return sum(storages.values())
 
 
 @pytest.fixture(scope="module")

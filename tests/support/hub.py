@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 COMMIT = hashlib.sha1(b"commit").hexdigest()
 GATED = "gated/data"
 
@@ -41,6 +43,18 @@ def running_hub(root: Path) -> Iterator[Hub]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def point_at(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_ENDPOINT and HF_HUB_CACHE do, which the library reads when it is imported."""
+    import huggingface_hub.hf_api
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(huggingface_hub.hf_api, "api", huggingface_hub.HfApi(endpoint=endpoint))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 class _Handler(BaseHTTPRequestHandler):

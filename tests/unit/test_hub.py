@@ -1,6 +1,5 @@
 """Datasets and tokenizers of the Hugging Face Hub: those of one commit, by ranges, and what is wrong in one line."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,15 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.hub import COMMIT, Hub, running_hub
+from support.hub import COMMIT, Hub, point_at, running_hub
 from support.prepared import SMALL, contents, documents, write_jsonl
 
-from muon_core.config.run import RunConfig
 from muon_core.data import hub as code
 from muon_core.data.prepare import prepare_set
 from muon_core.data.tokenizer import choose
 from muon_core.store import range_file
-from search_spaces.parameters import locate_model
 
 TEXTS = documents(60, words=200)
 
@@ -33,11 +30,6 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pq.write_table(pa.table({"text": ["of the test split"]}), data / "test-00000.parquet")
     (root / "datasets" / "owner" / "texts" / "README.md").write_text("# Texts")
     prepare_set([str(write_jsonl(root / "t.jsonl", TEXTS))], str(root / "owner" / "tokens"), SMALL)
-    (root / "owner" / "model").mkdir()
-    shape = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
-    (root / "owner" / "model" / "config.json").write_text(
-        json.dumps({"model_type": "llama", "vocab_size": 512} | shape)
-    )
     return root
 
 
@@ -47,18 +39,6 @@ def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with running_hub(repositories) as running:
         point_at(running.endpoint, tmp_path / "cache", monkeypatch)
         yield running
-
-
-def point_at(endpoint: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As HF_ENDPOINT and HF_HUB_CACHE do, which the library reads when it is imported."""
-    import huggingface_hub.hf_api
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(huggingface_hub.hf_api, "api", huggingface_hub.HfApi(endpoint=endpoint))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 def test_a_dataset_is_prepared_as_the_same_text_in_a_file_is(
@@ -128,17 +108,6 @@ def test_what_the_hub_refuses_is_one_line(hub: Hub, given: str, message: str) ->
     with pytest.raises(ValueError, match=message) as error:
         code.dataset_files(given)
     assert "\n" not in str(error.value)
-
-
-def test_a_model_is_planned_from_its_configuration(hub: Hub, repositories: Path) -> None:
-    named, copied = (
-        locate_model(RunConfig.model_validate({"model": {"hf": name}}), Path.cwd())
-        for name in ("hf:owner/model", str(repositories / "owner" / "model"))
-    )
-    assert (named.model.hf, named.model.num_layers, named.model.num_kv_heads) == ("owner/model", 3, 4)
-    assert named.run_id == copied.run_id
-    with pytest.raises(ValueError, match=r"model owner/tokens: .* has no such file"):
-        locate_model(RunConfig.model_validate({"model": {"hf": "owner/tokens"}}), Path.cwd())
 
 
 def test_a_tokenizer_that_is_not_there_is_named(hub: Hub) -> None:

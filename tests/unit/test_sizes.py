@@ -198,6 +198,14 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would_help() -> None:
     assert classify(refused.value) == "out_of_memory"
 
 
+def test_of_a_hugging_face_model_activations_are_a_guess() -> None:
+    run = RunConfig.model_validate({"model": {"hf": "some/model", "d_model": 512, "num_layers": 12}})
+    needed = memory(run)
+    check_fits(run, needed.peak - needed.activations // 2, "cuda:0")
+    with pytest.raises(DoesNotFit, match="and cuda:0 has"):
+        check_fits(run, needed.peak - needed.activations // 2 - 1, "cuda:0")
+
+
 def test_a_run_that_fits_nowhere_is_told_so() -> None:
     run = preset("1b", micro_batches=128, activation_checkpointing=True)
     with pytest.raises(DoesNotFit, match=r"smallest micro-batches already; that is not enough: shorten data\.seq_len"):
