@@ -93,6 +93,6 @@ class Compiled:
 
 
 def _of_any_size(stack: Tensor) -> Tensor:
-    """The stack, marked as one whose size is no constant: where code fixes it, torch raises."""
-    torch._dynamo.mark_dynamic(stack, 0)
+    """The stack, marked as one whose size is no constant of the graph, unless a kernel needs it to be."""
+    torch._dynamo.maybe_mark_dynamic(stack, 0)
     return stack

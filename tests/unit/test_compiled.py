@@ -76,17 +76,26 @@ def test_a_step_of_every_profile_is_whole_graphs_that_compute_the_same(
     assert (len(graphs), sum(counters["graph_break"].values())) == (expected, 0)
 
 
+CUDA = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch.compile's own
-def test_kernels_are_as_near_to_fp64_as_what_is_not_compiled() -> None:
-    """In fp32 a whole run shows it, in tests/integration/test_train.py."""
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_kernels_are_as_near_to_fp64_as_what_is_not_compiled(device: str) -> None:
+    """In fp32 a whole run shows it, in tests/integration/test_train.py. A GPU has one graph for three and five."""
     config = MuonConfig(ns_dtype="bf16")
-    stack = torch.randn(3, 64, 96, generator=torch.Generator().manual_seed(1))
-    exact = orthogonalizer(config)
-    exact = exact.func(stack.double(), **exact.keywords | {"dtype": torch.float64})  # type: ignore[attr-defined]
-    ours, eager = (orthogonalizer(config, compiled=on)(stack) for on in (True, False))
-    assert not torch.equal(ours, eager), "nothing was compiled"
-    assert (ours - exact).norm() <= 1.2 * (eager - exact).norm()
+    compute = orthogonalizer(config, compiled=True)
+    for k in (3, 5):
+        stack = torch.randn(k, 64, 96, generator=torch.Generator().manual_seed(k)).to(device)
+        exact = orthogonalizer(config)
+        exact = exact.func(stack.double(), **exact.keywords | {"dtype": torch.float64})  # type: ignore[attr-defined]
+        ours, eager = compute(stack), orthogonalizer(config)(stack)
+        assert (ours - exact).norm() <= 1.2 * (eager - exact).norm()
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_noise_stays_outside_and_its_orthogonalizer_is_compiled(graphs: Graphs) -> None:
