@@ -405,7 +405,9 @@ def test_rows_tell_where_time_and_memory_go(tmp_path: Path, run_config: RunConfi
     """With the peak of a GPU that the CPU is taken for, the model's FLOPs over it are the utilisation."""
     config = run_config.replace(tracking={"eval_every": 4, "track_every": 4})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpus, "find", lambda device: gpus.Gpu("any", bf16=4e9, fp32=2e9, memory=0, node=None, source="made up"))
+        patch.setattr(
+            gpus, "find", lambda device: gpus.Gpu("any", bf16=4e9, fp32=2e9, memory=0, node=None, source="made up")
+        )
         train_in(tmp_path, config)
     opened = open_store(tmp_path)
     train, run = opened.train.sort("step").collect(), opened.runs.collect().row(0, named=True)
