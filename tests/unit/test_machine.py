@@ -86,13 +86,14 @@ def test_the_driver_is_asked_where_there_are_no_device_files(tmp_path: Path) -> 
     [
         (Resources(), 0, ""),
         (Resources(workers=8), 0, ""),
-        (Resources(gpus_per_worker=0.5, workers=4), 2, ""),
+        (Resources(gpus_per_worker=0.5), 1, ""),
+        (Resources(gpus_per_worker=0.75, workers=2), 2, ""),
         (Resources(workers=9), 0,
          "a run needs 9 CPUs, this machine has 8: run it on a cluster with --address, or lower workers or "
          "cpus_per_worker"),
         (Resources(gpus_per_worker=1), 0,
          "a run needs 1 GPU, this machine has 0: run it on a cluster with --address, or set gpus_per_worker: 0"),
-        (Resources(gpus_per_worker=0.5, workers=3), 1,
+        (Resources(gpus_per_worker=0.75, workers=2), 1,
          "a run needs 1.5 GPUs, this machine has 1: run it on a cluster with --address, or lower workers or "
          "gpus_per_worker"),
     ],
