@@ -43,16 +43,21 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def compile_model(model: nn.Module, device: torch.device, *, whole: bool) -> None:
-    """Compile a run's model, in place: parameters keep their names. What earlier runs compiled is dropped.
+def compile_model(parts: Iterable[nn.Module], device: torch.device, *, whole: bool) -> None:
+    """Compile what a run's model is computed by, in place: parameters keep their names. What earlier runs compiled is
+    dropped.
 
     Args:
-        whole: it is one graph for each shape, in training and in evaluation; what breaks it raises.
+        parts: the model, or those of it between which something else has to be done, by their hooks.
+        whole: each is one graph for each shape, in training and in evaluation; what breaks it raises.
     Raises: ValueError without a compiler.
     """
     check_compiler(device)
     torch._dynamo.reset()
-    model.compile(backend=BACKEND, dynamic=False, fullgraph=whole, recompile_limit=MOST_GRAPHS)
+    for part in parts:
+        part.forward = torch.compile(  # type: ignore[method-assign, call-overload]  # its overloads forget the limit
+            part.forward, backend=BACKEND, dynamic=False, fullgraph=whole, recompile_limit=MOST_GRAPHS
+        )
 
 
 class Compiled:

@@ -56,7 +56,8 @@ class Shares(Layout):
     def __init__(self, model: Transformer | HFModel, device: torch.device, precision: str) -> None:
         """`model` is whole, and on the CPU if it does not fit onto the device; afterwards it holds shares only."""
         super().__init__(model)
-        _shard(model, device, precision)
+        self.parts = [part for block in model.blocks for part in _parts(block)]
+        _shard(model, self.parts, device, precision)
         self._shares: dict[str, Any] = dict(model.named_parameters())  # DTensors
         self.all_matrices = [replace(matrix, parameter=self._shares[matrix.name]) for matrix in self.all_matrices]
         self.matrices = [_hollow(matrix) for matrix in self.all_matrices if owner(matrix.layer) == distributed.rank()]
@@ -165,10 +166,10 @@ def make_layout(model: Transformer | HFModel, config: RunConfig, device: torch.d
     return Layout(model.to(device))
 
 
-def _shard(model: Transformer | HFModel, device: torch.device, precision: str) -> None:
+def _shard(model: Transformer | HFModel, parts: Sequence[nn.Module], device: torch.device, precision: str) -> None:
     """Leave shares of the model's parameters in it, on `device`.
 
-    Attention and MLPs are gathered as they are computed, under bf16 in bf16: the type in which autocast would multiply
+    The parts, attention and MLPs, are gathered as they are computed, under bf16 in bf16: the type in which autocast would multiply
     them, and keep copies until the backward pass. The rest, embedding and norms, is what autocast reads in fp32.
     Buffers, such as the frequencies of RoPE, stay whole and as they are.
     """
@@ -178,10 +179,9 @@ def _shard(model: Transformer | HFModel, device: torch.device, precision: str) -
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     dtype = torch.bfloat16 if precision == "bf16" else None
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for block in model.blocks:
-        for part in _parts(block):
-            part.register_forward_hook(_no_view)  # before FSDP's own, which it puts on what a module returns
-            fully_shard(part, mesh=mesh, mp_policy=policy)
+    for part in parts:
+        part.register_forward_hook(_no_view)  # before FSDP's own, which it puts on what a module returns
+        fully_shard(part, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 

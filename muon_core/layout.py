@@ -33,6 +33,8 @@ class Layout:
         self.all_matrices = model.matrices if isinstance(model, HFModel) else hidden_matrices(model)
         self.matrices: list[HiddenMatrix] = self.all_matrices
         """Those this rank optimizes and measures."""
+        self.parts: list[nn.Module] = [model]
+        """What is computed in one go, for a compiler."""
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What this rank's optimizers step."""

@@ -75,7 +75,7 @@ def prepare(config: RunConfig, device: torch.device, stopwatch: Stopwatch, token
     model.checkpoints = config.activation_checkpointing
     layout = make_layout(model, config, device)
     if config.compile:
-        compile_model(model, device, whole=isinstance(model, Transformer))
+        compile_model(layout.parts, device, whole=isinstance(model, Transformer))
     replica: nn.Module = model
     if distributed.world_size() > 1 and config.reduction == "ddp" and not layout.shared:
         replica = replicate(model, device)

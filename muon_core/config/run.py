@@ -304,8 +304,6 @@ class RunConfig(Config):
             raise ValueError("parallel fsdp keeps no whole gradients, which reduction tree adds up; set reduction: ddp")
         if self.distribute == "replicated":
             raise ValueError("parallel fsdp computes each update once, by its owner; set distribute: owner or auto")
-        if self.compile:
-            raise ValueError("parallel fsdp gathers weights between what compile would join; set compile: false")
         if isinstance(self.optimizer, ReferenceConfig):
             raise ValueError(
                 f"parallel fsdp deals matrices to workers, and {self.optimizer.reference} may need all at once; "

@@ -126,7 +126,7 @@ def digests(place: str) -> dict[str, str]:
     storage = open_storage(place)
     found = {name: storage.get(name) for name, _ in storage.list("")}
     manifest = json.loads(found["manifest.json"])
-    del manifest["plan"], manifest["source"]["inputs"]
+    del manifest["plan"], manifest["source"]["inputs"], manifest["asked"]["text"]
     found["manifest.json"] = json.dumps(manifest).encode()
     return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
 

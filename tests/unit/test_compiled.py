@@ -199,7 +199,7 @@ def test_runs_of_other_shapes_in_one_process_are_all_compiled(graphs: Graphs, mo
     for rows in (2, 3, 4):
         model = Transformer(ModelConfig(d_model=8, num_layers=1, num_heads=2, num_kv_heads=1, d_ff=8, vocab_size=257))
         init_weights(model, 0)
-        compile_model(model, torch.device("cpu"), whole=True)
+        compile_model([model], torch.device("cpu"), whole=True)
         next_token_loss(model, torch.zeros(rows, 5, dtype=torch.long))
     assert len(graphs) == 3
     with pytest.raises(FailOnRecompileLimitHit):

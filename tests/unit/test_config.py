@@ -61,7 +61,6 @@ def test_what_changes_a_result_changes_the_id(base: dict[str, Any], changes: dic
     [
         ({"reduction": "tree"}, "set reduction: ddp"),
         ({"distribute": "replicated"}, "set distribute: owner or auto"),
-        ({"compile": True}, "set compile: false"),
         ({"optimizer": {"name": "x", "reference": "torch.optim:Rprop", "source_sha256": ""}}, "set parallel: ddp"),
     ],
 )

@@ -173,7 +173,7 @@ def test_several_workers_that_lack_memory_are_told_of_shares() -> None:
     with pytest.raises(DoesNotFit, match=r"or parallel: fsdp \(.* and parallel: fsdp \("):
         check_fits(preset("1b"), 2**30, "cuda:0", workers=8)
     with pytest.raises(DoesNotFit, match=r"^((?!fsdp).)*$"):
-        check_fits(preset("1b", compile=True), 2**30, "cuda:0", workers=8)
+        check_fits(preset("1b", distribute="replicated"), 2**30, "cuda:0", workers=8)
 
 
 def test_micro_batches_workers_and_checkpointing_divide_activations() -> None:
