@@ -55,7 +55,7 @@ def compile_model(parts: Iterable[nn.Module], device: torch.device, *, whole: bo
     check_compiler(device)
     torch._dynamo.reset()
     for part in parts:
-        part.forward = torch.compile(  # type: ignore[method-assign, call-overload]  # its overloads forget the limit
+        part.forward = torch.compile(  # type: ignore[call-overload]  # its overloads forget the limit
             part.forward, backend=BACKEND, dynamic=False, fullgraph=whole, recompile_limit=MOST_GRAPHS
         )
 

@@ -169,9 +169,9 @@ def make_layout(model: Transformer | HFModel, config: RunConfig, device: torch.d
 def _shard(model: Transformer | HFModel, parts: Sequence[nn.Module], device: torch.device, precision: str) -> None:
     """Leave shares of the model's parameters in it, on `device`.
 
-    The parts, attention and MLPs, are gathered as they are computed, under bf16 in bf16: the type in which autocast would multiply
-    them, and keep copies until the backward pass. The rest, embedding and norms, is what autocast reads in fp32.
-    Buffers, such as the frequencies of RoPE, stay whole and as they are.
+    The parts, attention and MLPs, are gathered as they are computed, under bf16 in bf16: the type in which autocast
+    would multiply them, and keep copies until the backward pass. The rest, embedding and norms, is what autocast reads
+    in fp32. Buffers, such as the frequencies of RoPE, stay whole and as they are.
     """
     from torch.distributed.device_mesh import init_device_mesh  # with torch's compiler, which takes seconds to load
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
