@@ -84,7 +84,7 @@ def show_runs(runs: list[ImportedRun], unread: dict[str, str], baseline: str | N
     click.echo(_arms_text(runs, arms.names))
     for text in filter(None, [*arms.notes, wrong]):
         click.echo(text, err=True)
-    click.echo(f"{counted(len(runs), 'run')} would be imported; nothing was written", err=True)
+    click.echo(f"{counted(len(arms.names), 'run')} would be imported; nothing was written", err=True)
 
 
 def _arms_text(runs: list[ImportedRun], names: dict[str, str]) -> str:
