@@ -65,6 +65,14 @@ def test_dry_run_takes_a_copy_for_the_same_run_as_the_import_does(muon: Muon, tm
     assert "logs: 2 runs imported, 2 were there already" in muon("import", "logs").err
 
 
+def test_dry_run_of_nothing_that_can_be_read_shows_no_arms(muon: Muon, tmp_path: Path) -> None:
+    write(tmp_path, {"old/run/metrics.json": '{"history": {'})
+    dry = muon("import", "old", "--dry-run")
+    assert (dry.code, dry.out) == (3, "")
+    assert "left out: run: " in dry.err
+    assert dry.err.endswith("0 runs would be imported; nothing was written\n")
+
+
 def test_a_table_with_a_baseline_in_other_letters_has_a_report(muon: Muon, tmp_path: Path) -> None:
     rows = [
         f"{name},{seed},10,{3 + seed / 100 + (name == 'AdamW')}" for name in ("AdamW", "Muon") for seed in (1, 2, 3)
