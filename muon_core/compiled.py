@@ -1,8 +1,9 @@
 """What `compile: true` passes through torch.compile, so that no part of it is left out in silence.
 
 Torch makes a graph of a function for every new shape, counts those of all runs in a process, and after eight it goes on
-without compiling, with no more than a warning. So each run begins with none, and who would need too many raises. Shapes
-are constants of a graph: which ones came first, and a run that is taken up again meets others first, changes nothing.
+without compiling, with no more than a warning. So each run begins with none and may make more, and who would need too
+many raises, but for a Hugging Face model, which may be several graphs. Shapes are constants of a graph: which ones came
+first, and a run that is taken up again meets others first, changes nothing.
 """
 
 from __future__ import annotations

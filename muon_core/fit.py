@@ -41,10 +41,14 @@ def fit_micro_batches(config: RunConfig, state: TrainState) -> None:
 
     Raises: DoesNotFit if there is no room for micro-batches of one sequence a worker, or the smallest there can be.
     """
-    if config.micro_batches != "auto" or KEY in state.environment:
+    if config.micro_batches != "auto":
         return
     device = state.device
     free = environment.free_memory_bytes(device)
+    if KEY in state.environment:  # an attempt that did not measure beside training may have left no room for that
+        lacks = _still_needed(config, state, state.micro_batches) > free * (1 - SPARE)
+        state.beside = state.beside and not distributed.anyone(lacks, device)
+        return
     choices = config.micro_batch_choices(distributed.world_size())
     tried = 0
     for pieces in choices:

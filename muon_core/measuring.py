@@ -181,6 +181,8 @@ def _on_stream(work: Callable[[], T], stream: torch.cuda.Stream, ready: torch.cu
     # The allocator knows of a tensor's memory only the stream that asked for it. A snapshot's is the training stream's:
     # with the last reference gone, the next kernels there may write into it, and none of them waits for this stream. So
     # this function, which holds the references, returns or raises only once this stream has read all it was to read.
+    # A thread begins on the first GPU, and to go back there from another makes a context on it, half a gigabyte a rank.
+    torch.cuda.set_device(stream.device)
     with torch.cuda.stream(stream):
         stream.wait_event(ready)
         try:

@@ -145,7 +145,7 @@ def settle_buckets(config: RunConfig, state: TrainState) -> None:
     if state.replica is state.model:
         return
     shape = (1, 2)
-    if config.compile:  # which would take a second shape for a sign that more will follow
+    if config.compile:  # which would make graphs of a shape that no step has
         shape = (config.batch_size // max(state.micro_batches, distributed.world_size()), config.data.seq_len + 1)
     tokens = torch.zeros(shape, dtype=torch.long, device=state.device)
     with autocast(config, state.device):

@@ -272,6 +272,8 @@ def _optimizer_step(
             recorder.skipped()
             state.updates = {}
         else:
+            if track:
+                recorder.take_up()  # what is under way holds its copies until then, and this step makes its own
             _update(config, state, track=track)
         state.optimizers.zero_grad()
         state.model.zero_grad()  # of shares, for which optimizers have others

@@ -14,7 +14,7 @@ from typing import Any
 
 from muon_core.config.optimizers import MuonConfig
 from muon_core.config.run import ModelConfig, RunConfig
-from muon_core.config.sizes import num_hidden, num_multiplied, num_parameters
+from muon_core.config.sizes import largest_matrix, num_hidden, num_multiplied, num_parameters
 
 CHUNK_LOGITS = 2**25
 """Logits computed at a time: 128 MiB in fp32, 682 tokens of a vocabulary of 49,152."""
@@ -146,7 +146,8 @@ def _tracking(config: RunConfig, shares: int) -> int:
     total, hidden = num_parameters(config.model), num_hidden(config.model)
     copies = 4 if isinstance(config.optimizer, MuonConfig) else 3
     gradients = total if config.reduction == "tree" else hidden  # which are parts of one vector there
-    return (4 * (copies * hidden + gradients)) // shares + _SCRATCH * min(CHUNK_MATRICES, 24 * hidden // shares)
+    chunk = max(CHUNK_MATRICES, 24 * largest_matrix(config.model))  # of which there is one at least
+    return (4 * (copies * hidden + gradients)) // shares + _SCRATCH * min(chunk, 24 * hidden // shares)
 
 
 def check_fits(config: RunConfig, free: int, where: str, workers: int = 1) -> None:

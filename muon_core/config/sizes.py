@@ -93,6 +93,11 @@ def _shapes(model: ModelConfig) -> Counter[tuple[int, int]]:
     return Counter(shape for shape in matrices(model).values() for _ in range(model.num_layers))
 
 
+def largest_matrix(model: ModelConfig) -> int:
+    """Weights of the largest hidden matrix."""
+    return max(rows * cols for rows, cols in _shapes(model))
+
+
 def orthogonalizer_share(config: RunConfig) -> float:
     """Of all FLOPs of a step, those of Newton-Schulz."""
     own = orthogonalizer_flops(config)

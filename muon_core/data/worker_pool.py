@@ -69,6 +69,7 @@ class WorkerPool:
     @staticmethod
     def call(function: Callable[..., R], *arguments: Any) -> R:
         """What `function` returns in a process of its own, which takes its memory with it."""
+        others = active_children()
         with _pool(1, _prepare, None) as pool:
             try:
                 return pool.submit(function, *arguments).result()
@@ -76,7 +77,8 @@ class WorkerPool:
                 raise _died() from None
             except KeyboardInterrupt:  # it hears none of that, and may be busy for minutes
                 for process in active_children():
-                    process.terminate()
+                    if process not in others:
+                        process.terminate()
                 raise
 
 

@@ -102,7 +102,10 @@ def arms_alone(runs: Iterable[ImportedRun], baseline: str | None = None) -> Impo
 
     Raises: ValueError if `baseline` names none of them, or several.
     """
-    starts = [_start(run) | {"run_id": run.run_id} for run in runs]
+    first: dict[str, dict[str, Any]] = {}
+    for run in runs:  # of copies an import takes the first
+        first.setdefault(run.run_id, _start(run) | {"run_id": run.run_id})
+    starts = list(first.values())
     return imported_arms(starts, None if baseline is None else find_baseline(starts, baseline))
 
 

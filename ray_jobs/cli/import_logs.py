@@ -81,10 +81,11 @@ def show_runs(runs: list[ImportedRun], unread: dict[str, str], baseline: str | N
         arms = arms_alone(runs, baseline)
     except ValueError as error:
         arms, wrong = arms_alone(runs), f"--baseline: {error}"
-    click.echo(_arms_text(runs, arms.names))
+    if runs:
+        click.echo(_arms_text(runs, arms.names))
     for text in filter(None, [*arms.notes, wrong]):
         click.echo(text, err=True)
-    click.echo(f"{counted(len(runs), 'run')} would be imported; nothing was written", err=True)
+    click.echo(f"{counted(len(arms.names), 'run')} would be imported; nothing was written", err=True)
 
 
 def _arms_text(runs: list[ImportedRun], names: dict[str, str]) -> str:

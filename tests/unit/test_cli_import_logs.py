@@ -55,6 +55,24 @@ def test_dry_run_tells_arms_apart_as_the_import_does(muon: Muon, tmp_path: Path)
     assert alone.err.endswith("1 run would be imported; nothing was written\n")
 
 
+def test_dry_run_takes_a_copy_for_the_same_run_as_the_import_does(muon: Muon, tmp_path: Path) -> None:
+    rows = "".join(f"m{seed},muon,{seed},{step},3.{seed}\n" for seed in (1, 2) for step in (0, 10))
+    write(tmp_path, {f"logs/{copy}/t.csv": f"run,optimizer,seed,step,val_loss\n{rows}" for copy in "ab"})
+    dry = muon("import", "logs", "--dry-run")
+    assert dry.out.splitlines()[-1].split() == ["muon", "2", "1,", "2", "10"]
+    assert dry.err.endswith("2 runs would be imported; nothing was written\n")
+    assert "repeat a seed" not in dry.err
+    assert "logs: 2 runs imported, 2 were there already" in muon("import", "logs").err
+
+
+def test_dry_run_of_nothing_that_can_be_read_shows_no_arms(muon: Muon, tmp_path: Path) -> None:
+    write(tmp_path, {"old/run/metrics.json": '{"history": {'})
+    dry = muon("import", "old", "--dry-run")
+    assert (dry.code, dry.out) == (3, "")
+    assert "left out: run: " in dry.err
+    assert dry.err.endswith("0 runs would be imported; nothing was written\n")
+
+
 def test_a_table_with_a_baseline_in_other_letters_has_a_report(muon: Muon, tmp_path: Path) -> None:
     rows = [
         f"{name},{seed},10,{3 + seed / 100 + (name == 'AdamW')}" for name in ("AdamW", "Muon") for seed in (1, 2, 3)

@@ -14,7 +14,7 @@ from support.ranks import run_ranks, start_process
 from support.saved_runs import train_until, weights
 
 from analysis.store import open_store
-from muon_core import environment, fit
+from muon_core import environment, fit, recorder
 from muon_core.config.memory import DoesNotFit, memory
 from muon_core.config.run import RunConfig
 from muon_core.state import TrainState
@@ -106,6 +106,31 @@ def test_a_run_that_is_continued_takes_the_same(
     assert (tried, taken(tmp_path)) == ([], [4])
     (text,) = open_store(tmp_path).runs.collect()["environment_json"]
     assert "resumed_from" not in json.loads(text)
+
+
+def test_what_was_taken_without_room_for_copies_is_continued_without_them(
+    tmp_path: Path, auto: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, whole = auto.replace(tracking={"track_every": 1}), memory(auto.replace(micro_batches=1))
+    lacks = whole.peak + whole.tracking - whole.weights - whole.optimizer
+    assert memory(auto).peak + whole.tracking < 0.8 * lacks  # smaller micro-batches would have room for them
+    measured: list[bool] = []
+    begin = recorder.begin
+
+    def noted(work: Any, device: torch.device, *, beside: bool) -> Any:
+        measured.append(beside)
+        return begin(work, device, beside=beside)
+
+    monkeypatch.setattr(recorder, "begin", noted)
+    monkeypatch.setattr(fit, "measured_step", device_for(8, []))
+    train_until(Folder(tmp_path), run, 6)
+    measure_beside(monkeypatch)
+    for share, beside in ((0.99, False), (1.01, True)):
+        free = int(share * lacks / (1 - fit.SPARE))
+        monkeypatch.setattr(environment, "free_memory_bytes", lambda device, free=free: free)
+        measured.clear()
+        train_until(Folder(tmp_path), run, 6)
+        assert (set(measured), taken(tmp_path)) == ({beside}, [1])
 
 
 def test_what_was_taken_is_named_where_a_run_goes_on_with_a_number(

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from analysis.store import open_store
 from muon_core import environment, measuring
+from muon_core import train as training
 from muon_core.config.memory import memory
 from muon_core.config.run import RunConfig
 from muon_core.measuring import Snapshot, begin, has_room
+from muon_core.state import TrainState
 from muon_core.store.folder import Folder
 from muon_core.train import train
 
@@ -75,6 +77,29 @@ def test_measurements_at_every_step_wait_for_each_other(
     measure_beside(monkeypatch, late=True)
     train(run, Folder(tmp_path / "beside"))
     assert_same_rows(tmp_path / "waits", tmp_path / "beside", [run.run_id])
+
+
+def test_a_tracked_step_finds_no_copies_of_the_one_before(
+    tmp_path: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes its own, and there is room for those of one."""
+    measure_beside(monkeypatch, late=True)
+    copies: list[weakref.ref[Tensor]] = []
+    found: list[int] = []
+    of, update = Snapshot.of, training._update
+
+    def taken(*arguments: Any, **options: Any) -> Snapshot:
+        copies.append(weakref.ref((snapshot := of(*arguments, **options)).weights[0]))
+        return snapshot
+
+    def looked_at(run: RunConfig, state: TrainState, *, track: bool) -> None:
+        found.extend(sum(copy() is not None for copy in copies) for _ in range(track))
+        update(run, state, track=track)
+
+    monkeypatch.setattr(Snapshot, "of", taken)
+    monkeypatch.setattr(training, "_update", looked_at)
+    assert train(config.replace(checkpoint={"every_s": None}), Folder(tmp_path)).status == "done"
+    assert (found, len(copies)) == ([0, 0, 0], 4)
 
 
 @pytest.mark.parametrize(("died_at", "saved_at"), [(1, 0), (3, 0), (4, 0), (5, 4), (7, 4)])
@@ -255,11 +280,14 @@ def test_a_run_without_room_for_copies_waits(
 class Cuda:
     """Stands for a GPU: takes down what is asked of it, in order, and whether the snapshot is still there."""
 
+    device = torch.device("cuda", 3)
+
     def __init__(self, patched: pytest.MonkeyPatch, snapshot: "weakref.ref[Tensor]") -> None:
         self.asked: list[str] = []
         self._snapshot = snapshot
         patched.setattr(torch.cuda, "current_stream", lambda device: self)
         patched.setattr(torch.cuda, "stream", self.entered)
+        patched.setattr(torch.cuda, "set_device", lambda device: self.asked.append(f"go to {device}"))
         patched.setattr(measuring, "_stream", lambda device: self)
 
     def record_event(self) -> str:
@@ -290,11 +318,11 @@ def test_a_gpu_measures_on_a_stream_of_its_own_and_keeps_the_snapshot_until_it_w
         cuda.asked.append("measure")
         return 1 / float(weight.sum() - 4 * fails)
 
-    found = begin(partial(measure, weight), torch.device("cuda", 0), beside=True)
+    found = begin(partial(measure, weight), Cuda.device, beside=True)
     del weight
     assert type(found.exception()) is (ZeroDivisionError if fails else type(None))
-    expected = ["record", "enter", "wait for what training has begun", "measure", "synchronize"]
-    assert cuda.asked[:5] == expected
+    expected = ["record", "go to cuda:3", "enter", "wait for what training has begun", "measure", "synchronize"]
+    assert cuda.asked[:6] == expected
 
 
 def everything(snapshot: Snapshot) -> list[Tensor]:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import numpy as np
@@ -254,11 +254,15 @@ def test_a_trained_vocabulary_is_told_and_says_what_it_has_read(tmp_path: Path) 
 
 
 def test_an_interruption_ends_a_process_that_would_not_hear_it() -> None:
-    """Training a vocabulary is minutes in a library: whoever types Ctrl-C does not wait for them."""
+    """Training a vocabulary is minutes in a library: whoever types Ctrl-C does not wait for them. Others go on."""
+    other = get_context("spawn").Process(target=time.sleep, args=(600.0,))
+    other.start()
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         WorkerPool.call(time.sleep, 600.0)
-    assert active_children() == []
+    assert active_children() == [other]
+    other.kill()
+    other.join()
 
 
 def test_what_a_call_left_that_saved_nothing_is_not_believed(

@@ -164,6 +164,8 @@ def test_what_a_gpu_measures_beside_training_is_counted() -> None:
     assert memory(tree).tracking == 4 * (4 * hidden + total) + 4 * 2**28
     shared = memory(preset("88m", parallel="fsdp"), workers=2)
     assert shared.tracking == 5 * 4 * hidden // 2 + 4 * 2**28
+    large = preset("1b")  # a single matrix of 2048 x 8192, with update and momentum, is more than that
+    assert memory(large).tracking == 5 * 4 * num_hidden(large.model) + 4 * 24 * 2048 * 8192
     tiny = preset("tiny")
     assert memory(tiny).tracking == (5 * 4 + 4 * 24) * num_hidden(tiny.model)
     check_fits(muon, memory(muon).peak, "cuda:0")  # without it: where it has no room, training waits

@@ -172,7 +172,6 @@ def test_tokens_go_to_a_gpu_from_pinned_memory() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")  # torch's own, of its mode
 def test_cuda_sees_no_step_wait(run_config: RunConfig) -> None:
     config = run_config.replace(steps=14, tracking=FAR)
 
