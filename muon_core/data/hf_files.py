@@ -91,7 +91,10 @@ def _parts(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     index = folder / INDEX
-    parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
+    try:
+        parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values())) if index.is_file() else []
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"model.hf {folder}: its {INDEX} cannot be read; fetch it again") from None
     if not parts or not all(part.endswith(".safetensors") for part in parts):
         raise ValueError(f"model.hf {folder}: {NO_WEIGHTS}")
     return parts

@@ -142,3 +142,6 @@ def test_weights_that_are_not_all_there_are_named(repositories: Path, small: dic
     first.unlink()
     with pytest.raises(ValueError, match=rf"index\.json names {first.name}, which is not there"):
         planned(small, folder, model=PRETRAINED)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+    with pytest.raises(ValueError, match=r"its model\.safetensors\.index\.json cannot be read; fetch it again"):
+        planned(small, folder, model=PRETRAINED)
