@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +44,12 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError(
             f"compile: true needs a {kind} compiler, and none is found here; install one (apt-get install {package}), "
             f"name it in the environment variable {variable}, or set compile: false"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if sys.platform == "linux" and not header.is_file():  # elsewhere there are more places for it
+        raise ValueError(
+            f"compile: true needs Python's headers, and {header} is not there; install them (apt-get install "
+            "python3-dev), or set compile: false"
         )
 
 

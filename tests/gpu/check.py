@@ -13,10 +13,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -70,14 +68,6 @@ def reason_in(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt|OutOfMemory\w*)\b", line)]
     return (errors or lines or [""])[-1][:200]
-
-
-def lacking_for_compile() -> str:
-    """What is not there that `torch.compile` needs, and how to get it; empty if nothing is."""
-    compiler = os.environ.get("CC") or next(filter(shutil.which, ("gcc", "clang", "cc")), None)
-    headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
-    lacks = [what for what, there in (("a C compiler", compiler), ("the header Python.h", headers)) if not there]
-    return f"torch.compile lacks {' and '.join(lacks)}: apt-get install gcc python3-dev" if lacks else ""
 
 
 def part(name: str, *arguments: Any, seconds: float) -> Any:
@@ -194,6 +184,10 @@ def rows(device: str, limit_s: float = LIMIT_S) -> Iterator[Row]:
 
 def check(device: str) -> int:
     """Print the table; returns the exit code."""
+    import torch
+
+    from muon_core.compiled import check_compiler
+
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # the first to compile does so from nothing
@@ -203,7 +197,9 @@ def check(device: str) -> int:
             print(f"gpu-check: the device cannot be asked: {reason}; `muon doctor` looks it over")
             return 1
         print(" | ".join(f"{name} {value}" for name, value in about.items()), flush=True)
-        if lacks := lacking_for_compile():
+        try:
+            check_compiler(torch.device(device))
+        except ValueError as lacks:  # and so do the parts that compile
             print(f"\n{lacks}", flush=True)
         print("\n| what | measured | beside |\n|---|---|---|", flush=True)
         found = []

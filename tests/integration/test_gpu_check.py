@@ -47,7 +47,6 @@ def test_the_table_has_every_part_and_the_last_line_says_it_is_met(
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # which is set for the parts
     monkeypatch.setattr(check, "called", here)
-    monkeypatch.setattr(check, "lacking_for_compile", lambda: "")
     assert check.check("cpu") == 0
     out, err = capsys.readouterr()
     about, _, _, _, *table, _, verdict = out.splitlines()
@@ -128,19 +127,6 @@ def test_the_reason_of_a_part_is_its_error_and_no_hint_behind_it() -> None:
     )
     assert check.reason_in("....F\n1 failed, 3 passed in 2.00s\n") == "1 failed, 3 passed in 2.00s"
     assert check.reason_in("") == ""
-
-
-def test_what_compilation_lacks_is_told_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "Python.h").touch()
-    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr("shutil.which", lambda name: name if name == "clang" else None)
-    assert check.lacking_for_compile() == ""
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    (tmp_path / "Python.h").unlink()
-    assert check.lacking_for_compile() == (
-        "torch.compile lacks a C compiler and the header Python.h: apt-get install gcc python3-dev"
-    )
 
 
 def test_a_torch_without_cuda_on_a_machine_with_a_gpu_is_named(

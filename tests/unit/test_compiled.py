@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,16 @@ def test_without_a_compiler_there_is_a_line(
     there.write_text("#!/bin/sh\n")
     there.chmod(0o755)
     check_compiler(torch.device(device))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python's headers may be in other places")
+def test_without_the_headers_of_python_there_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(ValueError, match=rf"^compile: true needs Python's headers, and {tmp_path}/Python\.h is "):
+        check_compiler(torch.device("cuda"))
+    (tmp_path / "Python.h").touch()
+    check_compiler(torch.device("cuda"))
 
 
 def test_without_a_compiler_nothing_is_begun(
