@@ -73,8 +73,9 @@ def check_run(config: RunConfig) -> None:
     needed = config.steps * config.tokens_per_step
     epochs = needed / (num_windows(manifest.tokens("train"), data.seq_len) * data.seq_len)
     if epochs > config.allow_epochs:
+        many = f"{epochs:,.0f}" if epochs >= 100 else f"{epochs:.3g}"
         raise ValueError(
-            f"corpus {data.corpus!r}: {needed:,} tokens are {epochs:.3g} epochs of its {manifest.tokens('train'):,} "
+            f"corpus {data.corpus!r}: {needed:,} tokens are {many} epochs of its {manifest.tokens('train'):,} "
             f"training tokens, allow_epochs is {config.allow_epochs:g}; lower steps, prepare more text, or set "
             f"allow_epochs: {-(-epochs // 1):.0f}"
         )

@@ -94,6 +94,7 @@ def test_a_run_on_a_prepared_set_trains_and_repeats(data: DataConfig, tmp_path: 
             {"steps": 10**4},
             r"640,000 tokens are \d+ epochs of its [\d,]+ training tokens, allow_epochs is 4; lower steps",
         ),
+        ({"steps": 10**6}, r"64,000,000 tokens are \d+,\d{3} epochs of its"),
         ({"steps": 10**4, "allow_epochs": 10.0}, r"allow_epochs is 10; .* or set allow_epochs: \d+"),
     ],
 )
