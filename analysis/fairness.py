@@ -16,7 +16,7 @@ from analysis import queries
 from analysis.integrity import ALIKE
 from analysis.store import Store
 from analysis.summary import Summary
-from analysis.verdicts import count_text
+from muon_core.spelling import counted
 from muon_core.statuses import EARLY, STOPPED_EARLY, last_line
 
 _SHOWN = 4  # values or arms that are named
@@ -119,7 +119,7 @@ def _seed_list(seeds: pl.Series) -> str:
     """`42, 137, 2 runs without a seed`."""
     parts = [str(seed) for seed in seeds.drop_nulls().unique().sort()]
     unknown = seeds.null_count()
-    return ", ".join([*parts, *([f"{count_text(unknown, 'run')} without a seed"] if unknown else [])])
+    return ", ".join([*parts, *([f"{counted(unknown, 'run')} without a seed"] if unknown else [])])
 
 
 def _same_by_seed(term: str, started: pl.DataFrame, column: str, what: str) -> Check:
@@ -128,14 +128,14 @@ def _same_by_seed(term: str, started: pl.DataFrame, column: str, what: str) -> C
     by_seed = known.group_by("seed").agg(pl.col(column).n_unique().alias("values"), arms=pl.col("arm").n_unique())
     shared = by_seed.filter(pl.col("arms") > 1)
     unknown = started.height - known.height
-    gap = f" Unknown for {unknown} of {count_text(started.height, 'run')}." if unknown else ""
+    gap = f" Unknown for {unknown} of {counted(started.height, 'run')}." if unknown else ""
     if shared.is_empty():
         why = "No run tells it." if known.is_empty() else "No two arms share a seed."
         return Check(term, why, None)
     unequal = shared.filter(pl.col("values") > 1)["seed"].sort().to_list()
     if unequal:
         return Check(term, f"Arms differ in the {what} at seed {', '.join(map(str, unequal))}.{gap}", False)
-    seeds = count_text(shared.height, "seed")
+    seeds = counted(shared.height, "seed")
     return Check(term, f"All arms have the same {what} at each of {seeds}, by hash.{gap}", None if unknown else True)
 
 
@@ -148,7 +148,7 @@ def _alike(term: str, started: pl.DataFrame, columns: tuple[str, ...]) -> Check:
     if known.is_empty():
         return Check(term, "No run tells it." if started.height else "No run was started.", None)
     unknown = started.height - known.height
-    gap = f" Unknown for {unknown} of {count_text(started.height, 'run')}." if unknown else ""
+    gap = f" Unknown for {unknown} of {counted(started.height, 'run')}." if unknown else ""
     unequal = [column for column in columns if known[column].n_unique() > 1]
     if unequal:
         return Check(
@@ -181,12 +181,12 @@ def _budget(started: pl.DataFrame) -> Check:
     rows = lengths.sort("steps", "tokens", nulls_last=True).rows(named=True)
     if len(rows) > 1:
         text = "; ".join(
-            f"{_length(row)} ({_names(row['arm'])}: {count_text(row['runs'], 'run')})" for row in rows[:_SHOWN]
+            f"{_length(row)} ({_names(row['arm'])}: {counted(row['runs'], 'run')})" for row in rows[:_SHOWN]
         )
         return Check("Token budget", f"Runs were trained for unequal lengths: {text}.", False)
     if rows[0]["tokens"] is None:
-        return Check("Token budget", f"All {count_text(done.height, 'run')} done took {_length(rows[0])}.", None)
-    return Check("Token budget", f"All {count_text(done.height, 'run')} done saw {_length(rows[0])}.", True)
+        return Check("Token budget", f"All {counted(done.height, 'run')} done took {_length(rows[0])}.", None)
+    return Check("Token budget", f"All {counted(done.height, 'run')} done saw {_length(rows[0])}.", True)
 
 
 def _length(row: Mapping[str, int | None]) -> str:
@@ -200,8 +200,8 @@ def _tuning(view: Store, started: pl.DataFrame) -> Check:
     if tried.is_empty():
         return Check("Tuning", "No run tells its optimizer.", None)
     texts = [
-        f"{row['optimizer']}: {count_text(row['learning_rates'], 'learning rate')} in "
-        f"{count_text(row['arms_tried'], 'setting')}, {count_text(row['runs'], 'run')} here and "
+        f"{row['optimizer']}: {counted(row['learning_rates'], 'learning rate')} in "
+        f"{counted(row['arms_tried'], 'setting')}, {counted(row['runs'], 'run')} here and "
         f"{row['other_runs']} elsewhere"
         for row in tried.iter_rows(named=True)
     ]
@@ -223,7 +223,7 @@ def _excluded(runs: pl.DataFrame) -> Check:
         f"{row['len']} {row['reason']} ({', '.join(row['run_id'][:_SHOWN])}{', ...' if row['len'] > _SHOWN else ''})"
         for row in counts.iter_rows(named=True)
     ]
-    return Check("Excluded runs", f"{count_text(runs.height, 'run')}: {'; '.join(texts)}.", False)
+    return Check("Excluded runs", f"{counted(runs.height, 'run')}: {'; '.join(texts)}.", False)
 
 
 def _reason(row: Mapping[str, Any], *, is_usable: bool, metric: str) -> str:

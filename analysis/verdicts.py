@@ -72,11 +72,6 @@ def interval_text(interval: tuple[float, float], decimals: int) -> str:
     return f"{signed(interval[0], decimals)} to {signed(interval[1], decimals)}"
 
 
-def count_text(count: int, word: str) -> str:
-    """`1 run`, `2,000 runs`."""
-    return f"{count} {word}" if count == 1 else f"{count:,} {word}s"
-
-
 def seconds_text(seconds: float | None) -> str:
     """`19.2 s`, `12.3 min` or `5.1 h`; a dash for None."""
     if seconds is None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from analysis.verdicts import count_text
 from analysis.volatility import Volatility, compare, table
+from muon_core.spelling import counted
 
 _EQUAL = "as much"
 SHOWN = 4
@@ -76,7 +76,7 @@ def _fold(info: Volatility, row: dict[str, Any]) -> str:
     return (
         f"{_ratio_text(row['ratio'])} in {row['projection']} (median {spread_name(info)} "
         f"{spread_text(info, row['median'])} against {spread_text(info, row['baseline_median'])}, {n}, "
-        f"{count_text(row['cells'], 'cell')}, larger in {100 * row['share']:.0f} % of them)"
+        f"{counted(row['cells'], 'cell')}, larger in {100 * row['share']:.0f} % of them)"
     )
 
 
@@ -93,7 +93,7 @@ def _alone(info: Volatility, compared: Collection[str]) -> list[str]:
     rows = table(info, "arm").filter(pl.col("cells") > 0, ~pl.col("arm").cast(pl.String).is_in(list(compared)))
     return [
         f"{row['arm']}: median {spread_name(info)} of {info.metric} between seeds {spread_text(info, row['median'])} "
-        f"over {count_text(row['cells'], 'cell')}, {seeds_text(row['n_min'], row['n_max'])}."
+        f"over {counted(row['cells'], 'cell')}, {seeds_text(row['n_min'], row['n_max'])}."
         for row in rows.iter_rows(named=True)
     ]
 
@@ -109,7 +109,7 @@ def _left_out(info: Volatility) -> list[str]:
 def _missing(row: dict[str, Any]) -> str:
     """`muon: 9 values ill-posed; 3 of 6 cells have no two seeds left.`; empty where all count, or none could."""
     kinds = {"ill_posed": "ill-posed", "not_finite": "not finite"}
-    why = [f"{count_text(row[kind], 'value')} {words}" for kind, words in kinds.items() if row[kind]]
+    why = [f"{counted(row[kind], 'value')} {words}" for kind, words in kinds.items() if row[kind]]
     gone = row["cells_left_out"]
     if not why and not (gone and row["cells"]):
         return ""
