@@ -14,7 +14,7 @@ from typing import Any
 
 from muon_core.config import hf
 from muon_core.config.run import ModelConfig
-from muon_core.data.hub import TIMEOUT_S, explained
+from muon_core.data.hub import TIMEOUT_S, explained, repository_file
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 NO_WEIGHTS = "no model.safetensors there; set model.weights: random, or save its weights so (pickles are not read)"
@@ -35,8 +35,7 @@ def describe(model: ModelConfig, folder: Path) -> dict[str, Any]:
             raise ValueError(f"model.revision {revision}: {name} is a folder, which has none; remove it")
         config = _local(name)
     else:
-        config = _fetched(name, CONFIG, revision)
-        revision = config.parent.name  # .../snapshots/<commit>/config.json
+        config, revision = repository_file("model", name, CONFIG, revision)
     fields: dict[str, Any] = {"hf": name, "revision": revision}
     text = hf.canonical(config.read_bytes(), name)
     if model.weights == "pretrained":
@@ -51,14 +50,6 @@ def _local(path: str) -> Path:
             f"model.hf {path}: no config.json there; give a folder that save_pretrained wrote, or OWNER/NAME"
         )
     return found
-
-
-def _fetched(name: str, file: str, revision: str | None) -> Path:
-    """A file of a repository, in the hub's cache on this machine."""
-    from huggingface_hub import hf_hub_download
-
-    with explained(f"model {name}", name, revision):
-        return Path(hf_hub_download(name, file, revision=revision, etag_timeout=TIMEOUT_S))
 
 
 def weights_folder(name: str, revision: str | None) -> Path:
@@ -82,7 +73,7 @@ def weights_folder(name: str, revision: str | None) -> Path:
         else:
             raise ValueError(f"model {name}: {NO_WEIGHTS}")
     for part in _parts(found.parent):
-        _fetched(name, part, revision)
+        repository_file("model", name, part, revision)
     return found.parent
 
 

@@ -47,12 +47,22 @@ def dataset_files(given: str) -> tuple[list[InputFile], str]:
 
 def tokenizer_file(name: str, revision: str | None) -> tuple[bytes, str]:
     """`tokenizer.json` of the repository `name`, and the commit it is of. Raises ValueError as `dataset_files` does."""
+    path, commit = repository_file("tokenizer", name, "tokenizer.json", revision)
+    return path.read_bytes(), commit
+
+
+def repository_file(kind: str, name: str, file: str, revision: str | None) -> tuple[Path, str]:
+    """A file at the root of the repository `name`, in the hub's cache on this machine, and the commit it is of.
+
+    Args:
+        kind: what messages call the repository.
+    Raises: ValueError as `dataset_files` does.
+    """
     from huggingface_hub import hf_hub_download
 
-    with explained(f"tokenizer {name}", name, revision):
-        path = Path(hf_hub_download(name, "tokenizer.json", revision=revision, etag_timeout=TIMEOUT_S))
-    commit = path.parent.name  # .../snapshots/<commit>/tokenizer.json
-    return path.read_bytes(), commit
+    with explained(f"{kind} {name}", name, revision):
+        path = Path(hf_hub_download(name, file, revision=revision, etag_timeout=TIMEOUT_S))
+    return path, path.parent.name  # .../snapshots/<commit>/<file>
 
 
 def _is_offline() -> bool:
