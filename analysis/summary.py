@@ -101,7 +101,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
     per_run = queries.value_per_run(series, metric, at=at, goal=goal)
     runs = members.lazy().join(per_run.select("run_id", "value"), on="run_id", how="left", maintain_order="left")
     errors = integrity_errors(members)
-    apart = of_other_length(members) if record.spec.get("imported") else {}
+    apart = of_other_length(members) if record.is_imported else {}
     arms, baseline = summarize_arms(runs.collect(), goal, errors, apart)
     once = members.unique("run_id")["status"].to_list()
     unit, gates = queries.metric_unit(metric), parse_gates(record.spec)
@@ -127,7 +127,7 @@ def summarize_members(view: Store, members: pl.DataFrame) -> Summary:
             *([dropped_text] if dropped_text else []),
             *_search_notes(record.to_choose),
             *_early_notes(once.count(EARLY)),
-            *_notes(arms, "`muon import` with --baseline names one" if record.spec.get("imported") else ""),
+            *_notes(arms, "`muon import` with --baseline names one" if record.is_imported else ""),
             *hair_notes(arms, baseline, goal, judged),
             *integrity_warnings(members, view.val, apart),
         ),

@@ -97,7 +97,7 @@ def provenance(record: SweepRecord, members: pl.DataFrame, url: str, choice: Cho
 
 
 def _no_file(record: SweepRecord) -> str:
-    return "None: its runs were imported." if record.spec.get("imported") else "None: it is a run on its own."
+    return "None: its runs were imported." if record.is_imported else "None: it is a run on its own."
 
 
 def _options(choice: Choice) -> list[str]:

@@ -58,6 +58,11 @@ class SweepRecord(_Part):
     to_choose: int = 0
     """Cells that its search has still to choose: their runs are not listed yet."""
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether its runs were logged elsewhere: there is no sweep file to run them by."""
+        return bool(self.spec.get("imported"))
+
     def arm_names(self) -> dict[tuple[str, str], str]:
         """(block, arm) -> what the arm is called in that block: an arm that several blocks list is a row in each."""
         blocks: dict[str, set[str]] = defaultdict(set)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ray_jobs.cli.options import next_command, store_option
-from ray_jobs.cli.sweep_records import is_imported, sweep_spec
+from ray_jobs.cli.sweep_records import sweep_spec
 from search_spaces.confirm import follow_up, fresh_seeds
 from search_spaces.write_yaml import as_sweep_yaml
 
@@ -47,7 +47,7 @@ def confirm_command(name: str, store: str, top: int, count: int, output: str | N
     view = open_store(store).sweep(name)
     record = view.record
     assert record is not None
-    if is_imported(record):
+    if record.is_imported:
         raise ValueError(f"sweep {name!r} was imported, it has no file whose arms could be run again")
     spec, summary = sweep_spec(record), summarize(view)
     best = _best(summary, top)

@@ -89,14 +89,13 @@ def command(name: str, baseline: str | None, margin: float, layer_margin: float,
     from analysis.store import open_store
     from analysis.summary import summarize
     from ray_jobs.cli.answer_text import indented, wrap
-    from ray_jobs.cli.sweep_records import is_imported
 
     view = open_store(store).sweep(name)
     summary = summarize(view)
     if not summary.gates:
         remedy = (
             "an imported one has none: judge it against stored runs with --baseline RUN|SWEEP"
-            if (record := view.record) and is_imported(record)
+            if view.record and view.record.is_imported
             else "write `gates:` into its file and run it again"
         )
         raise ValueError(f"sweep {name!r} has no gates; {remedy}")

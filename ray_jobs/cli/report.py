@@ -95,7 +95,7 @@ def _check_runs(view: Store, name: str) -> None:
     assert view.record is not None
     if not view.record.runs:
         gone = "; `muon runs rm` removed them, and importing their files again brings them back"
-        why = gone if view.record.spec.get("imported") else ""
+        why = gone if view.record.is_imported else ""
         raise ValueError(f"sweep {name!r} lists no runs, so there is nothing to report{why}")
 
 

@@ -82,7 +82,7 @@ def _take_out(storage: Storage, record: SweepRecord, runs: Sequence[str]) -> boo
     """
     from muon_core.store.sweeps import write_sweep
 
-    if not record.spec.get("imported"):
+    if not record.is_imported:
         return False
     rest = tuple(run for run in record.runs if run.run_id not in runs)
     write_sweep(storage, record.model_copy(update={"runs": rest}))

@@ -73,10 +73,10 @@ def show_command(name: str, store: str, as_json: bool) -> None:
     assert record is not None
     if as_json:
         fields = record.model_dump(mode="json", include={"sweep", "question", "runs"})
-        spec = None if is_imported(record) else record.spec
-        click.echo(json.dumps(fields | {"imported": is_imported(record), "spec": spec}, indent=2))
+        spec = None if record.is_imported else record.spec
+        click.echo(json.dumps(fields | {"imported": record.is_imported, "spec": spec}, indent=2))
         return
-    if is_imported(record):
+    if record.is_imported:
         raise ValueError(f"sweep {name!r} was imported, it has no file; `muon status {name}` lists its runs")
     click.echo(as_sweep_yaml(sweep_spec(record)), nl=False)
     click.echo(f"next: {next_command(f'muon status {name}')}", err=True)
@@ -95,10 +95,6 @@ def sweep_spec(record: SweepRecord) -> SweepSpec:
         ) from error
 
 
-def is_imported(record: SweepRecord) -> bool:
-    return bool(record.spec.get("imported"))
-
-
 def _sweeps(storage: Storage) -> list[dict[str, Any]]:
     """What `--json` shows of each sweep, by name; an imported one whose runs were all removed is none any more."""
     from muon_core.store.sweeps import read_record
@@ -109,7 +105,7 @@ def _sweeps(storage: Storage) -> list[dict[str, Any]]:
     alive = unfinished_alive(storage, statuses, {run.run_id for record in records for run in record.runs})
     found = []
     for (name, key), record in zip(parse_sweeps(written).items(), records, strict=True):
-        if is_imported(record) and not record.runs:
+        if record.is_imported and not record.runs:
             continue
         runs = {run.run_id for run in record.runs}
         counts = Counter(status_told(statuses.get(run), alive=run in alive) for run in runs)
@@ -117,7 +113,7 @@ def _sweeps(storage: Storage) -> list[dict[str, Any]]:
             {
                 "sweep": name,
                 "question": record.question,
-                "imported": is_imported(record),
+                "imported": record.is_imported,
                 "recorded_at": datetime.fromtimestamp(written[key], UTC).isoformat(timespec="seconds"),
                 "runs": len(runs),
                 "statuses": in_order(counts),
